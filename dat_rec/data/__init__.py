@@ -1,0 +1,1 @@
+"""The log's way to batches: sources, prepared datasets, the reader."""

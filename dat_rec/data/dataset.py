@@ -1,0 +1,80 @@
+"""A prepared folder, opened: its schema, its tables, the catalogue and the users as arrays."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dat_rec.data.columns import Column, read_columns
+from dat_rec.data.schema import Schema
+from dat_rec.errors import UserError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A folder that ``dat-rec prepare`` made."""
+
+    folder: Path
+    schema: Schema
+
+    @staticmethod
+    def open(folder: Path) -> "Dataset":
+        """Read the folder's schema.
+
+        Raises:
+            UserError: the folder is no prepared dataset, or its schema is malformed.
+        """
+        return Dataset(folder, Schema.load(folder))
+
+    def table(self, name: str, columns: Sequence[str]) -> pa.Table:
+        """Read ``columns`` of ``name``.parquet (users, items, seen or test).
+
+        Raises:
+            UserError: the file cannot be read, lacks a column, or has another number of
+                rows than the schema says.
+        """
+        path = self.folder / f"{name}.parquet"
+        table = read_parquet(path, columns)
+        expected = {
+            "users": self.schema.users,
+            "items": self.schema.items,
+            "test": self.schema.tests,
+        }.get(name)
+        if expected is not None and table.num_rows != expected:
+            raise UserError(
+                f"{path}: {table.num_rows} rows, schema.json says {expected}: "
+                "prepare the dataset anew"
+            )
+        return table
+
+    def item_columns(self) -> dict[str, Column]:
+        """Item features of the whole catalogue; row = item_index."""
+        return self._columns("items", "item")
+
+    def user_columns(self) -> dict[str, Column]:
+        """Query features of every user as of the split; row = user_row."""
+        return self._columns("users", "query")
+
+    def _columns(self, name: str, side: str) -> dict[str, Column]:
+        features = self.schema.side("item" if side == "item" else "query")
+        table = self.table(name, [feature.name for feature in features])
+        return read_columns(table, features, str(self.folder / f"{name}.parquet"))
+
+
+def read_parquet(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Read ``columns`` of one Parquet file.
+
+    Raises:
+        UserError: the file is missing, is no Parquet, or lacks a column.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in columns if name not in file.schema_arrow.names]
+            if missing:
+                raise UserError(f"{path}: column {missing[0]!r} is missing: write the file anew")
+            return file.read(columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as Parquet ({reason}): write it anew") from error

@@ -1,0 +1,299 @@
+"""Example files in, this rank's ``Batch`` of every global batch out, in an order that is fixed.
+
+The stream of examples — epoch after epoch, row groups in a permuted order, rows permuted
+within a window of row groups — depends on the seed alone. Global batch t is its t-th slice
+of ``global batch`` rows, and rank r of N takes the r-th of N equal parts of it. So N ranks
+see together what one rank sees alone, and a resumed run goes on at row t · global batch.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from dat_rec.data.batch import Batch, negative_key, to_kjt
+from dat_rec.data.columns import Column, read_columns
+from dat_rec.data.dataset import Dataset
+from dat_rec.data.negatives import (
+    DROPOUT,
+    NEGATIVES,
+    ORDER,
+    WINDOW,
+    NegativeSampler,
+    generator,
+    log_candidate_share,
+)
+from dat_rec.data.schema import ITEM, UNKNOWN, USER, Feature
+from dat_rec.errors import UserError
+
+
+@dataclass(frozen=True)
+class ReaderOptions:
+    """What decides the stream of batches."""
+
+    batch_size: int
+    """B, examples a batch on each rank."""
+    epochs: int
+    seed: int
+    negatives: int
+    """S, negatives for each example."""
+    negative_power: float = 0.0
+    """Negatives are drawn ∝ (training count)^power."""
+    id_dropout: float = 0.0
+    """Probability that an example's user (and, apart, its item) id becomes the unknown row."""
+    skip_repeats: bool = False
+    """Train only on pairs that are new to the user."""
+    window: int = 8
+    """Row groups that are shuffled together."""
+
+
+@dataclass(frozen=True)
+class _RowGroup:
+    path: Path
+    number: int
+    rows: int
+    """Rows to train on, repeats left out where the options say so."""
+
+
+@dataclass
+class _Rows:
+    """Examples in memory: the features' columns and the catalogue row of each positive."""
+
+    columns: dict[str, Column]
+    item_index: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.int64]) -> "_Rows":
+        columns = {name: column.take(rows) for name, column in self.columns.items()}
+        return _Rows(columns, self.item_index[rows])
+
+
+class ExampleReader:
+    """Iterates over this rank's batches from ``start_step`` to the last full global batch.
+
+    Args:
+        dataset: a prepared dataset.
+        options: what decides the stream.
+        rank: this process's rank, 0 ≤ rank < world_size.
+        world_size: how many ranks share each global batch.
+        start_step: global batches to leave out at the start (a resumed run).
+
+    Raises:
+        UserError: a file is missing, malformed, or holds an id outside its table; or there
+            are fewer examples than one global batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        options: ReaderOptions,
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+    ) -> None:
+        self._schema = dataset.schema
+        self._options = options
+        self._rank = rank
+        self._global_batch = options.batch_size * world_size
+        self._start_step = start_step
+        self._groups = _row_groups(dataset, options.skip_repeats)
+        self.examples = sum(group.rows for group in self._groups)
+        """Examples in one epoch."""
+        self.steps = self.examples * options.epochs // self._global_batch
+        """Global batches in the whole run."""
+        if self.steps == 0:
+            raise UserError(
+                f"{dataset.folder}: {self.examples} training examples × {options.epochs} epochs "
+                f"are fewer than one global batch of {self._global_batch}: lower --batch-size"
+            )
+        self._catalogue = dataset.item_columns()
+        counts = dataset.table("items", ["train_count"])["train_count"].to_numpy()
+        trained = counts[: self._schema.trained_items].astype(np.int64)
+        if trained.min() < 1:
+            raise UserError(
+                f"{dataset.folder}/items.parquet: train_count is 0 among the first "
+                f"{self._schema.trained_items} items: trained items must come first"
+            )
+        self._sampler = NegativeSampler(trained, options.negative_power)
+        self._log_q = log_candidate_share(trained, self._sampler, options.negatives)
+
+    def __iter__(self) -> Iterator[Batch]:
+        size = self._global_batch
+        step, skip = self._start_step, self._start_step * size % self.examples
+        pending: _Rows | None = None
+        for window in self._windows(self._start_step * size // self.examples, skip):
+            pending = window if pending is None else _concatenate(pending, window)
+            start = 0
+            while start + size <= len(pending.item_index) and step < self.steps:
+                yield self._batch(pending, start, step)
+                start, step = start + size, step + 1
+            if step == self.steps:
+                return
+            pending = pending.take(np.arange(start, len(pending.item_index)))
+
+    def _windows(self, epoch: int, skip: int) -> Iterator[_Rows]:
+        """Shuffled windows from row ``skip`` of ``epoch`` on, for ever."""
+        options = self._options
+        while True:
+            order = generator(options.seed, ORDER, epoch).permutation(len(self._groups))
+            for start in range(0, len(order), options.window):
+                groups = [self._groups[i] for i in order[start : start + options.window]]
+                rows = sum(group.rows for group in groups)
+                if skip >= rows:
+                    skip -= rows
+                    continue
+                rng = generator(options.seed, WINDOW, epoch * len(order) + start)
+                window = self._read(groups)
+                yield window.take(rng.permutation(rows)[skip:])
+                skip = 0
+            epoch += 1
+
+    def _read(self, groups: list[_RowGroup]) -> _Rows:
+        parts = [self._read_group(group) for group in groups]
+        result = parts[0]
+        return _concatenate(result, *parts[1:]) if len(parts) > 1 else result
+
+    def _read_group(self, group: _RowGroup) -> _Rows:
+        index = Feature("item_index", "item", "", self._schema.trained_items)
+        features = (*self._schema.features, index)
+        names = [feature.name for feature in features]
+        if self._options.skip_repeats:
+            names.append("repeat")
+        where = f"{group.path} (row group {group.number})"
+        try:
+            with pq.ParquetFile(group.path) as file:
+                table = file.read_row_group(group.number, columns=names)
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{where}: cannot be read ({reason}): prepare it anew") from error
+        if self._options.skip_repeats:
+            table = table.filter(pa.compute.invert(table["repeat"]))
+        columns = read_columns(table, features, where)
+        return _Rows(columns, columns.pop("item_index").values)
+
+    def _batch(self, rows: _Rows, start: int, step: int) -> Batch:
+        options, size = self._options, self._options.batch_size
+        mine = slice(self._rank * size, (self._rank + 1) * size)
+        begin = start + mine.start
+        columns = {name: c.slice(begin, begin + size) for name, c in rows.columns.items()}
+        if options.id_dropout > 0:
+            rng = generator(options.seed, DROPOUT, step)
+            dropped = rng.random((self._global_batch, 2))[mine] < options.id_dropout
+            for number, name in enumerate((USER, ITEM)):
+                values = np.where(dropped[:, number], UNKNOWN, columns[name].values)
+                columns[name] = Column(values, None)
+
+        rng = generator(options.seed, NEGATIVES, step)
+        negatives = self._sampler.draw((self._global_batch, options.negatives), rng)[mine]
+        for number in range(options.negatives):
+            for feature in self._schema.side("item"):
+                key = negative_key(feature.name, number + 1)
+                columns[key] = self._catalogue[feature.name].take(negatives[:, number])
+
+        item_index = np.column_stack([rows.item_index[begin : begin + size], negatives])
+        category = self._catalogue[self._schema.category].values[item_index]
+        return Batch(
+            features=to_kjt(columns, list(columns), size),
+            item_index=torch.from_numpy(item_index),
+            category=torch.from_numpy(category),
+            log_q=torch.from_numpy(self._log_q[item_index]),
+        )
+
+
+def _row_groups(dataset: Dataset, skip_repeats: bool) -> list[_RowGroup]:
+    groups = []
+    for file in dataset.schema.example_files:
+        path = dataset.folder / file.path
+        try:
+            with pq.ParquetFile(path) as parquet:
+                if parquet.metadata.num_rows != file.rows:
+                    raise UserError(
+                        f"{path}: {parquet.metadata.num_rows} rows, schema.json says {file.rows}: "
+                        "prepare the dataset anew"
+                    )
+                for number in range(parquet.num_row_groups):
+                    rows = parquet.metadata.row_group(number).num_rows
+                    if skip_repeats:
+                        repeat = parquet.read_row_group(number, columns=["repeat"])["repeat"]
+                        rows -= pa.compute.sum(repeat).as_py()
+                    groups.append(_RowGroup(path, number, rows))
+        except (OSError, KeyError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path}: cannot be read ({reason}): prepare it anew") from error
+    return groups
+
+
+def _concatenate(*parts: _Rows) -> _Rows:
+    columns = {
+        name: _concatenate_columns([part.columns[name] for part in parts])
+        for name in parts[0].columns
+    }
+    return _Rows(columns, np.concatenate([part.item_index for part in parts]))
+
+
+def _concatenate_columns(columns: list[Column]) -> Column:
+    values = np.concatenate([column.values for column in columns])
+    if columns[0].offsets is None:
+        return Column(values, None)
+    lengths = np.concatenate([column.lengths() for column in columns])
+    return Column(values, np.concatenate(([0], np.cumsum(lengths))))
+
+
+class Prefetcher:
+    """Runs an iterator in a thread, ``depth`` batches ahead, and times the waiting for it.
+
+    Args:
+        batches: what to run ahead.
+        depth: batches made and not yet taken, at most.
+    """
+
+    def __init__(self, batches: Iterator[Batch], depth: int = 4) -> None:
+        self.wait_s = 0.0
+        """Seconds that the taker has waited for batches so far."""
+        self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(batches,), daemon=True)
+        self._thread.start()
+
+    def _run(self, batches: Iterator[Batch]) -> None:
+        try:
+            for batch in batches:
+                self._put(batch)
+                if self._stopped.is_set():
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, value: Batch | BaseException | None) -> None:
+        while not self._stopped.is_set():
+            try:
+                return self._queue.put(value, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def __iter__(self) -> "Prefetcher":
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        value = self._queue.get()
+        self.wait_s += time.perf_counter() - start
+        if isinstance(value, Batch):
+            return value
+        self._queue.put(value)
+        if value is None:
+            raise StopIteration
+        raise value
+
+    def close(self) -> None:
+        """Stop the thread and wait for its end."""
+        self._stopped.set()
+        self._thread.join()

@@ -1,0 +1,190 @@
+"""The contract between ``prepare`` and everything after it.
+
+A prepared dataset is a folder::
+
+    schema.json              this file's ``Schema``; written last, so its presence means "whole"
+    examples/part-*.parquet  training examples, shuffled: all features, item_index, time
+    users.parquet            every user: user_id, trained, query features as of the split
+    items.parquet            the catalogue; row number = item_index: item_id, title,
+                             category_name, train_count, item features; trained items first
+    seen.parquet             training pairs: user_row, item_index, count; sorted by user_row
+    test.parquet             held-out interactions: user_row, item_index, time
+    vocabularies/NAME.parquet   for each categorical feature: index, value
+
+Features are embedding row numbers: 0 is "unknown or missing", known values count from 1.
+Above one machine the same layout can be written by any engine; the schema is checked here.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from dat_rec.errors import UserError
+from dat_rec.files import read_json, write_json
+
+VERSION = 1
+UNKNOWN = 0
+USER, ITEM, HISTORY = "user", "item", "history"
+RESERVED_COLUMNS = frozenset(
+    {
+        "user_id",
+        "item_id",
+        "title",
+        "category_name",
+        "train_count",
+        "trained",
+        "item_index",
+        "user_row",
+        "time",
+        "split",
+        "count",
+    }
+)
+
+Side = Literal["query", "item"]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One input of a tower: a column of embedding row numbers."""
+
+    name: str
+    """Column name in the Parquet files and key in the KeyedJaggedTensor."""
+    side: Side
+    """The tower that reads it."""
+    table: str
+    """Embedding table; features that name the same table share it."""
+    rows: int
+    """Rows of that table, the unknown row 0 included: values are in [0, rows)."""
+    multi_valued: bool = False
+    """True: list<int> column, mean-pooled (history, tags). False: one int."""
+
+
+@dataclass(frozen=True)
+class ExampleFile:
+    """One Parquet file of training examples."""
+
+    path: str
+    """Path below the dataset's folder."""
+    rows: int
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a prepared dataset holds."""
+
+    source: str
+    """The source's name, as on the command line (``kuairand``, ``parquet``, …)."""
+    features: tuple[Feature, ...]
+    """Query features first: ``user``, …, ``history``; then item features: ``item``, …"""
+    category: str
+    """The single-valued item feature that names the category of equation (3)."""
+    history_length: int
+    """Most items that a history holds."""
+    users: int
+    """Rows of users.parquet."""
+    items: int
+    """Rows of items.parquet."""
+    trained_items: int
+    """Items with a training interaction: rows 0 … trained_items − 1 of items.parquet."""
+    examples: int
+    """Training examples in all files."""
+    tests: int
+    """Rows of test.parquet."""
+    example_files: tuple[ExampleFile, ...]
+    split: str
+    """How train and test were told apart, in words."""
+    rows_read: int
+    """Interactions read from the source, the rejected ones included."""
+    rejected: dict[str, int]
+    """Rejected rows by kind."""
+    notes: tuple[str, ...] = ()
+    """What else a reader of the figures should know (best possible HR, kept oddities)."""
+    facts: dict[str, float] | None = None
+    """Figures known by construction: the planted world's best possible HR@50, HR@100."""
+    version: int = VERSION
+
+    def side(self, side: Side) -> tuple[Feature, ...]:
+        """The features of one tower, in order."""
+        return tuple(feature for feature in self.features if feature.side == side)
+
+    def feature(self, name: str) -> Feature:
+        """The feature called ``name``."""
+        for feature in self.features:
+            if feature.name == name:
+                return feature
+        raise KeyError(name)
+
+    def save(self, folder: Path) -> None:
+        """Write ``schema.json`` into ``folder``."""
+        write_json(folder / "schema.json", asdict(self))
+
+    @staticmethod
+    def load(folder: Path) -> "Schema":
+        """Read and check ``folder``'s schema.
+
+        Raises:
+            UserError: no schema, another version, or fields that contradict one another.
+        """
+        path = folder / "schema.json"
+        if not path.exists():
+            raise UserError(
+                f"{folder} is not a prepared dataset (no schema.json): make one with `dat-rec prepare`"
+            )
+        schema = _from_json(path, read_json(path, "the dataset's schema"))
+        schema.check(path)
+        return schema
+
+    def check(self, path: Path) -> None:
+        """Refuse a schema that contradicts itself.
+
+        Raises:
+            UserError: names the field, the value and the cure.
+        """
+        names = [feature.name for feature in self.features]
+        if len(set(names)) != len(names):
+            raise UserError(f"{path}: features: a name stands twice in {names}")
+        for required, side in ((USER, "query"), (ITEM, "item"), (self.category, "item")):
+            if required not in names or self.feature(required).side != side:
+                raise UserError(f"{path}: features: no {side} feature {required!r}")
+        if self.feature(self.category).multi_valued:
+            raise UserError(f"{path}: category: {self.category!r} must be single-valued")
+        table_rows: dict[str, int] = {}
+        for feature in self.features:
+            if feature.name in RESERVED_COLUMNS or "@" in feature.name or "." in feature.name:
+                raise UserError(
+                    f"{path}: feature {feature.name!r}: the name is reserved; rename it"
+                )
+            if feature.rows < 1:
+                raise UserError(
+                    f"{path}: feature {feature.name!r}: rows is {feature.rows}, not ≥ 1"
+                )
+            if table_rows.setdefault(feature.table, feature.rows) != feature.rows:
+                raise UserError(f"{path}: table {feature.table!r}: its features disagree on rows")
+        if self.trained_items > self.items or self.trained_items < 1:
+            raise UserError(
+                f"{path}: trained_items is {self.trained_items}, items {self.items}: prepare it anew"
+            )
+        if sum(file.rows for file in self.example_files) != self.examples:
+            raise UserError(f"{path}: examples is not the sum of example_files: prepare it anew")
+
+
+def _from_json(path: Path, value: Any) -> Schema:
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: the schema is not a JSON object: prepare the dataset anew")
+    if value.get("version") != VERSION:
+        raise UserError(
+            f"{path}: schema version {value.get('version')!r}, this program reads {VERSION}: "
+            "prepare the dataset anew"
+        )
+    known = {field.name for field in fields(Schema)}
+    unknown = sorted(set(value) - known)
+    if unknown:
+        raise UserError(f"{path}: unknown field {unknown[0]!r}: remove it or prepare anew")
+    try:
+        value["features"] = tuple(Feature(**feature) for feature in value["features"])
+        value["example_files"] = tuple(ExampleFile(**file) for file in value["example_files"])
+        value["notes"] = tuple(value.get("notes", ()))
+        return Schema(**value)
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{path}: a field is missing or malformed ({error})") from error
