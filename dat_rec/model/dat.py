@@ -1,0 +1,135 @@
+"""The Dual Augmented Two-tower model: ids in, unit vectors and augmented vectors out.
+
+Shapes: B examples, S negatives for each, D output width. Single-device code: the two
+EmbeddingBagCollections are sharded from outside (``dat_rec.parallel``).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from dat_rec.config import ModelConfig
+from dat_rec.data.batch import negative_key
+from dat_rec.data.schema import ITEM, USER, Feature, Schema
+from dat_rec.model.towers import Tower
+
+AUGMENTED = {USER: "augmented_user", ITEM: "augmented_item"}
+"""Tables of the augmented vectors, by the id feature that looks them up."""
+
+
+class DATOutput(NamedTuple):
+    """What the losses need of one batch; item 0 of each example is its positive."""
+
+    query_BD: Tensor
+    """p_u, unit vectors."""
+    item_BSD: Tensor
+    """(B, 1 + S, D): p_v of the positive and of the negatives, unit vectors."""
+    augmented_user_BD: Tensor | None
+    """a_u, not normalised; None without augmented vectors."""
+    augmented_item_BD: Tensor | None
+    """a_v of the positive, not normalised; None without augmented vectors."""
+
+
+class DAT(nn.Module):
+    """Two towers, each fed with its features' embeddings and its id's augmented vector.
+
+    z_u = [e_1 ‖ … ‖ e_m ‖ a_u], z_v = [e_1 ‖ … ‖ e_n ‖ a_v] (paper, section 2.3). The
+    augmented vectors have tables of their own: in a row shared with the id's embedding
+    the mimic loss makes training collapse (tests/model/test_dat.py shows it).
+
+    Args:
+        schema: names the features, their towers and tables.
+        config: widths and switches.
+        negatives: S, how many negatives a batch brings for each example.
+        embedding_device: where the tables are made; ``meta`` if they are to be sharded.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        config: ModelConfig,
+        negatives: int = 0,
+        embedding_device: torch.device | None = None,
+    ) -> None:
+        super().__init__()
+        self._query_keys = [feature.name for feature in schema.side("query")]
+        self._item_keys = [feature.name for feature in schema.side("item")]
+        self._negatives = negatives
+        self.embeddings = _collection(
+            {feature: feature.table for feature in schema.features},
+            config.embedding_dim,
+            negatives,
+            embedding_device,
+        )
+        self.augmented: EmbeddingBagCollection | None = None
+        if config.augment:
+            self.augmented = _collection(
+                {schema.feature(name): table for name, table in AUGMENTED.items()},
+                config.output_dim,
+                negatives,
+                embedding_device,
+            )
+        extra = config.output_dim if config.augment else 0
+        query_width = len(self._query_keys) * config.embedding_dim + extra
+        item_width = len(self._item_keys) * config.embedding_dim + extra
+        shape = (config.hidden, config.output_dim)
+        self.query_tower = Tower(query_width, *shape, last_relu=config.last_relu)
+        self.item_tower = Tower(item_width, *shape, last_relu=config.last_relu)
+
+    def forward(self, features: KeyedJaggedTensor) -> DATOutput:
+        """Embed one batch.
+
+        Args:
+            features: query, item and negatives' item features; stride B. A key with empty
+                bags counts as zero vectors.
+        """
+        keyed = self.embeddings(features).to_dict()
+        vectors = None if self.augmented is None else self.augmented(features).to_dict()
+        query = [keyed[key] for key in self._query_keys]
+        item = [torch.stack(self._candidates(keyed, key), dim=1) for key in self._item_keys]
+        if vectors is None:
+            a_u = a_v = None
+        else:
+            a_u, a_v = vectors[USER], vectors[ITEM]
+            query.append(a_u)
+            item.append(torch.stack(self._candidates(vectors, ITEM), dim=1))
+        return DATOutput(
+            query_BD=self.query_tower(torch.cat(query, dim=-1)),
+            item_BSD=self.item_tower(torch.cat(item, dim=-1)),
+            augmented_user_BD=a_u,
+            augmented_item_BD=a_v,
+        )
+
+    def _candidates(self, keyed: dict[str, Tensor], key: str) -> list[Tensor]:
+        """The positive's and the negatives' vectors of one feature, each (B, dim)."""
+        negatives = [negative_key(key, number + 1) for number in range(self._negatives)]
+        return [keyed[name] for name in [key, *negatives]]
+
+
+def _collection(
+    tables: dict[Feature, str], dim: int, negatives: int, device: torch.device | None
+) -> EmbeddingBagCollection:
+    """Mean-pooled tables; a table serves every feature that names it, and its negatives."""
+    rows: dict[str, int] = {}
+    names: dict[str, list[str]] = {}
+    for feature, table in tables.items():
+        rows[table] = feature.rows
+        keys = names.setdefault(table, [])
+        keys.append(feature.name)
+        if feature.side == "item":
+            keys += [negative_key(feature.name, number + 1) for number in range(negatives)]
+    configs = [
+        EmbeddingBagConfig(
+            name=table,
+            embedding_dim=dim,
+            num_embeddings=rows[table],
+            feature_names=names[table],
+            pooling=PoolingType.MEAN,
+        )
+        for table in rows
+    ]
+    return EmbeddingBagCollection(tables=configs, device=device)

@@ -1,0 +1,44 @@
+"""Concatenated embeddings in, unit vectors out: one tower, and the score of two vectors.
+
+Shapes: B examples, F input width, D output width, N items.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Tower(nn.Module):
+    """h_l = ReLU(W_l h_{l-1} + b_l), p = h_L / ‖h_L‖₂ (paper, section 2.3).
+
+    Args:
+        input_dim: F.
+        hidden: widths of the hidden layers.
+        output_dim: D.
+        last_relu: ReLU after the last layer too: the paper's letter, which confines
+            scores to [0, 1].
+    """
+
+    def __init__(
+        self, input_dim: int, hidden: Sequence[int], output_dim: int, *, last_relu: bool
+    ) -> None:
+        super().__init__()
+        self.output_dim = output_dim
+        widths = [input_dim, *hidden, output_dim]
+        layers: list[nn.Module] = []
+        for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
+            layers.append(nn.Linear(fan_in, fan_out))
+            if i < len(hidden) or last_relu:
+                layers.append(nn.ReLU())
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (…, F) to unit vectors (…, D); a zero vector stays zero."""
+        return F.normalize(self.layers(features), dim=-1)
+
+
+def inner_products(query_BD: Tensor, item_ND: Tensor) -> Tensor:
+    """Scores s(u, v) = ⟨p_u, p_v⟩ as (B, N): training, exact search and index use this one."""
+    return query_BD @ item_ND.T
