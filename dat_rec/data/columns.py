@@ -76,7 +76,8 @@ def _read_column(table: pa.Table, feature: Feature, where: str) -> Column:
     if is_list != feature.multi_valued or not pa.types.is_integer(flat.type):
         wanted = "a list of integers" if feature.multi_valued else "an integer"
         raise UserError(
-            f"{where}: column {feature.name!r} is {array.type}, not {wanted}: prepare the dataset anew"
+            f"{where}: column {feature.name!r} is {array.type}, not {wanted}: "
+            "prepare the dataset anew"
         )
     if array.null_count or flat.null_count:
         raise UserError(f"{where}: column {feature.name!r} holds nulls: use 0 for unknown")

@@ -275,7 +275,8 @@ class Prefetcher:
     def _put(self, value: Batch | BaseException | None) -> None:
         while not self._stopped.is_set():
             try:
-                return self._queue.put(value, timeout=0.1)
+                self._queue.put(value, timeout=0.1)
+                return
             except queue.Full:
                 continue
 

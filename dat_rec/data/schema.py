@@ -129,7 +129,8 @@ class Schema:
         path = folder / "schema.json"
         if not path.exists():
             raise UserError(
-                f"{folder} is not a prepared dataset (no schema.json): make one with `dat-rec prepare`"
+                f"{folder} is not a prepared dataset (no schema.json): "
+                "make one with `dat-rec prepare`"
             )
         schema = _from_json(path, read_json(path, "the dataset's schema"))
         schema.check(path)
@@ -163,7 +164,8 @@ class Schema:
                 raise UserError(f"{path}: table {feature.table!r}: its features disagree on rows")
         if self.trained_items > self.items or self.trained_items < 1:
             raise UserError(
-                f"{path}: trained_items is {self.trained_items}, items {self.items}: prepare it anew"
+                f"{path}: trained_items is {self.trained_items}, items {self.items}: "
+                "prepare the dataset anew"
             )
         if sum(file.rows for file in self.example_files) != self.examples:
             raise UserError(f"{path}: examples is not the sum of example_files: prepare it anew")

@@ -1,0 +1,235 @@
+"""What a run is made of: frozen dataclasses, whose field docstrings are the command's help."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from dat_rec.errors import UserError
+
+Preset = Literal["modern", "paper", "two-tower"]
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the Dual Augmented Two-tower model."""
+
+    embedding_dim: int = 32
+    """Dimension of each feature's embedding."""
+    hidden: tuple[int, ...] = (256, 128)
+    """Widths of each tower's hidden layers."""
+    output_dim: int = 32
+    """Dimension of the towers' outputs, and so of the augmented vectors."""
+    last_relu: bool = False
+    """ReLU after the last layer too, as in the paper."""
+    augment: bool = True
+    """Give each user and item an augmented vector, from tables of their own."""
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is minimised: main + mimic_user·(2u) + mimic_item·(2v) + alignment·(3)."""
+
+    main: Literal["softmax", "bce"] = "softmax"
+    """Sampled softmax over the global batch, or the paper's binary cross entropy (4)."""
+    negatives: int = 1
+    """S, negatives drawn for each example. With softmax all ranks' negatives are shared."""
+    negative_power: float = 0.0
+    """Negatives are drawn ∝ (training count)^power: 0 uniform, 1 by popularity."""
+    temperature: float = 0.05
+    """Softmax: inner products are divided by it."""
+    log_q: float = 1.0
+    """Softmax: strength of the sampling-bias correction, 1 full, 0 none."""
+    mimic_user: float = 0.5
+    """λ1, weight of the user's adaptive-mimic loss (equation 2)."""
+    mimic_item: float = 0.5
+    """λ2, weight of the item's adaptive-mimic loss (equation 2)."""
+    alignment: float = 1.0
+    """λ3, weight of the category-alignment loss (equation 3)."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """RowWiseAdagrad on the tables, fused into backward; Adam on the towers."""
+
+    table_lr: float = 0.05
+    """Learning rate of the embedding tables."""
+    tower_lr: float = 0.001
+    """Learning rate of the towers."""
+    warmup_steps: int = 0
+    """Steps over which both learning rates rise from 0."""
+    decay: Literal["none", "linear"] = "none"
+    """Linear: both learning rates fall to 0 at the run's end."""
+    table_init: float = 0.05
+    """Tables start uniformly in ±table_init / √dim."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which examples a run sees."""
+
+    id_dropout: float = 0.05
+    """Share of examples whose user or item id becomes the unknown row, so that it learns."""
+    skip_repeats: bool = False
+    """Train only on pairs that are new to the user."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a model on a prepared dataset; alone, or on each rank under torchrun."""
+
+    data: Path
+    """Folder that `dat-rec prepare` made."""
+    out: Path
+    """Folder of the run: configuration, plan, logs, checkpoints."""
+    preset: Preset = "modern"
+    """Where the defaults below come from."""
+    seed: int = 0
+    """Decides tables, towers, order of examples and negatives."""
+    epochs: int = 4
+    """Passes over the examples."""
+    batch_size: int = 2048
+    """Examples a batch, on each rank."""
+    resume: bool = False
+    """Go on from the newest checkpoint in OUT; start anew if there is none."""
+    overwrite: bool = False
+    """Replace a run that stands in OUT."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; one more is written at the end."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints that are kept."""
+    log_every: int = 20
+    """Steps between TensorBoard points."""
+    timeout_s: int = 300
+    """Seconds without an answer after which the ranks give one another up."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    examples: DataConfig = field(default_factory=DataConfig)
+
+    def check(self) -> None:
+        """Refuse values that cannot be trained with.
+
+        Raises:
+            UserError: names the option, its value and what it may be.
+        """
+        at_least_one = {
+            "--epochs": self.epochs,
+            "--batch-size": self.batch_size,
+            "--checkpoint-every": self.checkpoint_every,
+            "--keep-checkpoints": self.keep_checkpoints,
+            "--log-every": self.log_every,
+            "--timeout-s": self.timeout_s,
+            "--model.embedding-dim": self.model.embedding_dim,
+            "--model.output-dim": self.model.output_dim,
+            "--model.hidden": min(self.model.hidden, default=1),
+        }
+        not_negative = {
+            "--seed": self.seed,
+            "--loss.negatives": self.loss.negatives,
+            "--loss.negative-power": self.loss.negative_power,
+            "--loss.log-q": self.loss.log_q,
+            "--loss.mimic-user": self.loss.mimic_user,
+            "--loss.mimic-item": self.loss.mimic_item,
+            "--loss.alignment": self.loss.alignment,
+            "--optimizer.table-lr": self.optimizer.table_lr,
+            "--optimizer.tower-lr": self.optimizer.tower_lr,
+            "--optimizer.table-init": self.optimizer.table_init,
+            "--optimizer.warmup-steps": self.optimizer.warmup_steps,
+        }
+        for option, value in at_least_one.items():
+            if value < 1:
+                raise UserError(f"{option} is {value}: it must be 1 or more")
+        for option, number in not_negative.items():
+            if not 0 <= number < float("inf"):
+                raise UserError(f"{option} is {number}: it must be 0 or more, and finite")
+        if not self.loss.temperature > 0:
+            raise UserError(f"--loss.temperature is {self.loss.temperature}: it must be above 0")
+        if not 0 <= self.examples.id_dropout < 1:
+            raise UserError(
+                f"--examples.id-dropout is {self.examples.id_dropout}: it must be in [0, 1)"
+            )
+        if self.loss.main == "bce" and self.loss.negatives == 0:
+            raise UserError("--loss.main bce needs negatives: pass --loss.negatives 1 or more")
+
+
+def preset(name: Preset, data: Path, out: Path) -> TrainConfig:
+    """The defaults that ``--preset name`` stands for.
+
+    ``paper`` is the paper to the letter (S, epochs and learning rates, which it leaves
+    open, are ours); ``modern`` is the strongest set-up found; ``two-tower`` is ``modern``
+    without augmented vectors and their losses.
+    """
+    modern = TrainConfig(data=data, out=out, preset=name)
+    if name == "modern":
+        return modern
+    if name == "two-tower":
+        return dataclasses.replace(
+            modern,
+            model=dataclasses.replace(modern.model, augment=False),
+            loss=dataclasses.replace(modern.loss, mimic_user=0.0, mimic_item=0.0, alignment=0.0),
+        )
+    return TrainConfig(
+        data=data,
+        out=out,
+        preset=name,
+        batch_size=256,
+        model=ModelConfig(last_relu=True),
+        loss=LossConfig(main="bce", negatives=4),
+        optimizer=OptimizerConfig(),
+        examples=DataConfig(id_dropout=0.0),
+    )
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON values, paths absolute."""
+    value = dataclasses.asdict(config)
+    value["data"], value["out"] = str(config.data.resolve()), str(config.out.resolve())
+    value["model"]["hidden"] = list(config.model.hidden)
+    return value
+
+
+def differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:
+    """The options in which two configurations differ, as ``--name ours (theirs)``."""
+    flat = [_flatten(to_json(config)) for config in (ours, theirs)]
+    return [
+        f"--{name.replace('_', '-')} {flat[0][name]} ({flat[1][name]})"
+        for name in flat[0]
+        if flat[0][name] != flat[1][name]
+    ]
+
+
+def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, inner in value.items():
+        if isinstance(inner, dict):
+            flat |= _flatten(inner, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = inner
+    return flat
+
+
+def from_json(value: dict[str, Any], where: str) -> TrainConfig:
+    """A configuration that ``to_json`` wrote.
+
+    Raises:
+        UserError: a field is missing, unknown or malformed.
+    """
+    try:
+        model = value["model"] | {"hidden": tuple(value["model"]["hidden"])}
+        return TrainConfig(
+            **value
+            | {
+                "data": Path(value["data"]),
+                "out": Path(value["out"]),
+                "model": ModelConfig(**model),
+                "loss": LossConfig(**value["loss"]),
+                "optimizer": OptimizerConfig(**value["optimizer"]),
+                "examples": DataConfig(**value["examples"]),
+            }
+        )
+    except (TypeError, KeyError) as error:
+        raise UserError(
+            f"{where}: not a configuration of this version ({error}): train anew"
+        ) from error
