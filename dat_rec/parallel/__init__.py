@@ -1,0 +1,1 @@
+"""Ranks: process group, sharding plan, cross-rank gradients, initial tables."""

@@ -1,0 +1,31 @@
+"""Tensors of all ranks, with gradients that are right.
+
+Each rank computes its share of the global loss; DDP and TorchRec then average gradients
+over ranks. With these functions that average is the gradient of the global batch's loss:
+what a rank's vectors contribute to the other ranks' losses flows back to it. (A plain
+``dist.all_gather`` stops that gradient, silently.)
+"""
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
+from torch import Tensor
+
+
+def gather_rows(local: Tensor) -> Tensor:
+    """All ranks' ``local`` tensors, of equal shapes, one after another by rank: (W · n, …)."""
+    if dist.get_world_size() == 1:
+        return local
+    if local.requires_grad:
+        return torch.cat(dist_nn.all_gather(local.contiguous()))
+    parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, local.contiguous())
+    return torch.cat(parts)
+
+
+def sum_over_ranks(local: Tensor) -> Tensor:
+    """The sum of all ranks' ``local`` tensors; its gradient is summed over ranks too."""
+    if dist.get_world_size() == 1:
+        return local
+    result: Tensor = dist_nn.all_reduce(local)
+    return result
