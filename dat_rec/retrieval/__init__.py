@@ -1,0 +1,1 @@
+"""Vectors at work: evaluation, export, recommendations."""

@@ -1,0 +1,56 @@
+"""A model and a dataset in, vectors out: every item's and every user's, unsharded."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dat_rec.data.batch import to_kjt
+from dat_rec.data.columns import Column
+from dat_rec.data.dataset import Dataset
+from dat_rec.model.dat import DAT, DATOutput
+
+ROWS = 8192
+"""Rows embedded at once."""
+
+
+def encode_users(model: DAT, dataset: Dataset, user_rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Query vectors p_u of the users in ``user_rows``, as of the split.
+
+    Returns:
+        (len(user_rows), D) float32, unit vectors.
+    """
+    columns = dataset.user_columns()
+    keys = [feature.name for feature in dataset.schema.features]
+    return _encode(model, columns, keys, user_rows, lambda output: output.query_BD)
+
+
+def encode_items(model: DAT, dataset: Dataset) -> NDArray[np.float32]:
+    """Item vectors p_v of the whole catalogue.
+
+    Returns:
+        (items, D) float32, unit vectors; row = item_index.
+    """
+    columns = dataset.item_columns()
+    keys = [feature.name for feature in dataset.schema.features]
+    rows = np.arange(dataset.schema.items)
+    return _encode(model, columns, keys, rows, lambda output: output.item_BSD[:, 0])
+
+
+@torch.no_grad()
+def _encode(
+    model: DAT,
+    columns: Mapping[str, Column],
+    keys: Sequence[str],
+    rows: NDArray[np.int64],
+    pick: Callable[[DATOutput], Tensor],
+) -> NDArray[np.float32]:
+    blocks = []
+    for start in range(0, len(rows), ROWS):
+        block = rows[start : start + ROWS]
+        taken = {name: column.take(block) for name, column in columns.items()}
+        blocks.append(pick(model(to_kjt(taken, keys, len(block)))).numpy())
+    width = model.query_tower.output_dim
+    return np.concatenate(blocks) if blocks else np.zeros((0, width), np.float32)

@@ -1,0 +1,142 @@
+"""A prepared dataset in, the questions of the evaluation out: who is asked for which item.
+
+The protocol is the paper's: every test interaction is one query, and its item is ranked
+among all items of the training span. Beside it stand the queries that are new pairs, and
+those that the training data cannot answer (cold).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from dat_rec.data.dataset import Dataset
+from dat_rec.errors import UserError
+
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Q test interactions, N items of which the first T are trained, P training pairs."""
+
+    user_row: Ints
+    """(Q,): who."""
+    item_index: Ints
+    """(Q,): took what; several interactions may name the same pair."""
+    user_trained: Flags
+    """(users,): the user has a training interaction."""
+    train_count: Ints
+    """(N,): training interactions of each item; above 0 for the first T items only."""
+    category: Ints
+    """(N,): each item's category, a number into ``category_names``."""
+    category_names: tuple[str, ...]
+    """Different names."""
+    seen_offsets: Ints
+    """(users + 1,): user u's training pairs are seen_offsets[u] … seen_offsets[u + 1] − 1."""
+    seen_item: Ints
+    """(P,): item of each training pair, rising within a user; below T."""
+    seen_count: Ints
+    """(P,): how often the pair occurs in training."""
+
+    @staticmethod
+    def read(dataset: Dataset) -> "Protocol":
+        """Read test.parquet, seen.parquet and what they need of users and items.
+
+        Raises:
+            UserError: a table cannot be read or names a row that is not there, or the
+                catalogue does not begin with its trained items.
+        """
+        schema, folder = dataset.schema, dataset.folder
+        test = dataset.table("test", ["user_row", "item_index"])
+        seen = dataset.table("seen", ["user_row", "item_index", "count"])
+        items = dataset.table("items", ["category_name", "train_count"])
+        train_count = _numbers(items, "train_count", f"{folder / 'items.parquet'}")
+        trained = np.arange(schema.items) < schema.trained_items
+        if np.any((train_count > 0) != trained):
+            raise UserError(
+                f"{folder / 'items.parquet'}: train_count must be above 0 in the first "
+                f"{schema.trained_items} rows and 0 after them: prepare the dataset anew"
+            )
+        where = f"{folder / 'seen.parquet'}"
+        user = _numbers(seen, "user_row", where, schema.users)
+        item = _numbers(seen, "item_index", where, schema.trained_items)
+        order = np.lexsort((item, user))
+        names = items.column("category_name").combine_chunks().fill_null("(unknown)")
+        category = pc.dictionary_encode(names)
+        where_test = f"{folder / 'test.parquet'}"
+        return Protocol(
+            user_row=_numbers(test, "user_row", where_test, schema.users),
+            item_index=_numbers(test, "item_index", where_test, schema.items),
+            user_trained=dataset.table("users", ["trained"]).column("trained").to_numpy(),
+            train_count=train_count,
+            category=category.indices.to_numpy().astype(np.int64),
+            category_names=tuple(category.dictionary.to_pylist()),
+            seen_offsets=np.searchsorted(user[order], np.arange(schema.users + 1)),
+            seen_item=item[order],
+            seen_count=_numbers(seen, "count", where)[order],
+        )
+
+    @cached_property
+    def users(self) -> Ints:
+        """(U,): the users who are asked, rising: each is encoded once."""
+        return np.unique(self.user_row)
+
+    @cached_property
+    def queries_by_user(self) -> list[Ints]:
+        """For each of ``users`` the numbers of its queries."""
+        order = np.argsort(self.user_row, kind="stable")
+        ends = np.searchsorted(self.user_row[order], self.users, "right")
+        return np.split(order, ends)[:-1]
+
+    @cached_property
+    def trained_items(self) -> int:
+        """T: how many items have a training interaction."""
+        return int(np.count_nonzero(self.train_count))
+
+    @cached_property
+    def answerable(self) -> Flags:
+        """(Q,): user and item both occur in training."""
+        known_user: Flags = self.user_trained[self.user_row]
+        known_item: Flags = self.item_index < self.trained_items
+        return known_user & known_item
+
+    @cached_property
+    def own_count(self) -> Ints:
+        """(Q,): how often the query's pair occurs in training."""
+        items = len(self.train_count)
+        owner = np.repeat(np.arange(len(self.user_trained)), np.diff(self.seen_offsets))
+        pairs, asked = owner * items + self.seen_item, self.user_row * items + self.item_index
+        place = np.searchsorted(pairs, asked)
+        found = np.append(pairs, -1)[place] == asked
+        return np.where(found, np.append(self.seen_count, 0)[place], 0)
+
+    @cached_property
+    def new_pair(self) -> Flags:
+        """(Q,): answerable, and the pair does not occur in training."""
+        new: Flags = self.own_count == 0
+        return self.answerable & new
+
+    def seen_slice(self, user: int) -> slice:
+        """Where ``seen_item`` and ``seen_count`` hold the user's training pairs."""
+        return slice(int(self.seen_offsets[user]), int(self.seen_offsets[user + 1]))
+
+
+def _numbers(table: pa.Table, column: str, where: str, rows: int | None = None) -> Ints:
+    """A column as int64; with ``rows``, each value must be a row number below it."""
+    array = table.column(column)
+    if not pa.types.is_integer(array.type) or array.null_count:
+        raise UserError(
+            f"{where}: column {column!r} must hold integers without nulls: prepare the dataset anew"
+        )
+    values: Ints = array.to_numpy().astype(np.int64)
+    if rows is not None and np.any(bad := (values < 0) | (values >= rows)):
+        raise UserError(
+            f"{where}: column {column!r} names row {values[bad][0]}, outside 0 … {rows - 1}: "
+            "prepare the dataset anew"
+        )
+    return values

@@ -1,0 +1,100 @@
+"""Query and item vectors in, the exact rank of every test interaction out.
+
+rank = 1 + items scored higher + half the other items with exactly the same score.
+
+Shapes: Q test interactions of U users, N items of which the first T are trained, D wide.
+"""
+
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dat_rec.errors import UserError
+from dat_rec.model.towers import inner_products
+from dat_rec.retrieval.protocol import Protocol
+
+BLOCK_BYTES = 64 * 2**20
+"""Most bytes of scores in memory at a time (one user's row is the least)."""
+FEW = 8
+"""Up to this many targets, comparing with each is cheaper than sorting the pool."""
+
+Floats = NDArray[np.float64]
+Number = TypeVar("Number", np.float32, np.int64)
+
+
+class Ranks(NamedTuple):
+    """(Q,) each; NaN where the question makes no sense."""
+
+    trained: Floats
+    """Among the T trained items; for answerable queries."""
+    unseen: Floats
+    """Among the trained items without the user's own; for new pairs."""
+    catalogue: Floats
+    """Among all N items; for every query."""
+
+
+def places(pool: NDArray[Number], targets: NDArray[Number]) -> Floats:
+    """For each target: members of the pool above it, plus half of those equal to it.
+
+    A target that is itself in the pool counts as half a tie, so that its rank is
+    ½ + places; pools add up and subtract. (K,) pool, (M,) targets → (M,) float64.
+    """
+    if len(targets) <= FEW:
+        above = (pool > targets[:, None]).sum(axis=1)
+        not_below = (pool >= targets[:, None]).sum(axis=1)
+    else:
+        ordered = np.sort(pool)
+        above = len(pool) - np.searchsorted(ordered, targets, "right")
+        not_below = len(pool) - np.searchsorted(ordered, targets, "left")
+    return np.asarray((above + not_below) / 2, np.float64)
+
+
+def exact_ranks(
+    protocol: Protocol,
+    query_UD: NDArray[np.float32],
+    item_ND: NDArray[np.float32],
+    block_bytes: int = BLOCK_BYTES,
+) -> Ranks:
+    """Rank every query's item by float32 inner products with the whole catalogue.
+
+    All queries of a user share one row of scores; users go through memory in blocks.
+
+    Args:
+        protocol: the queries.
+        query_UD: vectors of ``protocol.users``, in that order.
+        item_ND: vectors of the whole catalogue, by item_index.
+        block_bytes: most bytes of scores in memory at a time.
+
+    Raises:
+        UserError: a vector is not finite.
+    """
+    for name, vectors in (("user", query_UD), ("item", item_ND)):
+        if not np.isfinite(vectors).all():
+            row = np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0]
+            raise UserError(
+                f"the model's {name} vector {row} is not finite: training diverged; "
+                "train anew with lower learning rates"
+            )
+    trained, unseen, catalogue = np.full((3, len(protocol.user_row)), np.nan)
+    block = max(1, block_bytes // max(1, 4 * len(item_ND)))
+    items = torch.from_numpy(item_ND)
+    for start in tqdm(range(0, len(protocol.users), block), desc="rank", unit="block"):
+        query_BD = torch.from_numpy(query_UD[start : start + block])
+        scores_BN = inner_products(query_BD, items).numpy()
+        for i, scores_N in enumerate(scores_BN, start):
+            mine = protocol.queries_by_user[i]
+            targets = scores_N[protocol.item_index[mine]]
+            own = protocol.seen_item[protocol.seen_slice(protocol.users[i])]
+            among_trained = places(scores_N[: protocol.trained_items], targets)
+            among_others = places(scores_N[protocol.trained_items :], targets)
+            trained[mine] = 0.5 + among_trained
+            unseen[mine] = 0.5 + among_trained - places(scores_N[own], targets)
+            catalogue[mine] = 0.5 + among_trained + among_others
+    return Ranks(
+        np.where(protocol.answerable, trained, np.nan),
+        np.where(protocol.new_pair, unseen, np.nan),
+        catalogue,
+    )

@@ -1,0 +1,156 @@
+"""An export and user ids in, a Parquet file of recommendations out."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dat_rec.data.dataset import read_parquet
+from dat_rec.errors import UserError
+from dat_rec.files import whole_file
+from dat_rec.retrieval.export import Export
+from dat_rec.retrieval.search import SPARE, top_items
+
+BLOCK_BYTES = 64 * 2**20
+"""Most bytes of candidate vectors in memory at a time (one user's are the least)."""
+MOST_USERS = 4096
+"""Most users in a block."""
+
+
+class Recommended(NamedTuple):
+    """What ``recommend`` did."""
+
+    users: int
+    """Users who got an answer."""
+    unknown: int
+    """Those of them that the export does not know: answered as users without a past."""
+
+
+def recommend(
+    export: Path, k: int, out: Path, queries: Path | None = None, *, overwrite: bool = False
+) -> Recommended:
+    """Write each user's K best items of the whole catalogue, whole or not at all.
+
+    Args:
+        export: folder that ``dat-rec export`` made.
+        k: K, items for each user.
+        out: Parquet file with user_id, rank (int32, from 1), item_id and score (float32),
+            users in the queries' order, ranks rising.
+        queries: Parquet file with a column user_id; without it, all users of the export.
+        overwrite: replace ``out`` if it is there.
+
+    Raises:
+        UserError: K is not in 1 … items, ``out`` is taken, the export is damaged, or the
+            queries lack user_id, hold nulls, duplicates or another type than the export's.
+    """
+    if k < 1:
+        raise UserError(f"--k is {k}: it must be 1 or more")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} is already there: name another file, or pass --overwrite")
+    opened = Export.open(export)
+    if k > len(opened.item_vectors):
+        raise UserError(
+            f"--k is {k}, but {export} has {len(opened.item_vectors)} items: ask for fewer"
+        )
+    known = len(opened.user_ids)
+    ids, rows = opened.user_ids, np.arange(known)
+    if queries is not None:
+        ids = _read_queries(queries, opened.user_ids.type)
+        found = pc.index_in(ids, value_set=opened.user_ids).fill_null(known)
+        rows = found.to_numpy().astype(np.int64)
+    with whole_file(out) as partial:
+        _write(opened, k, ids, rows, partial)
+    return Recommended(len(rows), int(np.count_nonzero(rows == known)))
+
+
+def _write(opened: Export, k: int, ids: pa.Array, rows: NDArray[np.int64], path: Path) -> None:
+    bytes_each = 8 * (k + SPARE) * opened.item_vectors.shape[1]
+    block = min(MOST_USERS, max(1, BLOCK_BYTES // bytes_each))
+    item_ids = opened.items.column("item_id").combine_chunks()
+    schema = pa.schema(
+        {"user_id": ids.type, "rank": pa.int32(), "item_id": item_ids.type, "score": pa.float32()}
+    )
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in tqdm(range(0, len(rows), block), desc="recommend", unit="block"):
+            chosen = rows[start : start + block]
+            taken = {name: column.take(chosen) for name, column in opened.user_columns.items()}
+            items, scores = top_items(
+                opened.index, opened.item_vectors, opened.tower.encode(taken), k
+            )
+            users = np.repeat(np.arange(start, start + len(chosen)), k)
+            ranks = np.tile(np.arange(1, k + 1, dtype=np.int32), len(chosen))
+            columns = [
+                ids.take(pa.array(users)),
+                pa.array(ranks),
+                item_ids.take(pa.array(items.ravel())),
+                pa.array(scores.ravel()),
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+
+
+def _read_queries(path: Path, wanted: pa.DataType) -> pa.Array:
+    """The file's user ids in the export's type, each once."""
+    ids = read_parquet(path, ["user_id"]).column("user_id").combine_chunks()
+    alike = (pa.types.is_integer(ids.type) and pa.types.is_integer(wanted)) or (
+        _is_text(ids.type) and _is_text(wanted)
+    )
+    if not alike:
+        raise UserError(f"{path}: user_id is {ids.type}, the export's is {wanted}: convert it")
+    if ids.null_count:
+        row = pc.index(ids.is_null(), True).as_py()
+        raise UserError(f"{path}: row {row}: user_id is null: remove the row")
+    try:
+        ids = ids.cast(wanted)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: user_id: {error}: the export's ids are {wanted}") from error
+    counted = ids.value_counts()
+    repeated = counted.filter(pc.greater(counted.field("counts"), 1))
+    if len(repeated):
+        raise UserError(
+            f"{path}: user_id {repeated[0]['values'].as_py()!r} stands there "
+            f"{repeated[0]['counts'].as_py()} times: name each user once"
+        )
+    return ids
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def sample(export: Path, recommendations: Path, users: int = 3, first: int = 5) -> str:
+    """The first items of the first few users, with titles, as text.
+
+    Args:
+        export: the export that ``recommendations`` came from.
+        recommendations: file that ``recommend`` wrote.
+        users: how many users to show.
+        first: how many items of each.
+    """
+    items = read_parquet(export / "items.parquet", ["item_id", "title"])
+    item_ids = items.column("item_id").combine_chunks()
+    lines: list[str] = []
+    for row in _first_rows(recommendations, users, first):
+        if row["rank"] == 1:
+            lines.append(f"user {row['user_id']}")
+        place = pc.index(item_ids, row["item_id"]).as_py()
+        title = items.column("title")[place].as_py() or f"item {row['item_id']}"
+        lines.append(f"  {row['rank']:>3}  {row['score']:>7.4f}  {title}")
+    return "\n".join(lines)
+
+
+def _first_rows(recommendations: Path, users: int, first: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    seen = 0
+    with pq.ParquetFile(recommendations) as file:
+        for batch in file.iter_batches():
+            for row in batch.filter(pc.less_equal(batch.column("rank"), first)).to_pylist():
+                seen += row["rank"] == 1
+                if seen > users:
+                    return found
+                found.append(row)
+    return found

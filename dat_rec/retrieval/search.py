@@ -1,0 +1,53 @@
+"""Query vectors and an index in, each query's K best items out: exact, ties by item_index.
+
+Faiss, as any matrix product, may round the same inner product differently from call to
+call. So it only proposes candidates; scores are computed from them once more, in float64
+rounded to float32, which gives equal vectors equal scores however the work is cut up.
+"""
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+SPARE = 16
+"""Candidates beyond K, so that ties and rounding at the cut are rarely cut off."""
+ROUNDING = 1e-5
+"""More than float32 rounding can move an inner product of two unit vectors."""
+
+
+def top_items(
+    index: faiss.Index, item_ND: NDArray[np.float32], query_BD: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The K items with the highest inner products for each query.
+
+    Args:
+        index: holds ``item_ND``.
+        item_ND: unit vectors of the catalogue.
+        query_BD: unit vectors.
+        k: K, at most N.
+
+    Returns:
+        (B, K) int64 rows of ``item_ND`` and (B, K) float32 inner products, falling; of
+        equal ones the lower row first.
+    """
+    rough, candidates = index.search(query_BD, min(k + SPARE, len(item_ND)))
+    items, scores = _best(item_ND, query_BD, candidates, k)
+    # Where the last candidate is as good as the K-th, others as good may be missing.
+    complete = (rough[:, -1] < rough[:, k - 1] - ROUNDING) | (candidates.shape[1] == len(item_ND))
+    for i in np.flatnonzero(~complete):
+        near = np.flatnonzero(item_ND @ query_BD[i] >= rough[i, k - 1] - ROUNDING)
+        items[i], scores[i] = _best(item_ND, query_BD[i : i + 1], near[None], k)
+    return items, scores
+
+
+def _best(
+    item_ND: NDArray[np.float32],
+    query_BD: NDArray[np.float32],
+    candidates_BC: NDArray[np.int64],
+    k: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    vectors_BCD = item_ND[candidates_BC].astype(np.float64)
+    exact_BC = np.einsum("bd,bcd->bc", query_BD.astype(np.float64), vectors_BCD)
+    scores_BC = exact_BC.astype(np.float32)
+    order = np.lexsort((candidates_BC, -scores_BC))[:, :k]
+    return np.take_along_axis(candidates_BC, order, 1), np.take_along_axis(scores_BC, order, 1)

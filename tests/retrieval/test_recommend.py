@@ -1,0 +1,167 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from dat_rec.data.columns import Column
+from dat_rec.errors import UserError
+from dat_rec.retrieval import recommend as module
+from dat_rec.retrieval.encode import encode_items, encode_users
+from dat_rec.retrieval.recommend import recommend, sample
+from dat_rec.train.checkpoint import load_model
+from tests.retrieval.world import ITEMS, USERS
+
+
+def ask(path: Path, ids: object, kind: pa.DataType | None = None, name: str = "user_id") -> Path:
+    pq.write_table(pa.table({name: pa.array(ids, kind)}), path)
+    return path
+
+
+def expected_rows(ids: list[str], query: np.ndarray, items: np.ndarray, k: int) -> list[dict]:
+    scores = (query.astype(np.float64) @ items.astype(np.float64).T).round(6)
+    rows = []
+    for user, score in zip(ids, scores, strict=True):
+        order = sorted(range(len(items)), key=lambda item: (-score[item], item))[:k]
+        rows += [
+            {"user_id": user, "rank": rank, "item_id": 1000 + item, "score": score[item]}
+            for rank, item in enumerate(order, 1)
+        ]
+    return rows
+
+
+def assert_same(path: Path, expected: list[dict]) -> None:
+    found = pq.read_table(path).to_pylist()
+    assert [row | {"score": 0} for row in found] == [row | {"score": 0} for row in expected]
+    np.testing.assert_allclose(
+        [row["score"] for row in found], [row["score"] for row in expected], atol=2e-6
+    )
+
+
+@pytest.mark.parametrize("block", [1, 7, 4096])
+@pytest.mark.parametrize("k", [1, 10, ITEMS])
+def test_all_users_get_their_best_items(
+    run: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, k: int
+) -> None:
+    monkeypatch.setattr(module, "MOST_USERS", block)
+    done = recommend(exported, k, tmp_path / "recs.parquet")
+    assert done == (USERS, 0)
+    model, dataset = load_model(run)
+    query = encode_users(model, dataset, np.arange(USERS))
+    ids = [f"u{user}" for user in range(USERS)]
+    expected = expected_rows(ids, query, encode_items(model, dataset), k)
+    assert_same(tmp_path / "recs.parquet", expected)
+    types = {field.name: field.type for field in pq.read_schema(tmp_path / "recs.parquet")}
+    assert types == {
+        "user_id": pa.string(),
+        "rank": pa.int32(),
+        "item_id": pa.int64(),
+        "score": pa.float32(),
+    }
+
+
+def test_a_list_is_answered_in_its_order_and_strangers_too(
+    run: Path, exported: Path, tmp_path: Path
+) -> None:
+    ids = ["u5", "nobody", "u29", "u0", ""]
+    queries = ask(tmp_path / "queries.parquet", ids, pa.large_string())
+    assert recommend(exported, 4, tmp_path / "recs.parquet", queries) == (5, 2)
+    model, dataset = load_model(run)
+    query = encode_users(model, dataset, np.array([5, 0, 29, 0, 0]))
+    query[1] = query[4] = stranger(model)
+    expected = expected_rows(ids, query, encode_items(model, dataset), 4)
+    assert_same(tmp_path / "recs.parquet", expected)
+
+
+def stranger(model: torch.nn.Module) -> np.ndarray:
+    """[unknown user ‖ unknown age ‖ no history ‖ unknown augmented vector], by hand."""
+    tables = model.embeddings.embedding_bags
+    parts = [tables["user"].weight[0], tables["age"].weight[0], torch.zeros(8)]
+    parts.append(model.augmented.embedding_bags["augmented_user"].weight[0])
+    return model.query_tower(torch.cat(parts)).numpy()
+
+
+def test_an_empty_list_gives_an_empty_answer(exported: Path, tmp_path: Path) -> None:
+    queries = ask(tmp_path / "queries.parquet", [], pa.string())
+    assert recommend(exported, 4, tmp_path / "recs.parquet", queries) == (0, 0)
+    assert pq.read_table(tmp_path / "recs.parquet").num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind", "name", "message"),
+    [
+        (["u1", "u2", "u1"], pa.string(), "user_id", "'u1' stands there 2 times"),
+        (["u1", None], pa.string(), "user_id", "row 1: user_id is null"),
+        ([1, 2], pa.int64(), "user_id", "user_id is int64, the export's is string"),
+        ([1.5], pa.float64(), "user_id", "user_id is double"),
+        (["u1"], pa.string(), "user", "column 'user_id' is missing"),
+    ],
+)
+def test_malformed_queries_are_refused(
+    exported: Path, tmp_path: Path, ids: list, kind: pa.DataType, name: str, message: str
+) -> None:
+    queries = ask(tmp_path / "queries.parquet", ids, kind, name)
+    with pytest.raises(UserError, match=message) as error:
+        recommend(exported, 3, tmp_path / "recs.parquet", queries)
+    assert str(queries) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "recs.parquet").exists()
+
+
+def test_queries_that_are_no_parquet_are_refused(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "queries.csv").write_text("user_id\nu1\n")
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        recommend(exported, 3, tmp_path / "recs.parquet", tmp_path / "queries.csv")
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        recommend(exported, 3, tmp_path / "recs.parquet", tmp_path / "absent.parquet")
+
+
+@pytest.mark.parametrize(("k", "message"), [(0, "--k is 0"), (-1, "--k is -1"), (61, "60 items")])
+def test_k_out_of_range_is_refused(exported: Path, tmp_path: Path, k: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recommend(exported, k, tmp_path / "recs.parquet")
+
+
+def test_a_taken_file_is_kept_unless_asked(exported: Path, tmp_path: Path) -> None:
+    out = tmp_path / "recs.parquet"
+    out.write_text("keep")
+    with pytest.raises(UserError, match="already there"):
+        recommend(exported, 3, out)
+    assert out.read_text() == "keep"
+    recommend(exported, 3, out, overwrite=True)
+    assert pq.read_table(out).num_rows == 3 * USERS
+
+
+def test_a_failure_midway_leaves_no_file(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_USERS", 7)
+    take, calls = Column.take, []
+
+    def fail_later(column: Column, rows: np.ndarray) -> Column:
+        calls.append(rows)
+        if len(calls) > 6:
+            raise KeyboardInterrupt
+        return take(column, rows)
+
+    monkeypatch.setattr(Column, "take", fail_later)
+    with pytest.raises(KeyboardInterrupt):
+        recommend(exported, 3, tmp_path / "recs.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_table_shows_titles_of_the_first_users(exported: Path, tmp_path: Path) -> None:
+    out = tmp_path / "recs.parquet"
+    recommend(exported, 7, out)
+    lines = sample(exported, out, users=2, first=3).splitlines()
+    assert [line for line in lines if line.startswith("user")] == ["user u0", "user u1"]
+    rows = [row for row in pq.read_table(out).to_pylist()[:14] if row["rank"] <= 3]
+    shown = [line.split(maxsplit=2) for line in lines if not line.startswith("user")]
+    assert len(shown) == len(rows) == 6
+    for (rank, score, title), row in zip(shown, rows, strict=True):
+        number = row["item_id"] - 1000
+        wanted = f"item {row['item_id']}" if number % 10 == 9 else f"title {number}"
+        assert (int(rank), float(score), title) == (row["rank"], round(row["score"], 4), wanted)
+    assert len(sample(exported, out, users=99, first=99).splitlines()) == 8 * USERS

@@ -1,0 +1,125 @@
+"""A small world to evaluate and export: random questions, a dataset, an untrained run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.distributed.checkpoint as dcp
+
+from dat_rec.config import ModelConfig, preset, to_json
+from dat_rec.data.schema import ExampleFile, Feature, Schema
+from dat_rec.files import write_json
+from dat_rec.retrieval.protocol import Protocol
+from dat_rec.train.objective import TrainTask
+
+USERS, ITEMS, TRAINED_ITEMS, QUERIES = 30, 60, 45, 400
+
+
+def random_protocol(seed: int) -> Protocol:
+    """Some users ask once, some dozens of times; some users and items are untrained."""
+    rng = np.random.default_rng(seed)
+    weight = rng.pareto(1.0, USERS)
+    user_row = rng.choice(USERS, QUERIES, p=weight / weight.sum())
+    item_index = rng.integers(0, ITEMS, QUERIES)
+    user_trained = rng.random(USERS) < 0.8
+    seen = (rng.random((USERS, TRAINED_ITEMS)) < 0.3) & user_trained[:, None]
+    count = seen * rng.integers(1, 4, seen.shape)
+    count[np.flatnonzero(user_trained)[0]] += 1  # no item without a training interaction
+    owner, item = np.nonzero(count)
+    return Protocol(
+        user_row=user_row,
+        item_index=item_index,
+        user_trained=user_trained,
+        train_count=np.append(count.sum(axis=0), np.zeros(ITEMS - TRAINED_ITEMS, np.int64)),
+        category=rng.integers(0, 3, ITEMS),
+        category_names=("toys", "books", "tools"),
+        seen_offsets=np.searchsorted(owner, np.arange(USERS + 1)),
+        seen_item=item,
+        seen_count=count[owner, item],
+    )
+
+
+def write_dataset(folder: Path, seed: int = 0) -> Path:
+    """Write a prepared dataset by hand: text user ids, numbered items, ragged history."""
+    rng = np.random.default_rng(seed)
+    protocol = random_protocol(seed)
+    folder.mkdir(parents=True)
+    known = np.arange(USERS) * protocol.user_trained
+    users = {
+        "user_id": [f"u{number}" for number in range(USERS)],
+        "trained": protocol.user_trained,
+        "user": known,
+        "age": rng.integers(0, 4, USERS),
+        "history": [
+            list(protocol.seen_item[protocol.seen_slice(user)] + 1) for user in range(USERS)
+        ],
+    }
+    row = np.arange(ITEMS)
+    items = {
+        "item_id": 1000 + row,
+        "title": [None if i % 10 == 9 else f"title {i}" for i in row],
+        "category_name": [protocol.category_names[number] for number in protocol.category],
+        "train_count": protocol.train_count,
+        "item": np.where(row < TRAINED_ITEMS, row + 1, 0),
+        "category": protocol.category + 1,
+    }
+    # Sorted by user only, as the contract has it: items fall where Protocol wants them rising.
+    order = np.lexsort(
+        (-protocol.seen_item, np.repeat(np.arange(USERS), np.diff(protocol.seen_offsets)))
+    )
+    seen = {
+        "user_row": np.repeat(np.arange(USERS), np.diff(protocol.seen_offsets)),
+        "item_index": protocol.seen_item[order],
+        "count": protocol.seen_count[order],
+    }
+    test = {"user_row": protocol.user_row, "item_index": protocol.item_index}
+    test["time"] = np.arange(QUERIES)
+    history = pa.list_(pa.int64())
+    pq.write_table(
+        pa.table(users | {"history": pa.array(users["history"], history)}), folder / "users.parquet"
+    )
+    for name, columns in (("items", items), ("seen", seen), ("test", test)):
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+    Schema(
+        source="by hand",
+        features=(
+            Feature("user", "query", "user", USERS),
+            Feature("age", "query", "age", 4),
+            Feature("history", "query", "item", TRAINED_ITEMS + 1, multi_valued=True),
+            Feature("item", "item", "item", TRAINED_ITEMS + 1),
+            Feature("category", "item", "category", 4),
+        ),
+        category="category",
+        history_length=TRAINED_ITEMS,
+        users=USERS,
+        items=ITEMS,
+        trained_items=TRAINED_ITEMS,
+        examples=1,
+        tests=QUERIES,
+        example_files=(ExampleFile("examples/part-0.parquet", 1),),
+        split="random",
+        rows_read=QUERIES,
+        rejected={},
+    ).save(folder)
+    return folder
+
+
+def write_run(folder: Path, data: Path, *, augment: bool = True) -> Path:
+    """A run whose one checkpoint holds random weights: as good as trained for what follows."""
+    config = preset("modern", data, folder)
+    config = replace(config, model=ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8))
+    config = replace(config, model=replace(config.model, augment=augment))
+    torch.manual_seed(7)
+    task = TrainTask(Schema.load(data), config.model, config.loss)
+    with torch.no_grad():
+        for name, weight in task.named_parameters():
+            if ".embedding_bags." in name:
+                weight.normal_()
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", to_json(config))
+    step = folder / "checkpoints" / "step-00000012"
+    dcp.save({"model": task.state_dict()}, checkpoint_id=step, no_dist=True)
+    return folder
