@@ -1,0 +1,207 @@
+"""The command line: ``dat-rec COMMAND …``. Each command's options are a dataclass.
+
+A command imports what it needs when it is called, so that ``doctor`` can speak of a torch
+that does not import. Exit codes: 0 done, 2 bad input (one line says what, where, cure), 130
+interrupted; anything else is a bug, with its traceback.
+"""
+
+import dataclasses
+import errno
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dat_rec.config import PRESETS, TrainConfig, preset
+from dat_rec.errors import UserError
+
+Arguments = Sequence[str]
+
+
+def _parse(command: str, options: Any, arguments: Arguments, **more: Any) -> Any:
+    import tyro
+
+    return tyro.cli(options, prog=f"dat-rec {command}", args=list(arguments), **more)
+
+
+def _prepare(arguments: Arguments) -> None:
+    """Turn a log of interactions into a dataset."""
+    from dat_rec.data.prepare import prepare
+    from dat_rec.data.sources import AnySource
+
+    options = _parse("prepare", AnySource, arguments)
+    prepare(options)
+
+
+def _train(arguments: Arguments) -> None:
+    """Train a model on a dataset; alone, or on each rank under torchrun."""
+    config = parse_train(arguments)
+    from dat_rec.train.loop import train
+
+    train(config)
+
+
+def parse_train(arguments: Arguments) -> TrainConfig:
+    """The configuration that ``dat-rec train`` arguments stand for.
+
+    ``--preset`` is looked up first: it decides the defaults that the rest overrides.
+    """
+    import tyro
+
+    name = "modern"
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == "--preset":
+            name = following
+        elif argument.startswith("--preset="):
+            name = argument.removeprefix("--preset=")
+    # A name that is none is left to the parser, which names those that are.
+    defaults = preset(PRESETS[PRESETS.index(name)] if name in PRESETS else "modern", Path(), Path())
+    default = dataclasses.replace(defaults, data=tyro.MISSING, out=tyro.MISSING)
+    config: TrainConfig = _parse("train", TrainConfig, arguments, default=default)
+    return config
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Rank every held-out item among all items; write metrics.json beside the run."""
+
+    run: Path
+    """Folder that `dat-rec train` made."""
+    data: Path | None = None
+    """The dataset, if it is no longer where the run found it."""
+
+
+def _evaluate(arguments: Arguments) -> None:
+    """Rank every held-out item among all items; write metrics.json."""
+    options: Evaluate = _parse("evaluate", Evaluate, arguments)
+    from dat_rec.retrieval.evaluate import evaluate, table
+
+    print(table(evaluate(options.run, options.data)))
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write what serving needs: item vectors, index, query tower with its tables."""
+
+    run: Path
+    """Folder that `dat-rec train` made."""
+    out: Path
+    """Folder of the export."""
+    data: Path | None = None
+    """The dataset, if it is no longer where the run found it."""
+    overwrite: bool = False
+    """Replace an export that stands in OUT."""
+
+
+def _export(arguments: Arguments) -> None:
+    """Write item vectors, index and query tower for serving."""
+    options: Export = _parse("export", Export, arguments)
+    from dat_rec.retrieval.export import export
+
+    export(options.run, options.out, data=options.data, overwrite=options.overwrite)
+
+
+@dataclass(frozen=True)
+class Recommend:
+    """Write the K best items of each user as Parquet: user_id, rank, item_id, score."""
+
+    export: Path
+    """Folder that `dat-rec export` made."""
+    out: Path
+    """Parquet file to write."""
+    k: int = 100
+    """Items for each user."""
+    queries: Path | None = None
+    """Parquet file with a column user_id; all known users without it."""
+    overwrite: bool = False
+    """Replace a file that stands in OUT."""
+    show: int = 0
+    """Print the first items of so many users."""
+
+
+def _recommend(arguments: Arguments) -> None:
+    """Write the best items of each user, from an export."""
+    options: Recommend = _parse("recommend", Recommend, arguments)
+    from dat_rec.retrieval.recommend import recommend, sample
+
+    done = recommend(
+        options.export, options.k, options.out, options.queries, overwrite=options.overwrite
+    )
+    unknown = f", {done.unknown:,} of them unknown" if done.unknown else ""
+    print(f"{options.out}: {options.k} items for each of {done.users:,} users{unknown}")
+    if options.show:
+        print(sample(options.export, options.out, options.show))
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say which versions and devices are here, whether they work together, and the cure."""
+
+    json: bool = False
+    """Print JSON."""
+
+
+def _doctor(arguments: Arguments) -> None:
+    """Check versions, devices and backends; say the cure."""
+    options: Doctor = _parse("doctor", Doctor, arguments)
+    from dat_rec.doctor import main as doctor
+
+    sys.exit(doctor(as_json=options.json))
+
+
+COMMANDS: dict[str, Callable[[Arguments], None]] = {
+    "doctor": _doctor,
+    "prepare": _prepare,
+    "train": _train,
+    "evaluate": _evaluate,
+    "export": _export,
+    "recommend": _recommend,
+}
+
+
+def main() -> None:
+    """Run ``dat-rec`` with the process's arguments and exit."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        sys.exit(0 if arguments else 2)
+    if arguments[0] not in COMMANDS:
+        _fail(f"no command {arguments[0]!r}: one of {', '.join(COMMANDS)}")
+    _quieten_libraries()
+    try:
+        COMMANDS[arguments[0]](arguments[1:])
+    except UserError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("dat-rec: interrupted; nothing half-written was left", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        where = error.filename or "the disk"
+        _fail(f"{where}: {error.strerror}: free the disk, or choose another folder")
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10} {command.__doc__}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["usage: dat-rec COMMAND [--help] …", "", *lines, "", "dat-rec COMMAND --help tells more."]
+    )
+
+
+def _fail(message: str) -> None:
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    who = f" rank {os.environ.get('RANK')}:" if world_size > 1 else ""
+    print(f"dat-rec:{who} error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _quieten_libraries() -> None:
+    """Hide notes that TorchRec and PyTorch address to their own developers."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("torchrec", "torch.fx._symbolic_trace"):
+        logging.getLogger(name).setLevel(logging.ERROR)
