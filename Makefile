@@ -1,0 +1,62 @@
+# `make demo` and `make test` need Python 3.11, make and git; they do the rest in .venv.
+#
+#   PYTHON=…           another Python 3.11 to make .venv with
+#   TORCH=2.11.0       another pair of dat_rec/install.py
+#   TORCH_WHEELS=URL   an index of CPU builds of torch, for Linux without a GPU
+
+PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
+TORCH ?=
+export TORCH_WHEELS
+VENV := .venv
+BIN := $(VENV)/bin
+CODE := $(wildcard dat_rec launch benchmarks tests)
+TYPED := $(wildcard dat_rec launch benchmarks)
+PYTEST_FLAGS ?=
+
+DEMO := demo
+DEMO_PREPARE_FLAGS ?=
+DEMO_TRAIN_FLAGS ?= --preset modern --seed 0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test pytest lint format types imports doctor venv clean
+
+help:  ## print these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: venv  ## Complete Journey from its package to recommendations, in demo/
+	$(BIN)/dat-rec prepare complete-journey --out $(DEMO)/data --overwrite $(DEMO_PREPARE_FLAGS)
+	$(BIN)/dat-rec train --data $(DEMO)/data --out $(DEMO)/run --overwrite $(DEMO_TRAIN_FLAGS)
+	$(BIN)/dat-rec export --run $(DEMO)/run --out $(DEMO)/export --overwrite
+	$(BIN)/dat-rec evaluate --run $(DEMO)/run
+	$(BIN)/dat-rec recommend --export $(DEMO)/export --k 100 --out $(DEMO)/recs.parquet \
+		--overwrite --show 2
+
+test: lint types imports pytest  ## every check: lint, format, types, import direction, tests
+
+pytest: venv  ## the tests alone; PYTEST_FLAGS="-k losses -x" goes to pytest
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: venv  ## ruff: lint, and whether the format is right
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+format: venv  ## ruff: put format and simple lint right
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+types: venv  ## mypy --strict
+	$(BIN)/mypy --strict $(TYPED)
+
+imports: venv  ## whether imports go one way (setup.cfg, importlinter)
+	$(BIN)/lint-imports --config setup.cfg
+
+doctor: venv  ## what works on this machine, and cures
+	$(BIN)/python -m dat_rec doctor
+
+venv:  ## make, update or repair .venv
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo 'Python 3.11 is needed: install it, or pass PYTHON=/path/to/python3.11' >&2; exit 2; }
+	@$(PYTHON) -m dat_rec.install --venv $(VENV) $(if $(TORCH),--torch $(TORCH))
+
+clean:  ## remove .venv, demo/ and caches
+	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

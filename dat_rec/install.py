@@ -1,0 +1,300 @@
+"""Comes in: a bare Python 3.11. Goes out: an environment whose torch, torchrec and fbgemm fit.
+
+torch, torchrec and fbgemm-gpu(-cpu) work only in matching releases, and pip cannot see it:
+torchrec asks for ``fbgemm-gpu``, the CUDA build, which pip lays over ``fbgemm-gpu-cpu`` and
+so breaks both. Here are the pairs (the only place) and the order that works: torch, then
+torchrec and fbgemm without their dependencies, then everything else from setup.cfg.
+
+``python -m dat_rec.install`` fills the environment it runs in; with ``--venv FOLDER`` it
+keeps a virtual environment there, as ``make`` does. Standard library only.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PYTHON = (3, 11)
+CHECKOUT = Path(__file__).resolve().parent.parent
+EXTRAS = "quickstart,launch,dev"
+STAMP = "dat_rec.installed"
+INSTALL = f"{sys.executable} -m dat_rec.install"
+UNFINISHED = "dat_rec.unfinished"
+INSTALL_QUIETLY = ("install", "--quiet", "--no-compile")
+"""Modules compile when they are first used: the whole takes half the time."""
+PIP_LINES = 15
+"""Lines of pip's own output that are shown when it fails."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The releases that go with one release of torch."""
+
+    torchrec: str
+    fbgemm: str
+
+
+PAIRS: Mapping[str, Pair] = {
+    "2.13.0": Pair(torchrec="1.8.0", fbgemm="1.8.0"),
+    "2.11.0": Pair(torchrec="1.6.1", fbgemm="1.6.0"),
+}
+"""By release of torch; the first is installed unless another is asked for."""
+NEWEST = next(iter(PAIRS))
+FBGEMM = {"cpu": "fbgemm-gpu-cpu", "cuda": "fbgemm-gpu"}
+"""Two distributions of one package, ``fbgemm_gpu``: only one may be installed."""
+
+CURES = {
+    "No space left on device": "free some disk (`df -h`), or point TMPDIR to a larger one",
+    "Failed to establish a new connection": "check the network and the proxy settings",
+    "Temporary failure in name resolution": "check the network and the proxy settings",
+    "Read timed out": "try again; set PIP_DEFAULT_TIMEOUT=300 on a slow line",
+    "No matching distribution found": "see whether `pip config list` names an index that has it",
+    "externally-managed-environment": "use a virtual environment: pass --venv .venv",
+}
+"""What pip says, and what helps."""
+
+
+class InstallError(Exception):
+    """One or more lines for the user: what failed, why, and the cure."""
+
+
+def nvidia_gpu_present(dev: Path = Path("/dev")) -> bool:
+    """Whether this machine has an NVIDIA GPU with a driver, seen without torch."""
+    if (dev / "nvidia0").exists():
+        return True
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        return False
+    listed = subprocess.run([smi, "-L"], capture_output=True, text=True, check=False)
+    return listed.returncode == 0 and "GPU" in listed.stdout
+
+
+def fbgemm_kind(torch_cuda: str | None, gpu: bool) -> str:
+    """``cuda`` or ``cpu``: the FBGEMM that goes with the torch that is installed.
+
+    The CPU build also works beside a CUDA torch; the CUDA build needs a CUDA torch.
+
+    Args:
+        torch_cuda: ``torch.version.cuda`` of the installed torch, None for a CPU build.
+        gpu: whether the machine has a GPU.
+    """
+    return "cuda" if gpu and torch_cuda else "cpu"
+
+
+def digest(torch: str, gpu: bool, checkout: Path = CHECKOUT) -> str:
+    """Changes when what is installed has to change: pins, pairs, place, GPU, Python."""
+    parts = [torch, str(gpu), str(checkout), sys.version]
+    parts += [
+        (checkout / name).read_text("utf-8")
+        for name in ("setup.cfg", "pyproject.toml", "dat_rec/install.py")
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _run(command: Sequence[str], what: str) -> str:
+    """Run ``command`` silently from the checkout; its output is shown only if it fails."""
+    # Another environment's packages and a user-wide install would hide what is missing here.
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX")
+    }
+    done = subprocess.run(
+        command,
+        cwd=CHECKOUT,
+        env=clean,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        tail = "\n".join(f"    {line}" for line in done.stdout.splitlines()[-PIP_LINES:])
+        cure = next(
+            (cure for said, cure in CURES.items() if said in done.stdout),
+            "`make clean`, then try again; the command was: " + " ".join(command),
+        )
+        raise InstallError(f"{what} failed:\n{tail}\nCure: {cure}")
+    return done.stdout
+
+
+def _pip(python: Path, arguments: Sequence[str], what: str) -> None:
+    start = time.monotonic()
+    print(f"  {what} …", end="", flush=True)
+    try:
+        _run(
+            [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments],
+            what,
+        )
+    except BaseException:
+        _say("")
+        raise
+    _say(f" {time.monotonic() - start:.0f} s")
+
+
+def _installed(python: Path, names: Sequence[str]) -> dict[str, str]:
+    """Versions of those distributions among ``names`` that ``python`` has."""
+    program = (
+        "import sys; from importlib import metadata as m\n"
+        "have = {d.name.lower().replace('_', '-'): d.version for d in m.distributions()"
+        " if d.metadata['Name']}\n"
+        "[print(n, have[n]) for n in sys.argv[1:] if n in have]"
+    )
+    lines = _run([str(python), "-c", program, *names], "listing the packages").splitlines()
+    return dict(line.split(" ", 1) for line in lines)
+
+
+def _install_torch(python: Path, torch: str, gpu: bool) -> str | None:
+    """Install torch; gives its CUDA version, None for a CPU build."""
+    wheels = os.environ.get("TORCH_WHEELS", "")
+    where = ["--extra-index-url", wheels] if wheels else []
+    hint = "" if gpu or wheels else " (with TORCH_WHEELS=<index of CPU builds> it may be smaller)"
+    _pip(python, [*INSTALL_QUIETLY, *where, f"torch=={torch}"], f"torch {torch}{hint}")
+    program = "import torch; print('CUDA', torch.version.cuda)"
+    last = _run([str(python), "-c", program], "importing torch").split()
+    return None if last[-1] == "None" else last[-1]
+
+
+def _install_pair(python: Path, torch: str, kind: str) -> None:
+    """Install torchrec and the right FBGEMM without dependencies, the other FBGEMM removed."""
+    pair = PAIRS[torch]
+    other = FBGEMM["cpu" if kind == "cuda" else "cuda"]
+    anew: list[str] = []
+    if other in _installed(python, list(FBGEMM.values())):
+        # Both own the folder fbgemm_gpu: removing one tears holes into the other.
+        names = sorted(FBGEMM.values())
+        _pip(python, ["uninstall", "--quiet", "--yes", *names], f"removing {other}")
+        anew = ["--force-reinstall"]
+    wanted = [f"torchrec=={pair.torchrec}", f"{FBGEMM[kind]}=={pair.fbgemm}"]
+    _pip(
+        python,
+        [*INSTALL_QUIETLY, "--no-deps", *anew, *wanted],
+        " and ".join(wanted).replace("==", " "),
+    )
+
+
+def fill(python: Path, torch: str = NEWEST, extras: str = EXTRAS) -> None:
+    """Install everything into ``python``'s environment and see that FBGEMM computes.
+
+    Raises:
+        InstallError: no such pair, pip failed, or the packages do not work together.
+    """
+    if torch not in PAIRS:
+        raise InstallError(f"no pair for torch {torch}: take one of {', '.join(PAIRS)}")
+    gpu = nvidia_gpu_present()
+    _say(f"Installing for {'an NVIDIA GPU' if gpu else 'the CPU'}:")
+    kind = fbgemm_kind(_install_torch(python, torch, gpu), gpu)
+    if gpu and kind == "cpu":
+        _say("  this torch is a CPU build: the GPU stays idle (unset TORCH_WHEELS to change it)")
+    _install_pair(python, torch, kind)
+    if (CHECKOUT / "setup.cfg").exists():
+        _pip(python, [*INSTALL_QUIETLY, "--editable", f".[{extras}]"], "dat_rec and the rest")
+    probe = "from dat_rec.probes import probe_fbgemm; probe_fbgemm()"
+    _run([str(python), "-c", probe], "trying FBGEMM")
+
+
+def _is_healthy(python: Path) -> bool:
+    """Whether ``python`` starts, is the right release and has pip."""
+    program = f"import sys, pip; sys.exit(sys.version_info[:2] != {PYTHON})"
+    try:
+        return subprocess.run([python, "-c", program], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+def _make_venv(folder: Path) -> None:
+    if folder.exists():
+        if any(folder.iterdir()) and not (
+            (folder / "pyvenv.cfg").exists() or (folder / UNFINISHED).exists()
+        ):
+            raise InstallError(f"{folder} is no virtual environment: move it away")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / UNFINISHED).touch()
+    try:
+        venv.create(folder, with_pip=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise InstallError(
+            f"{folder}: cannot make a virtual environment ({error}).\nCure: install the "
+            "`venv` part of Python 3.11 (python3.11-venv on Debian and Ubuntu)"
+        ) from error
+
+
+def keep_venv(folder: Path, torch: str = NEWEST) -> None:
+    """Make, update or repair the virtual environment ``folder``; nothing if it is current.
+
+    A stamp inside it tells a whole environment of these very pins from anything else. One
+    that was cut off half-made, was moved, or does not work after an update is made anew; a
+    healthy one of the user's own making is only added to.
+
+    Raises:
+        InstallError: says what failed and the cure.
+    """
+    folder = folder.resolve()
+    python, stamp, unfinished = folder / "bin" / "python", folder / STAMP, folder / UNFINISHED
+    wanted = f"{folder}\n{digest(torch, nvidia_gpu_present())}\n"
+    found = stamp.read_text("utf-8") if stamp.exists() else None
+    whole = python.exists() and not unfinished.exists()
+    if found == wanted and whole:
+        return
+    moved = found is not None and found.splitlines()[0] != str(folder)
+    reusable = whole and not moved and _is_healthy(python)
+    ours = found is not None
+    if reusable:
+        _say(f"{folder} is not current: updating it")
+        if ours:
+            unfinished.touch()
+    else:
+        _say(f"{folder}: {'broken, making it anew' if folder.exists() else 'making it'}")
+        _make_venv(folder)
+    try:
+        fill(python, torch)
+    except InstallError as error:
+        if not (reusable and ours):
+            raise
+        _say(f"{error}\nThe update failed: making {folder} anew")
+        _make_venv(folder)
+        fill(python, torch)
+    stamp.write_text(wanted, "utf-8")
+    unfinished.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; gives the exit code."""
+    parser = argparse.ArgumentParser("python -m dat_rec.install", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--venv", type=Path, help="keep a virtual environment in this folder")
+    parser.add_argument("--torch", default=NEWEST, choices=list(PAIRS), help="which pair")
+    parser.add_argument("--extras", default=EXTRAS, help="extras of setup.cfg (not with --venv)")
+    chosen = parser.parse_args(arguments)
+    if sys.version_info[:2] != PYTHON:
+        print(f"This is Python {sys.version.split()[0]}: run it with Python 3.11", file=sys.stderr)
+        return 2
+    try:
+        if chosen.venv is None:
+            fill(Path(sys.executable), chosen.torch, chosen.extras)
+        else:
+            keep_venv(chosen.venv, chosen.torch)
+    except InstallError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped; the next start makes it whole", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
