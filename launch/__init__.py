@@ -1,0 +1,1 @@
+"""How runs are started: TorchX components; the schedulers' settings stand beside them."""
