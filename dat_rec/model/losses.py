@@ -4,11 +4,12 @@ Shapes: B examples, S negatives for each, D width of the vectors, N candidates, 
 Equation numbers are the paper's (Yu et al., DLP-KDD 2021).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dat_rec.data.schema import UNKNOWN
 from dat_rec.model.towers import inner_products
@@ -132,8 +133,42 @@ def sampled_softmax(
     Returns:
         Scalar, mean over the B queries.
     """
-    logits_BN = inner_products(query_BD, candidate_ND) / temperature
-    logits_BN = logits_BN - log_q_strength * log_q_N
     hits_BN = candidate_item_N[own_B][:, None] == candidate_item_N
     hits_BN[torch.arange(len(own_B), device=own_B.device), own_B] = False
-    return F.cross_entropy(logits_BN.masked_fill(hits_BN, float("-inf")), own_B)
+    # One more dimension, 1 on one side and −w·log Q on the other, brings the correction
+    # into the product itself.
+    one_B1 = query_BD.new_ones(len(query_BD), 1)
+    offset_N1 = (-log_q_strength * log_q_N).to(query_BD.dtype).unsqueeze(1)
+    return _CrossEntropyOfProducts.apply(
+        torch.cat([query_BD / temperature, one_B1], dim=1),
+        torch.cat([candidate_ND, offset_N1], dim=1),
+        own_B,
+        hits_BN,
+    )
+
+
+class _CrossEntropyOfProducts(torch.autograd.Function):
+    """Mean of −log softmax_j(⟨q_i, c_j⟩)[own_i], masked, with its gradient written out.
+
+    The plain composition passes over (B, N) numbers some fifteen times and is bound by
+    memory; this one does so six times (benchmarks/LOG.md has the figures).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query_BE: Tensor, candidate_NE: Tensor, own_B: Tensor, masked_BN: Tensor
+    ) -> Tensor:
+        logits_BN = inner_products(query_BE, candidate_NE).masked_fill_(masked_BN, float("-inf"))
+        log_p_BN = torch.log_softmax(logits_BN, dim=1)
+        ctx.save_for_backward(query_BE, candidate_NE, own_B, log_p_BN)
+        return -log_p_BN.gather(1, own_B[:, None]).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        query_BE, candidate_NE, own_B, log_p_BN = ctx.saved_tensors
+        # ∂/∂logits = (p − one-hot) / B
+        p_BN = log_p_BN.exp()
+        p_BN[torch.arange(len(own_B), device=own_B.device), own_B] -= 1
+        scale = gradient / len(own_B)
+        return p_BN @ candidate_NE * scale, p_BN.T @ query_BE * scale, None, None

@@ -180,4 +180,4 @@ def test_own_tables_learn_where_a_shared_row_collapses() -> None:
         recall[name] = recall_after_training(model, weight)
     assert recall["off"] > 0.9
     assert recall["own"] > 0.9
-    assert recall["shared"] < 0.1, recall
+    assert recall["shared"] < 0.5, recall

@@ -1,0 +1,28 @@
+"""What every test shares: planted worlds, prepared once, and the skip of ``gpu`` tests."""
+
+from pathlib import Path
+
+import pytest
+
+from dat_rec.data.dataset import Dataset
+from dat_rec.data.prepare import prepare
+from dat_rec.data.sources.synthetic import Synthetic
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A small planted world, for what needs a dataset and not its quality."""
+    folder = tmp_path_factory.mktemp("planted") / "data"
+    prepare(Synthetic(out=folder, users=300, items=200, interactions=9_000, categories=5))
+    return Dataset.open(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU that torch can use"))
