@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 from dat_rec.errors import UserError
 
 Preset = Literal["modern", "paper", "two-tower"]
+ShardingType = Literal["table_wise", "row_wise", "table_row_wise"]
+"""Types under which RowWiseAdagrad equals the unsharded one and every table stays fused."""
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
@@ -25,6 +27,9 @@ class ModelConfig:
     """ReLU after the last layer too, as in the paper."""
     augment: bool = True
     """Give each user and item an augmented vector, from tables of their own."""
+    precision: Literal["float32", "float64"] = "float32"
+    """Of towers and losses. In float64, runs at different world sizes stay equal: float32's
+    rounding depends on how the batch is cut, and training amplifies it step by step."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,9 @@ class OptimizerConfig:
     """Learning rate of the embedding tables."""
     tower_lr: float = 0.001
     """Learning rate of the towers."""
-    warmup_steps: int = 0
+    warmup_steps: int = 100
     """Steps over which both learning rates rise from 0."""
-    decay: Literal["none", "linear"] = "none"
+    decay: Literal["none", "linear"] = "linear"
     """Linear: both learning rates fall to 0 at the run's end."""
     table_init: float = 0.05
     """Tables start uniformly in ±table_init / √dim."""
@@ -101,6 +106,8 @@ class TrainConfig:
     """Newest checkpoints that are kept."""
     log_every: int = 20
     """Steps between TensorBoard points."""
+    sharding_types: tuple[ShardingType, ...] = ("table_wise", "row_wise", "table_row_wise")
+    """What the planner may choose from; on one rank it is always table_wise."""
     timeout_s: int = 300
     """Seconds without an answer after which the ranks give one another up."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -150,6 +157,8 @@ class TrainConfig:
             raise UserError(
                 f"--examples.id-dropout is {self.examples.id_dropout}: it must be in [0, 1)"
             )
+        if not self.sharding_types:
+            raise UserError("--sharding-types is empty: name at least table_wise")
         if self.loss.main == "bce" and self.loss.negatives == 0:
             raise UserError("--loss.main bce needs negatives: pass --loss.negatives 1 or more")
 
@@ -187,6 +196,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     value = dataclasses.asdict(config)
     value["data"], value["out"] = str(config.data.resolve()), str(config.out.resolve())
     value["model"]["hidden"] = list(config.model.hidden)
+    value["sharding_types"] = list(config.sharding_types)
     return value
 
 
@@ -211,7 +221,7 @@ def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def from_json(value: dict[str, Any], where: str) -> TrainConfig:
-    """A configuration that ``to_json`` wrote.
+    """A configuration that ``to_json`` wrote, with the world size that a run adds to it.
 
     Raises:
         UserError: a field is missing, unknown or malformed.
@@ -219,7 +229,7 @@ def from_json(value: dict[str, Any], where: str) -> TrainConfig:
     try:
         model = value["model"] | {"hidden": tuple(value["model"]["hidden"])}
         return TrainConfig(
-            **value
+            **{name: inner for name, inner in value.items() if name != "world_size"}
             | {
                 "data": Path(value["data"]),
                 "out": Path(value["out"]),
@@ -227,6 +237,7 @@ def from_json(value: dict[str, Any], where: str) -> TrainConfig:
                 "loss": LossConfig(**value["loss"]),
                 "optimizer": OptimizerConfig(**value["optimizer"]),
                 "examples": DataConfig(**value["examples"]),
+                "sharding_types": tuple(value["sharding_types"]),
             }
         )
     except (TypeError, KeyError) as error:

@@ -79,6 +79,9 @@ class DAT(nn.Module):
         shape = (config.hidden, config.output_dim)
         self.query_tower = Tower(query_width, *shape, last_relu=config.last_relu)
         self.item_tower = Tower(item_width, *shape, last_relu=config.last_relu)
+        self._dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self.query_tower.to(self._dtype)
+        self.item_tower.to(self._dtype)
 
     def forward(self, features: KeyedJaggedTensor) -> DATOutput:
         """Embed one batch.
@@ -94,12 +97,12 @@ class DAT(nn.Module):
         if vectors is None:
             a_u = a_v = None
         else:
-            a_u, a_v = vectors[USER], vectors[ITEM]
+            a_u, a_v = vectors[USER].to(self._dtype), vectors[ITEM].to(self._dtype)
             query.append(a_u)
             item.append(torch.stack(self._candidates(vectors, ITEM), dim=1))
         return DATOutput(
-            query_BD=self.query_tower(torch.cat(query, dim=-1)),
-            item_BSD=self.item_tower(torch.cat(item, dim=-1)),
+            query_BD=self.query_tower(torch.cat(query, dim=-1).to(self._dtype)),
+            item_BSD=self.item_tower(torch.cat(item, dim=-1).to(self._dtype)),
             augmented_user_BD=a_u,
             augmented_item_BD=a_v,
         )

@@ -139,12 +139,13 @@ def sampled_softmax(
     # into the product itself.
     one_B1 = query_BD.new_ones(len(query_BD), 1)
     offset_N1 = (-log_q_strength * log_q_N).to(query_BD.dtype).unsqueeze(1)
-    return _CrossEntropyOfProducts.apply(
+    loss: Tensor = _CrossEntropyOfProducts.apply(  # type: ignore[no-untyped-call]
         torch.cat([query_BD / temperature, one_B1], dim=1),
         torch.cat([candidate_ND, offset_N1], dim=1),
         own_B,
         hits_BN,
     )
+    return loss
 
 
 class _CrossEntropyOfProducts(torch.autograd.Function):

@@ -4,6 +4,7 @@ One planner call covers all EmbeddingBagCollections, so that their tables are ba
 together. Sharding stands here alone: the model knows nothing of ranks.
 """
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch.distributed as dist
@@ -28,13 +29,6 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from dat_rec.errors import UserError
 from dat_rec.parallel.process_group import Place
 
-SHARDING_TYPES = [
-    ShardingType.TABLE_WISE.value,
-    ShardingType.ROW_WISE.value,
-    ShardingType.TABLE_ROW_WISE.value,
-]
-"""Types under which RowWiseAdagrad equals the unsharded one and every table stays fused."""
-
 MEMORY_RESERVE = 0.15
 """Share of each device's memory that is left to towers, activations and the batch."""
 
@@ -47,10 +41,10 @@ class Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]  # TorchRec 
         if dist.get_world_size() == 1:
             # Splitting rows over one rank would only add an exchange with itself.
             return [ShardingType.TABLE_WISE.value]
-        types = list(SHARDING_TYPES)
-        if compute_device_type == "cpu":
-            types.remove(ShardingType.TABLE_ROW_WISE.value)
-        return types
+        types = [ShardingType.TABLE_WISE, ShardingType.ROW_WISE]
+        if compute_device_type != "cpu":
+            types.append(ShardingType.TABLE_ROW_WISE)
+        return [kind.value for kind in types]
 
 
 def shard(
@@ -59,6 +53,7 @@ def shard(
     place: Place,
     batch_size: int,
     table_lr: float,
+    sharding_types: Sequence[str],
 ) -> tuple[DistributedModelParallel, ShardingPlan]:
     """Plan and shard ``model``'s tables; they learn by RowWiseAdagrad, fused into backward.
 
@@ -68,6 +63,7 @@ def shard(
         place: this process's place.
         batch_size: examples a batch on each rank.
         table_lr: learning rate of the tables.
+        sharding_types: what the planner may choose from.
 
     Raises:
         UserError: no plan fits the devices' memory (the same on every rank).
@@ -86,7 +82,7 @@ def shard(
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=batch_size,
-        constraints=_constraints(model, pooling_factors),
+        constraints=_constraints(model, pooling_factors, sharding_types),
         storage_reservation=FixedPercentageStorageReservation(MEMORY_RESERVE),
         debug=False,
     )
@@ -107,7 +103,7 @@ def shard(
 
 
 def _constraints(
-    model: nn.Module, pooling_factors: dict[str, float]
+    model: nn.Module, pooling_factors: dict[str, float], sharding_types: Sequence[str]
 ) -> dict[str, ParameterConstraints]:
     constraints = {}
     for module in model.modules():
@@ -115,7 +111,7 @@ def _constraints(
             for config in module.embedding_bag_configs():
                 factors = [pooling_factors.get(name, 1.0) for name in config.feature_names]
                 constraints[config.name] = ParameterConstraints(
-                    sharding_types=list(SHARDING_TYPES),
+                    sharding_types=list(sharding_types),
                     compute_kernels=[EmbeddingComputeKernel.FUSED.value],
                     pooling_factors=factors,
                 )

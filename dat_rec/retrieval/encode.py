@@ -51,6 +51,6 @@ def _encode(
     for start in range(0, len(rows), ROWS):
         block = rows[start : start + ROWS]
         taken = {name: column.take(block) for name, column in columns.items()}
-        blocks.append(pick(model(to_kjt(taken, keys, len(block)))).numpy())
+        blocks.append(pick(model(to_kjt(taken, keys, len(block)))).float().numpy())
     width = model.query_tower.output_dim
     return np.concatenate(blocks) if blocks else np.zeros((0, width), np.float32)

@@ -21,7 +21,7 @@ from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader, Prefetcher, ReaderOptions
 from dat_rec.errors import UserError
-from dat_rec.files import whole_file, write_json
+from dat_rec.files import read_json, whole_file, write_json
 from dat_rec.parallel.initialize import initialize_tables
 from dat_rec.parallel.process_group import Place, process_group
 from dat_rec.parallel.shard import check_same_on_all_ranks, plan_to_json, plan_to_text, shard
@@ -51,7 +51,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def _train(config: TrainConfig, dataset: Dataset, place: Place) -> dict[str, Any]:
-    model = _build(config, dataset, place)
+    model = build_model(config, dataset, place)
     optimizer = build_optimizer(model, config.optimizer.tower_lr)
     done = restore(config.out, model, optimizer)
     reader = ExampleReader(dataset, reader_options(config), place.rank, place.world_size, done)
@@ -65,7 +65,7 @@ def _train(config: TrainConfig, dataset: Dataset, place: Place) -> dict[str, Any
     )
     global_batch = config.batch_size * place.world_size
     clocks = {"data_wait": lambda: batches.wait_s, "lookup": lambda: lookup.seconds}
-    terms = torch.zeros(len(TERMS))
+    terms = torch.zeros(len(TERMS), device=place.device)
     log = MetricsLog(config.out, reader.steps, done, global_batch, config.log_every, clocks)
     try:
         with log:
@@ -80,7 +80,7 @@ def _train(config: TrainConfig, dataset: Dataset, place: Place) -> dict[str, Any
     return _summary(config, reader, log, terms, done, place)
 
 
-def _build(config: TrainConfig, dataset: Dataset, place: Place) -> DistributedModelParallel:
+def build_model(config: TrainConfig, dataset: Dataset, place: Place) -> DistributedModelParallel:
     """The model, planned and sharded; its numbers depend on the seed alone."""
     torch.manual_seed(config.seed)
     task = TrainTask(dataset.schema, config.model, config.loss, torch.device("meta"))
@@ -90,6 +90,7 @@ def _build(config: TrainConfig, dataset: Dataset, place: Place) -> DistributedMo
         place,
         config.batch_size,
         config.optimizer.table_lr,
+        config.sharding_types,
     )
     rows = plan_to_json(plan)
     check_same_on_all_ranks(json.dumps(rows), "the sharding plan")
@@ -131,7 +132,7 @@ def _open_run(config: TrainConfig, dataset: Dataset, place: Place) -> None:
     problem: list[str] = [""]
     if place.is_first:
         try:
-            _open_run_alone(config, dataset)
+            _open_run_alone(config, dataset, place.world_size)
         except UserError as error:
             problem = [str(error)]
         except OSError as error:
@@ -141,10 +142,10 @@ def _open_run(config: TrainConfig, dataset: Dataset, place: Place) -> None:
         raise UserError(problem[0])
 
 
-def _open_run_alone(config: TrainConfig, dataset: Dataset) -> None:
+def _open_run_alone(config: TrainConfig, dataset: Dataset, world_size: int) -> None:
     run = config.out
     if config.resume and (run / "config.json").exists():
-        _check_resumable(config, run)
+        _check_resumable(config, run, world_size)
     elif (run / "config.json").exists() and not config.overwrite:
         raise UserError(f"{run} holds a run: pass --resume to go on with it, or --overwrite")
     elif run.exists() and not (run / "config.json").exists() and any(run.iterdir()):
@@ -155,24 +156,32 @@ def _open_run_alone(config: TrainConfig, dataset: Dataset) -> None:
         for name in ("train.json", "metrics.json"):
             (run / name).unlink(missing_ok=True)
     dataset.schema.save(run)
-    write_json(run / "config.json", to_json(config))
+    write_json(run / "config.json", to_json(config) | {"world_size": world_size})
 
 
-def _check_resumable(config: TrainConfig, run: Path) -> None:
+def _check_resumable(config: TrainConfig, run: Path, world_size: int) -> None:
     """A resumed run is the same run: all that decides its numbers must be as it was."""
     before = load_config(run)
+    ranks = read_json(run / "config.json", "the run's configuration")["world_size"]
+    if ranks != world_size and checkpoints(run):
+        raise UserError(
+            f"{run}: --resume on {world_size} ranks, but the run was made on {ranks}, and the "
+            "global batch would change: use as many ranks, or another --out"
+        )
     # What may change without changing the numbers.
-    free = {
-        "data": config.data,
-        "out": config.out,
-        "resume": config.resume,
-        "overwrite": config.overwrite,
-        "checkpoint_every": config.checkpoint_every,
-        "keep_checkpoints": config.keep_checkpoints,
-        "log_every": config.log_every,
-        "timeout_s": config.timeout_s,
-    }
-    differing = differences(config, dataclasses.replace(before, **free))
+    same = dataclasses.replace(
+        before,
+        data=config.data,
+        out=config.out,
+        resume=config.resume,
+        overwrite=config.overwrite,
+        checkpoint_every=config.checkpoint_every,
+        keep_checkpoints=config.keep_checkpoints,
+        log_every=config.log_every,
+        sharding_types=config.sharding_types,
+        timeout_s=config.timeout_s,
+    )
+    differing = differences(config, same)
     if differing and checkpoints(run):
         raise UserError(
             f"{run}: --resume with {differing[0]}, in brackets what the run was made with: "

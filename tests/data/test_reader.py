@@ -102,7 +102,7 @@ def test_ranks_hold_consecutive_parts_of_the_global_batch(chopped: Dataset) -> N
     ranks = [ExampleReader(chopped, options, rank, 3) for rank in range(3)]
     assert {reader.steps for reader in ranks} == {alone.steps}
     for whole, *parts in zip(alone, *ranks, strict=True):
-        for key in whole.features.keys():  # noqa: SIM118: a KeyedJaggedTensor is no dict
+        for key in whole.features.keys():  # noqa: SIM118
             assert bags(whole, key) == [bag for part in parts for bag in bags(part, key)]
         for name in ("item_index", "category", "log_q"):
             joined = torch.cat([getattr(part, name) for part in parts])
@@ -132,7 +132,7 @@ def test_negatives_carry_their_own_items_features(chopped: Dataset) -> None:
 def test_id_dropout_hides_ids_and_nothing_else(chopped: Dataset) -> None:
     plain = next(iter(ExampleReader(chopped, OPTIONS)))
     hidden = next(iter(ExampleReader(chopped, replace(OPTIONS, id_dropout=0.5))))
-    for key in plain.features.keys():  # noqa: SIM118: a KeyedJaggedTensor is no dict
+    for key in plain.features.keys():  # noqa: SIM118
         before, after = plain.features[key].values(), hidden.features[key].values()
         if key in ("user", "item"):
             dropped = after == 0

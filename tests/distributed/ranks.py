@@ -38,4 +38,6 @@ def run_ranks(function: Callable[..., Any], world: int, *arguments: Any) -> list
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_rank_main, (function, world, port, folder, *arguments), nprocs=world)
-        return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]
+        return [
+            torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)
+        ]

@@ -18,6 +18,7 @@ from dat_rec.train.optimizers import build_optimizer
 from tests.distributed.ranks import run_ranks
 
 GLOBAL_BATCH = 96
+TYPES = ("table_wise", "row_wise")
 TABLE_LR, TOWER_LR, EPS = 0.05, 0.01, 1e-8
 MODEL = ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8)
 LOSSES = {
@@ -35,7 +36,7 @@ def sharded_step(dataset: Dataset, loss: LossConfig) -> dict[str, Any]:
     with process_group(60) as place:
         torch.manual_seed(5)
         task = TrainTask(dataset.schema, MODEL, loss, torch.device("meta"))
-        model, plan = shard(task, {}, place, GLOBAL_BATCH // place.world_size, TABLE_LR)
+        model, plan = shard(task, {}, place, GLOBAL_BATCH // place.world_size, TABLE_LR, TYPES)
         initialize_tables(model, seed=7, scale=0.5)
         optimizer = build_optimizer(model, TOWER_LR)
         reader = ExampleReader(
@@ -129,7 +130,7 @@ def test_initial_tables_do_not_depend_on_the_plan(planted: Dataset) -> None:
 def initial_tables(dataset: Dataset, loss: LossConfig) -> dict[str, Tensor]:
     with process_group(60) as place:
         task = TrainTask(dataset.schema, MODEL, loss, torch.device("meta"))
-        model, _ = shard(task, {}, place, 32, TABLE_LR)
+        model, _ = shard(task, {}, place, 32, TABLE_LR, TYPES)
         initialize_tables(model, seed=7, scale=0.5)
         tables = model.state_dict().items()
         return {name: whole(tensor) for name, tensor in tables if "embedding_bags" in name}
