@@ -31,9 +31,9 @@ def _parse(command: str, options: Any, arguments: Arguments, **more: Any) -> Any
 def _prepare(arguments: Arguments) -> None:
     """Turn a log of interactions into a dataset."""
     from dat_rec.data.prepare import prepare
-    from dat_rec.data.sources import AnySource
+    from dat_rec.data.sources import SOURCES
 
-    options = _parse("prepare", AnySource, arguments)
+    options = _parse("prepare", SOURCES, arguments)
     prepare(options)
 
 

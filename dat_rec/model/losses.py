@@ -161,15 +161,15 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
     ) -> Tensor:
         logits_BN = inner_products(query_BE, candidate_NE).masked_fill_(masked_BN, float("-inf"))
         log_p_BN = torch.log_softmax(logits_BN, dim=1)
-        ctx.save_for_backward(query_BE, candidate_NE, own_B, log_p_BN)
+        ctx.save_for_backward(query_BE, candidate_NE, own_B, logits_BN)
         return -log_p_BN.gather(1, own_B[:, None]).mean()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        query_BE, candidate_NE, own_B, log_p_BN = ctx.saved_tensors
-        # ∂/∂logits = (p − one-hot) / B
-        p_BN = log_p_BN.exp()
+        query_BE, candidate_NE, own_B, logits_BN = ctx.saved_tensors
+        # ∂/∂logits = (p − one-hot) / B; softmax is one pass, exp of the logarithm took three.
+        p_BN = torch.softmax(logits_BN, dim=1)
         p_BN[torch.arange(len(own_B), device=own_B.device), own_B] -= 1
         scale = gradient / len(own_B)
         return p_BN @ candidate_NE * scale, p_BN.T @ query_BE * scale, None, None
