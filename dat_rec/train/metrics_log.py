@@ -59,6 +59,7 @@ class MetricsLog:
         self._bar = tqdm(
             total=steps, initial=done, unit="step", desc="train", disable=not first, mininterval=0.5
         )
+        self._steps = steps
         self._global_batch = global_batch
         self._every = every
         self._clocks = clocks
@@ -80,7 +81,8 @@ class MetricsLog:
         """
         self._bar.update()
         self._steps_since += 1
-        if (step + 1) % self._every and self._bar.n < (self._bar.total or 0):
+        # The same on every rank: what follows is a collective.
+        if (step + 1) % self._every and step + 1 < self._steps:
             return
         terms = terms.clone()
         dist.all_reduce(terms)

@@ -1,5 +1,6 @@
 """The component, read back by TorchX, by bash and by torchrun's own parser."""
 
+import json
 import subprocess
 from argparse import Namespace
 from pathlib import Path
@@ -10,7 +11,9 @@ from torchx.components.component_test_base import ComponentTestCase
 from torchx.runner import get_runner
 from torchx.specs import AppDef, macros
 
+from dat_rec.data.dataset import Dataset
 from dat_rec.install import CHECKOUT
+from dat_rec.train.checkpoint import checkpoints
 from launch import components
 
 
@@ -94,3 +97,23 @@ def test_ones_own_environment_is_not_changed(environment: dict[str, str]) -> Non
     components.train(data="d", out="o", env=environment)
     assert before == components.ENVIRONMENT
     assert environment in ({}, {"A": "1"})
+
+
+@pytest.mark.slow
+def test_a_job_of_two_ranks_trains_through_torchx(planted: Dataset, tmp_path: Path) -> None:
+    """The real thing: TorchX, bash, torchrun, two ranks, a checkpoint."""
+    run = tmp_path / "run"
+    flags = ["--epochs", "1", "--batch-size", "256"]
+    with get_runner("test") as runner:
+        handle = runner.run_component(
+            f"{CHECKOUT / 'launch' / 'components.py'}:train",
+            ["--data", str(planted.folder), "--out", str(run), "-j", "1x2", "--", *flags],
+            scheduler="local_cwd",
+            cfg={"log_dir": str(tmp_path / "logs")},
+        )
+        status = runner.wait(handle, wait_interval=0.2)
+    assert status is not None
+    logs = "\n".join(path.read_text() for path in (tmp_path / "logs").rglob("stderr*"))
+    assert status.state.name == "SUCCEEDED", logs
+    assert json.loads((run / "train.json").read_text())["world_size"] == 2
+    assert len(checkpoints(run)) == 1
