@@ -32,9 +32,7 @@ def chopped(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Datas
         pq.write_table(table.slice(start, stop - start), folder / path, row_group_size=500)
         files.append(ExampleFile(path, stop - start))
     for name in ("items", "users", "seen", "test"):
-        (folder / f"{name}.parquet").write_bytes(
-            (planted.folder / f"{name}.parquet").read_bytes()
-        )
+        (folder / f"{name}.parquet").write_bytes((planted.folder / f"{name}.parquet").read_bytes())
     schema = replace(planted.schema, example_files=tuple(files))
     schema.save(folder)
     return Dataset.open(folder)

@@ -1,1 +1,21 @@
-"""One file for each source that `dat-rec prepare` reads."""
+"""One file for each source that `dat-rec prepare` reads, and the command line's choice of them."""
+
+from typing import Annotated
+
+from tyro.conf import subcommand
+
+from dat_rec.data.sources.amazon import Amazon
+from dat_rec.data.sources.complete_journey import CompleteJourney
+from dat_rec.data.sources.kuairand import KuaiRand
+from dat_rec.data.sources.movielens import MovieLens
+from dat_rec.data.sources.parquet_log import ParquetLog
+from dat_rec.data.sources.synthetic import Synthetic
+
+SOURCES = (
+    Annotated[CompleteJourney, subcommand("complete-journey")]
+    | Annotated[KuaiRand, subcommand("kuairand")]
+    | Annotated[MovieLens, subcommand("movielens")]
+    | Annotated[Amazon, subcommand("amazon")]
+    | Annotated[ParquetLog, subcommand("parquet")]
+    | Annotated[Synthetic, subcommand("synthetic")]
+)

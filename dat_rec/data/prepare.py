@@ -1,0 +1,277 @@
+"""A source's raw relations in, a whole dataset folder out: the stages of ``dat-rec prepare``.
+
+raw relations → checks.py → split → vocabulary.py → history.py → write.py → schema.json. DuckDB
+does the work within a memory limit and spills into the unfinished folder, which vanishes when
+anything fails.
+"""
+
+import shutil
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import duckdb
+import numpy as np
+from tqdm import tqdm
+
+from dat_rec.data.checks import reject_bad_rows
+from dat_rec.data.history import order_training
+from dat_rec.data.schema import HISTORY, ITEM, Feature, Schema
+from dat_rec.data.source import HISTORY_CATEGORY, Source, named, quoted
+from dat_rec.data.vocabulary import number_items, number_users
+from dat_rec.data.write import (
+    Histories,
+    write_examples,
+    write_items,
+    write_seen,
+    write_test,
+    write_users,
+)
+from dat_rec.errors import UserError
+from dat_rec.files import whole_folder
+
+STAGES = ("read", "check", "split", "number", "order", "users", "test", "examples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ABC):
+    """What every source's command takes; a source adds its own fields."""
+
+    out: Path
+    """Folder to make."""
+    history_length: int = 50
+    """Most items that a history holds: the user's last ones."""
+    max_rejected: float = 0.01
+    """Share of bad rows in the interactions, users or items above which the command stops."""
+    seed: int = 0
+    """Decides the order of the examples."""
+    overwrite: bool = False
+    """Replace a dataset that stands in OUT."""
+    memory_limit: str = "1GB"
+    """DuckDB's memory; what does not fit goes to the disk, beside OUT."""
+
+    @abstractmethod
+    def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:
+        """Register the raw relations (see source.py); files may be put into ``work``.
+
+        Raises:
+            UserError: an input is missing or malformed.
+        """
+
+    def inputs(self) -> tuple[Path, ...]:
+        """The files and folders that are read."""
+        values = (getattr(self, field.name) for field in fields(self) if field.name != "out")
+        return tuple(value for value in values if isinstance(value, Path))
+
+
+def prepare(options: Options) -> Schema:
+    """Make the dataset ``options.out``, whole or not at all.
+
+    Raises:
+        UserError: bad input, too many bad rows, no room, no right to write; one line says where.
+    """
+    _check_options(options)
+    with (
+        _errors_in_one_line(options),
+        whole_folder(options.out, overwrite=options.overwrite) as folder,
+    ):
+        work = folder / "work"
+        for name in (work, folder / "examples", folder / "vocabularies"):
+            name.mkdir()
+        with _connect(work, options.memory_limit) as database:
+            schema = _run(options, database, work, folder)
+        shutil.rmtree(work)
+        schema.save(folder)
+    _report(options.out, schema)
+    return schema
+
+
+def _check_options(options: Options) -> None:
+    if options.history_length < 1:
+        raise UserError(f"--history-length {options.history_length}: must be at least 1")
+    if not 0 <= options.max_rejected <= 1:
+        raise UserError(f"--max-rejected {options.max_rejected}: must lie between 0 and 1")
+    out = options.out.resolve()
+    for path in options.inputs():
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder: correct the path")
+        if out == path.resolve() or out in path.resolve().parents:
+            raise UserError(f"--out {options.out} holds the input {path}: name another folder")
+
+
+def _run(options: Options, database: duckdb.DuckDBPyConnection, work: Path, folder: Path) -> Schema:
+    with tqdm(total=len(STAGES), desc="prepare", unit="stage", file=sys.stderr) as bar:
+
+        def stage(name: str) -> None:
+            bar.update(STAGES.index(name) - bar.n)
+            bar.set_description(f"prepare: {name}")
+
+        stage("read")
+        source = options.register(database, work)
+        stage("check")
+        counts = reject_bad_rows(database, options.max_rejected)
+        stage("split")
+        notes = [*source.notes, *_keep_frequent(database, source.minimum)]
+        _split(database, source)
+        stage("number")
+        items = number_items(database, source, folder)
+        users = number_users(database, source, folder)
+        _number_interactions(database)
+        stage("order")
+        sequences = order_training(database, work, options.history_length, options.seed)
+        histories = Histories(sequences, _category(database, source.category))
+        stage("users")
+        user_rows = write_users(
+            database, users, histories, options.history_length, folder / "users.parquet"
+        )
+        item_rows = write_items(database, items, folder / "items.parquet")
+        stage("test")
+        write_seen(database, folder / "seen.parquet")
+        tests = write_test(database, folder / "test.parquet")
+        stage("examples")
+        files = write_examples(database, users, items, histories, folder)
+        bar.update()
+    by_name = {feature.name: feature for feature in items}
+    category_rows = by_name[source.category].rows
+    history = Feature(HISTORY, "query", ITEM, by_name[ITEM].rows, multi_valued=True)
+    categories = Feature(
+        HISTORY_CATEGORY, "query", source.category, category_rows, multi_valued=True
+    )
+    return Schema(
+        source=source.name,
+        features=(*users, history, categories, *items),
+        category=source.category,
+        history_length=options.history_length,
+        users=user_rows,
+        items=item_rows,
+        trained_items=by_name[ITEM].rows - 1,
+        examples=sum(file.rows for file in files),
+        tests=tests,
+        example_files=files,
+        split=source.split.words,
+        rows_read=counts.interactions_read,
+        rejected=counts.rejected,
+        notes=tuple(notes),
+        facts=source.facts,
+    )
+
+
+def _keep_frequent(database: duckdb.DuckDBPyConnection, minimum: int) -> tuple[str, ...]:
+    """Drop users and items with fewer interactions than ``minimum`` until none is left."""
+    if minimum < 2:
+        return ()
+    before = after = _count(database, "interactions")
+    while True:
+        for key in ("user_id", "item_id"):
+            database.execute(
+                f"DELETE FROM interactions WHERE {key} IN (SELECT {key} FROM interactions "
+                f"GROUP BY {key} HAVING count(*) < {minimum})"
+            )
+        now = _count(database, "interactions")
+        if now == after:
+            break
+        after = now
+    if not after:
+        raise UserError(
+            f"no user and item has {minimum} interactions or more: lower --minimum, "
+            "or give more data"
+        )
+    database.execute("DELETE FROM items WHERE item_id NOT IN (SELECT item_id FROM interactions)")
+    database.execute("DELETE FROM users WHERE user_id NOT IN (SELECT user_id FROM interactions)")
+    return (
+        f"users and items with fewer than {minimum} interactions were dropped until none was left: "
+        f"{after} of {before} interactions stayed",
+    )
+
+
+def _split(database: duckdb.DuckDBPyConnection, source: Source) -> None:
+    """Mark the held-out interactions: column ``is_test``."""
+    database.execute(
+        f"CREATE TABLE split AS SELECT user_id, item_id, time, ({source.split.is_test})::BOOLEAN "
+        "AS is_test FROM interactions; DROP TABLE interactions; "
+        "ALTER TABLE split RENAME TO interactions"
+    )
+    if not _count(database, "interactions WHERE NOT is_test"):
+        raise UserError(
+            f"no interaction is left to train on ({source.split.words}): give more data or "
+            "hold out less"
+        )
+
+
+def _number_interactions(database: duckdb.DuckDBPyConnection) -> None:
+    database.execute(
+        "CREATE TABLE numbered_interactions AS SELECT user_row, item_index, time, is_test "
+        "FROM interactions JOIN user_rows USING (user_id) JOIN item_rows USING (item_id); "
+        "DROP TABLE interactions"
+    )
+
+
+def _category(
+    database: duckdb.DuckDBPyConnection, category: str
+) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    """(items,) int32: the category's embedding row of each item_index."""
+    query = f"SELECT {named(category)} AS category FROM item_rows ORDER BY item_index"
+    column = database.sql(query).to_arrow_table()["category"]
+    return np.asarray(column.to_numpy(), np.int32)
+
+
+def _count(database: duckdb.DuckDBPyConnection, relation: str) -> int:
+    row = database.execute(f"SELECT count(*) FROM {relation}").fetchone()
+    return int(row[0]) if row else 0
+
+
+@contextmanager
+def _connect(work: Path, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in ``work`` that spills there too."""
+    with closing(duckdb.connect(str(work / "duckdb"))) as database:
+        database.execute(
+            f"SET temp_directory = {quoted(work / 'spill')}; SET preserve_insertion_order = false"
+        )
+        try:
+            database.execute(f"SET memory_limit = {quoted(memory_limit)}")
+        except duckdb.Error as error:
+            raise UserError(
+                f"--memory-limit {memory_limit}: DuckDB refuses it: write e.g. 1GB"
+            ) from error
+        database.execute("SET enable_progress_bar = false")
+        yield database
+
+
+@contextmanager
+def _errors_in_one_line(options: Options) -> Iterator[None]:
+    """Turn what a user can mend (disk, rights, memory, a damaged file) into one line."""
+    try:
+        yield
+    except duckdb.InterruptException as error:
+        raise KeyboardInterrupt from error
+    except duckdb.OutOfMemoryException as error:
+        raise UserError(
+            f"--memory-limit {options.memory_limit} is too little ({_first_line(error)}): raise it"
+        ) from error
+    except (duckdb.IOException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
+        raise UserError(
+            f"{_first_line(error)}: check the input files, and the room at {options.out.parent}"
+        ) from error
+    except OSError as error:
+        where = error.filename or options.out
+        raise UserError(
+            f"{where}: {error.strerror or error}: free the disk, or choose another --out"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _report(out: Path, schema: Schema) -> None:
+    """Say on stderr what stands in the folder and what was left out."""
+    lines = [
+        f"{out}: {schema.examples} examples, {schema.tests} test interactions, "
+        f"{schema.users} users, {schema.items} items ({schema.trained_items} trained)",
+        *schema.notes,
+    ]
+    lines += [f"rejected: {count} rows: {kind}" for kind, count in schema.rejected.items()]
+    print("\n".join(lines), file=sys.stderr)

@@ -1,0 +1,151 @@
+"""KuaiRand-Pure: short-video exposures of 27 thousand users (Gao et al., CIKM 2022).
+
+Two layouts: the folder with interactions.parquet, items.parquet and users.parquet, or the original
+download (log_standard_*.csv, user_features_pure.csv, video_features_basic_pure.csv, possibly
+below ``data/``). A positive is a video watched for long.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from dat_rec.data.prepare import Options
+from dat_rec.data.source import Attribute, Source, Split, columns_of, named
+from dat_rec.data.sources.tables import PLACE, delimited, integer, parquet, problem
+from dat_rec.errors import UserError
+
+LOGS = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv")
+USERS, VIDEOS = "user_features_pure.csv", "video_features_basic_pure.csv"
+USER_ATTRIBUTES = (
+    "user_active_degree",
+    "is_lowactive_period",
+    "is_live_streamer",
+    "is_video_author",
+    "follow_user_num_range",
+    "fans_user_num_range",
+    "friend_user_num_range",
+    "register_days_range",
+    *(f"onehot_feat{number}" for number in range(18)),
+)
+ITEM_ATTRIBUTES = ("author_id", "video_type", "upload_dt", "upload_type", "music_type")
+TEST_FROM = 20220501
+
+
+@dataclass(frozen=True, kw_only=True)
+class KuaiRand(Options):
+    """KuaiRand-Pure, short videos: a positive is a long watch; the test is 1 to 8 May 2022."""
+
+    path: Path
+    """Folder with interactions.parquet, items.parquet and users.parquet, or the original CSVs."""
+
+    def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:  # noqa: ARG002
+        """See Options."""
+        folder = self.path / "data" if (self.path / "data" / LOGS[0]).exists() else self.path
+        if (folder / "interactions.parquet").exists():
+            split = _register_parquet(database, folder)
+        elif (folder / LOGS[0]).exists():
+            split = _register_csv(database, folder)
+        else:
+            raise UserError(
+                f"{self.path}: holds neither interactions.parquet nor {LOGS[0]}: "
+                "name the folder of KuaiRand-Pure"
+            )
+        attributes = [Attribute(name, "query") for name in USER_ATTRIBUTES]
+        attributes += [Attribute("category", "item"), Attribute("tag", "item", "tags")]
+        attributes += [Attribute(name, "item") for name in ITEM_ATTRIBUTES]
+        attributes += [Attribute("duration", "item", "number")]
+        return Source(
+            name="kuairand",
+            category="category",
+            attributes=tuple(attributes),
+            split=split,
+            notes=("positives: exposures watched for long; the others are left out",),
+        )
+
+
+def _register_parquet(database: duckdb.DuckDBPyConnection, folder: Path) -> Split:
+    """Training rows have no time but an order within the user; validation rows follow by time."""
+    log = parquet(
+        database,
+        folder / "interactions.parquet",
+        ("user_id", "item_id", "long_watch", "order", "ts", "split"),
+    )
+    database.execute(
+        "CREATE VIEW raw_interactions AS SELECT user_id::BIGINT AS user_id, "
+        "item_id::BIGINT AS item_id, CASE WHEN split = 'train' THEN \"order\"::BIGINT "
+        f"ELSE ts::BIGINT * 1000000 END AS time, split = 'test' AS held_out, {PLACE}, "
+        "CASE WHEN split IS NULL OR split NOT IN ('train', 'val', 'test') "
+        "THEN 'split is not train, val or test' END AS problem, "
+        f"coalesce(split, 'nothing') AS value FROM {log} WHERE long_watch = 1"
+    )
+    videos = parquet(
+        database,
+        folder / "items.parquet",
+        ("item_id", "tag", "video_duration", *ITEM_ATTRIBUTES),
+    )
+    _register_videos(database, "item_id", videos)
+    users = parquet(database, folder / "users.parquet", ("user_id", *USER_ATTRIBUTES))
+    _register_users(database, users)
+    return Split("held_out", "test: 1 to 8 May 2022 (split = test); train: all before (train, val)")
+
+
+def _register_csv(database: duckdb.DuckDBPyConnection, folder: Path) -> Split:
+    columns = ("user_id", "video_id", "time_ms", "long_view", "date")
+    logs = " UNION ALL ".join(
+        f"SELECT {', '.join(columns)}, {PLACE} FROM {delimited(folder / name, columns)}"
+        for name in LOGS
+    )
+    database.execute(
+        f"CREATE VIEW raw_interactions AS SELECT {integer('user_id')} AS user_id, "
+        f"{integer('video_id')} AS item_id, {integer('time_ms')} * 1000 AS time, "
+        f"{integer('date')} >= {TEST_FROM} AS held_out, {PLACE}, "
+        f"{problem('user_id', 'video_id', 'time_ms', 'date')} "
+        f"FROM ({logs}) WHERE long_view = '1'"
+    )
+    needed = ("video_id", "tag", "video_duration", *ITEM_ATTRIBUTES)
+    _register_videos(database, "video_id", delimited(folder / VIDEOS, needed))
+    _register_users(database, delimited(folder / USERS, ("user_id", *USER_ATTRIBUTES)))
+    return Split("coalesce(held_out, false)", "test: from 1 May 2022, by the log's date")
+
+
+def _number_as_text(name: str, type_: str) -> str:
+    """SQL: 9.0 and 9 as '9', so that both layouts give the same values; NaN as NULL."""
+    if type_ == "VARCHAR":
+        whole = f"try_cast(try_cast({named(name)} AS DOUBLE) AS BIGINT)::VARCHAR"
+        return f"coalesce({whole}, {named(name)})"
+    return f"try_cast({named(name)} AS BIGINT)::VARCHAR"
+
+
+def _register_videos(database: duckdb.DuckDBPyConnection, key: str, videos: str) -> None:
+    """A video's category is its first tag."""
+    types = columns_of(database, videos)
+    attributes = ", ".join(
+        f"{_number_as_text(name, types[name])} AS {name}"
+        if name == "music_type"
+        else f"{name}::VARCHAR AS {name}"
+        for name in ITEM_ATTRIBUTES
+    )
+    database.execute(
+        "CREATE VIEW raw_items AS SELECT item_id, tag, tag[1] AS category, "
+        "concat('video ', item_id, coalesce(' (category ' || tag[1] || ')', '')) AS title, "
+        f"duration, {', '.join(ITEM_ATTRIBUTES)}, {PLACE} FROM (SELECT "
+        f"try_cast({key} AS BIGINT) AS item_id, "
+        "list_filter(list_transform(string_split(tag, ','), lambda x: trim(x)), "
+        "lambda x: x <> '') AS tag, "
+        f"try_cast(video_duration AS DOUBLE) AS duration, {attributes}, {PLACE} FROM {videos})"
+    )
+
+
+def _register_users(database: duckdb.DuckDBPyConnection, users: str) -> None:
+    types = columns_of(database, users)
+    attributes = ", ".join(
+        f"{_number_as_text(name, types[name])} AS {name}"
+        if types[name] != "VARCHAR" or name.startswith("onehot")
+        else name
+        for name in USER_ATTRIBUTES
+    )
+    database.execute(
+        "CREATE VIEW raw_users AS SELECT try_cast(user_id AS BIGINT) AS user_id, "
+        f"{attributes}, {PLACE} FROM {users}"
+    )
