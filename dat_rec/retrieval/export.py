@@ -57,7 +57,12 @@ def export(
     with whole_folder(out, overwrite=overwrite) as folder:
         model, dataset = load_model(run, data)
         origin = {"run": str(run), "checkpoint": checkpoints(run)[-1][0]}
-        return write_export(model, dataset, folder, origin)
+        try:
+            return write_export(model, dataset, folder, origin)
+        except OSError as error:
+            raise UserError(
+                f"{out}: cannot be written ({error}): free the disk, or choose another --out"
+            ) from error
 
 
 def write_export(
@@ -75,7 +80,7 @@ def write_export(
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
     np.save(folder / "item_vectors.npy", vectors)
-    faiss.write_index(index, str(folder / "index.faiss"))
+    (folder / "index.faiss").write_bytes(faiss.serialize_index(index).data)
     items = dataset.table("items", ["item_id", "title", "category_name", "train_count"])
     pq.write_table(items, folder / "items.parquet")
     users = dataset.table("users", ["user_id", *(feature.name for feature in features)])

@@ -4,6 +4,7 @@ Tables, augmented vectors and tower are the model's own, without TorchRec, so th
 ``torch.export`` can write them into one file.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -84,7 +85,10 @@ def save_query_tower(encoder: QueryEncoder, features: Sequence[Feature], path: P
         program = torch.export.export(
             encoder.eval(), (example, bounds), dynamic_shapes=(free, free)
         )
-    torch.export.save(program, path)
+    # By way of memory: PyTorch's own file writer ends the process on a full disk.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 class QueryTower:

@@ -78,8 +78,15 @@ def _attempt(action: Callable[[], None]) -> str:
     try:
         action()
     except (OSError, CheckpointException) as error:
-        return " ".join(str(error).split())[-300:] or type(error).__name__
+        return _reason(error)
     return ""
+
+
+def _reason(error: BaseException) -> str:
+    """The first cause in one line; DCP wraps what went wrong on a rank, with its traceback."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _agree(problem: str, folder: Path) -> None:
@@ -89,8 +96,9 @@ def _agree(problem: str, folder: Path) -> None:
     for rank, text in enumerate(problems):
         if text:
             raise UserError(
-                f"{folder}: rank {rank} could not write the checkpoint ({text}): free the disk or "
-                "mend the folder, then go on with --resume"
+                f"{folder}: rank {rank} could not write the checkpoint ({text}; "
+                f"{shutil.disk_usage(folder.parent.parent).free >> 20} MiB free): free the disk "
+                "or mend the folder, then go on with --resume"
             )
 
 
@@ -123,9 +131,9 @@ def _load(state: dict[str, Any], folder: Path, *, alone: bool = False) -> None:
     try:
         dcp.load(state, checkpoint_id=folder, no_dist=alone)
     except (OSError, CheckpointException, RuntimeError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())[-300:]
         raise UserError(
-            f"{folder}: cannot be loaded ({reason}): remove it to use an older one, or train anew"
+            f"{folder}: cannot be loaded ({_reason(error)}): remove it to use an older one, "
+            "or train anew"
         ) from error
 
 

@@ -1,0 +1,50 @@
+"""A disk that is really full: a small tmpfs. Nothing half-written stays, one line tells why."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dat_rec.data.dataset import Dataset
+from dat_rec.train.checkpoint import checkpoints
+from tests.end_to_end.cli import dat_rec, done
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a tmpfs (root)")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_training_leaves_no_half_checkpoint(planted: Dataset, small_disk: Path) -> None:
+    run = small_disk / "run"
+    flags = ("--epochs", "1", "--batch-size", "512")
+    refused = dat_rec("train", "--data", planted.folder, "--out", run, *flags)
+    assert refused.returncode == 2
+    assert "could not write the checkpoint" in refused.stderr
+    assert "0 MiB free" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert checkpoints(run) == []
+    assert list((run / "checkpoints").iterdir()) == []
+
+
+def test_preparing_leaves_nothing(small_disk: Path) -> None:
+    refused = dat_rec("prepare", "synthetic", "--out", small_disk / "data")
+    assert refused.returncode == 2
+    assert "No space left on device" in refused.stderr
+    assert list(small_disk.iterdir()) == []
+
+
+def test_exporting_leaves_nothing(planted: Dataset, small_disk: Path, tmp_path: Path) -> None:
+    flags = ("--epochs", "1", "--batch-size", "512")
+    done(dat_rec("train", "--data", planted.folder, "--out", tmp_path / "run", *flags))
+    refused = dat_rec("export", "--run", tmp_path / "run", "--out", small_disk / "export")
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    assert list(small_disk.iterdir()) == []
