@@ -103,7 +103,12 @@ class ExampleReader:
         self._rank = rank
         self._global_batch = options.batch_size * world_size
         self._start_step = start_step
-        self._groups = _row_groups(dataset, options.skip_repeats)
+        self._groups = _row_groups(dataset)
+        # How often each trained item is a positive in one epoch.
+        counts = dataset.table("items", ["train_count"])["train_count"].to_numpy()
+        counts = counts[: self._schema.trained_items].astype(np.int64)
+        if options.skip_repeats:
+            self._groups, counts = _without_repeats(self._groups, len(counts))
         self.examples = sum(group.rows for group in self._groups)
         """Examples in one epoch."""
         self.steps = self.examples * options.epochs // self._global_batch
@@ -114,15 +119,13 @@ class ExampleReader:
                 f"are fewer than one global batch of {self._global_batch}: lower --batch-size"
             )
         self._catalogue = dataset.item_columns()
-        counts = dataset.table("items", ["train_count"])["train_count"].to_numpy()
-        trained = counts[: self._schema.trained_items].astype(np.int64)
-        if trained.min() < 1:
+        if counts.min() < 1:
             raise UserError(
-                f"{dataset.folder}/items.parquet: train_count is 0 among the first "
-                f"{self._schema.trained_items} items: trained items must come first"
+                f"{dataset.folder}/items.parquet: the first {self._schema.trained_items} items "
+                "are not all trained: prepare the dataset anew"
             )
-        self._sampler = NegativeSampler(trained, options.negative_power)
-        self._log_q = log_candidate_share(trained, self._sampler, options.negatives)
+        self._sampler = NegativeSampler(counts, options.negative_power)
+        self._log_q = log_candidate_share(counts, self._sampler, options.negatives)
 
     def __iter__(self) -> Iterator[Batch]:
         size = self._global_batch
@@ -166,16 +169,10 @@ class ExampleReader:
         names = [feature.name for feature in features]
         if self._options.skip_repeats:
             names.append("repeat")
-        where = f"{group.path} (row group {group.number})"
-        try:
-            with pq.ParquetFile(group.path) as file:
-                table = file.read_row_group(group.number, columns=names)
-        except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{where}: cannot be read ({reason}): prepare it anew") from error
+        table = _read_row_group(group, names)
         if self._options.skip_repeats:
             table = table.filter(pa.compute.invert(table["repeat"]))
-        columns = read_columns(table, features, where)
+        columns = read_columns(table, features, f"{group.path} (row group {group.number})")
         return _Rows(columns, columns.pop("item_index").values)
 
     def _batch(self, rows: _Rows, start: int, step: int) -> Batch:
@@ -207,27 +204,52 @@ class ExampleReader:
         )
 
 
-def _row_groups(dataset: Dataset, skip_repeats: bool) -> list[_RowGroup]:
+def _row_groups(dataset: Dataset) -> list[_RowGroup]:
     groups = []
     for file in dataset.schema.example_files:
         path = dataset.folder / file.path
         try:
-            with pq.ParquetFile(path) as parquet:
-                if parquet.metadata.num_rows != file.rows:
-                    raise UserError(
-                        f"{path}: {parquet.metadata.num_rows} rows, schema.json says {file.rows}: "
-                        "prepare the dataset anew"
-                    )
-                for number in range(parquet.num_row_groups):
-                    rows = parquet.metadata.row_group(number).num_rows
-                    if skip_repeats:
-                        repeat = parquet.read_row_group(number, columns=["repeat"])["repeat"]
-                        rows -= pa.compute.sum(repeat).as_py()
-                    groups.append(_RowGroup(path, number, rows))
-        except (OSError, KeyError, pa.ArrowException) as error:
+            metadata = pq.read_metadata(path)
+        except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: cannot be read ({reason}): prepare it anew") from error
+        if metadata.num_rows != file.rows:
+            raise UserError(
+                f"{path}: {metadata.num_rows} rows, schema.json says {file.rows}: "
+                "prepare the dataset anew"
+            )
+        for number in range(metadata.num_row_groups):
+            groups.append(_RowGroup(path, number, metadata.row_group(number).num_rows))
     return groups
+
+
+def _without_repeats(
+    groups: list[_RowGroup], trained_items: int
+) -> tuple[list[_RowGroup], NDArray[np.int64]]:
+    """The groups with the rows that are left, and how often each item is among them."""
+    counts = np.zeros(trained_items, np.int64)
+    left = []
+    index = Feature("item_index", "item", "", trained_items)
+    for group in groups:
+        table = _read_row_group(group, ["item_index", "repeat"])
+        table = table.filter(pa.compute.invert(table["repeat"]))
+        items = read_columns(table, [index], str(group.path))["item_index"].values
+        counts += np.bincount(items, minlength=trained_items)
+        left.append(_RowGroup(group.path, group.number, len(items)))
+    return left, counts
+
+
+def _read_row_group(group: _RowGroup, names: list[str]) -> pa.Table:
+    where = f"{group.path} (row group {group.number})"
+    try:
+        with pq.ParquetFile(group.path) as file:
+            missing = [name for name in names if name not in file.schema_arrow.names]
+            if missing:
+                raise UserError(f"{where}: column {missing[0]!r} is missing: prepare it anew")
+            return file.read_row_group(group.number, columns=names)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{where}: cannot be read ({reason}): prepare it anew") from error
 
 
 def _concatenate(*parts: _Rows) -> _Rows:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def chopped(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Datas
     table = pq.read_table(planted.folder / "examples")
     cuts = [0, 2_000, 2_777, table.num_rows]
     files = []
-    for number, (start, stop) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+    for number, (start, stop) in enumerate(pairwise(cuts)):
         path = f"examples/part-{number:05d}.parquet"
         pq.write_table(table.slice(start, stop - start), folder / path, row_group_size=500)
         files.append(ExampleFile(path, stop - start))
@@ -162,6 +163,16 @@ def test_log_q_is_the_share_among_simulated_candidates() -> None:
     np.testing.assert_allclose(np.exp(log_candidate_share(counts, sampler, 3)), share, atol=0.005)
 
 
+def test_log_q_counts_the_examples_that_are_trained_on(chopped: Dataset) -> None:
+    rows = pq.read_table(chopped.folder / "examples", columns=["item_index", "repeat"]).to_pylist()
+    for skip in (False, True):
+        counts = Counter(row["item_index"] for row in rows if not (skip and row["repeat"]))
+        options = replace(OPTIONS, negatives=0, skip_repeats=skip)
+        batch = next(iter(ExampleReader(chopped, options)))
+        expected = [counts[item] / counts.total() for item in batch.item_index[:, 0].tolist()]
+        np.testing.assert_allclose(batch.log_q[:, 0].exp().numpy(), expected, rtol=1e-5)
+
+
 def test_too_few_examples_for_one_batch_are_refused(chopped: Dataset) -> None:
     with pytest.raises(UserError, match="fewer than one global batch of 2000000"):
         ExampleReader(chopped, replace(OPTIONS, batch_size=1_000_000), 0, 2)
@@ -188,5 +199,5 @@ def test_a_cut_off_file_is_refused(chopped: Dataset, tmp_path: Path) -> None:
         (tmp_path / file).write_bytes((chopped.folder / file).read_bytes())
     path = tmp_path / chopped.schema.example_files[1].path
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="part-00001.parquet: cannot be read"):
+    with pytest.raises(UserError, match=r"part-00001.parquet: cannot be read"):
         ExampleReader(Dataset.open(tmp_path), OPTIONS)
