@@ -92,6 +92,12 @@ class Source:
     """Keep only users and items with at least so many interactions, iterated; the catalogue
     keeps only the items that remain. 0: keep all."""
 
+    def __post_init__(self) -> None:
+        names = [attribute.name for attribute in self.attributes]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"feature {name!r} is named twice: rename the column on one side")
+
 
 def columns_of(database: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:
     """Column name → DuckDB type of ``relation`` (a name, or SQL that can stand after FROM)."""

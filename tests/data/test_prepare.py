@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ def test_prices_are_cut_into_buckets_of_like_size(made: tuple[Log, Dataset]) -> 
         buckets[row["price"]].append(log.items[row["item_id"]]["price"])
     assert 0 not in buckets
     ordered = [buckets[number] for number in sorted(buckets)]
-    for low, high in zip(ordered, ordered[1:], strict=False):
+    for low, high in pairwise(ordered):
         assert max(low) < min(high)
     assert max(len(bucket) for bucket in ordered) <= 6
     words = vocabulary(dataset, "price")
@@ -233,8 +234,15 @@ def test_what_is_written_can_be_read(made: tuple[Log, Dataset]) -> None:
     assert example.schema_arrow.field("history").type == pa.list_(pa.int32())
     assert example.schema_arrow.field("item_index").type == pa.int32()
     assert sorted(path.name for path in dataset.folder.iterdir()) == sorted(
-        "examples items.parquet schema.json seen.parquet test.parquet users.parquet "
-        "vocabularies".split()
+        [
+            "examples",
+            "items.parquet",
+            "schema.json",
+            "seen.parquet",
+            "test.parquet",
+            "users.parquet",
+            "vocabularies",
+        ]
     )
 
 
