@@ -1,7 +1,5 @@
 """What every test shares: planted worlds, prepared once, and the skip of ``gpu`` tests."""
 
-from pathlib import Path
-
 import pytest
 
 from dat_rec.data.dataset import Dataset
