@@ -203,5 +203,6 @@ def _fail(message: str) -> None:
 def _quieten_libraries() -> None:
     """Hide notes that TorchRec and PyTorch address to their own developers."""
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
     for name in ("torchrec", "torch.fx._symbolic_trace"):
         logging.getLogger(name).setLevel(logging.ERROR)
