@@ -15,7 +15,7 @@ PYTEST_FLAGS ?=
 
 DEMO := demo
 DEMO_PREPARE_FLAGS ?=
-DEMO_TRAIN_FLAGS ?= --preset modern --seed 0 --epochs 1 --examples.skip-repeats --model.hidden 128
+DEMO_TRAIN_FLAGS ?= --preset modern --seed 0 --epochs 1 --examples.skip-repeats --model.hidden 128 --loss.log-q 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test pytest lint format types imports doctor venv clean

@@ -44,8 +44,9 @@ class LossConfig:
     """Negatives are drawn ∝ (training count)^power: 0 uniform, 1 by popularity."""
     temperature: float = 0.05
     """Softmax: inner products are divided by it."""
-    log_q: float = 1.0
-    """Softmax: strength of the sampling-bias correction, 1 full, 0 none."""
+    log_q: float = 1.2
+    """Softmax: strength of the sampling-bias correction: 0 none, 1 as sampled; somewhat more
+    ranked best on KuaiRand's validation days (benchmarks/LOG.md)."""
     mimic_user: float = 0.5
     """λ1, weight of the user's adaptive-mimic loss (equation 2)."""
     mimic_item: float = 0.5
