@@ -1,0 +1,76 @@
+"""The README's commands run as they stand there; its paths, pins and links are true."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+from dat_rec.install import CHECKOUT, PAIRS
+
+README = (CHECKOUT / "README.md").read_text()
+
+
+def commands() -> list[str]:
+    """The lines ``$ …`` of the console blocks, in order."""
+    blocks = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+@pytest.mark.slow
+def test_every_command_runs_as_it_stands(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, module in (("dat-rec", "dat_rec"), ("torchrun", "torch.distributed.run")):
+        script = tools / name
+        script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {module} "$@"\n')
+        script.chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(CHECKOUT),
+        "OMP_NUM_THREADS": "1",
+    }
+    found = commands()
+    assert len(found) >= 9
+    for command in found:
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    makefile = (CHECKOUT / "Makefile").read_text()
+    for target in re.findall(r"(?:`|^    )make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_paths_of_the_readme_exist() -> None:
+    named = re.findall(r"\b((?:dat_rec|launch|benchmarks|tests|docs)/[\w./]*)", README)
+    assert len(named) > 8
+    for path in named:
+        assert (CHECKOUT / path.rstrip(".")).exists(), path
+
+
+def test_versions_in_the_table_are_the_pins() -> None:
+    setup = ConfigParser()
+    setup.read(CHECKOUT / "setup.cfg")
+    pins = dict(
+        line.split("==")
+        for line in setup["options"]["install_requires"].splitlines()
+        if "==" in line
+    )
+    for name, version in pins.items():
+        row = next(line for line in README.splitlines() if line.startswith("| ") and name in line)
+        assert version in row, name
+    newest = next(iter(PAIRS))
+    assert f"| {newest}, " in README
