@@ -33,8 +33,9 @@ demo: venv  ## Complete Journey from its package to recommendations, in demo/
 
 test: lint types imports pytest  ## every check: lint, format, types, import direction, tests
 
+# One thread for each process: several run at once, and OpenMP's threads would wait spinning.
 pytest: venv  ## the tests alone; PYTEST_FLAGS="-k losses -x" goes to pytest
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: venv  ## ruff: lint, and whether the format is right
 	$(BIN)/ruff check $(CODE)
