@@ -1,10 +1,17 @@
 """What every test shares: planted worlds, prepared once, and the skip of ``gpu`` tests."""
 
+import signal
+
 import pytest
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare import prepare
 from dat_rec.data.sources.synthetic import Synthetic
+
+# A shell that starts pytest in the background has it ignore Ctrl-C, and its children too;
+# the tests that interrupt a command need the default.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
