@@ -57,8 +57,10 @@ class DAT(nn.Module):
     ) -> None:
         super().__init__()
         self._query_keys = [feature.name for feature in schema.side("query")]
-        self._item_keys = [feature.name for feature in schema.side("item")]
-        self._negatives = negatives
+        item_keys = [feature.name for feature in schema.side("item")]
+        self._candidate_keys = [
+            [_key(name, candidate) for name in item_keys] for candidate in range(1 + negatives)
+        ]
         self.embeddings = _collection(
             {feature: feature.table for feature in schema.features},
             config.embedding_dim,
@@ -75,7 +77,7 @@ class DAT(nn.Module):
             )
         extra = config.output_dim if config.augment else 0
         query_width = len(self._query_keys) * config.embedding_dim + extra
-        item_width = len(self._item_keys) * config.embedding_dim + extra
+        item_width = len(item_keys) * config.embedding_dim + extra
         shape = (config.hidden, config.output_dim)
         self.query_tower = Tower(query_width, *shape, last_relu=config.last_relu)
         self.item_tower = Tower(item_width, *shape, last_relu=config.last_relu)
@@ -91,36 +93,47 @@ class DAT(nn.Module):
                 bags counts as zero vectors.
         """
         keyed = self.embeddings(features).to_dict()
-        vectors = None if self.augmented is None else self.augmented(features).to_dict()
         query = [keyed[key] for key in self._query_keys]
-        item = [torch.stack(self._candidates(keyed, key), dim=1) for key in self._item_keys]
-        if vectors is None:
-            a_u = a_v = None
-        else:
+        candidates = [[keyed[key] for key in keys] for keys in self._candidate_keys]
+        a_u = a_v = None
+        if self.augmented is not None:
+            vectors = self.augmented(features).to_dict()
             a_u, a_v = vectors[USER].to(self._dtype), vectors[ITEM].to(self._dtype)
             query.append(a_u)
-            item.append(torch.stack(self._candidates(vectors, ITEM), dim=1))
+            for number, embeddings in enumerate(candidates):
+                embeddings.append(vectors[_key(ITEM, number)])
+        # All candidates in one row, so that their numbers are copied once.
+        item_BW = torch.cat([embedding for item in candidates for embedding in item], dim=-1)
+        item_BSF = item_BW.unflatten(-1, (len(candidates), -1))
         return DATOutput(
             query_BD=self.query_tower(torch.cat(query, dim=-1).to(self._dtype)),
-            item_BSD=self.item_tower(torch.cat(item, dim=-1).to(self._dtype)),
+            item_BSD=self.item_tower(item_BSF.to(self._dtype)),
             augmented_user_BD=a_u,
             augmented_item_BD=a_v,
         )
 
-    def _candidates(self, keyed: dict[str, Tensor], key: str) -> list[Tensor]:
-        """The positive's and the negatives' vectors of one feature, each (B, dim)."""
-        negatives = [negative_key(key, number + 1) for number in range(self._negatives)]
-        return [keyed[name] for name in [key, *negatives]]
+
+def _key(feature: str, candidate: int) -> str:
+    """The key of a feature of the positive (candidate 0) or of a negative."""
+    return negative_key(feature, candidate) if candidate else feature
 
 
 def _collection(
     tables: dict[Feature, str], dim: int, negatives: int, device: torch.device | None
 ) -> EmbeddingBagCollection:
-    """Mean-pooled tables; a table serves every feature that names it, and its negatives."""
+    """Tables that pool to the mean; each serves every feature that names it, and its negatives.
+
+    Where all bags hold one value at most, the sum is the mean; FBGEMM's CPU kernel takes a
+    fifth of the time for it (benchmarks/LOG.md).
+    """
     rows: dict[str, int] = {}
     names: dict[str, list[str]] = {}
+    pooling: dict[str, PoolingType] = {}
     for feature, table in tables.items():
         rows[table] = feature.rows
+        pooling.setdefault(table, PoolingType.SUM)
+        if feature.multi_valued:
+            pooling[table] = PoolingType.MEAN
         keys = names.setdefault(table, [])
         keys.append(feature.name)
         if feature.side == "item":
@@ -131,7 +144,7 @@ def _collection(
             embedding_dim=dim,
             num_embeddings=rows[table],
             feature_names=names[table],
-            pooling=PoolingType.MEAN,
+            pooling=pooling[table],
         )
         for table in rows
     ]

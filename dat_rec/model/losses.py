@@ -14,6 +14,11 @@ from torch.autograd.function import once_differentiable
 from dat_rec.data.schema import UNKNOWN
 from dat_rec.model.towers import inner_products
 
+BLOCK = 32
+"""Items of one category that one small matrix product sums up."""
+CHUNK = {"cpu": 2**19, "cuda": 2**26}
+"""Logits that the softmax holds at once, by device: on CPU, those that stay in the cache."""
+
 
 def binary_cross_entropy(query_BD: Tensor, item_BSD: Tensor) -> Tensor:
     """Equation (4): −1/T Σ [y log σ(s) + (1 − y) log(1 − σ(s))], s = ⟨p_u, p_v⟩.
@@ -64,19 +69,38 @@ class CategoryMoments(NamedTuple):
 def category_moments(item_ND: Tensor, category_N: Tensor, categories: int) -> CategoryMoments:
     """Count, sum and sum of outer products of the items of each category.
 
+    Sorted by category and cut into blocks of one category each, the outer products are a
+    batch of small matrix products: (N, D, D) numbers are never made.
+
     Args:
         item_ND: p_v, float.
         category_N: int64, category of each item, in [0, categories).
         categories: K, the unknown category 0 included.
     """
-    width = item_ND.shape[1]
-    outer_NE = (item_ND.unsqueeze(2) * item_ND.unsqueeze(1)).flatten(1)
+    items, width = item_ND.shape
+    count_K = torch.bincount(category_N, minlength=categories)
+    blocks_K = (count_K + BLOCK - 1) // BLOCK
+    blocks = items // BLOCK + categories  # at least blocks_K.sum(), and known without it
+    end_K = blocks_K.cumsum(0)
+    order_N = category_N.argsort(stable=True)
+    sorted_N = category_N[order_N]
+    place_N = torch.arange(items, device=item_ND.device) - (count_K.cumsum(0) - count_K)[sorted_N]
+    slot_N = (end_K - blocks_K)[sorted_N] * BLOCK + place_N
+    block_MRD = (
+        item_ND.new_zeros(blocks * BLOCK, width)
+        .index_copy(0, slot_N, item_ND[order_N])
+        .view(blocks, BLOCK, width)
+    )
+    # Blocks behind the last category are zero; whose they are called makes no difference.
+    block = torch.arange(blocks, device=item_ND.device)
+    category_M = torch.searchsorted(end_K, block, right=True).clamp(max=categories - 1)
+    outer_ME = torch.bmm(block_MRD.transpose(1, 2), block_MRD).flatten(1)
     zero = item_ND.new_zeros
     return CategoryMoments(
-        count_K=zero(categories).index_add(0, category_N, item_ND.new_ones(len(category_N))),
-        sum_KD=zero(categories, width).index_add(0, category_N, item_ND),
+        count_K=count_K.to(item_ND.dtype),
+        sum_KD=zero(categories, width).index_add(0, category_M, block_MRD.sum(dim=1)),
         outer_KDD=zero(categories, width * width)
-        .index_add(0, category_N, outer_NE)
+        .index_add(0, category_M, outer_ME)
         .view(categories, width, width),
     )
 
@@ -133,43 +157,60 @@ def sampled_softmax(
     Returns:
         Scalar, mean over the B queries.
     """
-    hits_BN = candidate_item_N[own_B][:, None] == candidate_item_N
-    hits_BN[torch.arange(len(own_B), device=own_B.device), own_B] = False
-    # One more dimension, 1 on one side and −w·log Q on the other, brings the correction
-    # into the product itself.
-    one_B1 = query_BD.new_ones(len(query_BD), 1)
-    offset_N1 = (-log_q_strength * log_q_N).to(query_BD.dtype).unsqueeze(1)
     loss: Tensor = _CrossEntropyOfProducts.apply(  # type: ignore[no-untyped-call]
-        torch.cat([query_BD / temperature, one_B1], dim=1),
-        torch.cat([candidate_ND, offset_N1], dim=1),
+        query_BD / temperature,
+        candidate_ND,
+        (-log_q_strength * log_q_N).to(candidate_ND.dtype),
         own_B,
-        hits_BN,
+        candidate_item_N,
     )
     return loss
 
 
 class _CrossEntropyOfProducts(torch.autograd.Function):
-    """Mean of −log softmax_j(⟨q_i, c_j⟩)[own_i], masked, with its gradient written out.
+    """Mean of −log softmax_j(⟨q_i, c_j⟩ + o_j)[own_i], masked, with its gradient beside it.
 
-    The plain composition passes over (B, N) numbers some fifteen times and is bound by
-    memory; this one does so six times (benchmarks/LOG.md has the figures).
+    A few queries at a time, from logits to gradients while they are in the cache: (B, N)
+    numbers are never held, and the exponential is taken once (benchmarks/LOG.md).
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query_BE: Tensor, candidate_NE: Tensor, own_B: Tensor, masked_BN: Tensor
+        ctx: Any,
+        query_BD: Tensor,
+        candidate_ND: Tensor,
+        offset_N: Tensor,
+        own_B: Tensor,
+        item_N: Tensor,
     ) -> Tensor:
-        logits_BN = inner_products(query_BE, candidate_NE).masked_fill_(masked_BN, float("-inf"))
-        log_p_BN = torch.log_softmax(logits_BN, dim=1)
-        ctx.save_for_backward(query_BE, candidate_NE, own_B, logits_BN)
-        return -log_p_BN.gather(1, own_B[:, None]).mean()
+        gradient_BD = torch.empty_like(query_BD)
+        gradient_ND = torch.zeros_like(candidate_ND)
+        losses = []
+        rows = max(1, CHUNK.get(query_BD.device.type, CHUNK["cuda"]) // len(candidate_ND))
+        for query_CD, own_C, gradient_CD in zip(
+            query_BD.split(rows), own_B.split(rows), gradient_BD.split(rows), strict=True
+        ):
+            number_C = torch.arange(len(own_C), device=own_C.device)
+            logits_CN = inner_products(query_CD, candidate_ND).add_(offset_N)
+            hits_CN = item_N[own_C][:, None] == item_N
+            hits_CN[number_C, own_C] = False
+            logits_CN.masked_fill_(hits_CN, float("-inf"))
+            own_logit_C = logits_CN[number_C, own_C]
+            top_C1 = logits_CN.amax(dim=1, keepdim=True)
+            weight_CN = logits_CN.sub_(top_C1).exp_()
+            total_C1 = weight_CN.sum(dim=1, keepdim=True)
+            losses.append(top_C1.squeeze(1) + total_C1.log().squeeze(1) - own_logit_C)
+            # ∂/∂logits = p − one-hot, p = weight / total.
+            torch.mm(weight_CN, candidate_ND, out=gradient_CD)
+            gradient_CD.div_(total_C1).sub_(candidate_ND[own_C])
+            gradient_ND.addmm_(weight_CN.T, query_CD / total_C1)
+        gradient_ND.index_add_(0, own_B, query_BD, alpha=-1)
+        ctx.save_for_backward(gradient_BD, gradient_ND)
+        return torch.cat(losses).mean()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        query_BE, candidate_NE, own_B, logits_BN = ctx.saved_tensors
-        # ∂/∂logits = (p − one-hot) / B; softmax is one pass, exp of the logarithm took three.
-        p_BN = torch.softmax(logits_BN, dim=1)
-        p_BN[torch.arange(len(own_B), device=own_B.device), own_B] -= 1
-        scale = gradient / len(own_B)
-        return p_BN @ candidate_NE * scale, p_BN.T @ query_BE * scale, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        gradient_BD, gradient_ND = ctx.saved_tensors
+        scale = gradient / len(gradient_BD)
+        return gradient_BD * scale, gradient_ND * scale, None, None, None

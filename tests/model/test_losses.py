@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dat_rec.model.losses import (
+    CHUNK,
     binary_cross_entropy,
     category_alignment,
     category_moments,
@@ -115,6 +116,15 @@ def test_category_alignment_is_equation_3(category: list[int]) -> None:
     assert category_alignment(moments).item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_category_alignment_of_more_items_than_a_block_holds() -> None:
+    item = unit(100, D, seed=2)
+    category = torch.randint(0, K, (100,), generator=torch.manual_seed(3)).tolist()
+    category[:40] = [2] * 40
+    moments = category_moments(item, torch.tensor(category), K)
+    expected = alignment_by_loops(item.numpy(), category)
+    assert category_alignment(moments).item() == pytest.approx(expected, abs=1e-12)
+
+
 def test_category_moments_of_two_halves_add_up_to_those_of_the_whole() -> None:
     item, category = unit(12, D), torch.randint(0, K, (12,), generator=torch.manual_seed(3))
     whole = category_moments(item, category, K)
@@ -156,6 +166,21 @@ def test_sampled_softmax_corrects_and_masks(strength: float) -> None:
     assert found.item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_sampled_softmax_in_chunks_has_the_gradient_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gradients() -> tuple[Tensor, ...]:
+        query, candidate = unit(7, D).requires_grad_(), unit(9, D, seed=1).requires_grad_()
+        items = torch.tensor([1, 1, 2, 3, 3, 4, 5, 6, 1])
+        log_q = torch.arange(9, dtype=torch.float64)
+        loss = sampled_softmax(query, candidate, torch.arange(7), items, log_q, 0.3)
+        return loss.detach(), *torch.autograd.grad(3 * loss, (query, candidate))
+
+    whole = gradients()
+    monkeypatch.setitem(CHUNK, "cpu", 2 * 9 + 1)  # two queries at a time, the last alone
+    torch.testing.assert_close(gradients(), whole, rtol=0, atol=1e-12)
+
+
 def test_sampled_softmax_of_equal_scores_is_ln_n() -> None:
     query = torch.ones(2, 1, dtype=torch.float64)
     candidate = torch.ones(6, 1, dtype=torch.float64)
@@ -181,3 +206,7 @@ def test_gradients_agree_with_differences() -> None:
     assert torch.autograd.gradcheck(binary_cross_entropy, (query, item))
     assert torch.autograd.gradcheck(softmax, (query, item))
     assert torch.autograd.gradcheck(alignment, (item,))
+    many, kinds = unit(40, 2, seed=6).requires_grad_(), torch.tensor([1] * 35 + [2] * 5)
+    assert torch.autograd.gradcheck(
+        lambda item: category_alignment(category_moments(item, kinds, 3)), (many,)
+    )
