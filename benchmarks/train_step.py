@@ -55,7 +55,7 @@ def measure(config: TrainConfig, seconds: float, warmup_steps: int) -> dict[str,
     """Train for ``seconds`` after ``warmup_steps``; every figure of that span."""
     with process_group(config.timeout_s) as place:
         dataset = Dataset.open(config.data)
-        model = build_model(config, dataset, place)
+        model, _ = build_model(config, dataset, place)
         optimizer = build_optimizer(model, config.optimizer.tower_lr)
         reader = ExampleReader(dataset, reader_options(config), place.rank, place.world_size)
         batches = Prefetcher(iter(reader))

@@ -147,10 +147,12 @@ class Doctor:
 
 def _doctor(arguments: Arguments) -> None:
     """Check versions, devices and backends; say the cure."""
-    options: Doctor = _parse("doctor", Doctor, arguments)
     from dat_rec.doctor import main as doctor
 
-    sys.exit(doctor(as_json=options.json))
+    # By hand: where tyro is missing, doctor is the one to say so.
+    if set(arguments) <= {"--json"}:
+        sys.exit(doctor(as_json=bool(arguments)))
+    _parse("doctor", Doctor, arguments)
 
 
 COMMANDS: dict[str, Callable[[Arguments], None]] = {
@@ -180,10 +182,13 @@ def main() -> None:
         print("dat-rec: interrupted; nothing half-written was left", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and error.filename is None:
             raise
-        where = error.filename or "the disk"
-        _fail(f"{where}: {error.strerror}: free the disk, or choose another folder")
+        cure = (
+            "free the disk, or choose another path" if full else "correct the path, or its rights"
+        )
+        _fail(f"{error.filename or 'the disk'}: {error.strerror}: {cure}")
 
 
 def _usage() -> str:
@@ -194,8 +199,8 @@ def _usage() -> str:
 
 
 def _fail(message: str) -> None:
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    who = f" rank {os.environ.get('RANK')}:" if world_size > 1 else ""
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    who = "" if alone else f" rank {os.environ.get('RANK')}:"
     print(f"dat-rec:{who} error: {message}", file=sys.stderr)
     sys.exit(2)
 
@@ -206,3 +211,5 @@ def _quieten_libraries() -> None:
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")
     for name in ("torchrec", "torch.fx._symbolic_trace"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # It prints a stack for what then comes as one line of ours.
+    logging.getLogger("torch.distributed.checkpoint").setLevel(logging.CRITICAL)

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dat_rec.errors import UserError
+from dat_rec.files import check_field_types
 
 Preset = Literal["modern", "paper", "two-tower"]
 ShardingType = Literal["table_wise", "row_wise", "table_row_wise"]
 """Types under which RowWiseAdagrad equals the unsharded one and every table stays fused."""
+LONGEST_TIMEOUT_S = 7 * 24 * 3600
+RUN_FACTS = ("world_size", "row_digest")
+"""What a run's config.json holds beside the configuration."""
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
@@ -122,6 +126,7 @@ class TrainConfig:
         Raises:
             UserError: names the option, its value and what it may be.
         """
+        self._check_effect()
         at_least_one = {
             "--epochs": self.epochs,
             "--batch-size": self.batch_size,
@@ -146,6 +151,10 @@ class TrainConfig:
             "--optimizer.table-init": self.optimizer.table_init,
             "--optimizer.warmup-steps": self.optimizer.warmup_steps,
         }
+        if self.seed >= 2**63:
+            raise UserError(f"--seed is {self.seed}: it must be below 2^63")
+        if self.timeout_s > LONGEST_TIMEOUT_S:
+            raise UserError(f"--timeout-s is {self.timeout_s}: at most {LONGEST_TIMEOUT_S}, a week")
         for option, value in at_least_one.items():
             if value < 1:
                 raise UserError(f"{option} is {value}: it must be 1 or more")
@@ -162,6 +171,22 @@ class TrainConfig:
             raise UserError("--sharding-types is empty: name at least table_wise")
         if self.loss.main == "bce" and self.loss.negatives == 0:
             raise UserError("--loss.main bce needs negatives: pass --loss.negatives 1 or more")
+
+    def _check_effect(self) -> None:
+        """Refuse an option that was set, and that another one makes void."""
+        void = {
+            "without augmented vectors": (not self.model.augment, ("mimic_user", "mimic_item")),
+            "with --loss.main bce": (self.loss.main == "bce", ("temperature", "log_q")),
+        }
+        usual = preset(self.preset, self.data, self.out).loss
+        for why, (holds, names) in void.items():
+            for name in names:
+                value = getattr(self.loss, name)
+                if holds and value not in (getattr(usual, name), 0.0):
+                    raise UserError(
+                        f"--loss.{name.replace('_', '-')} is {value}, and does nothing {why}: "
+                        "leave it out"
+                    )
 
 
 def preset(name: Preset, data: Path, out: Path) -> TrainConfig:
@@ -222,15 +247,15 @@ def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def from_json(value: dict[str, Any], where: str) -> TrainConfig:
-    """A configuration that ``to_json`` wrote, with the world size that a run adds to it.
+    """A configuration that ``to_json`` wrote, with the facts that a run adds to it.
 
     Raises:
         UserError: a field is missing, unknown or malformed.
     """
     try:
         model = value["model"] | {"hidden": tuple(value["model"]["hidden"])}
-        return TrainConfig(
-            **{name: inner for name, inner in value.items() if name != "world_size"}
+        config = TrainConfig(
+            **{name: inner for name, inner in value.items() if name not in RUN_FACTS}
             | {
                 "data": Path(value["data"]),
                 "out": Path(value["out"]),
@@ -245,3 +270,7 @@ def from_json(value: dict[str, Any], where: str) -> TrainConfig:
         raise UserError(
             f"{where}: not a configuration of this version ({error}): train anew"
         ) from error
+    for part in (config, config.model, config.loss, config.optimizer, config.examples):
+        check_field_types(part, where)
+    config.check()
+    return config

@@ -1,16 +1,22 @@
 """Write files and folders whole or not at all: aside first, then fsync, then rename."""
 
+import dataclasses
+import fcntl
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from dat_rec.errors import UserError
 
 PARTIAL_SUFFIX = ".partial"
+OLD_SUFFIX = ".old" + PARTIAL_SUFFIX
+UNFINISHED = ".unfinished"
+"""Stands in a folder while it is being filled, locked by the process that fills it."""
 
 
 def _fsync(path: Path) -> None:
@@ -30,46 +36,99 @@ def fsync_tree(folder: Path) -> None:
 
 
 def publish(partial: Path, folder: Path) -> None:
-    """Make the finished folder ``partial`` appear as ``folder``, replacing an old one."""
+    """Make the finished folder ``partial`` appear as ``folder``, replacing an old one.
+
+    An old one is back in its place when anything fails; ``recover`` brings it back when the
+    process was killed between the two renames.
+    """
     fsync_tree(partial)
-    old = folder.with_name(folder.name + ".old" + PARTIAL_SUFFIX)
-    if folder.exists():
+    old = folder.with_name(folder.name + OLD_SUFFIX)
+    replaced = folder.exists()
+    if replaced:
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
-    partial.rename(folder)
+    try:
+        partial.rename(folder)
+    except BaseException:
+        if replaced:
+            old.rename(folder)
+        raise
     _fsync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
+def recover(folder: Path) -> None:
+    """Bring ``folder`` back if a process was killed while it replaced it."""
+    old = folder.with_name(folder.name + OLD_SUFFIX)
+    if old.is_dir() and not folder.exists():
+        old.rename(folder)
+
+
 @contextmanager
-def whole_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(folder: Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
     """Yield a folder to fill; it becomes ``folder`` only if the block succeeds.
 
     Args:
-        folder: where the finished folder shall stand.
-        overwrite: replace a folder that is already there, at the last moment.
+        folder: where the finished folder shall stand; a link is followed.
+        marker: a file that every finished folder of this kind holds.
+        overwrite: replace a folder with ``marker`` that is already there, at the last moment.
 
     Raises:
-        UserError: ``folder`` is there, is not empty, and ``overwrite`` is false.
+        UserError: ``folder`` is there and is not empty, and ``overwrite`` is false or it is of
+            another kind; or another process is writing it.
     """
-    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"{folder} is already there: name another folder, or pass --overwrite to replace it"
-        )
+    folder = folder.resolve()
     partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
-    shutil.rmtree(partial, ignore_errors=True)
+    recover(folder)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        if not (folder / marker).exists():
+            raise UserError(f"{folder} is there and holds no {marker}: name another folder")
+        if not overwrite:
+            raise UserError(
+                f"{folder} is already there: name another folder, or pass --overwrite to replace it"
+            )
+    _clear(partial)
     try:
         partial.mkdir(parents=True)
-        yield partial
+    except FileExistsError as error:
+        raise UserError(f"{partial} is in the way: move it, or name another folder") from error
+    try:
+        with _locked(partial):
+            yield partial
+        (partial / UNFINISHED).unlink()
         publish(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
+def _clear(partial: Path) -> None:
+    """Remove what a killed process left, and nothing else."""
+    if not os.path.lexists(partial):
+        return
+    if not (partial / UNFINISHED).exists():
+        raise UserError(f"{partial} is in the way: move it, or name another folder")
+    with _locked(partial):
+        shutil.rmtree(partial)
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    """Hold the lock on an unfinished folder, which the system lets go when the process ends."""
+    with (partial / UNFINISHED).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{partial}: another process is writing it: wait for it, or name another folder"
+            ) from error
+        yield
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a path to write to; it becomes ``path`` only if the block succeeds."""
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
@@ -82,10 +141,41 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def sha256(path: Path) -> str:
+    """The file's SHA-256, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` to ``path`` as indented JSON, whole or not at all."""
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+        partial.write_text(text + "\n", "utf-8")
+
+
+def check_field_types(value: Any, where: str) -> None:
+    """Compare a dataclass that came from JSON with its annotations, inner dataclasses left out.
+
+    Raises:
+        UserError: names the field, its value and its type.
+    """
+    for field in dataclasses.fields(value):
+        content, wanted = getattr(value, field.name), field.type
+        origin, arguments = get_origin(wanted), get_args(wanted)
+        if wanted in (int, str, bool):
+            fits = type(content) is wanted
+        elif wanted is float:
+            fits = type(content) in (int, float)
+        elif origin is Literal:
+            fits = content in arguments
+        elif origin is tuple and arguments[0] in (int, str):
+            fits = all(type(one) is arguments[0] for one in content)
+        else:
+            continue
+        if not fits:
+            name = getattr(wanted, "__name__", str(wanted))
+            raise UserError(f"{where}: {field.name}: {content!r} is no {name}: make the file anew")
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -1,14 +1,17 @@
 """A prepared folder, opened: its schema, its tables, the catalogue and the users as arrays."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dat_rec.data.columns import Column, read_columns
-from dat_rec.data.schema import Schema
+from dat_rec.data.schema import ITEM, USER, Schema
 from dat_rec.errors import UserError
 
 
@@ -27,6 +30,25 @@ class Dataset:
             UserError: the folder is no prepared dataset, or its schema is malformed.
         """
         return Dataset(folder, Schema.load(folder))
+
+    def row_digest(self) -> str:
+        """SHA-256 over what every embedding row stands for: items, users, vocabularies.
+
+        Two datasets with the same digest mean the same by each row number.
+        """
+        digest = hashlib.sha256()
+        for path, columns in [
+            (self.folder / "items.parquet", ["item_id", ITEM]),
+            (self.folder / "users.parquet", ["user_id", USER]),
+            *((path, ["value"]) for path in sorted(self.folder.glob("vocabularies/*.parquet"))),
+        ]:
+            digest.update(path.name.encode())
+            for name in columns:
+                for chunk in (
+                    read_parquet(path, columns).column(name).cast(pa.large_string()).chunks
+                ):
+                    _update(digest, chunk)
+        return digest.hexdigest()
 
     def table(self, name: str, columns: Sequence[str]) -> pa.Table:
         """Read ``columns`` of ``name``.parquet (users, items, seen or test).
@@ -63,6 +85,15 @@ class Dataset:
         return read_columns(table, features, str(self.folder / f"{name}.parquet"))
 
 
+def _update(digest: "hashlib._Hash", texts: pa.LargeStringArray) -> None:
+    """Feed every text with its length, so that neighbours cannot be confused."""
+    digest.update(pc.fill_null(pc.binary_length(texts), -1).to_numpy(zero_copy_only=False))
+    _, offsets, data = texts.buffers()
+    if data is not None:
+        ends = np.frombuffer(offsets, np.int64)[[texts.offset, texts.offset + len(texts)]]
+        digest.update(memoryview(data)[ends[0] : ends[1]])
+
+
 def read_parquet(path: Path, columns: Sequence[str]) -> pa.Table:
     """Read ``columns`` of one Parquet file.
 
@@ -71,9 +102,10 @@ def read_parquet(path: Path, columns: Sequence[str]) -> pa.Table:
     """
     try:
         with pq.ParquetFile(path) as file:
-            missing = [name for name in columns if name not in file.schema_arrow.names]
-            if missing:
-                raise UserError(f"{path}: column {missing[0]!r} is missing: write the file anew")
+            for name in columns:
+                if (times := file.schema_arrow.names.count(name)) != 1:
+                    found = "stands there twice" if times else "is missing"
+                    raise UserError(f"{path}: column {name!r} {found}: write the file anew")
             return file.read(columns=list(columns))
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]

@@ -25,7 +25,7 @@ class NegativeSampler:
     """
 
     def __init__(self, counts: NDArray[np.int64], power: float) -> None:
-        weights = counts.astype(np.float64) ** power
+        weights = (counts / counts.max()) ** power
         self.probabilities: NDArray[np.float64] = weights / weights.sum()
         self._cumulative = np.cumsum(self.probabilities)
         self._uniform = power == 0

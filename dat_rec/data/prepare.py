@@ -76,7 +76,7 @@ def prepare(options: Options) -> Schema:
     _check_options(options)
     with (
         _errors_in_one_line(options),
-        whole_folder(options.out, overwrite=options.overwrite) as folder,
+        whole_folder(options.out, marker="schema.json", overwrite=options.overwrite) as folder,
     ):
         work = folder / "work"
         for name in (work, folder / "examples", folder / "vocabularies"):

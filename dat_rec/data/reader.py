@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -102,7 +103,8 @@ class ExampleReader:
         self._options = options
         self._rank = rank
         self._global_batch = options.batch_size * world_size
-        self._start_step = start_step
+        self.start_step = start_step
+        """Global batches that the next iteration leaves out at the start."""
         self._groups = _row_groups(dataset)
         # How often each trained item is a positive in one epoch.
         counts = dataset.table("items", ["train_count"])["train_count"].to_numpy()
@@ -129,9 +131,9 @@ class ExampleReader:
 
     def __iter__(self) -> Iterator[Batch]:
         size = self._global_batch
-        step, skip = self._start_step, self._start_step * size % self.examples
+        step, skip = self.start_step, self.start_step * size % self.examples
         pending: _Rows | None = None
-        for window in self._windows(self._start_step * size // self.examples, skip):
+        for window in self._windows(self.start_step * size // self.examples, skip):
             pending = window if pending is None else _concatenate(pending, window)
             start = 0
             while start + size <= len(pending.item_index) and step < self.steps:
@@ -171,7 +173,7 @@ class ExampleReader:
             names.append("repeat")
         table = _read_row_group(group, names)
         if self._options.skip_repeats:
-            table = table.filter(pa.compute.invert(table["repeat"]))
+            table = table.filter(pc.invert(table["repeat"]))
         columns = read_columns(table, features, f"{group.path} (row group {group.number})")
         return _Rows(columns, columns.pop("item_index").values)
 
@@ -232,7 +234,7 @@ def _without_repeats(
     index = Feature("item_index", "item", "", trained_items)
     for group in groups:
         table = _read_row_group(group, ["item_index", "repeat"])
-        table = table.filter(pa.compute.invert(table["repeat"]))
+        table = table.filter(pc.invert(table["repeat"]))
         items = read_columns(table, [index], str(group.path))["item_index"].values
         counts += np.bincount(items, minlength=trained_items)
         left.append(_RowGroup(group.path, group.number, len(items)))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dat_rec.errors import UserError
-from dat_rec.files import read_json, write_json
+from dat_rec.files import check_field_types, read_json, write_json
 
 VERSION = 1
 UNKNOWN = 0
@@ -187,6 +187,9 @@ def _from_json(path: Path, value: Any) -> Schema:
         value["features"] = tuple(Feature(**feature) for feature in value["features"])
         value["example_files"] = tuple(ExampleFile(**file) for file in value["example_files"])
         value["notes"] = tuple(value.get("notes", ()))
-        return Schema(**value)
+        schema = Schema(**value)
     except (TypeError, KeyError) as error:
         raise UserError(f"{path}: a field is missing or malformed ({error})") from error
+    for part in (schema, *schema.features, *schema.example_files):
+        check_field_types(part, str(path))
+    return schema

@@ -75,8 +75,15 @@ def process_group(timeout_s: int) -> Iterator[Place]:
         _keep_freed_memory()
     timeout = timedelta(seconds=timeout_s)
     with tempfile.TemporaryDirectory(prefix="dat_rec-") as folder:
-        if "MASTER_ADDR" in os.environ:
-            dist.init_process_group(backend, timeout=timeout)
+        if "MASTER_ADDR" in os.environ and "WORLD_SIZE" in os.environ:
+            try:
+                dist.init_process_group(backend, timeout=timeout)
+            except (ValueError, OSError, dist.DistError) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(
+                    f"environment: the ranks cannot meet at {os.environ['MASTER_ADDR']}:"
+                    f"{os.environ.get('MASTER_PORT')} ({reason}): start with torchrun"
+                ) from error
         elif world_size == 1:
             store = dist.FileStore(str(Path(folder) / "store"), 1)
             dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)

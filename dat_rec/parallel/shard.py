@@ -7,7 +7,6 @@ together. Sharding stands here alone: the model knows nothing of ranks.
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -38,9 +37,6 @@ class Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]  # TorchRec 
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """The sharding types that the planner may choose from."""
-        if dist.get_world_size() == 1:
-            # Splitting rows over one rank would only add an exchange with itself.
-            return [ShardingType.TABLE_WISE.value]
         types = [ShardingType.TABLE_WISE, ShardingType.ROW_WISE]
         if compute_device_type != "cpu":
             types.append(ShardingType.TABLE_ROW_WISE)
@@ -73,6 +69,17 @@ def shard(
             # A fresh dict each time: TorchRec changes it in place.
             options = {"lr": table_lr, "eps": 1e-8}
             apply_optimizer_in_backward(RowWiseAdagrad, module.parameters(), options)
+    usable = [
+        kind for kind in Sharder().sharding_types(place.device.type) if kind in sharding_types
+    ]
+    if place.world_size == 1:
+        # Splitting rows over one rank would only add an exchange with itself.
+        usable = [ShardingType.TABLE_WISE.value]
+    if not usable:
+        raise UserError(
+            f"--sharding-types {' '.join(sharding_types)}: none of them works on "
+            f"{place.device.type}: add table_wise"
+        )
     sharders = [cast(ModuleSharder[nn.Module], Sharder())]
     topology = Topology(
         world_size=place.world_size,
@@ -82,7 +89,7 @@ def shard(
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=batch_size,
-        constraints=_constraints(model, pooling_factors, sharding_types),
+        constraints=_constraints(model, pooling_factors, usable),
         storage_reservation=FixedPercentageStorageReservation(MEMORY_RESERVE),
         debug=False,
     )
@@ -162,19 +169,3 @@ def plan_to_text(plan: list[dict[str, Any]]) -> str:
             f"{size:>18}  {ranks}"
         )
     return "\n".join(lines)
-
-
-def check_same_on_all_ranks(value: str, what: str) -> None:
-    """Refuse to go on when ranks disagree (about the configuration, the plan, the data).
-
-    Raises:
-        UserError: on every rank alike.
-    """
-    values: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    differing = [rank for rank, other in enumerate(values) if other != values[0]]
-    if differing:
-        raise UserError(
-            f"{what} differs between rank 0 and rank {differing[0]}: start every rank with the "
-            "same command, code and data"
-        )

@@ -9,7 +9,7 @@ from dat_rec.retrieval.baselines import baselines
 from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.retrieval.metrics import CUTOFFS, metrics_from_vectors
 from dat_rec.retrieval.protocol import Protocol
-from dat_rec.train.checkpoint import checkpoints, load_model
+from dat_rec.train.checkpoint import load_model
 
 
 def evaluate(run: Path, data: Path | None = None) -> dict[str, Any]:
@@ -26,11 +26,12 @@ def evaluate(run: Path, data: Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: no whole checkpoint, a malformed dataset, or vectors that are not finite.
     """
-    model, dataset = load_model(run, data)
+    trained = load_model(run, data)
+    model, dataset = trained.model, trained.dataset
     protocol = Protocol.read(dataset)
     metrics = {
         "dataset": dataset.schema.source,
-        "checkpoint": checkpoints(run)[-1][0],
+        "checkpoint": trained.step,
         **metrics_from_vectors(
             protocol,
             encode_users(model, dataset, protocol.users),

@@ -10,7 +10,6 @@
     query_tower.pt2     torch.export program: query features in, (B, D) unit vectors out
 """
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,11 @@ from dat_rec.data.columns import Column, read_columns
 from dat_rec.data.dataset import Dataset, read_parquet
 from dat_rec.data.schema import UNKNOWN, Feature
 from dat_rec.errors import UserError
-from dat_rec.files import read_json, whole_folder, write_json
+from dat_rec.files import read_json, sha256, whole_folder, write_json
 from dat_rec.model.dat import DAT
 from dat_rec.retrieval.encode import encode_items
 from dat_rec.retrieval.query_encoder import QueryEncoder, QueryTower, save_query_tower
-from dat_rec.train.checkpoint import checkpoints, load_model
+from dat_rec.train.checkpoint import load_model
 
 VERSION = 1
 MANIFEST = "export.json"
@@ -54,11 +53,11 @@ def export(
     Raises:
         UserError: ``out`` is taken, or the run cannot be loaded.
     """
-    with whole_folder(out, overwrite=overwrite) as folder:
-        model, dataset = load_model(run, data)
-        origin = {"run": str(run), "checkpoint": checkpoints(run)[-1][0]}
+    with whole_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
+        trained = load_model(run, data)
+        origin = {"run": str(run), "checkpoint": trained.step}
         try:
-            return write_export(model, dataset, folder, origin)
+            return write_export(trained.model, trained.dataset, folder, origin)
         except OSError as error:
             raise UserError(
                 f"{out}: cannot be written ({error}): free the disk, or choose another --out"
@@ -96,7 +95,7 @@ def write_export(
         f"row {UNKNOWN} and an empty list mean unknown",
         "source": {"dataset": dataset.schema.source, **origin},
         "versions": {"torch": torch.__version__, "faiss": faiss.__version__},
-        "sha256": {name: _sha256(folder / name) for name in FILES},
+        "sha256": {name: sha256(folder / name) for name in FILES},
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
@@ -162,7 +161,7 @@ def _check(folder: Path) -> list[Feature]:
         ) from error
     for name, digest in digests.items():
         try:
-            same = _sha256(folder / name) == digest
+            same = sha256(folder / name) == digest
         except OSError as error:
             raise UserError(f"{folder / name}: {error.strerror}: export anew") from error
         if not same:
@@ -170,11 +169,6 @@ def _check(folder: Path) -> list[Feature]:
                 f"{folder / name}: damaged (SHA-256 differs from {MANIFEST}): export anew"
             )
     return features
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _with_unknown(column: Column) -> Column:

@@ -52,6 +52,9 @@ def recommend(
         raise UserError(f"--k is {k}: it must be 1 or more")
     if out.exists() and not overwrite:
         raise UserError(f"{out} is already there: name another file, or pass --overwrite")
+    inputs = [export.resolve(), *([queries.resolve()] if queries else [])]
+    if out.is_dir() or any(path in (out.resolve(), *out.resolve().parents) for path in inputs):
+        raise UserError(f"--out {out}: a folder, or part of the input: name another file")
     opened = Export.open(export)
     if k > len(opened.item_vectors):
         raise UserError(
@@ -63,8 +66,13 @@ def recommend(
         ids = _read_queries(queries, opened.user_ids.type)
         found = pc.index_in(ids, value_set=opened.user_ids).fill_null(known)
         rows = found.to_numpy().astype(np.int64)
-    with whole_file(out) as partial:
-        _write(opened, k, ids, rows, partial)
+    try:
+        with whole_file(out) as partial:
+            _write(opened, k, ids, rows, partial)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written ({error}): free the disk, or choose another --out"
+        ) from error
     return Recommended(len(rows), int(np.count_nonzero(rows == known)))
 
 
@@ -102,7 +110,7 @@ def _read_queries(path: Path, wanted: pa.DataType) -> pa.Array:
     if not alike:
         raise UserError(f"{path}: user_id is {ids.type}, the export's is {wanted}: convert it")
     if ids.null_count:
-        row = pc.index(ids.is_null(), True).as_py()
+        row = pc.index(ids.is_null(), True).as_py() + 1
         raise UserError(f"{path}: row {row}: user_id is null: remove the row")
     try:
         ids = ids.cast(wanted)

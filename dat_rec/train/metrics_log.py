@@ -7,12 +7,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torchrec.distributed.types import ShardedModule
 from tqdm import tqdm
-
-from dat_rec.train.objective import TERMS
 
 
 class LookupTimer:
@@ -41,7 +39,6 @@ class MetricsLog:
         steps: steps in the whole run.
         done: steps done before this start.
         global_batch: examples a step.
-        every: steps between two points.
         clocks: seconds spent so far, by name, read at each point.
     """
 
@@ -51,17 +48,16 @@ class MetricsLog:
         steps: int,
         done: int,
         global_batch: int,
-        every: int,
         clocks: dict[str, Callable[[], float]],
     ) -> None:
         first = dist.get_rank() == 0
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=done) if first else None
+        self._writer = (
+            SummaryWriter(str(run / "tensorboard"), purge_step=done + 1) if first else None
+        )
         self._bar = tqdm(
             total=steps, initial=done, unit="step", desc="train", disable=not first, mininterval=0.5
         )
-        self._steps = steps
         self._global_batch = global_batch
-        self._every = every
         self._clocks = clocks
         self._since = time.perf_counter()
         self._clock_marks = {name: read() for name, read in clocks.items()}
@@ -71,26 +67,21 @@ class MetricsLog:
         )
         """Sums over this start: seconds, samples, and each clock's seconds."""
 
-    def step(self, step: int, terms: Tensor, lr: float) -> None:
-        """Note that ``step`` (from 0) was done.
-
-        Args:
-            step: the step's number.
-            terms: its loss terms on this rank, in the order of ``TERMS``.
-            lr: factor on the learning rates' peaks.
-        """
+    def step(self) -> None:
+        """Note that one more step was done."""
         self._bar.update()
         self._steps_since += 1
-        # The same on every rank: what follows is a collective.
-        if (step + 1) % self._every and step + 1 < self._steps:
-            return
-        terms = terms.clone()
-        dist.all_reduce(terms)
-        values = dict(zip(TERMS, (terms / dist.get_world_size()).tolist(), strict=True))
-        self._point(step, {f"loss/{name}": value for name, value in values.items()}, lr)
-        self._bar.set_postfix({"loss": f"{values['main']:.4f}"}, refresh=False)
 
-    def _point(self, step: int, losses: dict[str, float], lr: float) -> None:
+    def point(self, step: int, losses: dict[str, float], lr: float) -> None:
+        """Log a point.
+
+        Args:
+            step: the number (from 1) of the step that was done last.
+            losses: its loss terms, mean over ranks.
+            lr: factor on the learning rates' peaks.
+        """
+        self._bar.set_postfix({"loss": f"{losses['main']:.4f}"}, refresh=False)
+        losses = {f"loss/{name}": value for name, value in losses.items()}
         seconds = time.perf_counter() - self._since
         samples = self._steps_since * self._global_batch
         scalars = losses | {"lr_factor": lr, "samples_per_s": samples / seconds}
@@ -104,7 +95,17 @@ class MetricsLog:
         self._since, self._steps_since = time.perf_counter(), 0
         if self._writer is not None:
             for name, value in scalars.items():
-                self._writer.add_scalar(name, value, step + 1)
+                self._writer.add_scalar(name, value, step)
+
+    def summary(self) -> dict[str, float | None]:
+        """Seconds, samples a second, and each clock's share, of this start."""
+        seconds = self.totals["seconds"]
+        shares = {
+            f"{name}_share": self.totals[name] / seconds if seconds else None
+            for name in self._clocks
+        }
+        rate = self.totals["samples"] / seconds if seconds else None
+        return {"seconds": seconds, "samples_per_s": rate, **shares}
 
     def __enter__(self) -> Self:
         return self

@@ -26,6 +26,16 @@ TERMS = ("main", "mimic_user", "mimic_item", "alignment")
 """The loss's parts before weighting: equations (4) or softmax, (2) for u, (2) for v, (3)."""
 
 
+def logged_terms(model: ModelConfig, loss: LossConfig) -> tuple[str, ...]:
+    """The terms that say something under this configuration; the others are zero."""
+    return tuple(
+        name
+        for name in TERMS
+        if not (name.startswith("mimic") and not model.augment)
+        and not (name == "alignment" and loss.alignment == 0)
+    )
+
+
 class Objective(nn.Module):
     """loss = main + λ1·loss_u + λ2·loss_v + λ3·loss_CA (equation 5).
 
@@ -72,7 +82,7 @@ class Objective(nn.Module):
             "mimic_item": config.mimic_item,
             "alignment": config.alignment,
         }
-        # A term of weight 0 stays out of the graph, but in the log.
+        # A term of weight 0 stays out of the graph.
         used = [weights[name] * term for name, term in terms.items() if weights[name] > 0]
         zero = terms["main"].new_zeros(())
         logged = torch.stack([terms.get(name, zero).detach() for name in TERMS])

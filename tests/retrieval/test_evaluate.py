@@ -20,7 +20,8 @@ from tests.retrieval.world import random_protocol, write_dataset
 def test_metrics_json_holds_the_brute_force_figures(run: Path) -> None:
     evaluate(run)
     found = json.loads((run / "metrics.json").read_text("utf-8"))
-    model, dataset = load_model(run)
+    trained = load_model(run)
+    model, dataset = trained.model, trained.dataset
     protocol = random_protocol(0)
     query = encode_users(model, dataset, np.arange(dataset.schema.users)).astype(np.float64)
     scores = query @ encode_items(model, dataset).astype(np.float64).T

@@ -57,7 +57,8 @@ def test_query_tower_runs_on_torch_alone(run: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for folder, source in runs.items():
-        model, dataset = load_model(source)
+        trained = load_model(source)
+        model, dataset = trained.model, trained.dataset
         expected = encode_users(model, dataset, np.arange(USERS))
         assert min(len(h) for h in dataset.table("users", ["history"])[0].to_pylist()) == 0
         answers = np.load(folder / "answers.npz")
@@ -67,7 +68,8 @@ def test_query_tower_runs_on_torch_alone(run: Path, tmp_path: Path) -> None:
 
 
 def test_folder_holds_what_the_model_and_dataset_hold(run: Path, exported: Path) -> None:
-    model, dataset = load_model(run)
+    trained = load_model(run)
+    model, dataset = trained.model, trained.dataset
     vectors = np.load(exported / "item_vectors.npy")
     np.testing.assert_array_equal(vectors, encode_items(model, dataset))
     index = faiss.read_index(str(exported / "index.faiss"))
@@ -96,9 +98,13 @@ def test_folder_holds_what_the_model_and_dataset_hold(run: Path, exported: Path)
 def test_a_taken_folder_is_kept_unless_asked(run: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"holds no export\.json"):
+            export(run, tmp_path / "out", overwrite=overwrite)
+    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
+    (tmp_path / "out" / "mine.txt").rename(tmp_path / "out" / "export.json")
     with pytest.raises(UserError, match="already there"):
         export(run, tmp_path / "out")
-    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
     export(run, tmp_path / "out", overwrite=True)
     Export.open(tmp_path / "out")
 

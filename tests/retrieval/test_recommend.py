@@ -48,7 +48,8 @@ def test_all_users_get_their_best_items(
     monkeypatch.setattr(module, "MOST_USERS", block)
     done = recommend(exported, k, tmp_path / "recs.parquet")
     assert done == (USERS, 0)
-    model, dataset = load_model(run)
+    trained = load_model(run)
+    model, dataset = trained.model, trained.dataset
     query = encode_users(model, dataset, np.arange(USERS))
     ids = [f"u{user}" for user in range(USERS)]
     expected = expected_rows(ids, query, encode_items(model, dataset), k)
@@ -68,7 +69,8 @@ def test_a_list_is_answered_in_its_order_and_strangers_too(
     ids = ["u5", "nobody", "u29", "u0", ""]
     queries = ask(tmp_path / "queries.parquet", ids, pa.large_string())
     assert recommend(exported, 4, tmp_path / "recs.parquet", queries) == (5, 2)
-    model, dataset = load_model(run)
+    trained = load_model(run)
+    model, dataset = trained.model, trained.dataset
     query = encode_users(model, dataset, np.array([5, 0, 29, 0, 0]))
     query[1] = query[4] = stranger(model)
     expected = expected_rows(ids, query, encode_items(model, dataset), 4)
@@ -93,7 +95,7 @@ def test_an_empty_list_gives_an_empty_answer(exported: Path, tmp_path: Path) -> 
     ("ids", "kind", "name", "message"),
     [
         (["u1", "u2", "u1"], pa.string(), "user_id", "'u1' stands there 2 times"),
-        (["u1", None], pa.string(), "user_id", "row 1: user_id is null"),
+        (["u1", None], pa.string(), "user_id", "row 2: user_id is null"),
         ([1, 2], pa.int64(), "user_id", "user_id is int64, the export's is string"),
         ([1.5], pa.float64(), "user_id", "user_id is double"),
         (["u1"], pa.string(), "user", "column 'user_id' is missing"),

@@ -10,8 +10,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from dat_rec.config import ModelConfig, preset, to_json
+from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import ExampleFile, Feature, Schema
-from dat_rec.files import write_json
+from dat_rec.files import sha256, write_json
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.train.objective import TrainTask
 
@@ -119,7 +120,9 @@ def write_run(folder: Path, data: Path, *, augment: bool = True) -> Path:
             if ".embedding_bags." in name:
                 weight.normal_()
     folder.mkdir(parents=True)
-    write_json(folder / "config.json", to_json(config))
+    digest = Dataset.open(data).row_digest()
+    write_json(folder / "config.json", to_json(config) | {"world_size": 1, "row_digest": digest})
     step = folder / "checkpoints" / "step-00000012"
     dcp.save({"model": task.state_dict()}, checkpoint_id=step, no_dist=True)
+    write_json(step / "sha256.json", {path.name: sha256(path) for path in step.iterdir()})
     return folder

@@ -2,19 +2,25 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
 from dat_rec.train.checkpoint import checkpoints, load_model
+from tests.end_to_end.cli import dat_rec
 
 FLAGS = ["--epochs", "2", "--batch-size", "128", "--checkpoint-every", "10", "--log-every", "5"]
 
@@ -104,22 +110,134 @@ def test_a_half_written_checkpoint_is_not_taken_for_whole(
         load_model(tmp_path)
 
 
-def test_a_damaged_checkpoint_is_refused_in_one_line(undisturbed: Path, tmp_path: Path) -> None:
-    for path in ("config.json", "schema.json"):
-        (tmp_path / path).write_text((undisturbed / path).read_text())
-    _, source = checkpoints(undisturbed)[-1]
-    target = tmp_path / "checkpoints" / source.name
-    target.mkdir(parents=True)
-    for file in source.iterdir():
-        data = file.read_bytes()
-        (target / file.name).write_bytes(data[: len(data) // 20] if file.suffix else data)
-    with pytest.raises(UserError, match="cannot be loaded") as raised:
-        load_model(tmp_path)
-    assert "\n" not in str(raised.value)
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut, Path.unlink])
+@pytest.mark.parametrize("file", ["__0_0.distcp", ".metadata", "sha256.json"])
+def test_a_damaged_checkpoint_is_passed_over_aloud(
+    damage: Callable[[Path], None],
+    file: str,
+    undisturbed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    (older, _), (_, newest) = checkpoints(out)
+    damage(newest / file)
+    assert load_model(out).step == older
+    if (newest / "sha256.json").exists():
+        assert f"{newest}: damaged (" in capsys.readouterr().err
+    for _, folder in checkpoints(out):
+        (folder / ".metadata").write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="every checkpoint is damaged"):
+        load_model(out)
+
+
+def test_a_run_resumed_from_an_older_checkpoint_ends_with_the_same_bits(
+    planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    (older, _), (_, newest) = checkpoints(out)
+    flip_a_bit(newest / "__0_0.distcp")
+    resumed = run(planted.folder, out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resumed after step {older}" in resumed.stderr
+    ours, theirs = (contents(checkpoints(r)[-1][1], tmp_path) for r in (out, undisturbed))
+    assert ours == theirs
+
+
+def test_resuming_a_run_that_has_ended_changes_nothing(
+    planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    resumed = run(planted.folder, out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "the run has ended before" in resumed.stderr
+    assert (out / "train.json").read_bytes() == (undisturbed / "train.json").read_bytes()
+
+
+def test_tensorboard_keeps_the_point_at_which_a_run_was_resumed(
+    planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    (older, _), (_, newest) = checkpoints(out)
+    shutil.rmtree(newest)
+    assert run(planted.folder, out, "--resume").returncode == 0
+    ours, theirs = (points(folder) for folder in (out, undisturbed))
+    assert older in {step for step, _ in ours}
+    assert ours == theirs
+
+
+def points(run: Path) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    return [(event.step, event.value) for event in events.Scalars("loss/main")]
+
+
+@pytest.mark.parametrize("use", ["resume", "evaluate", "export"])
+def test_another_dataset_of_the_same_sizes_is_refused(
+    use: str, planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    users = planted.folder / "users.parquet"
+    other = tmp_path / "other"
+    shutil.copytree(planted.folder, other)
+    table = pq.read_table(users)
+    shuffled = table.column("user_id").take(pa.array(range(len(table) - 1, -1, -1)))
+    at = table.column_names.index("user_id")
+    pq.write_table(table.set_column(at, "user_id", shuffled), other / "users.parquet")
+    arguments = {
+        "resume": ["train", "--out", str(undisturbed), *FLAGS, "--resume"],
+        "evaluate": ["evaluate", "--run", str(undisturbed)],
+        "export": ["export", "--run", str(undisturbed), "--out", str(tmp_path / "export")],
+    }[use]
+    refused = dat_rec(*arguments, "--data", other)
+    assert refused.returncode == 2
+    assert "stand in other embedding rows" in refused.stderr
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_diverging_run_stops_and_keeps_its_good_checkpoint(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run(planted.folder, out, "--optimizer.warmup-steps", "0").returncode == 0
+    good = checkpoints(out)
+    (out / "train.json").unlink()
+    shutil.rmtree(good[-1][1])
+    config = json.loads((out / "config.json").read_text())
+    config["optimizer"]["table_lr"] = 1e38
+    (out / "config.json").write_text(json.dumps(config))
+    flags = ["--optimizer.warmup-steps", "0", "--optimizer.table-lr", "1e38"]
+    stopped = run(planted.folder, out, "--resume", *flags)
+    assert stopped.returncode == 2, stopped.stderr
+    step = good[-2][0]
+    assert "the loss is not finite" in stopped.stderr
+    assert f"from step {step + 2} on" in stopped.stderr or "is not finite: lower" in stopped.stderr
+    assert f"the checkpoint of step {step} is whole" in stopped.stderr
+    assert [number for number, _ in checkpoints(out)] == [number for number, _ in good[:-1]]
+    assert not (out / "train.json").exists()
+
+
+def test_a_refused_start_does_not_take_its_folder(planted: Dataset, tmp_path: Path) -> None:
+    refused = run(planted.folder, tmp_path / "run", "--batch-size", "1000000")
+    assert refused.returncode == 2
+    assert "fewer than one global batch" in refused.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_loaded_weights_are_those_that_were_saved(undisturbed: Path, tmp_path: Path) -> None:
-    model, _ = load_model(undisturbed)
+    model = load_model(undisturbed).model
     saved = contents(checkpoints(undisturbed)[-1][1], tmp_path)
     for name, tensor in model.state_dict().items():
         assert tensor.numpy().tobytes() == saved[f"/model/dat.{name}"]

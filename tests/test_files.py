@@ -1,0 +1,144 @@
+"""Folders and files appear whole or not at all, whatever happens and whoever else is at work."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dat_rec.errors import UserError
+from dat_rec.files import publish, whole_file, whole_folder
+
+
+def fill(folder: Path, text: str, *, overwrite: bool = False) -> None:
+    with whole_folder(folder, marker="mark", overwrite=overwrite) as partial:
+        (partial / "mark").write_text(text)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_appears_when_the_block_succeeds(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "new")
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["mark"]
+
+
+def test_nothing_is_left_when_the_block_fails(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with whole_folder(tmp_path / "out", marker="mark", overwrite=True) as partial:
+            (partial / "mark").write_text("new")
+            raise KeyboardInterrupt
+
+    fill(tmp_path / "out", "old")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "mark").read_text() == "old"
+
+
+def test_only_a_folder_of_the_same_kind_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("years")
+    (tmp_path / "file").write_text("mine")
+    for name in ("thesis", "file"):
+        with pytest.raises(UserError, match="holds no mark"):
+            fill(tmp_path / name, "new", overwrite=True)
+    assert (tmp_path / "thesis" / "thesis.tex").read_text() == "years"
+    assert (tmp_path / "file").read_text() == "mine"
+    fill(tmp_path / "out", "old")
+    with pytest.raises(UserError, match="already there"):
+        fill(tmp_path / "out", "new")
+    fill(tmp_path / "out", "new", overwrite=True)
+    assert (tmp_path / "out" / "mark").read_text() == "new"
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    fill(tmp_path / "out", "new")
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "big").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "big")
+    fill(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "big") == ["mark"]
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    with (
+        whole_folder(tmp_path / "out", marker="mark") as partial,
+        pytest.raises(UserError, match="another process is writing it"),
+    ):
+        fill(tmp_path / "out", "other")
+    assert not partial.exists()
+
+
+def test_what_lies_in_the_way_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "log.parquet").write_text("input")
+    with pytest.raises(UserError, match="in the way"):
+        fill(tmp_path / "out", "new")
+    assert names(tmp_path / "out.partial") == ["log.parquet"]
+
+
+def test_the_rest_of_a_killed_process_is_cleared(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom dat_rec.files import whole_folder\n"
+        "with whole_folder(Path(sys.argv[1]), marker='mark') as partial:\n"
+        "    (partial / 'mark').write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    assert names(tmp_path) == ["out.partial"]
+    fill(tmp_path / "out", "new")
+    assert names(tmp_path) == ["out"]
+
+
+def test_an_old_folder_is_back_when_replacing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "out", "old")
+    (tmp_path / "partial").mkdir()
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name == "partial":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(tmp_path / "partial", tmp_path / "out")
+    assert (tmp_path / "out" / "mark").read_text() == "old"
+
+
+def test_an_old_folder_is_back_after_a_kill_between_the_renames(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "old")
+    (tmp_path / "out").rename(tmp_path / "out.old.partial")
+    with pytest.raises(UserError, match="already there"):
+        fill(tmp_path / "out", "new")
+    assert (tmp_path / "out" / "mark").read_text() == "old"
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    def failing() -> None:
+        with whole_file(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError):
+        failing()
+    assert path.read_text() == "old"
+    with whole_file(path) as partial:
+        partial.write_text("new")
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["file"]
