@@ -1,0 +1,75 @@
+"""Odd columns, labels, times and ids in one's own Parquet files: counted, or refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dat_rec.data.prepare import prepare
+from dat_rec.data.schema import Schema
+from dat_rec.data.sources.parquet_log import ParquetLog
+from dat_rec.errors import UserError
+
+ROWS = 60
+
+
+def log(**columns: Any) -> dict[str, Any]:
+    return {
+        "user_id": [row % 6 for row in range(ROWS)],
+        "item_id": [row % 5 for row in range(ROWS)],
+        "time": list(range(ROWS)),
+        **columns,
+    }
+
+
+def catalogue(**columns: Any) -> dict[str, Any]:
+    return {"item_id": list(range(5)), **columns}
+
+
+def run(
+    folder: Path, rows: dict[str, Any], items: dict[str, Any] | None = None, **options: Any
+) -> Schema:
+    pq.write_table(pa.table(rows), folder / "log.parquet")
+    if items is not None:
+        pq.write_table(pa.table(items), folder / "items.parquet")
+        options["items"] = folder / "items.parquet"
+    return prepare(ParquetLog(interactions=folder / "log.parquet", out=folder / "out", **options))
+
+
+def refusal(
+    folder: Path, rows: dict[str, Any], items: dict[str, Any] | None = None, **options: Any
+) -> str:
+    with pytest.raises(UserError) as error:
+        run(folder, rows, items, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def examples(folder: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(folder / "out" / "examples").to_pylist()
+    return rows
+
+
+def names(folder: Path, feature: str) -> list[str]:
+    table = pq.read_table(folder / "out" / "vocabularies" / f"{feature}.parquet")
+    return [value for value in table["value"].to_pylist() if value is not None]
+
+
+@pytest.mark.parametrize("name", ["start", "stop", "shuffle"])
+def test_a_feature_may_bear_a_name_of_the_inner_tables(tmp_path: Path, name: str) -> None:
+    run(tmp_path, log(), catalogue(**{name: list("abcde")}), item_features=(name,))
+    assert names(tmp_path, name) == list("abcde")
+    assert {row["item"]: row[name] for row in examples(tmp_path)} == {n: n for n in range(1, 6)}
+
+
+def test_a_feature_that_cannot_name_a_file_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, log(), catalogue(**{"a/b": list("abcde")}), item_features=("a/b",))
+    assert "attribute 'a/b'" in message
+    assert "rename the column" in message
+
+
+def test_a_reserved_name_in_other_letters_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, log(), catalogue(Title=list("abcde")), item_features=("Title",))
+    assert "attribute 'Title': the name is reserved" in message
