@@ -12,7 +12,7 @@ import duckdb
 
 from dat_rec.data.prepare import Options
 from dat_rec.data.source import Attribute, Source, Split, columns_of, named
-from dat_rec.data.sources.tables import PLACE, delimited, integer, parquet, problem
+from dat_rec.data.sources.tables import OWN_PLACE, PLACE, delimited, integer, parquet, problem
 from dat_rec.errors import UserError
 
 LOGS = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv")
@@ -93,7 +93,7 @@ def _register_parquet(database: duckdb.DuckDBPyConnection, folder: Path) -> Spli
 def _register_csv(database: duckdb.DuckDBPyConnection, folder: Path) -> Split:
     columns = ("user_id", "video_id", "time_ms", "long_view", "date")
     logs = " UNION ALL ".join(
-        f"SELECT {', '.join(columns)}, {PLACE} FROM {delimited(folder / name, columns)}"
+        f"SELECT {', '.join(columns)}, {OWN_PLACE} FROM {delimited(folder / name, columns)}"
         for name in LOGS
     )
     database.execute(
@@ -133,7 +133,7 @@ def _register_videos(database: duckdb.DuckDBPyConnection, key: str, videos: str)
         f"try_cast({key} AS BIGINT) AS item_id, "
         "list_filter(list_transform(string_split(tag, ','), lambda x: trim(x)), "
         "lambda x: x <> '') AS tag, "
-        f"try_cast(video_duration AS DOUBLE) AS duration, {attributes}, {PLACE} FROM {videos})"
+        f"try_cast(video_duration AS DOUBLE) AS duration, {attributes}, {OWN_PLACE} FROM {videos})"
     )
 
 

@@ -34,7 +34,10 @@ class MovieLens(Options):
         attributes += [Attribute("year", "item")]
         if (self.path / "ratings.dat").exists():
             ratings = delimited(
-                self.path / "ratings.dat", (), separator="::", header=RATING_COLUMNS
+                self.path / "ratings.dat",
+                RATING_COLUMNS,
+                separator="::",
+                header=RATING_COLUMNS,
             )
             movies = _latin1(self.path / "movies.dat", work, ("movieId", "title", "genres"))
             _register_people(database, self.path / "users.dat", work)
@@ -97,7 +100,7 @@ def _latin1(path: Path, work: Path, header: tuple[str, ...]) -> str:
         name: pa.array([row[place] if place < len(row) else None for row in rows], pa.string())
         for place, name in enumerate(header)
     }
-    columns["row"] = pa.array(range(1, len(rows) + 1), pa.int64())
+    columns["_source_row"] = pa.array(range(1, len(rows) + 1), pa.int64())
     table = work / f"{path.stem}.parquet"
     pq.write_table(pa.table(columns), table)
-    return f"(SELECT *, {quoted(path)} AS file FROM read_parquet({quoted(table)}))"
+    return f"(SELECT *, {quoted(path)} AS _source_file FROM read_parquet({quoted(table)}))"

@@ -70,10 +70,10 @@ class Synthetic(Options):
         pq.write_table(pa.table(items), work / "items.parquet")
         database.execute(
             f"CREATE VIEW raw_interactions AS SELECT user_id, item_id, time, {PLACE}, "
-            f"{NO_PROBLEM} FROM {parquet(database, log, ('user_id',))}; "
+            f"{NO_PROBLEM} FROM {parquet(database, log, ('user_id', 'item_id', 'time'))}; "
             "CREATE VIEW raw_items AS SELECT item_id, 'category ' || category AS category, "
             f"format('item {{}} (category {{}})', item_id, category) AS title, {PLACE} "
-            f"FROM {parquet(database, work / 'items.parquet', ('item_id',))}; "
+            f"FROM {parquet(database, work / 'items.parquet', tuple(items))}; "
             f"CREATE VIEW raw_users AS SELECT user_id, {PLACE} "
             f"FROM {parquet(database, work / 'users.parquet', ('user_id',))}"
         )

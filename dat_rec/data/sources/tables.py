@@ -5,38 +5,51 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dat_rec.data.source import columns_of, named, quoted
 from dat_rec.errors import UserError
 
 INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
-PLACE = "file, row"
-"""The columns that ``parquet`` and ``delimited`` add."""
+OWN_PLACE = "_source_file, _source_row"
+"""The columns that ``parquet`` and ``delimited`` add; a user's file may well have a ``row``."""
+PLACE = "_source_file AS file, _source_row AS row"
+"""The same under the names of the raw relations."""
 
 
 def parquet(database: duckdb.DuckDBPyConnection, path: Path, columns: Sequence[str]) -> str:
-    """SQL to stand after FROM: the Parquet file's rows, with ``file`` and ``row`` (from 1).
+    """SQL to stand after FROM: these columns of the Parquet file, and OWN_PLACE (rows from 1).
 
     Args:
         database: reads the file's schema.
         path: a Parquet file, or a folder of them.
-        columns: those that must be there.
+        columns: those that must be there; no others are read.
 
     Raises:
-        UserError: no such file, no Parquet, no rows, or a column is missing.
+        UserError: no such file, no Parquet, or a column is missing or has a namesake.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file: correct the path")
     pattern = path / "*.parquet" if path.is_dir() else path
-    read = f"read_parquet({quoted(pattern)}, filename=true, file_row_number=true)"
-    relation = f"(SELECT *, filename AS file, file_row_number + 1 AS row FROM {read})"
     try:
-        found = columns_of(database, relation)
-    except (duckdb.IOException, duckdb.InvalidInputException) as error:
+        columns_of(database, f"read_parquet({quoted(pattern)})")
+        # DuckDB renames a column that differs from another only in case; its own name counts.
+        first = min(path.glob("*.parquet")) if path.is_dir() else path
+        found: list[str] = pq.read_schema(first).names
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as Parquet ({reason}): write it anew") from error
     _require(path, columns, found)
-    return relation
+    _refuse_namesakes(path, columns, found)
+    for name in found:
+        # Unlike `filename`, the option cannot be told another name for its column.
+        if name.lower() == "file_row_number":
+            raise UserError(f"{path}: column {name!r}: DuckDB keeps the name: rename the column")
+    return (
+        f"(SELECT {_list(columns)}, _source_file, file_row_number + 1 AS _source_row FROM "
+        f"read_parquet({quoted(pattern)}, filename='_source_file', file_row_number=true))"
+    )
 
 
 def delimited(
@@ -46,28 +59,32 @@ def delimited(
     separator: str = ",",
     header: Sequence[str] | None = None,
 ) -> str:
-    """SQL to stand after FROM: the text file's rows, all VARCHAR, with ``file`` and ``row``.
+    """SQL to stand after FROM: these columns of the text file, all VARCHAR, and OWN_PLACE.
 
-    A short row is filled with NULL. ``row`` counts data rows from 1.
+    A short row is filled with NULL. Data rows count from 1.
 
     Args:
-        path: a CSV file, plain or .gz.
-        columns: those that must be there.
+        path: a CSV file.
+        columns: those that must be there; no others are read.
         separator: between the fields.
         header: the columns' names if the file's first line does not name them.
 
     Raises:
-        UserError: no such file, it is empty, or a column is missing.
+        UserError: no such file, it is empty, or a column is missing or has a namesake.
     """
     names = list(header) if header else _header(path, separator)
     _require(path, columns, names)
+    _refuse_namesakes(path, names, names)
     types = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in names)
     read = (
         f"read_csv({quoted(path)}, auto_detect=false, header={header is None}, "
         f"delim={quoted(separator)}, quote='\"', escape='\"', null_padding=true, "
         f"columns={{{types}}})"
     )
-    return f"(SELECT *, {quoted(path)} AS file, row_number() OVER () AS row FROM {read})"
+    return (
+        f"(SELECT {_list(columns)}, {quoted(path)} AS _source_file, "
+        f"row_number() OVER () AS _source_row FROM {read})"
+    )
 
 
 def _header(path: Path, separator: str) -> list[str]:
@@ -83,12 +100,27 @@ def _header(path: Path, separator: str) -> list[str]:
     return names
 
 
-def _require(path: Path, columns: Sequence[str], found: Sequence[str] | dict[str, str]) -> None:
+def _list(columns: Sequence[str]) -> str:
+    return ", ".join(named(column) for column in dict.fromkeys(columns))
+
+
+def _require(path: Path, columns: Sequence[str], found: Sequence[str]) -> None:
     for column in columns:
         if column not in found:
             raise UserError(
                 f"{path}: column {column!r} is missing: it has {', '.join(found)}; "
                 "name the right file or column"
+            )
+
+
+def _refuse_namesakes(path: Path, columns: Sequence[str], found: Sequence[str]) -> None:
+    """DuckDB tells no ``Cat`` from ``cat``: it would read the first of them."""
+    for column in columns:
+        alike = [name for name in found if name.lower() == column.lower()]
+        if len(alike) > 1:
+            raise UserError(
+                f"{path}: the columns {' and '.join(map(repr, alike))} have one name in DuckDB: "
+                "rename one"
             )
 
 

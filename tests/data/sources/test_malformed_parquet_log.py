@@ -73,3 +73,36 @@ def test_a_feature_that_cannot_name_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_reserved_name_in_other_letters_is_refused(tmp_path: Path) -> None:
     message = refusal(tmp_path, log(), catalogue(Title=list("abcde")), item_features=("Title",))
     assert "attribute 'Title': the name is reserved" in message
+
+
+@pytest.mark.parametrize("name", ["filename", "file", "row", "problem", "value", "_file"])
+def test_columns_that_are_not_asked_for_do_no_harm(tmp_path: Path, name: str) -> None:
+    rows = log(**{name: ["/etc/passwd"] * ROWS})
+    rows["user_id"][7] = None
+    message = refusal(tmp_path, rows, max_rejected=0.0)
+    assert f"{tmp_path / 'log.parquet'}: row 8: missing user_id" in message
+
+
+def test_an_id_may_stand_in_a_column_called_row(tmp_path: Path) -> None:
+    rows = log()
+    rows["row"], rows["file"] = rows.pop("user_id"), rows.pop("item_id")
+    schema = run(tmp_path, rows, user_id="row", item_id="file")
+    assert (schema.users, schema.items) == (6, 5)
+
+
+def test_a_column_that_hides_duckdbs_row_numbers_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, log(File_Row_Number=list(range(ROWS))))
+    assert "log.parquet: column 'File_Row_Number'" in message
+    assert "rename the column" in message
+
+
+@pytest.mark.parametrize("category", ["Cat", "cat"])
+def test_columns_that_differ_only_in_case_are_refused(tmp_path: Path, category: str) -> None:
+    items = catalogue(Cat=list("abcde"), cat=list("vwxyz"))
+    message = refusal(tmp_path, log(), items, category=category)
+    assert "items.parquet: the columns 'Cat' and 'cat' have one name" in message
+
+
+def test_a_missing_column_is_told_from_the_files_own(tmp_path: Path) -> None:
+    message = refusal(tmp_path, log(), time="when")
+    assert "column 'when' is missing: it has user_id, item_id, time; name" in message
