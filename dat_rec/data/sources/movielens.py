@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from dat_rec.data.prepare import Options
 from dat_rec.data.source import Attribute, Source, last_share_of_time, quoted
-from dat_rec.data.sources.tables import PLACE, delimited, integer, problem
+from dat_rec.data.sources.tables import PLACE, at_least, delimited, finite, integer, number, problem
 from dat_rec.errors import UserError
 
 RATING_COLUMNS = ("userId", "movieId", "rating", "timestamp")
@@ -30,6 +30,7 @@ class MovieLens(Options):
 
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:
         """See Options."""
+        finite("--min-rating", self.min_rating)
         attributes = [Attribute("category", "item"), Attribute("genres", "item", "tags")]
         attributes += [Attribute("year", "item")]
         if (self.path / "ratings.dat").exists():
@@ -59,7 +60,7 @@ class MovieLens(Options):
             f"CREATE VIEW raw_interactions AS SELECT {integer('userId')} AS user_id, "
             f"{integer('movieId')} AS item_id, {integer('timestamp')} * 1000000 AS time, {PLACE}, "
             f"{problem('userId', 'movieId', 'timestamp', numbers=('rating',))} FROM {ratings} "
-            f"WHERE coalesce(try_cast(rating AS DOUBLE) >= {self.min_rating!r}, true)"
+            f"WHERE {at_least(number('rating'), self.min_rating)}"
         )
         _register_movies(database, movies)
         return Source(

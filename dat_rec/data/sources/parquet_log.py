@@ -22,7 +22,7 @@ from dat_rec.data.source import (
     named,
     quoted,
 )
-from dat_rec.data.sources.tables import INTEGERS, PLACE, parquet
+from dat_rec.data.sources.tables import INTEGERS, PLACE, at_least, finite, parquet
 from dat_rec.errors import UserError
 
 FRACTIONS = ("FLOAT", "DOUBLE", "DECIMAL")
@@ -84,6 +84,7 @@ class ParquetLog(Options):
         )
 
     def _check(self) -> None:
+        finite("--min-label", self.min_label)
         for field in ("category", "title", "item_features"):
             if self.items is None and getattr(self, field):
                 raise UserError(f"--{field.replace('_', '-')} needs --items: name the items' file")
@@ -97,16 +98,25 @@ class ParquetLog(Options):
         log = parquet(database, self.interactions, columns)
         types = columns_of(database, log)
         time, text = named(self.time), f"{named(self.time)}::VARCHAR"
-        where = f" WHERE {named(self.label)} >= {self.min_label!r}" if self.label else ""
-        if self.label and not _is_number(types[self.label]):
-            raise UserError(
-                f"{self.interactions}: label {self.label!r} is {types[self.label]}: name a number"
+        where, problem = "", f"NULL::VARCHAR AS problem, {text} AS value"
+        if self.label:
+            if not _is_number(types[self.label]):
+                raise UserError(
+                    f"{self.interactions}: label {self.label!r} is {types[self.label]}: "
+                    "name a number"
+                )
+            label = f"{named(self.label)}::DOUBLE"
+            missing = f"NOT coalesce(isfinite({label}), false)"
+            where = f" WHERE {at_least(label, self.min_label)}"
+            problem = (
+                f"CASE WHEN {missing} THEN 'missing label' END AS problem, "
+                f"CASE WHEN {missing} THEN {named(self.label)}::VARCHAR ELSE {text} END AS value"
             )
         database.execute(
             f"CREATE VIEW raw_interactions AS SELECT {_id(self.user_id, types)} AS user_id, "
             f"{_id(self.item_id, types)} AS item_id, "
             f"{_microseconds(time, types[self.time], self.interactions)} AS time, "
-            f"NULL::VARCHAR AS problem, {text} AS value, {PLACE} "
+            f"{problem}, {PLACE} "
             f"FROM {log}{where}"
         )
         return types[self.time]

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 
 import duckdb
@@ -129,16 +130,43 @@ def integer(column: str) -> str:
     return f"try_cast({named(column)} AS BIGINT)"
 
 
+def number(column: str) -> str:
+    """SQL: a text column as DOUBLE, NULL where it is no number."""
+    return f"try_cast({named(column)} AS DOUBLE)"
+
+
+def finite(option: str, value: float) -> float:
+    """``value``.
+
+    Raises:
+        UserError: it is infinite or no number.
+    """
+    if not isfinite(value):
+        raise UserError(f"{option} {value}: must be a finite number")
+    return value
+
+
+def at_least(value: str, least: float) -> str:
+    """SQL: a number ≥ ``least``, or none that could be compared: that is for the checks to count.
+
+    DuckDB holds NaN ≥ x for true.
+    """
+    return f"NOT coalesce(isfinite({value}) AND {value} < {least!r}, false)"
+
+
 def problem(*integers: str, numbers: Sequence[str] = ()) -> str:
     """SQL: the columns ``problem`` and ``value`` for text columns that must hold such values."""
-    wanted = [(name, "BIGINT", "no integer") for name in integers]
-    wanted += [(name, "DOUBLE", "no number") for name in numbers]
+    wanted = [
+        (name, f"{named(name)} IS NOT NULL AND {integer(name)} IS NULL", "no integer")
+        for name in integers
+    ]
+    wanted += [
+        (name, f"NOT coalesce(isfinite({number(name)}), false)", "no number") for name in numbers
+    ]
     kinds, values = "", ""
-    for name, type_, what in wanted:
-        column = named(name)
-        test = f"WHEN {column} IS NOT NULL AND try_cast({column} AS {type_}) IS NULL THEN"
-        kinds += f" {test} {quoted(f'{name} is {what}')}"
-        values += f" {test} {column}"
+    for name, test, what in wanted:
+        kinds += f" WHEN {test} THEN {quoted(f'{name} is {what}')}"
+        values += f" WHEN {test} THEN {named(name)}"
     return f"CASE{kinds} END AS problem, CASE{values} END AS value"
 
 

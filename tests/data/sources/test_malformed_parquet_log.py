@@ -106,3 +106,26 @@ def test_columns_that_differ_only_in_case_are_refused(tmp_path: Path, category: 
 def test_a_missing_column_is_told_from_the_files_own(tmp_path: Path) -> None:
     message = refusal(tmp_path, log(), time="when")
     assert "column 'when' is missing: it has user_id, item_id, time; name" in message
+
+
+def test_missing_labels_are_no_positives(tmp_path: Path) -> None:
+    labels = [(0.0, 5.0, float("nan"), None)[row % 4] for row in range(ROWS)]
+    rows = log(good=labels)
+    message = refusal(tmp_path, rows, label="good")
+    assert "log.parquet: row 3: missing label (value: nan): fill it in or remove the row" in message
+    schema = run(tmp_path, rows, label="good", max_rejected=1.0)
+    assert schema.rejected == {"missing label": ROWS // 2}
+    assert schema.examples + schema.tests == labels.count(5.0)
+
+
+@pytest.mark.parametrize("type_", [pa.bool_(), pa.decimal128(5, 2)])
+def test_labels_of_every_number_type(tmp_path: Path, type_: pa.DataType) -> None:
+    values = pa.array([row % 2 for row in range(ROWS)], pa.int8()).cast(type_)
+    schema = run(tmp_path, log(good=values), label="good")
+    assert schema.examples + schema.tests == ROWS // 2
+
+
+@pytest.mark.parametrize("least", [float("nan"), float("inf")])
+def test_a_least_label_that_is_no_number_is_refused(tmp_path: Path, least: float) -> None:
+    message = refusal(tmp_path, log(good=[1] * ROWS), label="good", min_label=least)
+    assert message == f"--min-label {least}: must be a finite number"
