@@ -228,7 +228,8 @@ def _connect(work: Path, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnectio
     """A database in ``work`` that spills there too."""
     with closing(duckdb.connect(str(work / "duckdb"))) as database:
         database.execute(
-            f"SET temp_directory = {quoted(work / 'spill')}; SET preserve_insertion_order = false"
+            f"SET temp_directory = {quoted(work / 'spill')}; SET preserve_insertion_order = false; "
+            "SET TimeZone = 'UTC'"
         )
         try:
             database.execute(f"SET memory_limit = {quoted(memory_limit)}")

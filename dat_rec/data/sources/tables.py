@@ -12,7 +12,16 @@ import pyarrow.parquet as pq
 from dat_rec.data.source import columns_of, named, quoted
 from dat_rec.errors import UserError
 
-INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
+INTEGERS = (
+    "TINYINT",
+    "SMALLINT",
+    "INTEGER",
+    "BIGINT",
+    "UTINYINT",
+    "USMALLINT",
+    "UINTEGER",
+    "UBIGINT",
+)
 OWN_PLACE = "_source_file, _source_row"
 """The columns that ``parquet`` and ``delimited`` add; a user's file may well have a ``row``."""
 PLACE = "_source_file AS file, _source_row AS row"

@@ -1,5 +1,6 @@
 """Odd columns, labels, times and ids in one's own Parquet files: counted, or refused."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def test_missing_labels_are_no_positives(tmp_path: Path) -> None:
     assert schema.examples + schema.tests == labels.count(5.0)
 
 
-@pytest.mark.parametrize("type_", [pa.bool_(), pa.decimal128(5, 2)])
+@pytest.mark.parametrize("type_", [pa.bool_(), pa.uint64(), pa.decimal128(5, 2)])
 def test_labels_of_every_number_type(tmp_path: Path, type_: pa.DataType) -> None:
     values = pa.array([row % 2 for row in range(ROWS)], pa.int8()).cast(type_)
     schema = run(tmp_path, log(good=values), label="good")
@@ -129,3 +130,56 @@ def test_labels_of_every_number_type(tmp_path: Path, type_: pa.DataType) -> None
 def test_a_least_label_that_is_no_number_is_refused(tmp_path: Path, least: float) -> None:
     message = refusal(tmp_path, log(good=[1] * ROWS), label="good", min_label=least)
     assert message == f"--min-label {least}: must be a finite number"
+
+
+def test_text_times_keep_their_offset(tmp_path: Path) -> None:
+    """Noon at +10:00 is 02:00 UTC; without an offset, noon is noon UTC."""
+    odd = {"2024-01-01T12:00:00+10:00": 2, "2024-01-01 12:00:00": 12, "2024-01-01T12:00:00Z": 12}
+    texts = [*odd, *(f"2024-01-02 00:00:{row:02}" for row in range(3, ROWS))]
+    run(tmp_path, log(time=texts))
+    first = sorted(row["time"] for row in examples(tmp_path))[:3]
+    midnight = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
+    assert first == [(midnight + hour * 3600) * 1_000_000 for hour in sorted(odd.values())]
+
+
+def test_a_split_keeps_its_offset(tmp_path: Path) -> None:
+    texts = [f"2024-01-01 00:{row:02}:00" for row in range(ROWS)]
+    schema = run(tmp_path, log(time=texts), test_from="2024-01-01T10:40:00+10:00")
+    assert (schema.examples, schema.tests) == (40, 20)
+
+
+def test_times_that_no_int64_holds_are_counted(tmp_path: Path) -> None:
+    times = pa.array([*range(ROWS - 1), 2**64 - 1], pa.uint64())
+    assert run(tmp_path, log(time=times), max_rejected=0.5).rejected == {"unparsable time": 1}
+
+
+def test_text_ids_that_look_negative_are_ids(tmp_path: Path) -> None:
+    schema = run(tmp_path, log(item_id=[f"{row % 5 - 2}" for row in range(ROWS)]))
+    assert (schema.items, schema.rejected) == (5, {})
+
+
+def test_an_empty_text_id_is_one_bad_row_of_the_log(tmp_path: Path) -> None:
+    ids = ["", *(f"i{row % 5}" for row in range(1, ROWS))]
+    message = refusal(tmp_path, log(item_id=ids))
+    assert f"row 1: missing item_id (value: ): fill it in or remove the row. 1 of {ROWS}" in message
+    schema = run(tmp_path, log(item_id=ids), max_rejected=0.05)
+    assert (schema.items, schema.rejected) == (5, {"missing item_id": 1})
+
+
+def test_uint64_ids_are_integers(tmp_path: Path) -> None:
+    ids = pa.array([row % 6 for row in range(ROWS)], pa.uint64())
+    assert run(tmp_path, log(user_id=ids)).users == 6
+    assert run(tmp_path, log(item_id=ids), overwrite=True).items == 6
+
+
+def test_uint64_ids_beyond_int64_are_refused(tmp_path: Path) -> None:
+    ids = pa.array([2**63, *range(1, ROWS)], pa.uint64())
+    message = refusal(tmp_path, log(user_id=ids))
+    assert "log.parquet: row 1: user_id 9223372036854775808 is over 9223372036854775807" in message
+    assert "write the ids as int64 or text" in message
+
+
+def test_a_feature_called_category_is_the_category(tmp_path: Path) -> None:
+    items = catalogue(category=list("abcde"))
+    message = refusal(tmp_path, log(), items, item_features=("category",))
+    assert message == "--item-features category: pass it as --category category"
