@@ -12,7 +12,16 @@ import pyarrow.parquet as pq
 
 from dat_rec.data.prepare import Options
 from dat_rec.data.source import Attribute, Source, last_share_of_time, quoted
-from dat_rec.data.sources.tables import PLACE, at_least, delimited, finite, integer, number, problem
+from dat_rec.data.sources.tables import (
+    PLACE,
+    at_least,
+    delimited,
+    finite,
+    integer,
+    microseconds,
+    number,
+    problem,
+)
 from dat_rec.errors import UserError
 
 RATING_COLUMNS = ("userId", "movieId", "rating", "timestamp")
@@ -58,8 +67,9 @@ class MovieLens(Options):
         # A rating that is no number stays, so that the checks can count it.
         database.execute(
             f"CREATE VIEW raw_interactions AS SELECT {integer('userId')} AS user_id, "
-            f"{integer('movieId')} AS item_id, {integer('timestamp')} * 1000000 AS time, {PLACE}, "
-            f"{problem('userId', 'movieId', 'timestamp', numbers=('rating',))} FROM {ratings} "
+            f"{integer('movieId')} AS item_id, "
+            f"{microseconds(integer('timestamp'), 1_000_000)} AS time, {PLACE}, "
+            f"{problem('userId', 'movieId', time='timestamp', numbers=('rating',))} FROM {ratings} "
             f"WHERE {at_least(number('rating'), self.min_rating)}"
         )
         _register_movies(database, movies)

@@ -38,6 +38,12 @@ def refusal(folder: Path, *odd: str, **options: Any) -> str:
         ("1,2,inf,964982703", "rating is no number", "inf"),
         ("1,2,-inf,964982703", "rating is no number", "-inf"),
         ("1,2,good,964982703", "rating is no number", "good"),
+        ("1.5,2,5.0,964982703", "userId is no integer", "1.5"),
+        ("1e1,2,5.0,964982703", "userId is no integer", "1e1"),
+        ("1,2.5,5.0,964982703", "movieId is no integer", "2.5"),
+        ("1,2,5.0,9.5", "timestamp is no integer", "9.5"),
+        ("1,2,5.0,99999999999999999", "unparsable time", "99999999999999999"),
+        (",2,5.0,964982703", "missing user_id", "nothing"),
     ],
 )
 def test_a_bad_line_is_shown_and_counted(tmp_path: Path, line: str, kind: str, value: str) -> None:
@@ -52,6 +58,11 @@ def test_ratings_below_the_least_are_left_out_uncounted(tmp_path: Path) -> None:
     schema = run(tmp_path, "1,2,3.5,964982703", "1,2,4.0,964982703")
     assert schema.rejected == {}
     assert schema.examples + schema.tests == ROWS + 1
+
+
+def test_integers_may_be_written_with_a_fraction_of_nought(tmp_path: Path) -> None:
+    schema = run(tmp_path, "1.0, +2 ,5.0,964982703.00")
+    assert (schema.rejected, schema.users) == ({}, 4)
 
 
 @pytest.mark.parametrize("least", [float("nan"), float("inf")])
