@@ -99,12 +99,13 @@ def delimited(
 
 def _header(path: Path, separator: str) -> list[str]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            names = next(csv.reader(file, delimiter=separator), [])
+        with path.open("rb") as file:
+            line = file.readline().decode("utf-8-sig")
+        names = next(csv.reader([line], delimiter=separator), [])
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: correct the path") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason}): convert it") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: line 1 is no CSV in UTF-8 ({error}): convert it") from error
     if not names:
         raise UserError(f"{path}: the file is empty: download it anew")
     return names

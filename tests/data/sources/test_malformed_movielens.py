@@ -69,3 +69,34 @@ def test_integers_may_be_written_with_a_fraction_of_nought(tmp_path: Path) -> No
 def test_a_least_rating_that_is_no_number_is_refused(tmp_path: Path, least: float) -> None:
     message = refusal(tmp_path, min_rating=least)
     assert message == f"--min-rating {least}: must be a finite number"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("1,2,5.0,964982703,9", "Expected Number of Columns: 4 Found: 5"),
+        ('1,"2"x,5.0,964982703', "Value with unterminated quote found"),
+        ('1,"2,5.0,964982703\n1,3,5.0,964982703', "Value with unterminated quote found"),
+        ("1,2,5.0,\xe9", "Invalid unicode (byte sequence mismatch) detected. This file is"),
+    ],
+)
+def test_a_line_that_is_no_csv_is_named(tmp_path: Path, line: str, reason: str) -> None:
+    """DuckDB cannot tell what such a line swallows, so that it must not be counted as one row."""
+    message = refusal(tmp_path, line, max_rejected=0.5)
+    assert message.startswith(f"{tmp_path / 'ratings.csv'}: line {ROWS + 2}: {reason}")
+    assert message.endswith("correct or remove the line")
+
+
+def test_a_header_that_names_a_column_twice_is_refused(tmp_path: Path) -> None:
+    run(tmp_path)
+    (tmp_path / "movies.csv").write_text("movieId,title,genres,Title\n1,a,b,c\n")
+    with pytest.raises(UserError, match=r"movies.csv: the columns 'title' and 'Title' have one"):
+        prepare(MovieLens(path=tmp_path, out=tmp_path / "other"))
+
+
+@pytest.mark.parametrize("content", [b"movieId,title\xff\n1,a\n", b"a" * 140_000])
+def test_a_header_that_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
+    run(tmp_path)
+    (tmp_path / "movies.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"movies.csv: line 1 is no CSV in UTF-8 \(.*: convert it"):
+        prepare(MovieLens(path=tmp_path, out=tmp_path / "other"))

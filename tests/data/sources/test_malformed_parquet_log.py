@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -183,3 +184,30 @@ def test_a_feature_called_category_is_the_category(tmp_path: Path) -> None:
     items = catalogue(category=list("abcde"))
     message = refusal(tmp_path, log(), items, item_features=("category",))
     assert message == "--item-features category: pass it as --category category"
+
+
+def test_a_split_without_a_test_is_refused(tmp_path: Path) -> None:
+    message = refusal(tmp_path, log(), test_from="999")
+    assert message.startswith("no interaction is held out to test on (test: from 999 on)")
+    assert message.endswith("give more data or hold out more")
+
+
+def test_what_duckdb_cannot_read_is_one_line(tmp_path: Path) -> None:
+    """A second file without a column is met only while the rows are read."""
+    pq.write_table(pa.table(log()), tmp_path / "a.parquet")
+    rows = log()
+    del rows["time"]
+    pq.write_table(pa.table(rows), tmp_path / "b.parquet")
+    with pytest.raises(UserError, match=r"b\.parquet.*check the input files") as error:
+        prepare(ParquetLog(interactions=tmp_path, out=tmp_path.parent / f"{tmp_path.name}.out"))
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_of_any_kind_in_duckdb_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        duckdb.sql("SELECT 99999999999999999::BIGINT * 1000000").fetchall()
+
+    monkeypatch.setattr("dat_rec.data.prepare.reject_bad_rows", fail)
+    assert "Overflow in multiplication" in refusal(tmp_path, log())
