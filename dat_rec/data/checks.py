@@ -15,7 +15,7 @@ from dat_rec.errors import UserError
 ID_TYPES = ("BIGINT", "VARCHAR")
 
 CURES = {
-    "missing": "fill in the id or remove the row",
+    "missing": "fill it in or remove the row",
     "negative": "ids count from 0: correct the id or remove the row",
     "item not in the catalogue": "add the item to the items table or remove the row",
     "duplicate": "keep one row for each id",

@@ -4,7 +4,7 @@ One pass over the training interactions in the order (user, time, item), a batch
 that memory holds one batch whatever the log's size. Out, in the work folder:
 
     sequence.int32   the item_index of every training interaction in that order, as raw int32
-    training.parquet one row for each: user_row, item_index, time, repeat, start, stop, shuffle
+    training.parquet one row for each: user_row, item_index, time, repeat, _start, _stop, shuffle
 
 so an example's history is ``sequence[start:stop]``: the user's last N items strictly earlier in
 time, most recent last; items of one and the same time stand in the order of their item_index.
@@ -65,7 +65,7 @@ def order_training(
     stops: list[Ints] = []
     training = work / "training.parquet"
     reader = database.sql(IN_ORDER).to_arrow_reader(BATCH_ROWS)
-    schema = pa.schema([*reader.schema, *(pa.field(n, pa.int64()) for n in ("start", "stop"))])
+    schema = pa.schema([*reader.schema, *(pa.field(n, pa.int64()) for n in ("_start", "_stop"))])
     schema = schema.append(pa.field("shuffle", pa.uint64()))
     with pq.ParquetWriter(training, schema) as writer, (work / "sequence.int32").open("wb") as file:
         for batch in reader:

@@ -5,6 +5,7 @@ does the work within a memory limit and spills into the unfinished folder, which
 anything fails.
 """
 
+import re
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -199,6 +200,11 @@ def _split(database: duckdb.DuckDBPyConnection, source: Source) -> None:
             f"no interaction is left to train on ({source.split.words}): give more data or "
             "hold out less"
         )
+    if not _count(database, "interactions WHERE is_test"):
+        raise UserError(
+            f"no interaction is held out to test on ({source.split.words}): give more data or "
+            "hold out more"
+        )
 
 
 def _number_interactions(database: duckdb.DuckDBPyConnection) -> None:
@@ -228,7 +234,8 @@ def _connect(work: Path, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnectio
     """A database in ``work`` that spills there too."""
     with closing(duckdb.connect(str(work / "duckdb"))) as database:
         database.execute(
-            f"SET temp_directory = {quoted(work / 'spill')}; SET preserve_insertion_order = false"
+            f"SET temp_directory = {quoted(work / 'spill')}; SET preserve_insertion_order = false; "
+            "SET TimeZone = 'UTC'"
         )
         try:
             database.execute(f"SET memory_limit = {quoted(memory_limit)}")
@@ -251,9 +258,10 @@ def _errors_in_one_line(options: Options) -> Iterator[None]:
         raise UserError(
             f"--memory-limit {options.memory_limit} is too little ({_first_line(error)}): raise it"
         ) from error
-    except (duckdb.IOException, duckdb.InvalidInputException, duckdb.ConversionException) as error:
+    except duckdb.Error as error:
         raise UserError(
-            f"{_first_line(error)}: check the input files, and the room at {options.out.parent}"
+            _csv_error(str(error))
+            or f"{_first_line(error)}: check the input files, and the room at {options.out.parent}"
         ) from error
     except OSError as error:
         where = error.filename or options.out
@@ -264,6 +272,17 @@ def _errors_in_one_line(options: Options) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0]
+
+
+def _csv_error(text: str) -> str:
+    """File, line and reason, which DuckDB spreads over its lines; nothing for other errors."""
+    files = re.findall(r"^  file = (.+)$", text, re.MULTILINE)
+    number = re.search(r"CSV Error on Line: (\d+)", text)
+    if not (files and number):
+        return ""
+    # The line itself, which may be anything, then the reason, then what a programmer could do.
+    reason = text.split("\nPossible ")[0].rstrip().splitlines()[-1].rstrip(".")
+    return f"{files[-1]}: line {number[1]}: {reason}: correct or remove the line"
 
 
 def _report(out: Path, schema: Schema) -> None:

@@ -46,8 +46,13 @@ class Attribute:
     """category: one value a row. tags: a list of values. number: cut into quantile buckets."""
 
     def __post_init__(self) -> None:
-        if self.name in OWN_COLUMNS or self.name[:1] in ("", "_") or set("@.") & set(self.name):
-            raise UserError(f"attribute {self.name!r}: the name is reserved; rename the column")
+        # DuckDB tells no "Time" from "time", and a name is also a file's name.
+        taken = self.name.lower() in OWN_COLUMNS or self.name[:1] in ("", "_")
+        if taken or set("@./") & set(self.name):
+            raise UserError(
+                f"attribute {self.name!r}: the name is reserved, or holds one of @ . /: "
+                "rename the column"
+            )
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def write_examples(
     wanted = [f"u.{named(name)}" for name in _names(query_features)]
     wanted += [f"i.{named(name)}" for name in _names(item_features)]
     query = (
-        f"SELECT {', '.join(wanted)}, t.item_index, t.time, t.{REPEAT}, t.start, t.stop "
+        f"SELECT {', '.join(wanted)}, t.item_index, t.time, t.{REPEAT}, t._start, t._stop "
         f"FROM read_parquet({quoted(histories.sequences.training)}) t "
         "JOIN user_rows u USING (user_row) JOIN item_rows i USING (item_index) "
         "ORDER BY t.shuffle, t.user_row, t.time, t.item_index"
@@ -101,7 +101,7 @@ def write_examples(
 
     def batches() -> Iterator[pa.RecordBatch]:
         for batch in _stream(database, query):
-            start, stop = (batch[name].to_numpy() for name in ("start", "stop"))
+            start, stop = (batch[name].to_numpy() for name in ("_start", "_stop"))
             joined = histories.append(
                 batch.select([*names, "item_index", "time", REPEAT]), start, stop
             )

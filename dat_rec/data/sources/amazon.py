@@ -10,7 +10,9 @@ import csv
 import gzip
 import json
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,12 +24,15 @@ import pyarrow.parquet as pq
 
 from dat_rec.data.prepare import Options
 from dat_rec.data.source import Attribute, Source, Split, quoted
+from dat_rec.data.sources.tables import integer, microseconds
 from dat_rec.errors import UserError
 
 BATCH_LINES = 20_000
 LOOK_AT = 1_000
 """Lines that decide which column of a ratings CSV holds the items."""
 ASIN = re.compile(r"(B[0-9A-Z]{9}|[0-9]{9}[0-9X])")
+MALFORMED = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)
+"""What json and ast raise at a line that is no object, and str.encode at half a character."""
 REVIEW_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("user_id", "item_id", "time", "problem", "value")]
     + [("row", pa.int64())]
@@ -53,13 +58,13 @@ class Amazon(Options):
 
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:
         """See Options."""
-        rows = self._ratings() if _is_csv(self.reviews) else _reviews(self.reviews)
+        rows = self._ratings() if _is_csv(self.reviews) else _records(self.reviews, _review)
         _to_parquet(rows, REVIEW_SCHEMA, work / "reviews.parquet")
-        _to_parquet(_products(self.metadata), ITEM_SCHEMA, work / "metadata.parquet")
+        _to_parquet(_records(self.metadata, _product), ITEM_SCHEMA, work / "metadata.parquet")
         database.execute(
             "CREATE VIEW raw_interactions AS SELECT user_id, item_id, "
-            "try_cast(time AS BIGINT) * 1000000 AS time, problem, coalesce(value, time) AS value, "
-            f"row, {quoted(self.reviews)} AS file "
+            f"{microseconds(integer('time'), 1_000_000)} AS time, problem, "
+            f"coalesce(value, time) AS value, row, {quoted(self.reviews)} AS file "
             f"FROM read_parquet({quoted(work / 'reviews.parquet')}); "
             "CREATE VIEW raw_users AS SELECT user_id, row, file FROM raw_interactions WHERE false"
         )
@@ -88,20 +93,18 @@ class Amazon(Options):
 
     def _ratings(self) -> Iterator[dict[str, Any]]:
         item = self._item_column()
-        with _open(self.reviews) as file:
-            for number, fields in enumerate(csv.reader(file), 1):
-                if len(fields) < 4:
-                    problem = "line without 4 fields"
-                    yield {"row": number, "problem": problem, "value": ",".join(fields)[:80]}
-                    continue
-                user, time = fields[1 - item], fields[3]
-                yield {"row": number, "user_id": user, "item_id": fields[item], "time": time}
+        for number, fields in enumerate(_csv_rows(self.reviews), 1):
+            if len(fields) < 4:
+                problem = "line without 4 fields"
+                yield {"row": number, "problem": problem, "value": ",".join(fields)[:80]}
+                continue
+            user, time = fields[1 - item], fields[3]
+            yield {"row": number, "user_id": user, "item_id": fields[item], "time": time}
 
     def _item_column(self) -> int:
         if self.csv_columns != "auto":
             return 1 if self.csv_columns == "user-item" else 0
-        with _open(self.reviews) as file:
-            rows = [row for row in islice(csv.reader(file), LOOK_AT) if len(row) >= 4]
+        rows = [row for row in islice(_csv_rows(self.reviews), LOOK_AT) if len(row) >= 4]
         shapes = [sum(bool(ASIN.fullmatch(row[place])) for row in rows) for place in (0, 1)]
         if shapes[0] == shapes[1]:
             raise UserError(
@@ -115,59 +118,87 @@ def _is_csv(path: Path) -> bool:
     return path.name.removesuffix(".gz").endswith(".csv")
 
 
-def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="")
-    return path.open(encoding="utf-8", errors="replace", newline="")
+@contextmanager
+def _open(path: Path) -> Iterator[IO[str]]:
+    """The file as text.
+
+    Raises:
+        UserError: it is no file, or no whole gzip file; also while it is read.
+    """
+    packed = path.suffix == ".gz"
+    try:
+        with (gzip.open if packed else open)(
+            path, "rt", encoding="utf-8", errors="replace", newline=""
+        ) as file:
+            yield file
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}): download it anew") from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
-    """Line number from 1, its object (None: it is none), the line."""
+def _csv_rows(path: Path) -> Iterator[list[str]]:
+    with _open(path) as file:
+        reader = csv.reader(file)
+        try:
+            yield from reader
+        except csv.Error as error:
+            raise UserError(
+                f"{path}: line {reader.line_num}: {error}: correct or remove the line"
+            ) from error
+
+
+def _records(
+    path: Path, record: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Each line's record, ``row`` from 1; where there is none, the problem and the line."""
     with _open(path) as file:
         for number, line in enumerate(file, 1):
-            value: Any = None
             try:
-                value = json.loads(line)
-            except ValueError:
-                try:
-                    value = ast.literal_eval(line)
-                except (ValueError, SyntaxError, MemoryError, RecursionError):
-                    value = None
-            yield number, value if isinstance(value, dict) else None, line
+                fields = record(_object(line))
+            except MALFORMED:
+                fields = {"problem": "malformed line", "value": line.strip()[:80]}
+            yield {"row": number, **fields}
 
 
-def _reviews(path: Path) -> Iterator[dict[str, Any]]:
-    for number, review, line in _lines(path):
-        if review is None:
-            yield {"row": number, "problem": "malformed line", "value": line.strip()[:80]}
-        else:
-            yield {
-                "row": number,
-                "user_id": _text(review.get("reviewerID")),
-                "item_id": _text(review.get("asin")),
-                "time": _text(review.get("unixReviewTime")),
-            }
+def _object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        value = ast.literal_eval(line)
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
 
 
-def _products(path: Path) -> Iterator[dict[str, Any]]:
-    for number, product, _ in _lines(path):
-        product = product or {}
-        levels = product.get("category") or product.get("categories") or []
-        if levels and isinstance(levels[0], list):
-            levels = levels[0]
-        price = re.search(r"\d+(\.\d+)?", str(product.get("price", "")).replace(",", ""))
-        yield {
-            "row": number,
-            "item_id": _text(product.get("asin")),
-            "title": _text(product.get("title")),
-            "brand": _text(product.get("brand")),
-            "price": float(price[0]) if price else None,
-            "categories": [str(level) for level in levels] if isinstance(levels, list) else None,
-        }
+def _review(review: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "user_id": _text(review.get("reviewerID")),
+        "item_id": _text(review.get("asin")),
+        "time": _text(review.get("unixReviewTime")),
+    }
+
+
+def _product(product: dict[str, Any]) -> dict[str, Any]:
+    levels = product.get("category") or product.get("categories")
+    if isinstance(levels, list) and levels and isinstance(levels[0], list):
+        levels = levels[0]
+    price = re.search(r"\d+(\.\d+)?", str(product.get("price", "")).replace(",", ""))
+    return {
+        "item_id": _text(product.get("asin")),
+        "title": _text(product.get("title")),
+        "brand": _text(product.get("brand")),
+        "price": float(price[0]) if price else None,
+        "categories": [_text(level) for level in levels] if isinstance(levels, list) else None,
+    }
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+    """The value as text, which a file can hold: half a surrogate pair is a UnicodeEncodeError."""
+    if value is None:
+        return None
+    text = str(value)
+    text.encode()
+    return text
 
 
 def _to_parquet(rows: Iterator[dict[str, Any]], schema: pa.Schema, path: Path) -> None:

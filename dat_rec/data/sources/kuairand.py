@@ -12,7 +12,17 @@ import duckdb
 
 from dat_rec.data.prepare import Options
 from dat_rec.data.source import Attribute, Source, Split, columns_of, named
-from dat_rec.data.sources.tables import PLACE, delimited, integer, parquet, problem
+from dat_rec.data.sources.tables import (
+    OWN_PLACE,
+    PLACE,
+    at_least,
+    delimited,
+    integer,
+    microseconds,
+    number,
+    parquet,
+    problem,
+)
 from dat_rec.errors import UserError
 
 LOGS = ("log_standard_4_08_to_4_21_pure.csv", "log_standard_4_22_to_5_08_pure.csv")
@@ -71,13 +81,18 @@ def _register_parquet(database: duckdb.DuckDBPyConnection, folder: Path) -> Spli
         folder / "interactions.parquet",
         ("user_id", "item_id", "long_watch", "order", "ts", "split"),
     )
+    unknown = "NOT coalesce(isfinite(long_watch::DOUBLE), false)"
+    known = "coalesce(split IN ('train', 'val', 'test'), false)"
     database.execute(
-        "CREATE VIEW raw_interactions AS SELECT user_id::BIGINT AS user_id, "
-        "item_id::BIGINT AS item_id, CASE WHEN split = 'train' THEN \"order\"::BIGINT "
-        f"ELSE ts::BIGINT * 1000000 END AS time, split = 'test' AS held_out, {PLACE}, "
-        "CASE WHEN split IS NULL OR split NOT IN ('train', 'val', 'test') "
-        "THEN 'split is not train, val or test' END AS problem, "
-        f"coalesce(split, 'nothing') AS value FROM {log} WHERE long_watch = 1"
+        "CREATE VIEW raw_interactions AS SELECT try_cast(user_id AS BIGINT) AS user_id, "
+        "try_cast(item_id AS BIGINT) AS item_id, "
+        "CASE WHEN split = 'train' THEN try_cast(\"order\" AS BIGINT) "
+        f"ELSE {microseconds('try_cast(ts AS BIGINT)', 1_000_000)} END AS time, "
+        f"split = 'test' AS held_out, {PLACE}, "
+        f"CASE WHEN {unknown} THEN 'missing long_watch' "
+        f"WHEN NOT {known} THEN 'split is not train, val or test' END AS problem, "
+        f"CASE WHEN {unknown} THEN long_watch::VARCHAR WHEN {known} THEN ts::VARCHAR "
+        f"ELSE split END AS value FROM {log} WHERE {at_least('long_watch::DOUBLE', 1)}"
     )
     videos = parquet(
         database,
@@ -93,20 +108,27 @@ def _register_parquet(database: duckdb.DuckDBPyConnection, folder: Path) -> Spli
 def _register_csv(database: duckdb.DuckDBPyConnection, folder: Path) -> Split:
     columns = ("user_id", "video_id", "time_ms", "long_view", "date")
     logs = " UNION ALL ".join(
-        f"SELECT {', '.join(columns)}, {PLACE} FROM {delimited(folder / name, columns)}"
+        f"SELECT {', '.join(columns)}, {OWN_PLACE} FROM {delimited(folder / name, columns)}"
         for name in LOGS
+    )
+    checked = problem(
+        "user_id",
+        "video_id",
+        "date",
+        time="time_ms",
+        numbers=("long_view",),
+        needed=("date",),
     )
     database.execute(
         f"CREATE VIEW raw_interactions AS SELECT {integer('user_id')} AS user_id, "
-        f"{integer('video_id')} AS item_id, {integer('time_ms')} * 1000 AS time, "
-        f"{integer('date')} >= {TEST_FROM} AS held_out, {PLACE}, "
-        f"{problem('user_id', 'video_id', 'time_ms', 'date')} "
-        f"FROM ({logs}) WHERE long_view = '1'"
+        f"{integer('video_id')} AS item_id, {microseconds(integer('time_ms'), 1000)} AS time, "
+        f"({integer('date')}) >= {TEST_FROM} AS held_out, {PLACE}, "
+        f"{checked} FROM ({logs}) WHERE {at_least(number('long_view'), 1)}"
     )
     needed = ("video_id", "tag", "video_duration", *ITEM_ATTRIBUTES)
     _register_videos(database, "video_id", delimited(folder / VIDEOS, needed))
     _register_users(database, delimited(folder / USERS, ("user_id", *USER_ATTRIBUTES)))
-    return Split("coalesce(held_out, false)", "test: from 1 May 2022, by the log's date")
+    return Split("held_out", "test: from 1 May 2022, by the log's date")
 
 
 def _number_as_text(name: str, type_: str) -> str:
@@ -115,6 +137,10 @@ def _number_as_text(name: str, type_: str) -> str:
         whole = f"try_cast(try_cast({named(name)} AS DOUBLE) AS BIGINT)::VARCHAR"
         return f"coalesce({whole}, {named(name)})"
     return f"try_cast({named(name)} AS BIGINT)::VARCHAR"
+
+
+def _id(name: str, types: dict[str, str]) -> str:
+    return integer(name) if types[name] == "VARCHAR" else f"try_cast({named(name)} AS BIGINT)"
 
 
 def _register_videos(database: duckdb.DuckDBPyConnection, key: str, videos: str) -> None:
@@ -130,10 +156,10 @@ def _register_videos(database: duckdb.DuckDBPyConnection, key: str, videos: str)
         "CREATE VIEW raw_items AS SELECT item_id, tag, tag[1] AS category, "
         "concat('video ', item_id, coalesce(' (category ' || tag[1] || ')', '')) AS title, "
         f"duration, {', '.join(ITEM_ATTRIBUTES)}, {PLACE} FROM (SELECT "
-        f"try_cast({key} AS BIGINT) AS item_id, "
+        f"{_id(key, types)} AS item_id, "
         "list_filter(list_transform(string_split(tag, ','), lambda x: trim(x)), "
         "lambda x: x <> '') AS tag, "
-        f"try_cast(video_duration AS DOUBLE) AS duration, {attributes}, {PLACE} FROM {videos})"
+        f"try_cast(video_duration AS DOUBLE) AS duration, {attributes}, {OWN_PLACE} FROM {videos})"
     )
 
 
@@ -146,6 +172,6 @@ def _register_users(database: duckdb.DuckDBPyConnection, users: str) -> None:
         for name in USER_ATTRIBUTES
     )
     database.execute(
-        "CREATE VIEW raw_users AS SELECT try_cast(user_id AS BIGINT) AS user_id, "
+        f"CREATE VIEW raw_users AS SELECT {_id('user_id', types)} AS user_id, "
         f"{attributes}, {PLACE} FROM {users}"
     )

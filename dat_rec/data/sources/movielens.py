@@ -12,7 +12,16 @@ import pyarrow.parquet as pq
 
 from dat_rec.data.prepare import Options
 from dat_rec.data.source import Attribute, Source, last_share_of_time, quoted
-from dat_rec.data.sources.tables import PLACE, delimited, integer, problem
+from dat_rec.data.sources.tables import (
+    PLACE,
+    at_least,
+    delimited,
+    finite,
+    integer,
+    microseconds,
+    number,
+    problem,
+)
 from dat_rec.errors import UserError
 
 RATING_COLUMNS = ("userId", "movieId", "rating", "timestamp")
@@ -30,11 +39,15 @@ class MovieLens(Options):
 
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:
         """See Options."""
+        finite("--min-rating", self.min_rating)
         attributes = [Attribute("category", "item"), Attribute("genres", "item", "tags")]
         attributes += [Attribute("year", "item")]
         if (self.path / "ratings.dat").exists():
             ratings = delimited(
-                self.path / "ratings.dat", (), separator="::", header=RATING_COLUMNS
+                self.path / "ratings.dat",
+                RATING_COLUMNS,
+                separator="::",
+                header=RATING_COLUMNS,
             )
             movies = _latin1(self.path / "movies.dat", work, ("movieId", "title", "genres"))
             _register_people(database, self.path / "users.dat", work)
@@ -54,9 +67,10 @@ class MovieLens(Options):
         # A rating that is no number stays, so that the checks can count it.
         database.execute(
             f"CREATE VIEW raw_interactions AS SELECT {integer('userId')} AS user_id, "
-            f"{integer('movieId')} AS item_id, {integer('timestamp')} * 1000000 AS time, {PLACE}, "
-            f"{problem('userId', 'movieId', 'timestamp', numbers=('rating',))} FROM {ratings} "
-            f"WHERE coalesce(try_cast(rating AS DOUBLE) >= {self.min_rating!r}, true)"
+            f"{integer('movieId')} AS item_id, "
+            f"{microseconds(integer('timestamp'), 1_000_000)} AS time, {PLACE}, "
+            f"{problem('userId', 'movieId', time='timestamp', numbers=('rating',))} FROM {ratings} "
+            f"WHERE {at_least(number('rating'), self.min_rating)}"
         )
         _register_movies(database, movies)
         return Source(
@@ -97,7 +111,7 @@ def _latin1(path: Path, work: Path, header: tuple[str, ...]) -> str:
         name: pa.array([row[place] if place < len(row) else None for row in rows], pa.string())
         for place, name in enumerate(header)
     }
-    columns["row"] = pa.array(range(1, len(rows) + 1), pa.int64())
+    columns["_source_row"] = pa.array(range(1, len(rows) + 1), pa.int64())
     table = work / f"{path.stem}.parquet"
     pq.write_table(pa.table(columns), table)
-    return f"(SELECT *, {quoted(path)} AS file FROM read_parquet({quoted(table)}))"
+    return f"(SELECT *, {quoted(path)} AS _source_file FROM read_parquet({quoted(table)}))"

@@ -22,11 +22,12 @@ from dat_rec.data.source import (
     named,
     quoted,
 )
-from dat_rec.data.sources.tables import INTEGERS, PLACE, parquet
+from dat_rec.data.sources.tables import INTEGERS, OWN_PLACE, PLACE, at_least, finite, parquet
 from dat_rec.errors import UserError
 
 FRACTIONS = ("FLOAT", "DOUBLE", "DECIMAL")
 NO_CATEGORY = "category"
+INT64_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,7 @@ class ParquetLog(Options):
         )
 
     def _check(self) -> None:
+        finite("--min-label", self.min_label)
         for field in ("category", "title", "item_features"):
             if self.items is None and getattr(self, field):
                 raise UserError(f"--{field.replace('_', '-')} needs --items: name the items' file")
@@ -91,34 +93,48 @@ class ParquetLog(Options):
             raise UserError("--user-features needs --users: name the users' file")
         if self.category in self.item_features:
             raise UserError(f"--item-features {self.category}: is the category already: remove it")
+        if self.category is None and NO_CATEGORY in self.item_features:
+            raise UserError(f"--item-features {NO_CATEGORY}: pass it as --category {NO_CATEGORY}")
 
     def _register_interactions(self, database: duckdb.DuckDBPyConnection) -> str:
         columns = [self.user_id, self.item_id, self.time, *([self.label] if self.label else [])]
         log = parquet(database, self.interactions, columns)
         types = columns_of(database, log)
-        time, text = named(self.time), f"{named(self.time)}::VARCHAR"
-        where = f" WHERE {named(self.label)} >= {self.min_label!r}" if self.label else ""
-        if self.label and not _is_number(types[self.label]):
+        where, problem = self._label(types)
+        database.execute(
+            f"CREATE VIEW raw_interactions AS SELECT "
+            f"{_id(database, log, self.user_id, types)} AS user_id, "
+            f"{_id(database, log, self.item_id, types)} AS item_id, "
+            f"{_microseconds(named(self.time), types[self.time], self.interactions)} AS time, "
+            f"{problem}, {PLACE} FROM {log} {where}"
+        )
+        return types[self.time]
+
+    def _label(self, types: dict[str, str]) -> tuple[str, str]:
+        """SQL: which rows to read, and the columns ``problem`` and ``value``."""
+        text = f"{named(self.time)}::VARCHAR"
+        if self.label is None:
+            return "", f"NULL::VARCHAR AS problem, {text} AS value"
+        if not _is_number(types[self.label]):
             raise UserError(
                 f"{self.interactions}: label {self.label!r} is {types[self.label]}: name a number"
             )
-        database.execute(
-            f"CREATE VIEW raw_interactions AS SELECT {_id(self.user_id, types)} AS user_id, "
-            f"{_id(self.item_id, types)} AS item_id, "
-            f"{_microseconds(time, types[self.time], self.interactions)} AS time, "
-            f"NULL::VARCHAR AS problem, {text} AS value, {PLACE} "
-            f"FROM {log}{where}"
+        label = f"{named(self.label)}::DOUBLE"
+        missing = f"NOT coalesce(isfinite({label}), false)"
+        return f"WHERE {at_least(label, self.min_label)}", (
+            f"CASE WHEN {missing} THEN 'missing label' END AS problem, "
+            f"CASE WHEN {missing} THEN {named(self.label)}::VARCHAR ELSE {text} END AS value"
         )
-        return types[self.time]
 
     def _register_items(self, database: duckdb.DuckDBPyConnection) -> list[Attribute]:
         if self.items is None:
             # Ids that no catalogue can list are left to the checks of the interactions.
+            type_ = columns_of(database, "raw_interactions")["item_id"]
+            listed = {"BIGINT": " AND item_id >= 0", "VARCHAR": " AND item_id <> ''"}.get(type_, "")
             database.execute(
                 "CREATE VIEW raw_items AS SELECT item_id, item_id::VARCHAR AS title, "
                 f"NULL::VARCHAR AS {NO_CATEGORY}, min(file) AS file, min(row) AS row "
-                "FROM raw_interactions WHERE item_id IS NOT NULL "
-                "AND NOT coalesce(try_cast(item_id AS BIGINT) < 0, false) GROUP BY item_id"
+                f"FROM raw_interactions WHERE item_id IS NOT NULL{listed} GROUP BY item_id"
             )
             return [Attribute(NO_CATEGORY, "item")]
         names = [*([self.category] if self.category else []), *self.item_features]
@@ -136,8 +152,9 @@ class ParquetLog(Options):
                 f"{self.items}: category {self.category!r} is {types[self.category]}: "
                 "name a column of text or integers"
             )
+        item_id = _id(database, table, self.item_id, types)
         database.execute(
-            f"CREATE VIEW raw_items AS SELECT {_id(self.item_id, types)} AS item_id, "
+            f"CREATE VIEW raw_items AS SELECT {item_id} AS item_id, "
             f"{title} AS title{extra}{chosen}, {PLACE} FROM {table}"
         )
         return attributes
@@ -153,9 +170,9 @@ class ParquetLog(Options):
         types = columns_of(database, table)
         chosen = "".join(f", {named(name)}" for name in self.user_features)
         attributes = [self._attribute(name, "query", types) for name in self.user_features]
+        user_id = _id(database, table, self.user_id, types)
         database.execute(
-            f"CREATE VIEW raw_users AS SELECT {_id(self.user_id, types)} AS user_id{chosen}, "
-            f"{PLACE} FROM {table}"
+            f"CREATE VIEW raw_users AS SELECT {user_id} AS user_id{chosen}, {PLACE} FROM {table}"
         )
         return attributes
 
@@ -172,19 +189,30 @@ class ParquetLog(Options):
     def _split(self, database: duckdb.DuckDBPyConnection, time_type: str) -> Split:
         if self.test_from is None:
             return last_share_of_time(self.test_share)
-        kind = "BIGINT" if time_type in INTEGERS else "TIMESTAMP"
-        cast = f"try_cast({quoted(self.test_from)} AS {kind})"
-        sql = cast if kind == "BIGINT" else f"epoch_us({cast})"
+        text = quoted(self.test_from)
+        whole = time_type in INTEGERS
+        sql = f"try_cast({text} AS BIGINT)" if whole else _of_text(text)
         row = database.execute(f"SELECT {sql}").fetchone()
         if row is None or row[0] is None:
+            kind = "integer" if whole else "timestamp"
             raise UserError(
-                f"--test-from {self.test_from}: is no {kind.lower()}, as the times are: write one"
+                f"--test-from {self.test_from}: is no {kind}, as the times are: write one"
             )
         return Split(f"time >= {row[0]}", f"test: from {self.test_from} on")
 
 
-def _id(column: str, types: dict[str, str]) -> str:
+def _id(database: duckdb.DuckDBPyConnection, table: str, column: str, types: dict[str, str]) -> str:
     """SQL: an id as BIGINT if it is an integer, else as it is (the checks refuse other types)."""
+    if types[column] == "UBIGINT":
+        row = database.execute(
+            f"SELECT {OWN_PLACE}, {named(column)} FROM {table} "
+            f"WHERE {named(column)} > {INT64_MAX} ORDER BY ALL LIMIT 1"
+        ).fetchone()
+        if row:
+            raise UserError(
+                f"{row[0]}: row {row[1]}: {column} {row[2]} is over {INT64_MAX}: "
+                "write the ids as int64 or text"
+            )
     if types[column] in INTEGERS:
         return f"{named(column)}::BIGINT"
     if types[column] == "UUID":
@@ -199,9 +227,14 @@ def _is_number(type_: str) -> bool:
 def _microseconds(column: str, type_: str, path: Path) -> str:
     """SQL: a time as BIGINT: microseconds, or the integers as they are."""
     if type_ in INTEGERS:
-        return f"{column}::BIGINT"
+        return f"try_cast({column} AS BIGINT)"
     if type_.startswith("TIMESTAMP") or type_ == "DATE":
-        return f"epoch_us({column})"
+        return f"try(epoch_us({column}))"
     if type_ == "VARCHAR":
-        return f"epoch_us(try_cast({column} AS TIMESTAMP))"
+        return _of_text(column)
     raise UserError(f"{path}: time {column} is {type_}: write a timestamp, or integers in order")
+
+
+def _of_text(text: str) -> str:
+    """SQL: a text's time as microseconds; UTC where the text names no offset."""
+    return f"try(epoch_us(try_cast({text} AS TIMESTAMPTZ)))"

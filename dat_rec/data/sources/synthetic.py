@@ -34,6 +34,8 @@ TEST_SHARE = 0.1
 TEST_FROM_US = EPOCH_US + round(SPAN_US * (1 - TEST_SHARE))
 CLUSTER_NOISE = 0.8
 """Length of the noise that is added to a unit category centre, for items and users alike."""
+MOST_SHARPNESS, MOST_SKEW = 1000, 10
+"""Beyond these, weights vanish in float64."""
 SCORES_IN_MEMORY = 1 << 22
 CUTOFFS = (50, 100)
 
@@ -70,10 +72,10 @@ class Synthetic(Options):
         pq.write_table(pa.table(items), work / "items.parquet")
         database.execute(
             f"CREATE VIEW raw_interactions AS SELECT user_id, item_id, time, {PLACE}, "
-            f"{NO_PROBLEM} FROM {parquet(database, log, ('user_id',))}; "
+            f"{NO_PROBLEM} FROM {parquet(database, log, ('user_id', 'item_id', 'time'))}; "
             "CREATE VIEW raw_items AS SELECT item_id, 'category ' || category AS category, "
             f"format('item {{}} (category {{}})', item_id, category) AS title, {PLACE} "
-            f"FROM {parquet(database, work / 'items.parquet', ('item_id',))}; "
+            f"FROM {parquet(database, work / 'items.parquet', tuple(items))}; "
             f"CREATE VIEW raw_users AS SELECT user_id, {PLACE} "
             f"FROM {parquet(database, work / 'users.parquet', ('user_id',))}"
         )
@@ -101,8 +103,11 @@ class Synthetic(Options):
                     f"--{name} {getattr(self, name)}: must be at least {least}"
                     + (" (one for each user)" if name == "interactions" else "")
                 )
-        if self.world_seed < 0:
-            raise UserError(f"--world-seed {self.world_seed}: must not be negative")
+        for name, most in (("sharpness", MOST_SHARPNESS), ("skew", MOST_SKEW)):
+            if not 0 <= getattr(self, name) <= most:
+                raise UserError(f"--{name} {getattr(self, name)}: must lie between 0 and {most}")
+        if not 0 <= self.world_seed < 2**63:
+            raise UserError(f"--world-seed {self.world_seed}: must lie between 0 and 2^63 − 1")
 
 
 @dataclass(frozen=True)
