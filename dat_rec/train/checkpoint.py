@@ -92,8 +92,8 @@ def _check_finite(model: nn.Module) -> None:
     """Keep a diverged model from taking a good checkpoint's place."""
     bad = ""
     for name, tensor in model.state_dict().items():
-        shards = tensor.local_shards() if isinstance(tensor, ShardedTensor) else ()
-        for part in [shard.tensor for shard in shards] or [tensor]:
+        sharded = isinstance(tensor, ShardedTensor)
+        for part in [shard.tensor for shard in tensor.local_shards()] if sharded else [tensor]:
             # One pass, where isfinite(part).all() would make a second tensor.
             if part.is_floating_point() and not part.sum(dtype=torch.float64).isfinite():
                 bad = f"{name} is not finite: lower the learning rates in a new --out; the older "
