@@ -1,0 +1,119 @@
+"""Gradients at two ranks against one process on the whole batch, their length included.
+
+The first steps of Adam and RowWiseAdagrad are as long for twice the gradient, so that updated
+weights do not tell a sum over ranks from a mean. The gradients themselves do: the towers' after
+DDP, and the tables' by what RowWiseAdagrad keeps of them, mean(g²) of each row.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from dat_rec.config import LossConfig, ModelConfig
+from dat_rec.data.batch import Batch
+from dat_rec.data.dataset import Dataset
+from dat_rec.data.reader import ExampleReader, ReaderOptions
+from dat_rec.parallel.initialize import initialize_tables
+from dat_rec.parallel.process_group import process_group
+from dat_rec.parallel.shard import shard
+from dat_rec.train.objective import TrainTask
+from tests.distributed.ranks import run_ranks
+
+WORLD, GLOBAL_BATCH = 2, 64
+MODEL = ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8, precision="float64")
+LOSSES = {
+    "softmax": LossConfig(negatives=2),
+    "bce": LossConfig(main="bce", negatives=2),
+}
+Gradients = dict[str, Tensor]
+"""By parameter: a tower's gradient, or the root mean square of each table row's."""
+
+
+def build(dataset: Dataset, loss: LossConfig, device: str) -> TrainTask:
+    torch.manual_seed(5)
+    return TrainTask(dataset.schema, MODEL, loss, torch.device(device))
+
+
+def first_batch(dataset: Dataset, negatives: int, rank: int, world: int) -> Batch:
+    options = ReaderOptions(GLOBAL_BATCH // world, epochs=1, seed=3, negatives=negatives)
+    return next(iter(ExampleReader(dataset, options, rank, world)))
+
+
+def on_one_rank(dataset: Dataset, losses: dict[str, LossConfig]) -> dict[str, Gradients]:
+    with process_group(60) as place:
+        result = {}
+        for name, loss in losses.items():
+            task = build(dataset, loss, "meta")
+            types = ("table_wise", "row_wise")
+            model, _ = shard(task, {}, place, GLOBAL_BATCH // WORLD, 0.05, types)
+            initialize_tables(model, seed=7, scale=0.5)
+            value, _ = model(first_batch(dataset, loss.negatives, place.rank, WORLD))
+            value.backward()
+            result[name] = tower_gradients(model) | table_gradients(model)
+        return result
+
+
+def tower_gradients(model: torch.nn.Module) -> Gradients:
+    found = {name: p.grad for name, p in model.named_parameters() if "_tower." in name}
+    return {name: gradient for name, gradient in found.items() if gradient is not None}
+
+
+def table_gradients(model: DistributedModelParallel) -> Gradients:
+    state = model.fused_optimizer.state_dict()["state"]
+    return {name: whole(only(kept)).sqrt() for name, kept in state.items()}
+
+
+def only(kept: dict[str, Any]) -> Any:
+    (squares,) = kept.values()
+    return squares
+
+
+def whole(tensor: Any) -> Tensor:
+    """One number for each row of a table, from the ranks that hold them."""
+    result = torch.zeros(tensor.size())
+    for part in tensor.local_shards():
+        (offset,), (size,) = part.metadata.shard_offsets, part.metadata.shard_sizes
+        result[offset : offset + size] = part.tensor
+    dist.all_reduce(result)
+    return result
+
+
+def on_one_process(dataset: Dataset, loss: LossConfig) -> Gradients:
+    """Unsharded, with the same numbers; plain autograd gives the gradients."""
+    with process_group(60):
+        towers = build(dataset, loss, "meta").state_dict()
+        task = build(dataset, loss, "cpu")
+        task.load_state_dict(
+            {name: value for name, value in towers.items() if not value.is_meta}, strict=False
+        )
+        initialize_tables(task, seed=7, scale=0.5)
+        value, _ = task(first_batch(dataset, loss.negatives, 0, 1))
+        value.backward()
+        gradients = tower_gradients(task)
+        for name, table in task.named_parameters():
+            if ".embedding_bags." in name:
+                assert table.grad is not None
+                gradients[name] = table.grad.square().mean(dim=1).sqrt()
+        return gradients
+
+
+@pytest.fixture(scope="module")
+def ranks(planted: Dataset) -> list[dict[str, Gradients]]:
+    return run_ranks(on_one_rank, WORLD, planted, LOSSES)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_are_those_of_the_whole_batch(
+    loss: str, planted: Dataset, ranks: list[dict[str, Gradients]]
+) -> None:
+    expected = on_one_process(planted, LOSSES[loss])
+    for rank in ranks:
+        assert rank[loss].keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert gradient.any(), name
+            error = (rank[loss][name] - gradient).abs().max()
+            assert error < 1e-5 * gradient.abs().max(), (name, error)

@@ -1,0 +1,104 @@
+"""Initial tables: the same numbers however a table is cut, in the promised range."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import Shard, init_from_local_shards
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from dat_rec.parallel.initialize import BLOCK_ROWS, initialize_tables
+from dat_rec.parallel.process_group import process_group
+
+ROWS, DIM = 2 * BLOCK_ROWS + 100, 8
+SCALE = 0.5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group_of_one() -> Iterator[None]:
+    with process_group(60):
+        yield
+
+
+def whole(table: str = "item", rows: int = ROWS, dim: int = DIM, seed: int = 3) -> Tensor:
+    """An unsharded table, initialised."""
+    config = EmbeddingBagConfig(
+        name=table, embedding_dim=dim, num_embeddings=rows, feature_names=["feature"]
+    )
+    model = nn.ModuleDict({"embeddings": EmbeddingBagCollection(tables=[config])})
+    initialize_tables(model, seed, SCALE)
+    weights: Tensor = model.state_dict()[f"embeddings.embedding_bags.{table}.weight"]
+    return weights
+
+
+class Cut(nn.Module):
+    """A model whose one table lies in shards between the given rows and columns."""
+
+    def __init__(self, rows: list[int], columns: list[int]) -> None:
+        super().__init__()
+        shards = [
+            Shard.from_tensor_and_offsets(
+                torch.full((row_end - row, column_end - column), float("nan")), [row, column], 0
+            )
+            for row, row_end in pairwise(rows)
+            for column, column_end in pairwise(columns)
+        ]
+        self._table = init_from_local_shards(shards, ROWS, DIM)
+
+    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+        return {"embeddings.embedding_bags.item.weight": self._table}
+
+    def joined(self) -> Tensor:
+        result = torch.zeros(ROWS, DIM)
+        for shard in self._table.local_shards():
+            row, column = shard.metadata.shard_offsets
+            height, width = shard.tensor.shape
+            result[row : row + height, column : column + width] = shard.tensor
+        return result
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        ([0, BLOCK_ROWS, 2 * BLOCK_ROWS, ROWS], [0, DIM]),
+        ([0, BLOCK_ROWS - 1, BLOCK_ROWS + 1, ROWS], [0, DIM]),
+        ([0, 1, 2, ROWS - 1, ROWS], [0, DIM]),
+        ([0, 100, ROWS], [0, 3, DIM]),
+    ],
+)
+def test_numbers_do_not_depend_on_the_cuts(rows: list[int], columns: list[int]) -> None:
+    model = Cut(rows, columns)
+    initialize_tables(model, 3, SCALE)
+    assert torch.equal(model.joined(), whole())
+
+
+def test_numbers_do_not_depend_on_the_number_of_rows() -> None:
+    assert torch.equal(whole(rows=BLOCK_ROWS + 1), whole()[: BLOCK_ROWS + 1])
+
+
+def test_row_0_is_zero_and_no_row_comes_twice() -> None:
+    table = whole()
+    assert not table[0].any()
+    assert len(table.unique(dim=0)) == ROWS
+
+
+@pytest.mark.parametrize("dim", [4, 64])
+def test_numbers_are_uniform_within_scale_over_root_dim(dim: int) -> None:
+    bound = SCALE / dim**0.5
+    numbers = whole(dim=dim)[1:].flatten()
+    assert numbers.abs().max() <= bound
+    # As many in each tenth of the range, within five standard deviations.
+    counts = torch.histc(numbers, bins=10, min=-bound, max=bound)
+    expected = len(numbers) / 10
+    assert (counts - expected).abs().max() < 5 * (0.9 * expected) ** 0.5
+
+
+def test_tables_and_seeds_differ() -> None:
+    tables = [whole("item"), whole("user"), whole("item", seed=4)]
+    for number, table in enumerate(tables):
+        for other in tables[:number]:
+            assert not (table == other)[1:].all(dim=1).any()

@@ -1,0 +1,278 @@
+"""Configurations: what the presets stand for, what is refused, and JSON there and back."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dat_rec.config import (
+    DataConfig,
+    LossConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Preset,
+    TrainConfig,
+    differences,
+    from_json,
+    preset,
+    to_json,
+)
+from dat_rec.errors import UserError
+
+DATA, OUT = Path("/data"), Path("/out")
+
+MODERN: dict[str, Any] = {
+    "seed": 0,
+    "epochs": 4,
+    "batch_size": 2048,
+    "model.embedding_dim": 32,
+    "model.hidden": (256, 128),
+    "model.output_dim": 32,
+    "model.last_relu": False,
+    "model.augment": True,
+    "model.precision": "float32",
+    "loss.main": "softmax",
+    "loss.negatives": 1,
+    "loss.negative_power": 0.0,
+    "loss.temperature": 0.05,
+    "loss.log_q": 1.2,
+    "loss.mimic_user": 0.5,
+    "loss.mimic_item": 0.5,
+    "loss.alignment": 1.0,
+    "optimizer.table_lr": 0.05,
+    "optimizer.tower_lr": 0.001,
+    "optimizer.warmup_steps": 100,
+    "optimizer.decay": "linear",
+    "optimizer.table_init": 0.05,
+    "examples.id_dropout": 0.05,
+    "examples.skip_repeats": False,
+}
+"""All that decides a run's numbers."""
+PAPER = MODERN | {
+    "batch_size": 256,
+    "model.last_relu": True,
+    "loss.main": "bce",
+    "loss.negatives": 4,
+    "examples.id_dropout": 0.0,
+}
+TWO_TOWER = MODERN | {
+    "model.augment": False,
+    "loss.mimic_user": 0.0,
+    "loss.mimic_item": 0.0,
+    "loss.alignment": 0.0,
+}
+HOW_IT_RUNS = {
+    "data",
+    "out",
+    "preset",
+    "resume",
+    "overwrite",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "sharding_types",
+    "timeout_s",
+}
+"""Fields that say where and how, and leave the numbers as they are."""
+
+OTHER = TrainConfig(
+    data=DATA,
+    out=OUT,
+    preset="paper",
+    seed=7,
+    epochs=2,
+    batch_size=64,
+    resume=True,
+    overwrite=True,
+    checkpoint_every=5,
+    keep_checkpoints=3,
+    log_every=2,
+    sharding_types=("row_wise",),
+    timeout_s=30,
+    model=ModelConfig(8, (16, 12, 10), 4, True, False, "float64"),
+    loss=LossConfig("bce", 2, 0.5, 0.1, 0.3, 0.7, 0.2, 1.3),
+    optimizer=OptimizerConfig(0.1, 0.01, 3, "none", 0.2),
+    examples=DataConfig(0.1, True),
+)
+"""No field as by default."""
+
+
+def flat(config: TrainConfig) -> dict[str, Any]:
+    """Every field by its dotted name."""
+    result: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        if dataclasses.is_dataclass(value):
+            result |= {f"{name}.{inner}": worth for inner, worth in vars(value).items()}
+        else:
+            result[name] = value
+    return result
+
+
+def changed(field: str, value: object) -> TrainConfig:
+    """The ``modern`` preset but for one field."""
+    config = preset("modern", DATA, OUT)
+    group, _, inner = field.rpartition(".")
+    if group:
+        return dataclasses.replace(
+            config, **{group: dataclasses.replace(getattr(config, group), **{inner: value})}
+        )
+    return dataclasses.replace(config, **{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("modern", MODERN), ("paper", PAPER), ("two-tower", TWO_TOWER)]
+)
+def test_presets(name: Preset, expected: dict[str, Any]) -> None:
+    config = preset(name, DATA, OUT)
+    fields = flat(config)
+    assert {field: fields[field] for field in fields.keys() - HOW_IT_RUNS} == expected
+    assert (config.data, config.out, config.preset) == (DATA, OUT, name)
+    config.check()
+
+
+POSITIVE = (
+    "epochs",
+    "batch_size",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "timeout_s",
+    "model.embedding_dim",
+    "model.output_dim",
+)
+NOT_NEGATIVE = (
+    "seed",
+    "loss.negatives",
+    "loss.negative_power",
+    "loss.log_q",
+    "loss.mimic_user",
+    "loss.mimic_item",
+    "loss.alignment",
+    "optimizer.table_lr",
+    "optimizer.tower_lr",
+    "optimizer.warmup_steps",
+    "optimizer.table_init",
+)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, value) for field in POSITIVE for value in (0, -1)),
+        *((field, -1) for field in NOT_NEGATIVE),
+        *((field, float(bad)) for field in NOT_NEGATIVE for bad in ("nan", "inf")),
+        *(("loss.temperature", value) for value in (0.0, -0.1, float("nan"))),
+        *(("examples.id_dropout", value) for value in (-0.1, 1.0, float("nan"))),
+    ],
+)
+def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:
+    option = "--" + field.replace("_", "-")
+    with pytest.raises(UserError) as raised:
+        changed(field, value).check()
+    assert str(raised.value).startswith(f"{option} is {value}: it must be ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.hidden", (16, 0), "--model.hidden is 0: it must be 1 or more"),
+        ("sharding_types", (), "--sharding-types is empty"),
+        (
+            "loss",
+            LossConfig(main="bce", negatives=0),
+            "--loss.main bce needs negatives: pass --loss.negatives 1 or more",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_with_is_refused(field: str, value: object, message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        changed(field, value).check()
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.xfail(
+    reason="check() lets an infinite temperature through", raises=pytest.fail.Exception
+)
+def test_an_infinite_temperature_is_refused() -> None:
+    with pytest.raises(UserError, match=r"--loss\.temperature is inf"):
+        changed("loss.temperature", float("inf")).check()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, 1) for field in POSITIVE),
+        *((field, 0) for field in NOT_NEGATIVE),
+        ("model.hidden", ()),
+        ("examples.id_dropout", 0.0),
+    ],
+)
+def test_the_least_allowed_value_passes(field: str, value: object) -> None:
+    changed(field, value).check()
+
+
+def test_json_there_and_back() -> None:
+    default = flat(preset("modern", DATA, OUT))
+    same = [field for field, value in flat(OTHER).items() if value == default[field]]
+    assert same == ["data", "out"]
+    text = json.dumps(to_json(OTHER) | {"world_size": 2})
+    assert from_json(json.loads(text), "config.json") == OTHER
+
+
+def test_json_holds_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    value = to_json(preset("modern", Path("data"), Path("runs/../run")))
+    assert (value["data"], value["out"]) == (str(tmp_path / "data"), str(tmp_path / "run"))
+
+
+GROUPS = ("", "model", "loss", "optimizer", "examples")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_an_unknown_field_is_refused(group: str) -> None:
+    value = to_json(OTHER)
+    (value[group] if group else value)["novelty"] = 1
+    with pytest.raises(
+        UserError, match=r"(?s)run\.json: not a configuration .*novelty.*train anew"
+    ):
+        from_json(value, "run.json")
+
+
+@pytest.mark.parametrize("field", ["data", "out", *GROUPS[1:], "model.hidden", "sharding_types"])
+def test_a_missing_field_is_refused(field: str) -> None:
+    refuse_without(field)
+
+
+@pytest.mark.xfail(reason="from_json puts the default for it", raises=pytest.fail.Exception)
+@pytest.mark.parametrize("field", ["preset", "seed", "batch_size", "loss.log_q", "model.augment"])
+def test_a_missing_field_with_a_default_is_refused(field: str) -> None:
+    refuse_without(field)
+
+
+def refuse_without(field: str) -> None:
+    value = to_json(OTHER)
+    group, _, inner = field.rpartition(".")
+    del (value[group] if group else value)[inner]
+    with pytest.raises(UserError, match=rf"run\.json: not a configuration .*{inner}.*train anew"):
+        from_json(value, "run.json")
+
+
+def test_differences_name_options_ours_and_theirs() -> None:
+    ours = preset("modern", DATA, OUT)
+    assert differences(ours, ours) == []
+    theirs = dataclasses.replace(
+        ours, batch_size=64, model=ModelConfig(hidden=(8,)), loss=LossConfig(mimic_user=0.7)
+    )
+    assert differences(ours, theirs) == [
+        "--batch-size 2048 (64)",
+        "--model.hidden [256, 128] ([8])",
+        "--loss.mimic-user 0.5 (0.7)",
+    ]
+
+
+def test_differences_see_every_field() -> None:
+    found = differences(OTHER, preset("modern", DATA, OUT))
+    names = [line.split()[0].removeprefix("--").replace("-", "_") for line in found]
+    assert names == [field for field in flat(OTHER) if field not in ("data", "out")]

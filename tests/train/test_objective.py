@@ -1,0 +1,194 @@
+"""The objective against equation (5) in NumPy loops, term by term, and its gradients."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dat_rec.config import LossConfig
+from dat_rec.model.dat import DATOutput
+from dat_rec.parallel.process_group import process_group
+from dat_rec.train.objective import TERMS, Objective
+
+B, S, D, K = 5, 3, 4, 4
+Array = NDArray[np.float64]
+
+ITEMS = np.array([[1, 2, 3, 4], [2, 5, 6, 1], [7, 8, 1, 3], [1, 2, 9, 5], [6, 6, 4, 8]])
+"""With accidental hits: item 1 is a positive twice, item 6 its own example's negative."""
+CATEGORIES = np.array([[1, 2, 1, 3], [2, 2, 1, 1], [0, 3, 1, 0], [1, 2, 3, 2], [1, 0, 0, 1]])
+"""Category 1 is the largest; 0 is the unknown one, of which equation (3) knows nothing."""
+LOG_Q = np.log(np.linspace(0.01, 0.4, B * (1 + S))).reshape(B, 1 + S)
+
+LAMBDAS = {
+    "none": (0.0, 0.0, 0.0),
+    "user": (0.7, 0.0, 0.0),
+    "item": (0.0, 0.2, 0.0),
+    "alignment": (0.0, 0.0, 1.3),
+    "all": (0.7, 0.2, 1.3),
+}
+"""λ1, λ2, λ3."""
+MAIN = {
+    "bce": LossConfig(main="bce", negatives=S),
+    "softmax": LossConfig(main="softmax", negatives=S, temperature=0.3, log_q=0.8),
+}
+
+
+def configured(main: str, lambdas: str) -> LossConfig:
+    user, item, alignment = LAMBDAS[lambdas]
+    return replace(MAIN[main], mimic_user=user, mimic_item=item, alignment=alignment)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group_of_one() -> Iterator[None]:
+    with process_group(60):
+        yield
+
+
+@dataclass
+class Vectors:
+    """p_u (B, D), p_v (B, 1 + S, D), a_u and a_v of the positives (B, D)."""
+
+    p_u: Array
+    p_v: Array
+    a_u: Array
+    a_v: Array
+
+
+def vectors() -> Vectors:
+    rng = np.random.default_rng(0)
+    p_u, p_v = rng.normal(size=(B, D)), rng.normal(size=(B, 1 + S, D))
+    return Vectors(
+        p_u / np.linalg.norm(p_u, axis=-1, keepdims=True),
+        p_v / np.linalg.norm(p_v, axis=-1, keepdims=True),
+        rng.normal(size=(B, D)),
+        rng.normal(size=(B, D)),
+    )
+
+
+def equation_4(x: Vectors) -> float:
+    total = 0.0
+    for i in range(B):
+        for j in range(1 + S):
+            probability = 1 / (1 + math.exp(-(x.p_u[i] @ x.p_v[i, j])))
+            total -= math.log(probability if j == 0 else 1 - probability)
+    return total / (B * (1 + S))
+
+
+def softmax(x: Vectors, tau: float, strength: float) -> float:
+    """Yi et al. (RecSys 2019), with what is the positive's item elsewhere left out."""
+    total = 0.0
+    for i in range(B):
+        logits = {}
+        for k in range(B):
+            for j in range(1 + S):
+                if (k, j) == (i, 0) or ITEMS[k, j] != ITEMS[i, 0]:
+                    logits[k, j] = x.p_u[i] @ x.p_v[k, j] / tau - strength * LOG_Q[k, j]
+        total += math.log(sum(math.exp(logit) for logit in logits.values())) - logits[i, 0]
+    return total / B
+
+
+def equation_2(a: Array, partner: Array, pairs: int) -> float:
+    """1/T Σ [y·a + (1 − y)·p − p]²: the pairs with y = 0 cost nothing."""
+    return float(sum(((a[i] - partner[i]) ** 2).sum() for i in range(B))) / pairs
+
+
+def equation_3(x: Vectors) -> float:
+    groups = [x.p_v[kind == CATEGORIES] for kind in range(1, K)]
+    covariances = [np.cov(group, rowvar=False) for group in groups]
+    return float(sum(((covariances[0] - other) ** 2).sum() for other in covariances))
+
+
+def expected_terms(config: LossConfig, x: Vectors, held: Vectors) -> dict[str, float]:
+    """The paper's terms; the mimic losses' targets, into which no gradient flows, are ``held``."""
+    bce = config.main == "bce"
+    pairs = B * (1 + S) if bce else B
+    return {
+        "main": equation_4(x) if bce else softmax(x, config.temperature, config.log_q),
+        "mimic_user": equation_2(x.a_u, held.p_v[:, 0], pairs),
+        "mimic_item": equation_2(x.a_v, held.p_u, pairs),
+        "alignment": equation_3(x),
+    }
+
+
+def expected_loss(config: LossConfig, x: Vectors, held: Vectors) -> float:
+    """Equation (5)."""
+    terms = expected_terms(config, x, held)
+    return (
+        terms["main"]
+        + config.mimic_user * terms["mimic_user"]
+        + config.mimic_item * terms["mimic_item"]
+        + config.alignment * terms["alignment"]
+    )
+
+
+def objective(config: LossConfig, output: DATOutput) -> tuple[Tensor, dict[str, Tensor]]:
+    loss, terms = Objective(config, K)(
+        output, torch.tensor(ITEMS), torch.tensor(CATEGORIES), torch.tensor(LOG_Q)
+    )
+    return loss, dict(zip(TERMS, terms, strict=True))
+
+
+def leaves(x: Vectors) -> DATOutput:
+    return DATOutput(*(torch.tensor(v, requires_grad=True) for v in (x.p_u, x.p_v, x.a_u, x.a_v)))
+
+
+@pytest.mark.parametrize("lambdas", LAMBDAS)
+@pytest.mark.parametrize("main", MAIN)
+def test_loss_is_equation_5_and_logs_its_terms_unweighted(main: str, lambdas: str) -> None:
+    config = configured(main, lambdas)
+    x = vectors()
+    loss, terms = objective(config, leaves(x))
+    assert loss.item() == pytest.approx(expected_loss(config, x, x), abs=1e-12)
+    expected = expected_terms(config, x, x)
+    if not config.alignment:
+        del terms["alignment"]  # not computed where it has no weight; the mimic terms are
+    for name, term in terms.items():
+        assert term.item() == pytest.approx(expected[name], abs=1e-12), name
+        assert not term.requires_grad
+
+
+@pytest.mark.parametrize("main", MAIN)
+def test_gradients_are_those_of_equation_5_with_the_mimic_targets_held(main: str) -> None:
+    config = configured(main, "all")
+    output = leaves(vectors())
+    objective(config, output)[0].backward()
+    for name, leaf in zip(("p_u", "p_v", "a_u", "a_v"), output, strict=True):
+        assert leaf is not None
+        assert leaf.grad is not None
+        np.testing.assert_allclose(leaf.grad.numpy(), differences(config, name), atol=1e-8)
+
+
+def differences(config: LossConfig, name: str, step: float = 1e-5) -> Array:
+    """∂ expected_loss / ∂ ``name``, by central differences."""
+    gradient: Array = np.zeros_like(getattr(vectors(), name))
+    for place in np.ndindex(gradient.shape):
+        for sign in (1, -1):
+            moved = vectors()
+            getattr(moved, name)[place] += sign * step
+            gradient[place] += sign * expected_loss(config, moved, vectors()) / (2 * step)
+    return gradient
+
+
+@pytest.mark.parametrize("lambdas", ["none", "user", "item"])
+def test_a_term_of_weight_0_gives_no_gradient(lambdas: str) -> None:
+    output = leaves(vectors())
+    objective(configured("softmax", lambdas), output)[0].backward()
+    for name, a in (("user", output.augmented_user_BD), ("item", output.augmented_item_BD)):
+        assert a is not None
+        assert (a.grad is not None) == (name == lambdas)
+
+
+@pytest.mark.parametrize("main", MAIN)
+def test_without_augmented_vectors_the_mimic_terms_are_0(main: str) -> None:
+    config = configured(main, "all")
+    x = vectors()
+    output = leaves(x)._replace(augmented_user_BD=None, augmented_item_BD=None)
+    loss, terms = objective(config, output)
+    expected = expected_terms(config, x, x)
+    assert loss.item() == pytest.approx(expected["main"] + 1.3 * expected["alignment"], abs=1e-12)
+    assert terms["mimic_user"] == terms["mimic_item"] == 0
