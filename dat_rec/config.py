@@ -113,6 +113,9 @@ class TrainConfig:
     """Steps between TensorBoard points."""
     sharding_types: tuple[ShardingType, ...] = ("table_wise", "row_wise", "table_row_wise")
     """What the planner may choose from; on one rank it is always table_wise."""
+    pin: tuple[str, ...] = ()
+    """TABLE=TYPE: a sharding type for the tables whose name fits a pattern, as in item=row_wise or
+    'augmented_*=table_wise'; the first that fits counts."""
     timeout_s: int = 300
     """Seconds without an answer after which the ranks give one another up."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -167,6 +170,13 @@ class TrainConfig:
             raise UserError(
                 f"--examples.id-dropout is {self.examples.id_dropout}: it must be in [0, 1)"
             )
+        for pin in self.pin:
+            table, _, kind = pin.partition("=")
+            if not table or kind not in get_args(ShardingType):
+                raise UserError(
+                    f"--pin {pin}: write TABLE=TYPE, where TYPE is one of "
+                    f"{', '.join(get_args(ShardingType))}"
+                )
         if not self.sharding_types:
             raise UserError("--sharding-types is empty: name at least table_wise")
         if self.loss.main == "bce" and self.loss.negatives == 0:
@@ -223,6 +233,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     value["data"], value["out"] = str(config.data.resolve()), str(config.out.resolve())
     value["model"]["hidden"] = list(config.model.hidden)
     value["sharding_types"] = list(config.sharding_types)
+    value["pin"] = list(config.pin)
     return value
 
 
@@ -264,6 +275,7 @@ def from_json(value: dict[str, Any], where: str) -> TrainConfig:
                 "optimizer": OptimizerConfig(**value["optimizer"]),
                 "examples": DataConfig(**value["examples"]),
                 "sharding_types": tuple(value["sharding_types"]),
+                "pin": tuple(value["pin"]),
             }
         )
     except (TypeError, KeyError) as error:

@@ -61,6 +61,12 @@ class DAT(nn.Module):
         self._candidate_keys = [
             [_key(name, candidate) for name in item_keys] for candidate in range(1 + negatives)
         ]
+        self._pooled_keys = {
+            _key(feature.name, candidate)
+            for feature in schema.features
+            for candidate in range(1 + negatives if feature.side == "item" else 1)
+            if feature.multi_valued
+        }
         self.embeddings = _collection(
             {feature: feature.table for feature in schema.features},
             config.embedding_dim,
@@ -93,8 +99,10 @@ class DAT(nn.Module):
                 bags counts as zero vectors.
         """
         keyed = self.embeddings(features).to_dict()
-        query = [keyed[key] for key in self._query_keys]
-        candidates = [[keyed[key] for key in keys] for keys in self._candidate_keys]
+        query = [self._mean(keyed, features, key) for key in self._query_keys]
+        candidates = [
+            [self._mean(keyed, features, key) for key in keys] for keys in self._candidate_keys
+        ]
         a_u = a_v = None
         if self.augmented is not None:
             vectors = self.augmented(features).to_dict()
@@ -112,6 +120,13 @@ class DAT(nn.Module):
             augmented_item_BD=a_v,
         )
 
+    def _mean(self, keyed: dict[str, Tensor], features: KeyedJaggedTensor, key: str) -> Tensor:
+        """One feature's vectors, bags of several values as their mean: (B, dim)."""
+        if key not in self._pooled_keys:
+            return keyed[key]
+        values_B: Tensor = features[key].lengths()
+        return keyed[key] / values_B.clamp(min=1).unsqueeze(1)
+
 
 def _key(feature: str, candidate: int) -> str:
     """The key of a feature of the positive (candidate 0) or of a negative."""
@@ -121,19 +136,17 @@ def _key(feature: str, candidate: int) -> str:
 def _collection(
     tables: dict[Feature, str], dim: int, negatives: int, device: torch.device | None
 ) -> EmbeddingBagCollection:
-    """Tables that pool to the mean; each serves every feature that names it, and its negatives.
+    """Tables that pool to the sum; each serves every feature that names it, and its negatives.
 
-    Where all bags hold one value at most, the sum is the mean; FBGEMM's CPU kernel takes a
-    fifth of the time for it (benchmarks/LOG.md).
+    The mean is taken outside (``DAT._mean``), for TorchRec's own depends on the plan: where
+    any of a collection's tables with a mean is row-wise, the table-wise ones' bags are divided
+    by their lengths twice, and all by 1 + 1e-6 (tests/distributed/test_shard.py). The sum is
+    also five times faster in FBGEMM's CPU kernel (benchmarks/LOG.md).
     """
     rows: dict[str, int] = {}
     names: dict[str, list[str]] = {}
-    pooling: dict[str, PoolingType] = {}
     for feature, table in tables.items():
         rows[table] = feature.rows
-        pooling.setdefault(table, PoolingType.SUM)
-        if feature.multi_valued:
-            pooling[table] = PoolingType.MEAN
         keys = names.setdefault(table, [])
         keys.append(feature.name)
         if feature.side == "item":
@@ -144,7 +157,7 @@ def _collection(
             embedding_dim=dim,
             num_embeddings=rows[table],
             feature_names=names[table],
-            pooling=pooling[table],
+            pooling=PoolingType.SUM,
         )
         for table in rows
     ]

@@ -4,6 +4,7 @@ One planner call covers all EmbeddingBagCollections, so that their tables are ba
 together. Sharding stands here alone: the model knows nothing of ranks.
 """
 
+import fnmatch
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from torchrec.distributed.types import (
     ShardingPlan,
     ShardingType,
 )
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
@@ -50,6 +52,7 @@ def shard(
     batch_size: int,
     table_lr: float,
     sharding_types: Sequence[str],
+    pins: Sequence[str] = (),
 ) -> tuple[DistributedModelParallel, ShardingPlan]:
     """Plan and shard ``model``'s tables; they learn by RowWiseAdagrad, fused into backward.
 
@@ -60,27 +63,19 @@ def shard(
         batch_size: examples a batch on each rank.
         table_lr: learning rate of the tables.
         sharding_types: what the planner may choose from.
+        pins: TABLE=TYPE, for the tables whose name fits the pattern; the first that fits.
 
     Raises:
-        UserError: no plan fits the devices' memory (the same on every rank).
+        UserError: no plan fits the devices' memory, a type does not work on these devices, or
+            a pin names no table (the same on every rank).
     """
     for module in model.modules():
         if isinstance(module, EmbeddingBagCollection):
             # A fresh dict each time: TorchRec changes it in place.
             options = {"lr": table_lr, "eps": 1e-8}
             apply_optimizer_in_backward(RowWiseAdagrad, module.parameters(), options)
-    usable = [
-        kind for kind in Sharder().sharding_types(place.device.type) if kind in sharding_types
-    ]
-    if place.world_size == 1:
-        # Splitting rows over one rank would only add an exchange with itself.
-        usable = [ShardingType.TABLE_WISE.value]
-    if not usable:
-        raise UserError(
-            f"--sharding-types {' '.join(sharding_types)}: none of them works on "
-            f"{place.device.type}: add table_wise"
-        )
     sharders = [cast(ModuleSharder[nn.Module], Sharder())]
+    allowed = _allowed_types(model, place, sharding_types, pins)
     topology = Topology(
         world_size=place.world_size,
         local_world_size=place.local_world_size,
@@ -89,7 +84,7 @@ def shard(
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=batch_size,
-        constraints=_constraints(model, pooling_factors, usable),
+        constraints=_constraints(model, pooling_factors, allowed),
         storage_reservation=FixedPercentageStorageReservation(MEMORY_RESERVE),
         debug=False,
     )
@@ -109,20 +104,52 @@ def shard(
     return sharded, plan
 
 
+def _tables(model: nn.Module) -> list[EmbeddingBagConfig]:
+    return [
+        config
+        for module in model.modules()
+        if isinstance(module, EmbeddingBagCollection)
+        for config in module.embedding_bag_configs()
+    ]
+
+
+def _allowed_types(
+    model: nn.Module, place: Place, sharding_types: Sequence[str], pins: Sequence[str]
+) -> dict[str, list[str]]:
+    """What the planner may choose from, by table."""
+    names = [table.name for table in _tables(model)]
+    wanted = {name: list(sharding_types) for name in names}
+    for pin in reversed(pins):
+        pattern, _, kind = pin.partition("=")
+        fitting = fnmatch.filter(names, pattern)
+        if not fitting:
+            raise UserError(f"--pin {pin}: no such table: there are {', '.join(names)}")
+        wanted |= {name: [kind] for name in fitting}
+    if place.world_size == 1:
+        # Splitting rows over one rank would only add an exchange with itself.
+        return {name: [ShardingType.TABLE_WISE.value] for name in names}
+    working = Sharder().sharding_types(place.device.type)
+    for name, kinds in wanted.items():
+        wanted[name] = [kind for kind in kinds if kind in working]
+        if not wanted[name]:
+            raise UserError(
+                f"table {name}: sharding type {', '.join(kinds)} does not work on "
+                f"{place.device.type}: take one of {', '.join(working)} (--sharding-types, --pin)"
+            )
+    return wanted
+
+
 def _constraints(
-    model: nn.Module, pooling_factors: dict[str, float], sharding_types: Sequence[str]
+    model: nn.Module, pooling_factors: dict[str, float], allowed: dict[str, list[str]]
 ) -> dict[str, ParameterConstraints]:
-    constraints = {}
-    for module in model.modules():
-        if isinstance(module, EmbeddingBagCollection):
-            for config in module.embedding_bag_configs():
-                factors = [pooling_factors.get(name, 1.0) for name in config.feature_names]
-                constraints[config.name] = ParameterConstraints(
-                    sharding_types=list(sharding_types),
-                    compute_kernels=[EmbeddingComputeKernel.FUSED.value],
-                    pooling_factors=factors,
-                )
-    return constraints
+    return {
+        table.name: ParameterConstraints(
+            sharding_types=allowed[table.name],
+            compute_kernels=[EmbeddingComputeKernel.FUSED.value],
+            pooling_factors=[pooling_factors.get(name, 1.0) for name in table.feature_names],
+        )
+        for table in _tables(model)
+    }
 
 
 def plan_to_json(plan: ShardingPlan) -> list[dict[str, Any]]:

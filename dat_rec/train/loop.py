@@ -120,6 +120,7 @@ def build_model(
         config.batch_size,
         config.optimizer.table_lr,
         config.sharding_types,
+        config.pin,
     )
     rows = plan_to_json(plan)
     check_same_on_all_ranks(json.dumps(rows), "the sharding plan")

@@ -137,6 +137,7 @@ class RunFolder:
             keep_checkpoints=config.keep_checkpoints,
             log_every=config.log_every,
             sharding_types=config.sharding_types,
+            pin=config.pin,
             timeout_s=config.timeout_s,
         )
         if differing := differences(config, same):

@@ -31,12 +31,13 @@ def options(world: int, negatives: int) -> ReaderOptions:
     return ReaderOptions(GLOBAL_BATCH // world, epochs=1, seed=3, negatives=negatives)
 
 
-def sharded_step(dataset: Dataset, loss: LossConfig) -> dict[str, Any]:
+def sharded_step(dataset: Dataset, loss: LossConfig, pins: tuple[str, ...] = ()) -> dict[str, Any]:
     """Forward and one update on this rank; whole tables gathered afterwards."""
     with process_group(60) as place:
         torch.manual_seed(5)
         task = TrainTask(dataset.schema, MODEL, loss, torch.device("meta"))
-        model, plan = shard(task, {}, place, GLOBAL_BATCH // place.world_size, TABLE_LR, TYPES)
+        batch_size = GLOBAL_BATCH // place.world_size
+        model, plan = shard(task, {}, place, batch_size, TABLE_LR, TYPES, pins)
         initialize_tables(model, seed=7, scale=0.5)
         optimizer = build_optimizer(model, TOWER_LR)
         reader = ExampleReader(
@@ -114,6 +115,23 @@ def test_sharded_equals_unsharded(world: int, preset: str, planted: Dataset) -> 
             torch.testing.assert_close(rank["weights"][name], expected, rtol=1e-4, atol=2e-5)
     used = {shard["rank"] for row in ranks[0]["plan"] for shard in row["shards"]}
     assert used == set(range(world))
+
+
+@pytest.mark.parametrize("rows", ["item", "category", "*"])
+def test_bags_have_the_mean_of_their_values_under_mixed_plans(rows: str, planted: Dataset) -> None:
+    """TorchRec's own mean, under such plans, divides some bags by their lengths twice."""
+    pooled = [feature for feature in planted.schema.features if feature.multi_valued]
+    assert {feature.table for feature in pooled} == {"item", "category"}
+    reference = reference_step(planted, LOSSES["modern"])
+    pins = (f"{rows}=row_wise", "*=table_wise")
+    ranks = run_ranks(sharded_step, 2, planted, LOSSES["modern"], pins)
+    types = {row["table"]: row["sharding_type"] for row in ranks[0]["plan"]}
+    assert types["item"] == ("table_wise" if rows == "category" else "row_wise")
+    assert types["category"] == ("table_wise" if rows == "item" else "row_wise")
+    found = torch.cat([rank["query"] for rank in ranks])
+    torch.testing.assert_close(found, reference["query"], rtol=0, atol=3e-7)
+    for name, expected in reference["weights"].items():
+        torch.testing.assert_close(ranks[0]["weights"][name], expected, rtol=1e-4, atol=2e-5)
 
 
 def test_initial_tables_do_not_depend_on_the_plan(planted: Dataset) -> None:
