@@ -164,8 +164,10 @@ class TrainConfig:
         for option, number in not_negative.items():
             if not 0 <= number < float("inf"):
                 raise UserError(f"{option} is {number}: it must be 0 or more, and finite")
-        if not self.loss.temperature > 0:
-            raise UserError(f"--loss.temperature is {self.loss.temperature}: it must be above 0")
+        if not 0 < self.loss.temperature < float("inf"):
+            raise UserError(
+                f"--loss.temperature is {self.loss.temperature}: it must be above 0, and finite"
+            )
         if not 0 <= self.examples.id_dropout < 1:
             raise UserError(
                 f"--examples.id-dropout is {self.examples.id_dropout}: it must be in [0, 1)"
@@ -247,6 +249,18 @@ def differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:
     ]
 
 
+def _check_complete(value: dict[str, Any]) -> None:
+    """A field that is missing had another default once, perhaps: it is not filled in."""
+    parts = {"model": ModelConfig, "loss": LossConfig, "optimizer": OptimizerConfig}
+    parts |= {"examples": DataConfig}
+    for part, content in [
+        (TrainConfig, value),
+        *((kind, value[name]) for name, kind in parts.items()),
+    ]:
+        for wanted in dataclasses.fields(part):
+            content[wanted.name]
+
+
 def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, inner in value.items():
@@ -264,6 +278,7 @@ def from_json(value: dict[str, Any], where: str) -> TrainConfig:
         UserError: a field is missing, unknown or malformed.
     """
     try:
+        _check_complete(value)
         model = value["model"] | {"hidden": tuple(value["model"]["hidden"])}
         config = TrainConfig(
             **{name: inner for name, inner in value.items() if name not in RUN_FACTS}
