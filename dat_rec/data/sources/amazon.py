@@ -32,7 +32,7 @@ LOOK_AT = 1_000
 """Lines that decide which column of a ratings CSV holds the items."""
 ASIN = re.compile(r"(B[0-9A-Z]{9}|[0-9]{9}[0-9X])")
 MALFORMED = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)
-"""What json and ast raise at a line that is no object, and str.encode at half a character."""
+"""What json and ast raise at a line that is no object, and _id at half a character."""
 REVIEW_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("user_id", "item_id", "time", "problem", "value")]
     + [("row", pa.int64())]
@@ -172,9 +172,9 @@ def _object(line: str) -> dict[str, Any]:
 
 def _review(review: dict[str, Any]) -> dict[str, Any]:
     return {
-        "user_id": _text(review.get("reviewerID")),
-        "item_id": _text(review.get("asin")),
-        "time": _text(review.get("unixReviewTime")),
+        "user_id": _id(review.get("reviewerID")),
+        "item_id": _id(review.get("asin")),
+        "time": _id(review.get("unixReviewTime")),
     }
 
 
@@ -184,7 +184,7 @@ def _product(product: dict[str, Any]) -> dict[str, Any]:
         levels = levels[0]
     price = re.search(r"\d+(\.\d+)?", str(product.get("price", "")).replace(",", ""))
     return {
-        "item_id": _text(product.get("asin")),
+        "item_id": _id(product.get("asin")),
         "title": _text(product.get("title")),
         "brand": _text(product.get("brand")),
         "price": float(price[0]) if price else None,
@@ -192,13 +192,21 @@ def _product(product: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _text(value: Any) -> str | None:
-    """The value as text, which a file can hold: half a surrogate pair is a UnicodeEncodeError."""
+def _id(value: Any) -> str | None:
+    """The value as text; half a surrogate pair, which no file holds, is a UnicodeEncodeError.
+
+    Replaced, it could make one id of two.
+    """
     if value is None:
         return None
     text = str(value)
     text.encode()
     return text
+
+
+def _text(value: Any) -> str | None:
+    """The value as text for a reader, with ? for half a surrogate pair."""
+    return None if value is None else str(value).encode(errors="replace").decode()
 
 
 def _to_parquet(rows: Iterator[dict[str, Any]], schema: pa.Schema, path: Path) -> None:

@@ -91,8 +91,9 @@ def _register_parquet(database: duckdb.DuckDBPyConnection, folder: Path) -> Spli
         f"split = 'test' AS held_out, {PLACE}, "
         f"CASE WHEN {unknown} THEN 'missing long_watch' "
         f"WHEN NOT {known} THEN 'split is not train, val or test' END AS problem, "
-        f"CASE WHEN {unknown} THEN long_watch::VARCHAR WHEN {known} THEN ts::VARCHAR "
-        f"ELSE split END AS value FROM {log} WHERE {at_least('long_watch::DOUBLE', 1)}"
+        f"CASE WHEN {unknown} THEN long_watch::VARCHAR WHEN NOT {known} THEN split "
+        "WHEN split = 'train' THEN \"order\"::VARCHAR ELSE ts::VARCHAR END AS value "
+        f"FROM {log} WHERE {at_least('long_watch::DOUBLE', 1)}"
     )
     videos = parquet(
         database,

@@ -103,10 +103,14 @@ def _register_people(database: duckdb.DuckDBPyConnection, path: Path, work: Path
 def _latin1(path: Path, work: Path, header: tuple[str, ...]) -> str:
     """SQL to stand after FROM: a small ``::`` file in Latin-1, which DuckDB cannot read itself."""
     try:
-        lines = path.read_text("latin-1").splitlines()
+        text = path.read_bytes().decode("latin-1")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: name the whole unpacked folder") from error
-    rows = [line.split("::") for line in lines]
+    # Not splitlines: to it, bytes that stand in titles, such as 0x85, end a line too.
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    rows = [line.removesuffix("\r").split("::") for line in lines]
     columns = {
         name: pa.array([row[place] if place < len(row) else None for row in rows], pa.string())
         for place, name in enumerate(header)

@@ -5,6 +5,8 @@ how it is read: lists are multi-valued, fractions are cut into quantile buckets,
 category.
 """
 
+import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,7 +123,12 @@ class ParquetLog(Options):
             )
         label = f"{named(self.label)}::DOUBLE"
         missing = f"NOT coalesce(isfinite({label}), false)"
-        return f"WHERE {at_least(label, self.min_label)}", (
+        least = self.min_label
+        if types[self.label] == "FLOAT":
+            # 4.1 in 32 bits is less than 4.1 in 64. What overflows is beyond all labels as it is.
+            with suppress(OverflowError):
+                least = struct.unpack("<f", struct.pack("<f", least))[0]
+        return f"WHERE {at_least(label, least)}", (
             f"CASE WHEN {missing} THEN 'missing label' END AS problem, "
             f"CASE WHEN {missing} THEN {named(self.label)}::VARCHAR ELSE {text} END AS value"
         )
@@ -228,6 +235,8 @@ def _microseconds(column: str, type_: str, path: Path) -> str:
     """SQL: a time as BIGINT: microseconds, or the integers as they are."""
     if type_ in INTEGERS:
         return f"try_cast({column} AS BIGINT)"
+    if type_ == "TIMESTAMPTZ_NS":  # which epoch_us does not take
+        return f"try(epoch_us({column}::TIMESTAMPTZ))"
     if type_.startswith("TIMESTAMP") or type_ == "DATE":
         return f"try(epoch_us({column}))"
     if type_ == "VARCHAR":

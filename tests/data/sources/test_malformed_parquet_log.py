@@ -143,20 +143,9 @@ def test_text_times_keep_their_offset(tmp_path: Path) -> None:
     assert first == [(midnight + hour * 3600) * 1_000_000 for hour in sorted(odd.values())]
 
 
-def test_a_split_keeps_its_offset(tmp_path: Path) -> None:
-    texts = [f"2024-01-01 00:{row:02}:00" for row in range(ROWS)]
-    schema = run(tmp_path, log(time=texts), test_from="2024-01-01T10:40:00+10:00")
-    assert (schema.examples, schema.tests) == (40, 20)
-
-
 def test_times_that_no_int64_holds_are_counted(tmp_path: Path) -> None:
     times = pa.array([*range(ROWS - 1), 2**64 - 1], pa.uint64())
     assert run(tmp_path, log(time=times), max_rejected=0.5).rejected == {"unparsable time": 1}
-
-
-def test_text_ids_that_look_negative_are_ids(tmp_path: Path) -> None:
-    schema = run(tmp_path, log(item_id=[f"{row % 5 - 2}" for row in range(ROWS)]))
-    assert (schema.items, schema.rejected) == (5, {})
 
 
 def test_an_empty_text_id_is_one_bad_row_of_the_log(tmp_path: Path) -> None:

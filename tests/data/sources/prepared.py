@@ -1,0 +1,97 @@
+"""A prepared folder decoded into plain rows, and the refusal of bad input."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from dat_rec.data.prepare import Options, prepare
+from dat_rec.data.schema import HISTORY, ITEM, USER
+from dat_rec.errors import UserError
+
+Row = dict[str, Any]
+
+
+class Prepared:
+    """``prepare(options)``, with ids and words where the files hold numbers.
+
+    A row of ``users``, ``items``, ``train`` and ``test`` has the attributes as text, the history
+    as item ids, and the history's categories as words.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.schema = prepare(options)
+        self._folder = options.out
+        self._words: dict[str, list[str | None]] = {}
+        for feature in self.schema.features:
+            if feature.name not in (USER, ITEM, HISTORY):
+                vocabulary = self._rows(f"vocabularies/{feature.table}.parquet")
+                self._words[feature.name] = [row["value"] for row in vocabulary]
+        user_rows, item_rows = self._rows("users.parquet"), self._rows("items.parquet")
+        self._item_ids = [row["item_id"] for row in item_rows]
+        self._user_ids = [row["user_id"] for row in user_rows]
+        self.users = {row["user_id"]: self._decode(row) for row in user_rows}
+        self.items = {row["item_id"]: self._decode(row) for row in item_rows}
+        self.train = [
+            {
+                **self._decode(row),
+                "user_id": self._user_ids[row["user"] - 1],
+                "item_id": self._item_ids[row["item_index"]],
+            }
+            for row in self._rows("examples")
+        ]
+        self.test = [
+            {
+                "user_id": self._user_ids[row["user_row"]],
+                "item_id": self._item_ids[row["item_index"]],
+                "time": row["time"],
+            }
+            for row in self._rows("test.parquet")
+        ]
+
+    def triples(self, part: str) -> list[tuple[Any, Any, int]]:
+        """(user, item, time) of ``train`` or ``test``, by time."""
+        rows = getattr(self, part)
+        found = [(row["user_id"], row["item_id"], row["time"]) for row in rows]
+        return sorted(found, key=lambda row: (row[2], row[0], row[1]))
+
+    def attributes(self, item_id: Any, *names: str) -> tuple[Any, ...]:
+        """An item's attributes."""
+        return tuple(self.items[item_id][name] for name in names)
+
+    def _rows(self, name: str) -> list[Row]:
+        rows: list[Row] = pq.read_table(self._folder / name).to_pylist()
+        return rows
+
+    def _decode(self, row: Row) -> Row:
+        decoded = dict(row)
+        for feature in self.schema.features:
+            if feature.name not in row:
+                continue
+            value = row[feature.name]
+            if feature.name == HISTORY:
+                decoded[HISTORY] = [self._item_ids[number - 1] for number in value]
+            elif feature.name in self._words:
+                words = self._words[feature.name]
+                numbers = value if feature.multi_valued else [value]
+                found = [words[number] for number in numbers]
+                decoded[feature.name] = found if feature.multi_valued else found[0]
+        return decoded
+
+
+def refused(options: Options, *words: str) -> str:
+    """The error: one line that holds all words; and nothing is left where OUT would stand."""
+    before = _beside(options.out)
+    with pytest.raises(UserError) as error:
+        prepare(options)
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+    assert _beside(options.out) == before
+    return message
+
+
+def _beside(path: Path) -> set[str]:
+    return {entry.name for entry in path.parent.iterdir()}

@@ -1,0 +1,299 @@
+"""MovieLens: hand-made folders in both layouts, and what a hand calculation makes of them."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dat_rec.data.sources.movielens import MovieLens
+from tests.data.sources.prepared import Prepared, refused
+
+SECOND = 1_000_000
+
+MOVIES = {
+    1: ("Toy Story (1995)", "Animation|Children's|Comedy"),
+    2: ("Amélie, or: Life (2001)", "Comedy|Romance"),
+    3: ("No Year", "Drama"),
+    4: ("Babylon 5 (Pilot) (1993) ", "(no genres listed)"),
+}
+PEOPLE = {1: ("F", "1", "10"), 2: ("M", "56", "16"), 5: ("M", "25", "0")}
+# user, movie, rating, timestamp
+RATINGS = [
+    (1, 1, "5", 100),
+    (1, 2, "4", 200),
+    (2, 1, "3", 300),
+    (2, 3, "4", 300),
+    (2, 4, "5", 400),
+    (1, 3, "5", 500),
+    (1, 4, "1", 2000),
+    (2, 2, "5", 1000),
+    (2, 1, "4", 600),
+    (1, 1, "4", 600),
+    (2, 3, "4", 700),
+    (1, 2, "5", 800),
+]
+
+
+def positives(least: float) -> list[tuple[int, int, int]]:
+    """By time."""
+    rows = [(user, movie, time * SECOND) for user, movie, r, time in RATINGS if float(r) >= least]
+    return sorted(rows, key=lambda row: (row[2], row[0], row[1]))
+
+
+def write_ml_1m(folder: Path, ratings: list[str] | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    lines = ["::".join(map(str, row)) for row in RATINGS] if ratings is None else ratings
+    (folder / "ratings.dat").write_text("\n".join(lines) + "\n", "latin-1")
+    movies = [f"{number}::{title}::{genres}" for number, (title, genres) in MOVIES.items()]
+    (folder / "movies.dat").write_text("\n".join(movies) + "\n", "latin-1")
+    people = [f"{number}::{'::'.join(values)}::48067" for number, values in PEOPLE.items()]
+    (folder / "users.dat").write_text("\n".join(people) + "\n", "latin-1")
+    return folder
+
+
+def write_ml_25m(folder: Path, ratings: list[str] | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    lines = [",".join(map(str, row)) for row in RATINGS] if ratings is None else ratings
+    header = "userId,movieId,rating,timestamp"
+    (folder / "ratings.csv").write_text("\n".join([header, *lines]) + "\n", "utf-8")
+    movies = [f'{number},"{title}",{genres}' for number, (title, genres) in MOVIES.items()]
+    (folder / "movies.csv").write_text(
+        "\n".join(["movieId,title,genres", *movies]) + "\n", "utf-8", newline="\r\n"
+    )
+    return folder
+
+
+WRITERS = pytest.mark.parametrize("write", [write_ml_1m, write_ml_25m])
+
+
+def options(folder: Path, **changes: Any) -> MovieLens:
+    return MovieLens(**{"path": folder, "out": folder.parent / "out", **changes})
+
+
+@WRITERS
+def test_positives_are_split_by_time(tmp_path: Path, write: Any) -> None:
+    made = Prepared(options(write(tmp_path / "ml")))
+    expected = positives(4.0)
+    assert len(expected) == 10
+    assert made.triples("train") == expected[:9]
+    assert made.triples("test") == expected[9:] == [(2, 2, 1000 * SECOND)]
+    assert made.schema.rows_read == 10
+    assert made.schema.rejected == {}
+
+
+@WRITERS
+def test_equal_times_are_held_out_together(tmp_path: Path, write: Any) -> None:
+    """Ten positives: one would be held out, but two are of the last time."""
+    lines = {write_ml_1m: "::", write_ml_25m: ","}[write]
+    ratings = [lines.join(["1", "1", "5", str(min(time, 8))]) for time in range(10)]
+    made = Prepared(options(write(tmp_path / "ml", ratings)))
+    assert made.triples("train") == [(1, 1, time * SECOND) for time in range(8)]
+    assert made.triples("test") == [(1, 1, 8 * SECOND)] * 2
+
+
+@WRITERS
+def test_the_films_attributes(tmp_path: Path, write: Any) -> None:
+    made = Prepared(options(write(tmp_path / "ml")))
+    names = ("title", "category_name", "category", "genres", "year")
+    cartoon = ["Animation", "Children's", "Comedy"]
+    assert made.attributes(1, *names) == (MOVIES[1][0], cartoon[0], cartoon[0], cartoon, "1995")
+    assert made.attributes(2, *names)[0] == "Amélie, or: Life (2001)"
+    assert made.attributes(3, *names) == ("No Year", "Drama", "Drama", ["Drama"], None)
+    assert made.attributes(4, *names)[1:] == ("(unknown)", None, [], "1993")
+
+
+def test_ml_1m_has_peoples_attributes(tmp_path: Path) -> None:
+    made = Prepared(options(write_ml_1m(tmp_path / "ml")))
+    found = {u: (row["gender"], row["age"], row["occupation"]) for u, row in made.users.items()}
+    assert found == PEOPLE
+    assert {u: row["trained"] for u, row in made.users.items()} == {1: True, 2: True, 5: False}
+
+
+def test_both_layouts_make_the_same_interactions(tmp_path: Path) -> None:
+    old = Prepared(options(write_ml_1m(tmp_path / "1m"), out=tmp_path / "a"))
+    new = Prepared(options(write_ml_25m(tmp_path / "25m"), out=tmp_path / "b"))
+    assert old.triples("train") == new.triples("train")
+    assert old.triples("test") == new.triples("test")
+    assert old.items == new.items
+    features = [{feature.name for feature in made.schema.features} for made in (old, new)]
+    assert features[0] - features[1] == {"gender", "age", "occupation"}
+
+
+@pytest.mark.parametrize("least", [3.0, 4.5])
+def test_the_least_rating_can_be_chosen(tmp_path: Path, least: float) -> None:
+    made = Prepared(options(write_ml_25m(tmp_path / "ml"), min_rating=least))
+    assert made.triples("train") + made.triples("test") == positives(least)
+
+
+def test_half_stars(tmp_path: Path) -> None:
+    ratings = [f"{user},1,{rating},{user}" for user, rating in enumerate(["3.5", "4.0", "4.5"], 1)]
+    made = Prepared(options(write_ml_25m(tmp_path / "ml", [*ratings, "9,1,5.0,9"])))
+    assert made.triples("train") + made.triples("test") == [
+        (user, 1, user * SECOND) for user in (2, 3, 9)
+    ]
+
+
+def test_integers_may_be_written_with_a_fraction_of_nought(tmp_path: Path) -> None:
+    ratings = ["1.0, +2 ,5.0,700.00", "1,1,5.0,900"]
+    made = Prepared(options(write_ml_25m(tmp_path / "ml", ratings)))
+    assert made.schema.rejected == {}
+    assert made.triples("train") == [(1, 2, 700 * SECOND)]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("odd", ["\x85", "\x0b", "\x1c", "\r"])
+def test_an_odd_byte_does_not_break_a_line(tmp_path: Path, odd: str, end: bytes) -> None:
+    """To Unicode, 0x85 in Latin-1 is a line break; in a title it is an ellipsis."""
+    folder = write_ml_1m(tmp_path / "ml")
+    movies = (folder / "movies.dat").read_bytes().replace(b"\n", end)
+    title = f"No{odd} Year"
+    (folder / "movies.dat").write_bytes(movies.replace(b"No Year", title.encode("latin-1")))
+    made = Prepared(options(folder))
+    assert made.attributes(3, "title", "genres") == (title, ["Drama"])
+    assert made.schema.rejected == {}
+
+
+BAD_ROWS = [
+    (("x", "1", "5", "90"), "userId is no integer", "x"),
+    (("1.5", "1", "5", "90"), "userId is no integer", "1.5"),
+    (("1e1", "1", "5", "90"), "userId is no integer", "1e1"),
+    (("1", "1.5", "5", "90"), "movieId is no integer", "1.5"),
+    (("1", "1", "five", "90"), "rating is no number", "five"),
+    (("1", "1", "", "90"), "rating is no number", "nothing"),
+    (("1", "1", "nan", "90"), "rating is no number", "nan"),
+    (("1", "1", "inf", "90"), "rating is no number", "inf"),
+    (("1", "1", "-inf", "90"), "rating is no number", "-inf"),
+    (("1", "1", "5", "soon"), "timestamp is no integer", "soon"),
+    (("1", "1", "5", "9.5"), "timestamp is no integer", "9.5"),
+    (("1", "1", "5", ""), "unparsable time", "nothing"),
+    (("1", "1", "5", "99999999999999999"), "unparsable time", "99999999999999999"),
+    (("", "1", "5", "90"), "missing user_id", "nothing"),
+    (("1", "", "5", "90"), "missing item_id", "nothing"),
+    (("-1", "1", "5", "90"), "negative user_id", "-1"),
+    (("1", "77", "5", "90"), "item not in the catalogue", "77"),
+    (("1", "1", "5"), "unparsable time", "nothing"),
+    (("1", "1"), "rating is no number", "nothing"),
+]
+
+
+def with_bad_rows(folder: Path, write: Any, rows: list[tuple[str, ...]]) -> Path:
+    """From row 4 on."""
+    separator = {write_ml_1m: "::", write_ml_25m: ","}[write]
+    lines = [separator.join(map(str, row)) for row in RATINGS]
+    lines[3:3] = [separator.join(fields) for fields in rows]
+    return Path(write(folder, lines))
+
+
+@pytest.mark.parametrize(("fields", "kind", "value"), BAD_ROWS)
+def test_a_bad_rating_is_located(
+    tmp_path: Path, fields: tuple[str, ...], kind: str, value: str
+) -> None:
+    folder = with_bad_rows(tmp_path / "ml", write_ml_25m, [fields])
+    place = f"{folder / 'ratings.csv'}: row 4: {kind} (value: {value})"
+    refused(options(folder), place, "remove the row", "1 of 11 rows", "--max-rejected")
+
+
+@WRITERS
+def test_bad_ratings_are_counted_by_kind(tmp_path: Path, write: Any) -> None:
+    folder = with_bad_rows(tmp_path / "ml", write, [fields for fields, _, _ in BAD_ROWS])
+    refused(options(folder, max_rejected=0.5), "ratings", "row 4", "19 of 29 rows")
+    made = Prepared(options(folder, max_rejected=0.66))
+    assert made.schema.rejected == Counter(kind for _, kind, _ in BAD_ROWS)
+    assert made.triples("train") + made.triples("test") == positives(4.0)
+
+
+def test_bad_films_and_people_are_counted(tmp_path: Path) -> None:
+    folder = write_ml_1m(tmp_path / "ml")
+    with (folder / "movies.dat").open("a") as file:
+        file.write("4::Twice (1999)::Drama\nfive::Five (1999)::Drama\n")
+    with (folder / "users.dat").open("a") as file:
+        file.write("2::F::1::1::00000\n")
+    refused(options(folder), "movies.dat: row 5: duplicate item_id in items (value: 4)", "keep one")
+    refused(options(folder, max_rejected=0.24), "2 of 6 rows of the items")
+    made = Prepared(options(folder, max_rejected=0.34))
+    assert made.schema.rejected == {
+        "duplicate item_id in items": 1,
+        "duplicate user_id in users": 1,
+        "missing item_id in items": 1,
+    }
+    assert made.attributes(4, "title") == (MOVIES[4][0],)
+    assert made.users[2]["gender"] == "M"
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [(write_ml_1m, "movies.dat"), (write_ml_1m, "users.dat"), (write_ml_25m, "movies.csv")],
+)
+def test_a_missing_file(tmp_path: Path, write: Any, name: str) -> None:
+    folder = write(tmp_path / "ml")
+    (folder / name).unlink()
+    refused(options(folder), str(folder / name), "No such file")
+
+
+def test_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "ml").mkdir()
+    refused(options(tmp_path / "ml"), "neither ratings.dat nor ratings.csv", "ml-25m")
+    refused(options(tmp_path / "nowhere"), "nowhere: no such file or folder", "correct the path")
+
+
+@pytest.mark.parametrize("column", ["userId", "movieId", "rating", "timestamp"])
+def test_a_missing_column_of_the_ratings(tmp_path: Path, column: str) -> None:
+    folder = write_ml_25m(tmp_path / "ml")
+    text = (folder / "ratings.csv").read_text()
+    (folder / "ratings.csv").write_text(text.replace(column, "other", 1))
+    refused(options(folder), "ratings.csv", f"column '{column}' is missing", "it has")
+
+
+def test_damaged_csv(tmp_path: Path) -> None:
+    folder = write_ml_25m(tmp_path / "ml")
+    ratings = folder / "ratings.csv"
+    whole = ratings.read_bytes()
+    ratings.write_bytes(b"")
+    refused(options(folder), str(ratings), "empty")
+    ratings.write_bytes(whole[: whole.index(b"\n") + 1])
+    refused(options(folder), "the interactions are empty")
+    ratings.write_bytes(whole)
+    movies = folder / "movies.csv"
+    movies.write_bytes(movies.read_bytes().decode().encode("latin-1"))
+    refused(options(folder), str(movies))
+
+
+@pytest.mark.parametrize("least", [float("nan"), float("inf")])
+def test_a_least_rating_that_is_no_number_is_refused(tmp_path: Path, least: float) -> None:
+    message = refused(options(write_ml_25m(tmp_path / "ml"), min_rating=least))
+    assert message == f"--min-rating {least}: must be a finite number"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("1,2,5.0,964982703,9", "Expected Number of Columns: 4 Found: 5"),
+        ('1,"2"x,5.0,964982703', "Value with unterminated quote found"),
+        ('1,"2,5.0,964982703\n1,3,5.0,964982703', "Value with unterminated quote found"),
+        ("1,2,5.0,\xe9", "Invalid unicode (byte sequence mismatch) detected. This file is"),
+    ],
+)
+def test_a_line_that_is_no_csv_is_named(tmp_path: Path, line: str, reason: str) -> None:
+    """DuckDB cannot tell what such a line swallows, so that it must not be counted as one row."""
+    folder = write_ml_25m(tmp_path / "ml")
+    ratings = folder / "ratings.csv"
+    ratings.write_bytes(ratings.read_bytes() + f"{line}\n".encode("latin-1"))
+    message = refused(options(folder, max_rejected=0.5))
+    assert message.startswith(f"{ratings}: line {len(RATINGS) + 2}: {reason}")
+    assert message.endswith("correct or remove the line")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"movieId,title,genres,Title\n1,a,b,c\n", "the columns 'title' and 'Title' have one"),
+        (b"movieId,title\xff\n1,a\n", "line 1 is no CSV in UTF-8 ("),
+        (b"a" * 140_000, "line 1 is no CSV in UTF-8 ("),
+    ],
+)
+def test_a_damaged_header_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    folder = write_ml_25m(tmp_path / "ml")
+    (folder / "movies.csv").write_bytes(content)
+    cure = "convert it" if "UTF-8" in words else "rename one"
+    refused(options(folder), f"{folder / 'movies.csv'}: {words}", f": {cure}")

@@ -1,0 +1,211 @@
+"""The planted world: its stated best HR against brute force, its skew, its seeds."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dat_rec.data.sources.synthetic import Synthetic, make_world
+from tests.data.sources.prepared import Prepared, refused
+
+START = 1_577_836_800_000_000  # 1 January 2020
+DAY = 24 * 3600 * 1_000_000
+
+
+def options(folder: Path, **changes: Any) -> Synthetic:
+    values: dict[str, Any] = {
+        "out": folder / "out",
+        "users": 150,
+        "items": 180,
+        "interactions": 4_000,
+        "categories": 6,
+        "sharpness": 5.0,
+        "history_length": 5,
+    }
+    return Synthetic(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Synthetic, Prepared]:
+    world = options(tmp_path_factory.mktemp("world"))
+    return world, Prepared(world)
+
+
+def expected_hits(world: Synthetic, rows: Prepared, cutoff: int) -> tuple[float, float]:
+    """Mean and variance of HR@cutoff of ranking by the planted taste, one query at a time."""
+    planted = make_world(world)
+    trained_users = {row["user_id"] for row in rows.train}
+    trained_items = sorted({row["item_id"] for row in rows.train})
+    chances = []
+    for query in rows.test:
+        if query["user_id"] not in trained_users or query["item_id"] not in trained_items:
+            continue
+        weights = []
+        for item in trained_items:
+            cosine = sum(planted.user[query["user_id"]] * planted.item[item])
+            weights.append(float(np.exp(5.0 * cosine + planted.log_popularity[item])))
+        chances.append(sum(sorted(weights)[-cutoff:]) / sum(weights))
+    count = len(chances)
+    return sum(chances) / count, sum(chance * (1 - chance) for chance in chances) / count**2
+
+
+@pytest.mark.parametrize("cutoff", [50, 100])
+def test_the_best_hit_rate_is_that_of_brute_force(
+    made: tuple[Synthetic, Prepared], cutoff: int
+) -> None:
+    world, rows = made
+    assert rows.schema.facts is not None
+    mean, _ = expected_hits(world, rows, cutoff)
+    assert 0.3 < mean < 0.99
+    assert rows.schema.facts[f"best HR@{cutoff}"] == pytest.approx(mean, rel=1e-9)
+
+
+def test_ranking_by_the_planted_taste_hits_as_often_as_stated(
+    made: tuple[Synthetic, Prepared],
+) -> None:
+    """The drawn test interactions themselves, within four standard deviations."""
+    world, rows = made
+    planted = make_world(world)
+    trained_users = {row["user_id"] for row in rows.train}
+    trained = sorted({row["item_id"] for row in rows.train})
+    hits = []
+    for query in rows.test:
+        user, item = query["user_id"], query["item_id"]
+        if user in trained_users and item in trained:
+            score = 5.0 * planted.item @ planted.user[user] + planted.log_popularity
+            hits.append(sum(score[other] > score[item] for other in trained) < 50)
+    mean, variance = expected_hits(world, rows, 50)
+    assert len(hits) > 200
+    assert abs(np.mean(hits) - mean) < 4 * variance**0.5
+
+
+def test_the_log_has_the_asked_sizes_and_times(made: tuple[Synthetic, Prepared]) -> None:
+    _, rows = made
+    train, test = rows.triples("train"), rows.triples("test")
+    assert len(train) + len(test) == rows.schema.rows_read == 4_000
+    assert set(rows.users) == {user for user, _, _ in train + test} == set(range(150))
+    assert set(rows.items) == set(range(180))
+    assert START <= train[0][2] <= train[-1][2] < START + 90 * DAY <= test[0][2]
+    assert test[-1][2] < START + 100 * DAY
+    assert 300 < len(test) < 500
+
+
+def test_items_carry_their_planted_category(made: tuple[Synthetic, Prepared]) -> None:
+    world, rows = made
+    category = make_world(world).category
+    for item, row in rows.items.items():
+        assert row["category"] == row["category_name"] == f"category {category[item]}"
+        assert row["title"] == f"item {item} (category {category[item]})"
+    vectors = make_world(world).item
+    same = category[:, None] == category
+    off = ~np.eye(180, dtype=bool)
+    cosine = vectors @ vectors.T
+    assert cosine[same & off].mean() > cosine[~same].mean() + 0.3
+
+
+def test_without_taste_items_are_drawn_by_their_popularity(tmp_path: Path) -> None:
+    """Each count within five standard deviations of share · interactions."""
+    rows = Prepared(options(tmp_path, items=20, interactions=5_000, sharpness=0.0, skew=1.0))
+    found = Counter(row["item_id"] for row in [*rows.train, *rows.test])
+    shares = [1 / rank / sum(1 / r for r in range(1, 21)) for rank in range(1, 21)]
+    for count, share in zip(sorted(found.values(), reverse=True), shares, strict=True):
+        assert abs(count - 5_000 * share) < 5 * (5_000 * share * (1 - share)) ** 0.5
+
+
+def test_without_skew_all_items_are_alike(tmp_path: Path) -> None:
+    rows = Prepared(options(tmp_path, items=20, interactions=5_000, sharpness=0.0, skew=0.0))
+    counts = Counter(row["item_id"] for row in [*rows.train, *rows.test]).values()
+    assert max(counts) < 1.5 * min(counts)
+
+
+def test_users_of_two_tastes_differ(made: tuple[Synthetic, Prepared]) -> None:
+    """Interactions are likelier under their own user's p(v | u) than under another's."""
+    world, rows = made
+    own = make_world(world).probabilities(slice(0, 150), 5.0)
+    log = [(row["user_id"], row["item_id"]) for row in [*rows.train, *rows.test]]
+    gain = [np.log(own[user, item] / own[(user + 1) % 150, item]) for user, item in log]
+    assert np.mean(gain) > 0.5
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_the_world_seed_decides_every_byte(
+    made: tuple[Synthetic, Prepared], tmp_path: Path
+) -> None:
+    first = made[0].out
+    again = Prepared(options(tmp_path, out=tmp_path / "again"))
+    other = Prepared(options(tmp_path, out=tmp_path / "other", world_seed=1))
+    assert digest(tmp_path / "again") == digest(first)
+    assert other.triples("train") != again.triples("train")
+    assert other.schema.facts != again.schema.facts
+
+
+def test_the_seed_shuffles_the_same_world(made: tuple[Synthetic, Prepared], tmp_path: Path) -> None:
+    _, rows = made
+    other = Prepared(options(tmp_path, seed=1))
+    assert other.train != rows.train
+    assert other.triples("train") == rows.triples("train")
+    assert other.schema.facts == rows.schema.facts
+
+
+def test_batches_of_users_are_seamless(
+    made: tuple[Synthetic, Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, rows = made
+    monkeypatch.setattr("dat_rec.data.sources.synthetic.SCORES_IN_MEMORY", 7 * 180)
+    small = Prepared(options(tmp_path))
+    assert small.train == rows.train
+    assert small.test == rows.test
+    assert small.schema.facts == pytest.approx(rows.schema.facts)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least"),
+    [
+        ("users", 0, "at least 1"),
+        ("items", 1, "at least 2"),
+        ("categories", 0, "at least 1"),
+        ("dim", 0, "at least 1"),
+        ("interactions", 149, "at least 150 (one for each user)"),
+    ],
+)
+def test_sizes_that_make_no_world(tmp_path: Path, name: str, value: int, least: str) -> None:
+    refused(options(tmp_path, **{name: value}), f"--{name} {value}: must be {least}")
+
+
+@pytest.mark.parametrize("name", ["sharpness", "skew"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 1e6])
+def test_weights_that_are_none_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    most = {"sharpness": 1000, "skew": 10}[name]
+    message = refused(options(tmp_path, **{name: value}))
+    assert message == f"--{name} {value}: must lie between 0 and {most}"
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_beyond_63_bits_is_refused(tmp_path: Path, seed: int) -> None:
+    message = refused(options(tmp_path, world_seed=seed))
+    assert message == f"--world-seed {seed}: must lie between 0 and 2^63 − 1"
+
+
+@pytest.mark.parametrize(
+    "extreme", [{"sharpness": 1000.0}, {"skew": 10.0}, {"world_seed": 2**63 - 1}, {"skew": 0.0}]
+)
+def test_the_extremes_make_a_world(tmp_path: Path, extreme: dict[str, Any]) -> None:
+    sizes = {"users": 20, "items": 10, "interactions": 200, "categories": 2}
+    facts = Prepared(options(tmp_path, **sizes, **extreme)).schema.facts
+    assert facts is not None
+    assert all(0 <= hit <= 1 + 1e-9 for hit in facts.values())
+
+
+def test_a_world_too_small_for_a_test_is_refused(tmp_path: Path) -> None:
+    world = options(tmp_path, users=1, items=2, interactions=2, categories=1)
+    assert refused(world).startswith("no interaction is held out to test on")
