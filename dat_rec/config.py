@@ -32,7 +32,7 @@ class ModelConfig:
     augment: bool = True
     """Give each user and item an augmented vector, from tables of their own."""
     precision: Literal["float32", "float64"] = "float32"
-    """Of towers and losses. In float64, runs at different world sizes stay equal: float32's
+    """Of towers and losses. In float64, runs at different world sizes stay equal for longer:
     rounding depends on how the batch is cut, and training amplifies it step by step."""
 
 
