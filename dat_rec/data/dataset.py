@@ -43,10 +43,8 @@ class Dataset:
             *((path, ["value"]) for path in sorted(self.folder.glob("vocabularies/*.parquet"))),
         ]:
             digest.update(path.name.encode())
-            for name in columns:
-                for chunk in (
-                    read_parquet(path, columns).column(name).cast(pa.large_string()).chunks
-                ):
+            for column in read_parquet(path, columns).columns:
+                for chunk in column.cast(pa.large_string()).chunks:
                     _update(digest, chunk)
         return digest.hexdigest()
 

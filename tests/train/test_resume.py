@@ -223,7 +223,7 @@ def test_a_diverging_run_stops_and_keeps_its_good_checkpoint(
     assert stopped.returncode == 2, stopped.stderr
     step = good[-2][0]
     assert "the loss is not finite" in stopped.stderr
-    assert f"from step {step + 2} on" in stopped.stderr or "is not finite: lower" in stopped.stderr
+    assert f"from step {step + 2} on" in stopped.stderr
     assert f"the checkpoint of step {step} is whole" in stopped.stderr
     assert [number for number, _ in checkpoints(out)] == [number for number, _ in good[:-1]]
     assert not (out / "train.json").exists()
