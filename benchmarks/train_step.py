@@ -57,7 +57,8 @@ def measure(config: TrainConfig, seconds: float, warmup_steps: int) -> dict[str,
         dataset = Dataset.open(config.data)
         model, _ = build_model(config, dataset, place)
         optimizer = build_optimizer(model, config.optimizer.tower_lr)
-        reader = ExampleReader(dataset, reader_options(config), place.rank, place.world_size)
+        options = reader_options(config, place.world_size)
+        reader = ExampleReader(dataset, options, place.rank, place.world_size)
         batches = Prefetcher(iter(reader))
         pipeline = TrainPipelineSparseDist(model, optimizer, place.device, execute_all_batches=True)
         for _ in range(warmup_steps):

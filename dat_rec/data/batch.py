@@ -26,25 +26,33 @@ def to_kjt(columns: Mapping[str, Column], keys: Sequence[str], rows: int) -> Key
     """Put columns of ``rows`` rows into one KeyedJaggedTensor (int64 values and lengths).
 
     Args:
-        columns: by key. A key without a column gets ``rows`` empty bags (zero vectors).
+        columns: by key. Where a column is shorter than ``rows``, or a key has none, the rows
+            that are missing get empty bags (zero vectors).
         keys: the tensor's keys, in order.
         rows: examples, the tensor's stride.
     """
     present = [columns[key] for key in keys if key in columns]
-    empty = np.zeros(rows, np.int64)
-    lengths = [columns[key].lengths() if key in columns else empty for key in keys]
-    values = np.concatenate([column.values for column in present]) if present else empty[:0]
+    lengths = np.zeros((len(keys), rows), np.int64)
+    for number, key in enumerate(keys):
+        if key in columns:
+            lengths[number, : len(columns[key])] = columns[key].lengths()
+    none = np.zeros(0, np.int64)
+    values = np.concatenate([column.values for column in present]) if present else none
     return KeyedJaggedTensor(
         keys=list(keys),
         values=torch.from_numpy(values),
-        lengths=torch.from_numpy(np.concatenate(lengths)),
+        lengths=torch.from_numpy(lengths.ravel()),
         stride=rows,
     )
 
 
 @dataclass
 class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
-    """One rank's share of a global batch: B examples, S negatives for each."""
+    """One rank's part of a global batch: B rows on every rank, S negatives for each.
+
+    The rank's examples come first. Rows behind them are padding: empty bags, and 0 (item 0,
+    category unknown) in the tensors.
+    """
 
     features: KeyedJaggedTensor
     """Query features, item features, and item features of the negatives; stride B."""
@@ -54,6 +62,8 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
     """(B, 1 + S) int64: category of the same items."""
     log_q: Tensor
     """(B, 1 + S) float32: log of each item's expected share among the softmax candidates."""
+    counts: tuple[int, ...]
+    """How many of the B rows are examples, on each rank."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The batch on ``device``."""
@@ -62,6 +72,7 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
             item_index=self.item_index.to(device, non_blocking=non_blocking),
             category=self.category.to(device, non_blocking=non_blocking),
             log_q=self.log_q.to(device, non_blocking=non_blocking),
+            counts=self.counts,
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
@@ -77,4 +88,5 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
             item_index=self.item_index.pin_memory(),
             category=self.category.pin_memory(),
             log_q=self.log_q.pin_memory(),
+            counts=self.counts,
         )

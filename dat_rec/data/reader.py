@@ -2,8 +2,9 @@
 
 The stream of examples — epoch after epoch, row groups in a permuted order, rows permuted
 within a window of row groups — depends on the seed alone. Global batch t is its t-th slice
-of ``global batch`` rows, and rank r of N takes the r-th of N equal parts of it. So N ranks
-see together what one rank sees alone, and a resumed run goes on at row t · global batch.
+of G rows (the last one has what is left), and of g rows rank r of N takes those from r·g // N
+to (r + 1)·g // N. So N ranks see together what one rank sees alone, whatever N is, and a
+resumed run goes on at row t·G.
 """
 
 import queue
@@ -11,7 +12,9 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dat_rec.data.batch import Batch, negative_key, to_kjt
 from dat_rec.data.columns import Column, read_columns
@@ -40,8 +44,8 @@ from dat_rec.errors import UserError
 class ReaderOptions:
     """What decides the stream of batches."""
 
-    batch_size: int
-    """B, examples a batch on each rank."""
+    global_batch: int
+    """G, examples a step, on all ranks together."""
     epochs: int
     seed: int
     negatives: int
@@ -77,7 +81,7 @@ class _Rows:
 
 
 class ExampleReader:
-    """Iterates over this rank's batches from ``start_step`` to the last full global batch.
+    """Iterates over this rank's part of each global batch, from ``start_step`` to the run's end.
 
     Args:
         dataset: a prepared dataset.
@@ -88,7 +92,7 @@ class ExampleReader:
 
     Raises:
         UserError: a file is missing, malformed, or holds an id outside its table; or there
-            are fewer examples than one global batch.
+            are no examples.
     """
 
     def __init__(
@@ -102,7 +106,7 @@ class ExampleReader:
         self._schema = dataset.schema
         self._options = options
         self._rank = rank
-        self._global_batch = options.batch_size * world_size
+        self._world_size = world_size
         self.start_step = start_step
         """Global batches that the next iteration leaves out at the start."""
         self._groups = _row_groups(dataset)
@@ -113,13 +117,12 @@ class ExampleReader:
             self._groups, counts = _without_repeats(self._groups, len(counts))
         self.examples = sum(group.rows for group in self._groups)
         """Examples in one epoch."""
-        self.steps = self.examples * options.epochs // self._global_batch
+        if self.examples == 0:
+            raise UserError(f"{dataset.folder}: there are no training examples")
+        self._rows = self.examples * options.epochs
+        """Examples in the whole run."""
+        self.steps = -(-self._rows // options.global_batch)
         """Global batches in the whole run."""
-        if self.steps == 0:
-            raise UserError(
-                f"{dataset.folder}: {self.examples} training examples × {options.epochs} epochs "
-                f"are fewer than one global batch of {self._global_batch}: lower --batch-size"
-            )
         self._catalogue = dataset.item_columns()
         if counts.min() < 1:
             raise UserError(
@@ -130,16 +133,17 @@ class ExampleReader:
         self._log_q = log_candidate_share(counts, self._sampler, options.negatives)
 
     def __iter__(self) -> Iterator[Batch]:
-        size = self._global_batch
-        step, skip = self.start_step, self.start_step * size % self.examples
+        step, position = self.start_step, self.start_step * self._options.global_batch
         pending: _Rows | None = None
-        for window in self._windows(self.start_step * size // self.examples, skip):
+        for window in self._windows(*divmod(position, self.examples)):
             pending = window if pending is None else _concatenate(pending, window)
             start = 0
-            while start + size <= len(pending.item_index) and step < self.steps:
-                yield self._batch(pending, start, step)
-                start, step = start + size, step + 1
-            if step == self.steps:
+            while (size := min(self._options.global_batch, self._rows - position)) > 0:
+                if start + size > len(pending.item_index):
+                    break
+                yield self._batch(pending, start, size, step)
+                start, position, step = start + size, position + size, step + 1
+            if size <= 0:
                 return
             pending = pending.take(np.arange(start, len(pending.item_index)))
 
@@ -177,33 +181,43 @@ class ExampleReader:
         columns = read_columns(table, features, f"{group.path} (row group {group.number})")
         return _Rows(columns, columns.pop("item_index").values)
 
-    def _batch(self, rows: _Rows, start: int, step: int) -> Batch:
-        options, size = self._options, self._options.batch_size
-        mine = slice(self._rank * size, (self._rank + 1) * size)
-        begin = start + mine.start
-        columns = {name: c.slice(begin, begin + size) for name, c in rows.columns.items()}
+    def _batch(self, rows: _Rows, start: int, size: int, step: int) -> Batch:
+        """This rank's part of the global batch ``step``: ``size`` of ``rows`` from ``start``."""
+        options = self._options
+        ends = [rank * size // self._world_size for rank in range(self._world_size + 1)]
+        mine = slice(ends[self._rank], ends[self._rank + 1])
+        begin, end = start + mine.start, start + mine.stop
+        columns = {name: column.slice(begin, end) for name, column in rows.columns.items()}
         if options.id_dropout > 0:
             rng = generator(options.seed, DROPOUT, step)
-            dropped = rng.random((self._global_batch, 2))[mine] < options.id_dropout
+            dropped = rng.random((size, 2))[mine] < options.id_dropout
             for number, name in enumerate((USER, ITEM)):
                 values = np.where(dropped[:, number], UNKNOWN, columns[name].values)
                 columns[name] = Column(values, None)
 
         rng = generator(options.seed, NEGATIVES, step)
-        negatives = self._sampler.draw((self._global_batch, options.negatives), rng)[mine]
+        negatives = self._sampler.draw((size, options.negatives), rng)[mine]
         for number in range(options.negatives):
             for feature in self._schema.side("item"):
                 key = negative_key(feature.name, number + 1)
                 columns[key] = self._catalogue[feature.name].take(negatives[:, number])
 
-        item_index = np.column_stack([rows.item_index[begin : begin + size], negatives])
-        category = self._catalogue[self._schema.category].values[item_index]
+        items = np.column_stack([rows.item_index[begin:end], negatives])
+        padded = -(-options.global_batch // self._world_size)
         return Batch(
-            features=to_kjt(columns, list(columns), size),
-            item_index=torch.from_numpy(item_index),
-            category=torch.from_numpy(category),
-            log_q=torch.from_numpy(self._log_q[item_index]),
+            features=to_kjt(columns, list(columns), padded),
+            item_index=_padded(items, padded),
+            category=_padded(self._catalogue[self._schema.category].values[items], padded),
+            log_q=_padded(self._log_q[items], padded),
+            counts=tuple(stop - first for first, stop in pairwise(ends)),
         )
+
+
+def _padded(values: NDArray[Any], rows: int) -> Tensor:
+    """``values`` with rows of zeros (item 0, category UNKNOWN) up to ``rows``."""
+    if len(values) < rows:
+        values = np.pad(values, ((0, rows - len(values)), (0, 0)))
+    return torch.from_numpy(values)
 
 
 def _row_groups(dataset: Dataset) -> list[_RowGroup]:

@@ -33,6 +33,21 @@ class DATOutput(NamedTuple):
     augmented_item_BD: Tensor | None
     """a_v of the positive, not normalised; None without augmented vectors."""
 
+    def first(self, examples: int) -> "DATOutput":
+        """The output for the first ``examples`` of the batch."""
+        if examples == len(self.query_BD):
+            return self
+        return DATOutput(
+            query_BD=self.query_BD[:examples],
+            item_BSD=self.item_BSD[:examples],
+            augmented_user_BD=_first(self.augmented_user_BD, examples),
+            augmented_item_BD=_first(self.augmented_item_BD, examples),
+        )
+
+
+def _first(vectors: Tensor | None, examples: int) -> Tensor | None:
+    return None if vectors is None else vectors[:examples]
+
 
 class DAT(nn.Module):
     """Two towers, each fed with its features' embeddings and its id's augmented vector.

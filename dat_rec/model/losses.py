@@ -1,5 +1,8 @@
 """The losses, each alone and pure: float tensors in, one scalar out.
 
+Equations (2) and (4) and the softmax are means; what a mean is over is an argument, since the
+caller may hold a part of the examples alone, of any size, none included.
+
 Shapes: B examples, S negatives for each, D width of the vectors, N candidates, K categories.
 Equation numbers are the paper's (Yu et al., DLP-KDD 2021).
 """
@@ -20,26 +23,27 @@ CHUNK = {"cpu": 2**19, "cuda": 2**26}
 """Logits that the softmax holds at once, by device: on CPU, those that stay in the cache."""
 
 
-def binary_cross_entropy(query_BD: Tensor, item_BSD: Tensor) -> Tensor:
+def binary_cross_entropy(query_BD: Tensor, item_BSD: Tensor, pairs: float) -> Tensor:
     """Equation (4): −1/T Σ [y log σ(s) + (1 − y) log(1 − σ(s))], s = ⟨p_u, p_v⟩.
 
-    T = B·(1 + S) pairs: each query with its own positive (y = 1) and negatives (y = 0).
-    At random unit vectors it costs ln 2. Gradients flow into both arguments.
+    The sum is over B·(1 + S) pairs: each query with its own positive (y = 1) and negatives
+    (y = 0). At orthogonal unit vectors a pair costs ln 2. Gradients flow into both vectors.
 
     Args:
         query_BD: (B, D) unit vectors.
         item_BSD: (B, 1 + S, D) unit vectors, the positive first.
+        pairs: T, the pairs that the mean is over.
 
     Returns:
-        Scalar, mean over the T pairs.
+        Scalar, Σ over the pairs divided by ``pairs``.
     """
     scores_BS = torch.einsum("bd,bsd->bs", query_BD, item_BSD)
     labels_BS = torch.zeros_like(scores_BS)
     labels_BS[:, 0] = 1.0
-    return F.binary_cross_entropy_with_logits(scores_BS, labels_BS)
+    return F.binary_cross_entropy_with_logits(scores_BS, labels_BS, reduction="sum") / pairs
 
 
-def mimic(augmented_BD: Tensor, partner_BD: Tensor, pairs: int) -> Tensor:
+def mimic(augmented_BD: Tensor, partner_BD: Tensor, pairs: float) -> Tensor:
     """Equation (2): 1/T Σ [y·a + (1 − y)·p − p]², for one side.
 
     A negative pair costs p − p = 0, so only the B positives are passed. The square of a
@@ -49,7 +53,8 @@ def mimic(augmented_BD: Tensor, partner_BD: Tensor, pairs: int) -> Tensor:
     Args:
         augmented_BD: a_u (or a_v) of the positive pairs, not normalised.
         partner_BD: p_v (or p_u) of the same pairs, unit vectors; detached here.
-        pairs: T, the pairs that the mean is over: B, or the paper's B·(1 + S).
+        pairs: T, the pairs that the mean is over: the positives, or the paper's 1 + S times
+            as many.
 
     Returns:
         Scalar, Σ over the positives divided by ``pairs``.
@@ -135,12 +140,13 @@ def sampled_softmax(
     own_B: Tensor,
     candidate_item_N: Tensor,
     log_q_N: Tensor,
+    queries: float,
     temperature: float,
     log_q_strength: float = 1.0,
 ) -> Tensor:
     """Softmax over sampled candidates, corrected for how they were sampled.
 
-    −1/B Σ_i log softmax_j(⟨p_i, p_j⟩ / τ − w·log Q_j)[own_i], after Yi et al. (RecSys 2019),
+    −1/T Σ_i log softmax_j(⟨p_i, p_j⟩ / τ − w·log Q_j)[own_i], after Yi et al. (RecSys 2019),
     equation (4); w is 1 there. A candidate that is the same item as the own positive, in
     another place, is no negative: it is masked ("accidental hit"). At equal scores and
     equal Q it costs ln N.
@@ -151,11 +157,12 @@ def sampled_softmax(
         own_B: int64, row of each query's positive among the candidates.
         candidate_item_N: int64, catalogue row of each candidate.
         log_q_N: log of each candidate's expected share of the candidates.
+        queries: T, the queries that the mean is over.
         temperature: τ.
         log_q_strength: w.
 
     Returns:
-        Scalar, mean over the B queries.
+        Scalar, Σ over the B queries divided by ``queries``.
     """
     loss: Tensor = _CrossEntropyOfProducts.apply(  # type: ignore[no-untyped-call]
         query_BD / temperature,
@@ -164,11 +171,11 @@ def sampled_softmax(
         own_B,
         candidate_item_N,
     )
-    return loss
+    return loss / queries
 
 
 class _CrossEntropyOfProducts(torch.autograd.Function):
-    """Mean of −log softmax_j(⟨q_i, c_j⟩ + o_j)[own_i], masked, with its gradient beside it.
+    """Sum of −log softmax_j(⟨q_i, c_j⟩ + o_j)[own_i], masked, with its gradient beside it.
 
     A few queries at a time, from logits to gradients while they are in the cache: (B, N)
     numbers are never held, and the exponential is taken once (benchmarks/LOG.md).
@@ -206,11 +213,10 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
             gradient_ND.addmm_(weight_CN.T, query_CD / total_C1)
         gradient_ND.index_add_(0, own_B, query_BD, alpha=-1)
         ctx.save_for_backward(gradient_BD, gradient_ND)
-        return torch.cat(losses).mean()
+        return torch.cat(losses).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         gradient_BD, gradient_ND = ctx.saved_tensors
-        scale = gradient / len(gradient_BD)
-        return gradient_BD * scale, gradient_ND * scale, None, None, None
+        return gradient_BD * gradient, gradient_ND * gradient, None, None, None

@@ -48,7 +48,8 @@ def _train(
     config: TrainConfig, dataset: Dataset, place: Place, folder: RunFolder
 ) -> dict[str, Any]:
     # What can refuse its input comes before the folder is touched.
-    reader = ExampleReader(dataset, reader_options(config), place.rank, place.world_size)
+    options = reader_options(config, place.world_size)
+    reader = ExampleReader(dataset, options, place.rank, place.world_size)
     model, plan = build_model(config, dataset, place)
     optimizer = build_optimizer(model, config.optimizer.tower_lr)
     folder.begin(plan)
@@ -138,10 +139,10 @@ def _pooling_factors(dataset: Dataset) -> dict[str, float]:
     }
 
 
-def reader_options(config: TrainConfig) -> ReaderOptions:
+def reader_options(config: TrainConfig, world_size: int) -> ReaderOptions:
     """What the configuration says of the stream of batches."""
     return ReaderOptions(
-        batch_size=config.batch_size,
+        global_batch=config.batch_size * world_size,
         epochs=config.epochs,
         seed=config.seed,
         negatives=config.loss.negatives,

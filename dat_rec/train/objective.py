@@ -1,7 +1,8 @@
 """Section 2.3 of the paper over the global batch: model outputs in, loss and its terms out.
 
-With world size N each rank holds B examples; the loss is that of one process on all N·B of
-them. Shapes as in ``dat_rec.model.dat``.
+Each of N ranks holds its part of the global batch's examples, padded to B rows. The loss is
+that of one process on all the examples; padding has no part in it. Shapes as in
+``dat_rec.model.dat``.
 """
 
 import torch
@@ -50,29 +51,42 @@ class Objective(nn.Module):
         self._categories = categories
 
     def forward(
-        self, output: DATOutput, item_index: Tensor, category: Tensor, log_q: Tensor
+        self,
+        output: DATOutput,
+        item_index: Tensor,
+        category: Tensor,
+        log_q: Tensor,
+        counts: tuple[int, ...],
     ) -> tuple[Tensor, Tensor]:
         """This rank's share of the global loss, whose mean over ranks is that loss.
 
+        Where the loss is a mean over the global batch's examples, the share is N times what
+        this rank's own add to it: their sum divided by 1/N of all examples' number.
+
         Args:
-            output: of the model for this rank's B examples.
+            output: of the model for this rank's B rows: its examples, then padding.
             item_index: (B, 1 + S) int64, catalogue rows.
             category: (B, 1 + S) int64.
             log_q: (B, 1 + S) float32, log share of each item among the candidates.
+            counts: how many of the B rows are examples, on each of the N ranks.
 
         Returns:
             Scalar loss, and its (detached) terms as a vector in the order of ``TERMS``.
         """
         config = self._config
-        terms = {"main": self._main(output, item_index, log_q)}
-        if output.augmented_user_BD is not None and output.augmented_item_BD is not None:
-            query_BD, positive_BD = output.query_BD, output.item_BSD[:, 0]
-            pairs = item_index.numel() if config.main == "bce" else len(item_index)
-            terms["mimic_user"] = mimic(output.augmented_user_BD, positive_BD, pairs)
-            terms["mimic_item"] = mimic(output.augmented_item_BD, query_BD, pairs)
+        own, share = counts[dist.get_rank()], sum(counts) / len(counts)
+        pairs = share * item_index.shape[1] if config.main == "bce" else share
+        query_BD, item_BSD, a_u, a_v = output.first(own)
+        if config.main == "bce":
+            terms = {"main": binary_cross_entropy(query_BD, item_BSD, pairs)}
+        else:
+            terms = {"main": self._softmax(query_BD, output.item_BSD, item_index, log_q, counts)}
+        if a_u is not None and a_v is not None:
+            terms["mimic_user"] = mimic(a_u, item_BSD[:, 0], pairs)
+            terms["mimic_item"] = mimic(a_v, query_BD, pairs)
         if config.alignment > 0:
             moments = category_moments(
-                output.item_BSD.flatten(0, 1), category.flatten(), self._categories
+                item_BSD.flatten(0, 1), category[:own].flatten(), self._categories
             )
             moments = CategoryMoments(*(sum_over_ranks(moment) for moment in moments))
             terms["alignment"] = category_alignment(moments)
@@ -88,20 +102,36 @@ class Objective(nn.Module):
         logged = torch.stack([terms.get(name, zero).detach() for name in TERMS])
         return torch.stack(used).sum(), logged
 
-    def _main(self, output: DATOutput, item_index: Tensor, log_q: Tensor) -> Tensor:
-        if self._config.main == "bce":
-            return binary_cross_entropy(output.query_BD, output.item_BSD)
-        examples, candidates = item_index.shape
-        own_B = torch.arange(examples, device=item_index.device) * candidates
+    def _softmax(
+        self,
+        query_BD: Tensor,
+        item_BSD: Tensor,
+        item_index: Tensor,
+        log_q: Tensor,
+        counts: tuple[int, ...],
+    ) -> Tensor:
+        """This rank's examples (``query_BD``, no padding) against all ranks' candidates."""
+        rank, candidates = dist.get_rank(), item_index.shape[1]
+        numbers_B = torch.arange(counts[rank], device=item_index.device) + sum(counts[:rank])
         return sampled_softmax(
-            query_BD=output.query_BD,
-            candidate_ND=gather_rows(output.item_BSD.flatten(0, 1)),
-            own_B=own_B + dist.get_rank() * examples * candidates,
-            candidate_item_N=gather_rows(item_index.flatten()),
-            log_q_N=gather_rows(log_q.flatten()),
+            query_BD=query_BD,
+            candidate_ND=_all_examples(item_BSD, counts).flatten(0, 1),
+            own_B=numbers_B * candidates,
+            candidate_item_N=_all_examples(item_index, counts).flatten(),
+            log_q_N=_all_examples(log_q, counts).flatten(),
+            queries=sum(counts) / len(counts),
             temperature=self._config.temperature,
             log_q_strength=self._config.log_q,
         )
+
+
+def _all_examples(local: Tensor, counts: tuple[int, ...]) -> Tensor:
+    """All ranks' rows, one after another by rank, without padding: (Σ counts, …)."""
+    rows = gather_rows(local)
+    if sum(counts) == len(rows):
+        return rows
+    parts = rows.split(len(local))
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
 class TrainTask(nn.Module):
@@ -122,6 +152,6 @@ class TrainTask(nn.Module):
         """Loss of the batch, and its terms."""
         output = self.dat(batch.features)
         loss: tuple[Tensor, Tensor] = self.objective(
-            output, batch.item_index, batch.category, batch.log_q
+            output, batch.item_index, batch.category, batch.log_q, batch.counts
         )
         return loss

@@ -1,6 +1,8 @@
 """The stream of batches against the files' rows: all of them, once an epoch, alike at any world."""
 
+import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import Tensor
 
 from dat_rec.data.batch import Batch, negative_key
 from dat_rec.data.dataset import Dataset
@@ -17,7 +20,7 @@ from dat_rec.data.reader import ExampleReader, Prefetcher, ReaderOptions
 from dat_rec.data.schema import ExampleFile
 from dat_rec.errors import UserError
 
-OPTIONS = ReaderOptions(batch_size=64, epochs=2, seed=1, negatives=2, window=2)
+OPTIONS = ReaderOptions(global_batch=64, epochs=2, seed=1, negatives=2, window=2)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +42,10 @@ def chopped(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Datas
     return Dataset.open(folder)
 
 
-def bags(batch: Batch, key: str) -> list[tuple[int, ...]]:
-    return [tuple(bag.tolist()) for bag in batch.features[key].to_dense()]
+def bags(batch: Batch, key: str, rank: int = 0) -> list[tuple[int, ...]]:
+    """The bags of the rank's examples, padding left out."""
+    found = [tuple(bag.tolist()) for bag in batch.features[key].to_dense()]
+    return found[: batch.counts[rank]]
 
 
 def rows_of(dataset: Dataset, repeats: bool = True) -> Counter[tuple[tuple[int, ...], ...]]:
@@ -62,10 +67,13 @@ def read(dataset: Dataset, options: ReaderOptions) -> Counter[tuple[tuple[int, .
     return rows
 
 
+@pytest.mark.parametrize("global_batch", [1, 777, 20_000])
 @pytest.mark.parametrize("skip_repeats", [False, True])
-def test_each_epoch_holds_every_example_once(chopped: Dataset, skip_repeats: bool) -> None:
+def test_each_epoch_holds_every_example_once(
+    chopped: Dataset, skip_repeats: bool, global_batch: int
+) -> None:
     expected = rows_of(chopped, repeats=not skip_repeats)
-    options = replace(OPTIONS, batch_size=1, negatives=0, epochs=2, skip_repeats=skip_repeats)
+    options = replace(OPTIONS, global_batch=global_batch, negatives=0, skip_repeats=skip_repeats)
     found = read(chopped, options)
     assert found == Counter({row: 2 * count for row, count in expected.items()})
     if skip_repeats:
@@ -84,36 +92,96 @@ def test_order_changes_with_seed_and_epoch_and_stays_otherwise(chopped: Dataset)
     assert once[:1000] != once[half : half + 1000]
 
 
-def same(first: Batch, second: Batch) -> bool:
-    pairs = [
-        (first.features.values(), second.features.values()),
-        (first.features.lengths(), second.features.lengths()),
-        (first.item_index, second.item_index),
-        (first.category, second.category),
-        (first.log_q, second.log_q),
-    ]
-    return all(torch.equal(a, b) for a, b in pairs)
+def remainder(dataset: Dataset, rows: int) -> int:
+    """A global batch that is not divisible by 2 or 3 and leaves ``rows`` for the last one."""
+    examples = dataset.schema.examples
+    return next(g for g in range(500, examples) if examples % g == rows and g % 2 and g % 3)
 
 
-def test_ranks_hold_consecutive_parts_of_the_global_batch(chopped: Dataset) -> None:
-    options = replace(OPTIONS, id_dropout=0.3)
-    alone = ExampleReader(chopped, replace(options, batch_size=3 * options.batch_size))
-    ranks = [ExampleReader(chopped, options, rank, 3) for rank in range(3)]
-    assert {reader.steps for reader in ranks} == {alone.steps}
-    for whole, *parts in zip(alone, *ranks, strict=True):
-        for key in whole.features.keys():  # noqa: SIM118
-            assert bags(whole, key) == [bag for part in parts for bag in bags(part, key)]
-        for name in ("item_index", "category", "log_q"):
-            joined = torch.cat([getattr(part, name) for part in parts])
-            assert torch.equal(getattr(whole, name), joined)
+def joined(ranks: Sequence[Batch], name: str) -> Tensor:
+    """The examples' rows of every rank."""
+    return torch.cat([getattr(b, name)[: b.counts[rank]] for rank, b in enumerate(ranks)])
 
 
-@pytest.mark.parametrize("start", [1, 7, 60, 139, 200])
-def test_a_resumed_reader_goes_on_where_it_stopped(chopped: Dataset, start: int) -> None:
+def check_parts(whole: Batch, ranks: Sequence[Batch]) -> None:
+    """``ranks`` cut ``whole`` as the rule says, and nothing of it is lost."""
+    world, examples = len(ranks), whole.counts[0]
+    ends = [math.floor(rank * examples / world) for rank in range(world + 1)]
+    assert {b.counts for b in ranks} == {tuple(b - a for a, b in pairwise(ends))}
+    for key in whole.features.keys():  # noqa: SIM118
+        assert bags(whole, key) == [v for rank, b in enumerate(ranks) for v in bags(b, key, rank)]
+    for name in ("item_index", "category", "log_q"):
+        assert torch.equal(joined([whole], name), joined(ranks, name))
+
+
+def check_padding(batch: Batch, rank: int, rows: int) -> None:
+    """``rows`` rows, of which those behind the examples are empty."""
+    own = batch.counts[rank]
+    lengths = batch.features.lengths().view(-1, rows)
+    assert len(lengths) == len(batch.features.keys())
+    assert lengths.sum() == len(batch.features.values())
+    assert not lengths[:, own:].any()
+    for tensor in (batch.item_index, batch.category, batch.log_q):
+        assert tensor.shape == (rows, 1 + OPTIONS.negatives)
+        assert not tensor[own:].any()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("last", [1, 3, 50])
+def test_ranks_cut_each_global_batch_and_pad_it_alike(
+    chopped: Dataset, world: int, last: int
+) -> None:
+    size = remainder(chopped, last)
+    options = replace(OPTIONS, global_batch=size, epochs=1, id_dropout=0.3)
+    alone = ExampleReader(chopped, options)
+    readers = [ExampleReader(chopped, options, rank, world) for rank in range(world)]
+    sizes = []
+    for whole, *ranks in zip(alone, *readers, strict=True):
+        check_parts(whole, ranks)
+        for rank, batch in enumerate(ranks):
+            check_padding(batch, rank, math.ceil(size / world))
+        sizes.append(sum(ranks[0].counts))
+    assert sizes == [size] * (chopped.schema.examples // size) + [last]
+    assert {reader.steps for reader in readers} == {len(sizes)}
+    assert (0 in ranks[0].counts) == (last < world)
+
+
+@pytest.mark.parametrize("global_batch", [3, 777, 20_000])
+def test_the_order_does_not_depend_on_the_global_batch(chopped: Dataset, global_batch: int) -> None:
+    def items(options: ReaderOptions) -> list[int]:
+        return [int(v) for b in ExampleReader(chopped, options) for v in joined([b], "item_index")]
+
+    plain = replace(OPTIONS, negatives=0)
+    assert items(replace(plain, global_batch=global_batch)) == items(plain)
+
+
+def test_a_batch_knows_its_counts_wherever_it_goes(
+    chopped: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor, *_: tensor)  # needs a GPU
+    batch = next(iter(ExampleReader(chopped, OPTIONS, 1, 3)))
+    assert batch.counts == (21, 21, 22)
+    assert batch.to(torch.device("cpu")).counts == batch.pin_memory().counts == batch.counts
+
+
+@pytest.mark.parametrize("start", [1, 7, 60, 139, 200, -1, 0])
+@pytest.mark.parametrize("world", [1, 3])
+def test_a_resumed_reader_goes_on_where_it_stopped_on_any_ranks(
+    chopped: Dataset, start: int, world: int
+) -> None:
     whole = list(ExampleReader(chopped, OPTIONS))
-    rest = list(ExampleReader(chopped, OPTIONS, start_step=start))
+    start %= len(whole)
+    ranks = [ExampleReader(chopped, OPTIONS, rank, world, start) for rank in range(world)]
+    rest = list(zip(*ranks, strict=True))
     assert len(rest) == len(whole) - start
-    assert all(map(same, whole[start:], rest))
+    for batch, parts in zip(whole[start:], rest, strict=True):
+        check_parts(batch, parts)
+
+
+def test_nothing_is_left_after_the_last_step(chopped: Dataset) -> None:
+    reader = ExampleReader(chopped, OPTIONS)
+    reader.start_step = reader.steps
+    assert list(reader) == []
 
 
 def test_negatives_carry_their_own_items_features(chopped: Dataset) -> None:
@@ -173,9 +241,14 @@ def test_log_q_counts_the_examples_that_are_trained_on(chopped: Dataset) -> None
         np.testing.assert_allclose(batch.log_q[:, 0].exp().numpy(), expected, rtol=1e-5)
 
 
-def test_too_few_examples_for_one_batch_are_refused(chopped: Dataset) -> None:
-    with pytest.raises(UserError, match="fewer than one global batch of 2000000"):
-        ExampleReader(chopped, replace(OPTIONS, batch_size=1_000_000), 0, 2)
+def test_no_examples_are_refused(chopped: Dataset, tmp_path: Path) -> None:
+    for name in ("items", "users"):
+        (tmp_path / f"{name}.parquet").write_bytes(
+            (chopped.folder / f"{name}.parquet").read_bytes()
+        )
+    replace(chopped.schema, example_files=(), examples=0).save(tmp_path)
+    with pytest.raises(UserError, match="no training examples"):
+        ExampleReader(Dataset.open(tmp_path), OPTIONS)
 
 
 def test_a_bad_file_is_named_and_reaches_the_taker(chopped: Dataset, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
-"""Gradients at two ranks against one process on the whole batch, their length included.
+"""Gradients at two and three ranks against one process on the whole batch, their length included.
 
 The first steps of Adam and RowWiseAdagrad are as long for twice the gradient, so that updated
 weights do not tell a sum over ranks from a mean. The gradients themselves do: the towers' after
 DDP, and the tables' by what RowWiseAdagrad keeps of them, mean(g²) of each row.
 """
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -23,7 +24,12 @@ from dat_rec.parallel.shard import shard
 from dat_rec.train.objective import TrainTask
 from tests.distributed.ranks import run_ranks
 
-WORLD, GLOBAL_BATCH = 2, 64
+CASES = {
+    "even": (2, 64, 0, (32, 32)),
+    "uneven": (2, 63, 0, (31, 32)),
+    "an empty rank": (3, 76, 107, (0, 1, 1)),
+}
+"""World size, global batch, step, and the examples that each rank then has (the last: the tail)."""
 MODEL = ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8, precision="float64")
 LOSSES = {
     "softmax": LossConfig(negatives=2),
@@ -38,22 +44,28 @@ def build(dataset: Dataset, loss: LossConfig, device: str) -> TrainTask:
     return TrainTask(dataset.schema, MODEL, loss, torch.device(device))
 
 
-def first_batch(dataset: Dataset, negatives: int, rank: int, world: int) -> Batch:
-    options = ReaderOptions(GLOBAL_BATCH // world, epochs=1, seed=3, negatives=negatives)
-    return next(iter(ExampleReader(dataset, options, rank, world)))
+def batch_of(dataset: Dataset, negatives: int, case: str, rank: int, world: int) -> Batch:
+    _, global_batch, step, _ = CASES[case]
+    options = ReaderOptions(global_batch, epochs=1, seed=3, negatives=negatives)
+    return next(iter(ExampleReader(dataset, options, rank, world, start_step=step)))
 
 
-def on_one_rank(dataset: Dataset, losses: dict[str, LossConfig]) -> dict[str, Gradients]:
+def on_one_rank(dataset: Dataset, cases: list[str]) -> dict[tuple[str, str], Gradients]:
     with process_group(60) as place:
         result = {}
-        for name, loss in losses.items():
+        for case, (name, loss) in product(cases, LOSSES.items()):
             task = build(dataset, loss, "meta")
+            batch = batch_of(dataset, loss.negatives, case, place.rank, place.world_size)
+            assert batch.counts == CASES[case][3]
             types = ("table_wise", "row_wise")
-            model, _ = shard(task, {}, place, GLOBAL_BATCH // WORLD, 0.05, types)
+            model, _ = shard(task, {}, place, len(batch.item_index), 0.05, types)
             initialize_tables(model, seed=7, scale=0.5)
-            value, _ = model(first_batch(dataset, loss.negatives, place.rank, WORLD))
+            value, _ = model(batch)
             value.backward()
-            result[name] = tower_gradients(model) | table_gradients(model)
+            mean = value.detach().clone()
+            dist.all_reduce(mean)
+            result[case, name] = tower_gradients(model) | table_gradients(model)
+            result[case, name]["loss"] = mean / place.world_size
         return result
 
 
@@ -82,7 +94,7 @@ def whole(tensor: Any) -> Tensor:
     return result
 
 
-def on_one_process(dataset: Dataset, loss: LossConfig) -> Gradients:
+def on_one_process(dataset: Dataset, loss: LossConfig, case: str) -> Gradients:
     """Unsharded, with the same numbers; plain autograd gives the gradients."""
     with process_group(60):
         towers = build(dataset, loss, "meta").state_dict()
@@ -91,9 +103,9 @@ def on_one_process(dataset: Dataset, loss: LossConfig) -> Gradients:
             {name: value for name, value in towers.items() if not value.is_meta}, strict=False
         )
         initialize_tables(task, seed=7, scale=0.5)
-        value, _ = task(first_batch(dataset, loss.negatives, 0, 1))
+        value, _ = task(batch_of(dataset, loss.negatives, case, 0, 1))
         value.backward()
-        gradients = tower_gradients(task)
+        gradients = tower_gradients(task) | {"loss": value.detach()}
         for name, table in task.named_parameters():
             if ".embedding_bags." in name:
                 assert table.grad is not None
@@ -102,18 +114,27 @@ def on_one_process(dataset: Dataset, loss: LossConfig) -> Gradients:
 
 
 @pytest.fixture(scope="module")
-def ranks(planted: Dataset) -> list[dict[str, Gradients]]:
-    return run_ranks(on_one_rank, WORLD, planted, LOSSES)
+def ranks(planted: Dataset) -> dict[int, list[dict[tuple[str, str], Gradients]]]:
+    """What each rank returns, by world size."""
+    cases: dict[int, list[str]] = {}
+    for case, (world, *_) in CASES.items():
+        cases.setdefault(world, []).append(case)
+    return {world: run_ranks(on_one_rank, world, planted, names) for world, names in cases.items()}
 
 
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_are_those_of_the_whole_batch(
-    loss: str, planted: Dataset, ranks: list[dict[str, Gradients]]
+    loss: str,
+    case: str,
+    planted: Dataset,
+    ranks: dict[int, list[dict[tuple[str, str], Gradients]]],
 ) -> None:
-    expected = on_one_process(planted, LOSSES[loss])
-    for rank in ranks:
-        assert rank[loss].keys() == expected.keys()
+    expected = on_one_process(planted, LOSSES[loss], case)
+    for rank in ranks[CASES[case][0]]:
+        found = rank[case, loss]
+        assert found.keys() == expected.keys()
         for name, gradient in expected.items():
             assert gradient.any(), name
-            error = (rank[loss][name] - gradient).abs().max()
+            error = (found[name] - gradient).abs().max()
             assert error < 1e-5 * gradient.abs().max(), (name, error)

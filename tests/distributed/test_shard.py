@@ -27,8 +27,8 @@ LOSSES = {
 }
 
 
-def options(world: int, negatives: int) -> ReaderOptions:
-    return ReaderOptions(GLOBAL_BATCH // world, epochs=1, seed=3, negatives=negatives)
+def options(negatives: int) -> ReaderOptions:
+    return ReaderOptions(GLOBAL_BATCH, epochs=1, seed=3, negatives=negatives)
 
 
 def sharded_step(dataset: Dataset, loss: LossConfig, pins: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -40,9 +40,7 @@ def sharded_step(dataset: Dataset, loss: LossConfig, pins: tuple[str, ...] = ())
         model, plan = shard(task, {}, place, batch_size, TABLE_LR, TYPES, pins)
         initialize_tables(model, seed=7, scale=0.5)
         optimizer = build_optimizer(model, TOWER_LR)
-        reader = ExampleReader(
-            dataset, options(place.world_size, loss.negatives), place.rank, place.world_size
-        )
+        reader = ExampleReader(dataset, options(loss.negatives), place.rank, place.world_size)
         batch = next(iter(reader))
         output = model.module.dat(batch.features)
         query = output.query_BD.detach().clone()
@@ -86,7 +84,7 @@ def reference_step(dataset: Dataset, loss: LossConfig) -> dict[str, Any]:
             {name: value for name, value in towers_only.items() if not value.is_meta}, strict=False
         )
         initialize_tables(task, seed=7, scale=0.5)
-        batch = next(iter(ExampleReader(dataset, options(1, loss.negatives))))
+        batch = next(iter(ExampleReader(dataset, options(loss.negatives))))
         query = task.dat(batch.features).query_BD.detach().clone()
         value, _ = task(batch)
         value.backward()

@@ -151,7 +151,7 @@ def recall_after_training(model: DAT, mimic_weight: float, steps: int = 150) -> 
         assert output.augmented_user_BD is not None
         assert output.augmented_item_BD is not None
         item = output.item_BSD[:, 0]
-        loss = sampled_softmax(output.query_BD, item, own, own, log_q, 0.1)
+        loss = sampled_softmax(output.query_BD, item, own, own, log_q, IDS, 0.1)
         # Summed over the batch, as the peer that shares rows does: its weight is B.
         loss = loss + mimic_weight * mimic(output.augmented_user_BD, item, 1)
         loss = loss + mimic_weight * mimic(output.augmented_item_BD, output.query_BD, 1)

@@ -37,15 +37,15 @@ def test_binary_cross_entropy_is_equation_4() -> None:
         for j in range(1 + S):
             probability = sigmoid(sum(float(query[i, d] * item[i, j, d]) for d in range(D)))
             total -= math.log(probability) if j == 0 else math.log(1 - probability)
-    assert binary_cross_entropy(query, item).item() == pytest.approx(
-        total / (B * (1 + S)), abs=1e-12
-    )
+    pairs = B * (1 + S)
+    found = binary_cross_entropy(query, item, pairs)
+    assert found.item() == pytest.approx(total / pairs, abs=1e-12)
 
 
 def test_binary_cross_entropy_of_orthogonal_vectors_is_ln_2() -> None:
     query = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     item = torch.tensor([[[0.0, 1.0], [0.0, -1.0]]], dtype=torch.float64)
-    assert binary_cross_entropy(query, item).item() == pytest.approx(math.log(2), abs=1e-12)
+    assert binary_cross_entropy(query, item, 2).item() == pytest.approx(math.log(2), abs=1e-12)
 
 
 def test_mimic_is_equation_2_over_positive_and_negative_pairs() -> None:
@@ -158,7 +158,7 @@ def test_sampled_softmax_corrects_and_masks(strength: float) -> None:
     own, items = [0, 3, 5], [10, 11, 10, 12, 12, 11, 13, 10]
     log_q = torch.randn(8, dtype=torch.float64, generator=torch.manual_seed(4))
     found = sampled_softmax(
-        query, candidate, torch.tensor(own), torch.tensor(items), log_q, 0.3, strength
+        query, candidate, torch.tensor(own), torch.tensor(items), log_q, 3, 0.3, strength
     )
     expected = softmax_by_loops(
         query.numpy(), candidate.numpy(), own, items, log_q.numpy(), 0.3, strength
@@ -173,7 +173,7 @@ def test_sampled_softmax_in_chunks_has_the_gradient_of_the_whole(
         query, candidate = unit(7, D).requires_grad_(), unit(9, D, seed=1).requires_grad_()
         items = torch.tensor([1, 1, 2, 3, 3, 4, 5, 6, 1])
         log_q = torch.arange(9, dtype=torch.float64)
-        loss = sampled_softmax(query, candidate, torch.arange(7), items, log_q, 0.3)
+        loss = sampled_softmax(query, candidate, torch.arange(7), items, log_q, 7, 0.3)
         return loss.detach(), *torch.autograd.grad(3 * loss, (query, candidate))
 
     whole = gradients()
@@ -185,8 +185,22 @@ def test_sampled_softmax_of_equal_scores_is_ln_n() -> None:
     query = torch.ones(2, 1, dtype=torch.float64)
     candidate = torch.ones(6, 1, dtype=torch.float64)
     equal = torch.zeros(6, dtype=torch.float64)
-    loss = sampled_softmax(query, candidate, torch.tensor([0, 1]), torch.arange(6), equal, 0.1)
+    loss = sampled_softmax(query, candidate, torch.tensor([0, 1]), torch.arange(6), equal, 2, 0.1)
     assert loss.item() == pytest.approx(math.log(6), abs=1e-12)
+
+
+def test_parts_of_the_queries_add_up_to_the_whole_and_none_add_nothing() -> None:
+    query, item = unit(B, D), unit(B, 1 + S, D, seed=1)
+    candidate, items = unit(9, D, seed=2), torch.tensor([1, 1, 2, 3, 3, 4, 5, 6, 1])
+    log_q, own = torch.arange(9, dtype=torch.float64), torch.arange(B)
+
+    def losses(part: slice) -> Tensor:
+        softmax = sampled_softmax(query[part], candidate, own[part], items, log_q, B, 0.3)
+        return torch.stack([softmax, binary_cross_entropy(query[part], item[part], B * (1 + S))])
+
+    parts = [losses(part) for part in (slice(0, 3), slice(3, 3), slice(3, B))]
+    torch.testing.assert_close(sum(parts), losses(slice(None)), rtol=0, atol=1e-12)
+    assert parts[1].tolist() == [0, 0]
 
 
 def test_gradients_agree_with_differences() -> None:
@@ -198,12 +212,12 @@ def test_gradients_agree_with_differences() -> None:
     own = torch.arange(B) * (1 + S)
 
     def softmax(query: Tensor, item: Tensor) -> Tensor:
-        return sampled_softmax(query, item.flatten(0, 1), own, items, log_q, 0.2)
+        return sampled_softmax(query, item.flatten(0, 1), own, items, log_q, B, 0.2)
 
     def alignment(item: Tensor) -> Tensor:
         return category_alignment(category_moments(item.flatten(0, 1), category, K))
 
-    assert torch.autograd.gradcheck(binary_cross_entropy, (query, item))
+    assert torch.autograd.gradcheck(lambda *x: binary_cross_entropy(*x, 3.5), (query, item))
     assert torch.autograd.gradcheck(softmax, (query, item))
     assert torch.autograd.gradcheck(alignment, (item,))
     many, kinds = unit(40, 2, seed=6).requires_grad_(), torch.tensor([1] * 35 + [2] * 5)

@@ -128,7 +128,7 @@ def expected_loss(config: LossConfig, x: Vectors, held: Vectors) -> float:
 
 def objective(config: LossConfig, output: DATOutput) -> tuple[Tensor, dict[str, Tensor]]:
     loss, terms = Objective(config, K)(
-        output, torch.tensor(ITEMS), torch.tensor(CATEGORIES), torch.tensor(LOG_Q)
+        output, torch.tensor(ITEMS), torch.tensor(CATEGORIES), torch.tensor(LOG_Q), (B,)
     )
     return loss, dict(zip(TERMS, terms, strict=True))
 

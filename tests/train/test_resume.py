@@ -230,9 +230,9 @@ def test_a_diverging_run_stops_and_keeps_its_good_checkpoint(
 
 
 def test_a_refused_start_does_not_take_its_folder(planted: Dataset, tmp_path: Path) -> None:
-    refused = run(planted.folder, tmp_path / "run", "--batch-size", "1000000")
+    refused = run(planted.folder, tmp_path / "run", "--pin", "nowhere=row_wise")
     assert refused.returncode == 2
-    assert "fewer than one global batch" in refused.stderr
+    assert "--pin nowhere=row_wise" in refused.stderr
     assert not (tmp_path / "run").exists()
 
 
