@@ -83,6 +83,9 @@ class DataConfig:
     """Share of examples whose user or item id becomes the unknown row, so that it learns."""
     skip_repeats: bool = False
     """Train only on pairs that are new to the user."""
+    bad_ids: Literal["refuse", "unknown"] = "refuse"
+    """Ids outside their table, or negative: stop, or train the unknown row in their place, counted
+    in train.json."""
 
 
 @dataclass(frozen=True)

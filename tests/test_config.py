@@ -48,6 +48,7 @@ MODERN: dict[str, Any] = {
     "optimizer.table_init": 0.05,
     "examples.id_dropout": 0.05,
     "examples.skip_repeats": False,
+    "examples.bad_ids": "refuse",
 }
 """All that decides a run's numbers."""
 PAPER = MODERN | {
@@ -96,7 +97,7 @@ OTHER = TrainConfig(
     model=ModelConfig(8, (16, 12, 10), 4, True, False, "float64"),
     loss=LossConfig("bce", 2, 0.5, 0.05, 0.0, 0.0, 0.0, 1.3),
     optimizer=OptimizerConfig(0.1, 0.01, 3, "none", 0.2),
-    examples=DataConfig(0.1, True),
+    examples=DataConfig(0.1, True, "unknown"),
 )
 USUAL = ["data", "out", "loss.temperature"]
 """Its only fields as by default; a temperature would be void beside bce."""

@@ -1,19 +1,24 @@
 """Parquet columns in, NumPy arrays of embedding row numbers out, checked at the door.
 
 TorchRec answers an id beyond its table with row 0, and trains it, so every value is
-compared with its table's size here, before any tensor is made.
+compared with its table's size here, before any tensor is made. ``BadIds`` says what becomes
+of those that are outside.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dat_rec.data.schema import Feature
+from dat_rec.data.schema import UNKNOWN, Feature
 from dat_rec.errors import UserError
+
+CURE = "prepare the dataset anew, or correct schema.json"
 
 
 @dataclass(frozen=True)
@@ -52,22 +57,65 @@ class Column:
         return np.diff(self.offsets)
 
 
-def read_columns(table: pa.Table, features: Sequence[Feature], where: str) -> dict[str, Column]:
+class BadIds:
+    """What becomes of ids outside their table: refused, or made UNKNOWN and counted.
+
+    Args:
+        policy: which of the two.
+        cure: what a refusal advises.
+        says: say it on stderr when a feature has the first of them.
+    """
+
+    def __init__(
+        self,
+        policy: Literal["refuse", "unknown"] = "refuse",
+        cure: str = CURE,
+        *,
+        says: bool = False,
+    ) -> None:
+        self.counts: dict[str, int] = {}
+        """Values made UNKNOWN, by feature; those that are read again count once."""
+        self._policy = policy
+        self._cure = cure
+        self._says = says
+        self._seen: set[tuple[str, str]] = set()
+
+    def found(self, feature: str, where: str, what: str, count: int) -> None:
+        """Take note of ``count`` bad ids of ``feature``; ``what`` tells the first.
+
+        Raises:
+            UserError: they are refused.
+        """
+        if self._policy == "refuse":
+            raise UserError(f"{where}: {what}: {self._cure}")
+        if (where, feature) in self._seen:
+            return
+        self._seen.add((where, feature))
+        if self._says and feature not in self.counts:
+            print(f"{where}: {what}: trained as unknown, as are all such ids", file=sys.stderr)
+        self.counts[feature] = self.counts.get(feature, 0) + count
+
+
+def read_columns(
+    table: pa.Table, features: Sequence[Feature], where: str, bad_ids: BadIds | None = None
+) -> dict[str, Column]:
     """Turn ``features``' columns of ``table`` into arrays.
 
     Args:
         table: holds one column for each feature: integers, or lists of them.
         features: what to read.
-        where: the file's name, for messages.
+        where: the file's name, and the row group's number if ``table`` is one, for messages.
+        bad_ids: what becomes of ids outside their table; None: they are refused.
 
     Raises:
         UserError: a column is missing, has the wrong type, holds nulls, or holds an id
-            outside its table.
+            outside its table that is refused.
     """
-    return {feature.name: _read_column(table, feature, where) for feature in features}
+    bad_ids = bad_ids or BadIds()
+    return {feature.name: _read_column(table, feature, where, bad_ids) for feature in features}
 
 
-def _read_column(table: pa.Table, feature: Feature, where: str) -> Column:
+def _read_column(table: pa.Table, feature: Feature, where: str, bad_ids: BadIds) -> Column:
     if feature.name not in table.column_names:
         raise UserError(f"{where}: column {feature.name!r} is missing: prepare the dataset anew")
     array = table.column(feature.name).combine_chunks()
@@ -81,13 +129,20 @@ def _read_column(table: pa.Table, feature: Feature, where: str) -> Column:
         )
     if array.null_count or flat.null_count:
         raise UserError(f"{where}: column {feature.name!r} holds nulls: use 0 for unknown")
-    values = flat.to_numpy(zero_copy_only=False).astype(np.int64)
-    if len(values) and not 0 <= (low := values.min()) <= (high := values.max()) < feature.rows:
-        raise UserError(
-            f"{where}: column {feature.name!r} holds id {low if low < 0 else high}, outside its "
-            f"table of {feature.rows} rows: prepare the dataset anew, or correct schema.json"
+    values = flat.to_numpy(zero_copy_only=False)
+    offsets = None
+    if is_list:
+        lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
+        offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+    # Compared in the file's own type: uint64 beyond int64 would come out negative.
+    if len(values) and not 0 <= values.min() <= values.max() < feature.rows:
+        bad = (values < 0) | (values >= feature.rows)
+        first = int(bad.argmax())
+        row = first if offsets is None else int(np.searchsorted(offsets, first, "right")) - 1
+        what = (
+            f"column {feature.name!r}, row {row} (from 0), holds id {values[first]}, outside its "
+            f"table of {feature.rows} rows"
         )
-    if not is_list:
-        return Column(values, None)
-    lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
-    return Column(values, np.concatenate(([0], np.cumsum(lengths, dtype=np.int64))))
+        bad_ids.found(feature.name, where, what, int(bad.sum()))
+        values = np.where(bad, UNKNOWN, values)
+    return Column(values.astype(np.int64), offsets)

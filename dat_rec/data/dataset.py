@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dat_rec.data.columns import Column, read_columns
+from dat_rec.data.columns import BadIds, Column, read_columns
 from dat_rec.data.schema import ITEM, USER, Schema
 from dat_rec.errors import UserError
 
@@ -69,18 +69,18 @@ class Dataset:
             )
         return table
 
-    def item_columns(self) -> dict[str, Column]:
+    def item_columns(self, bad_ids: BadIds | None = None) -> dict[str, Column]:
         """Item features of the whole catalogue; row = item_index."""
-        return self._columns("items", "item")
+        return self._columns("items", "item", bad_ids)
 
-    def user_columns(self) -> dict[str, Column]:
+    def user_columns(self, bad_ids: BadIds | None = None) -> dict[str, Column]:
         """Query features of every user as of the split; row = user_row."""
-        return self._columns("users", "query")
+        return self._columns("users", "query", bad_ids)
 
-    def _columns(self, name: str, side: str) -> dict[str, Column]:
+    def _columns(self, name: str, side: str, bad_ids: BadIds | None) -> dict[str, Column]:
         features = self.schema.side("item" if side == "item" else "query")
         table = self.table(name, [feature.name for feature in features])
-        return read_columns(table, features, str(self.folder / f"{name}.parquet"))
+        return read_columns(table, features, str(self.folder / f"{name}.parquet"), bad_ids)
 
 
 def _update(digest: "hashlib._Hash", texts: pa.LargeStringArray) -> None:

@@ -14,18 +14,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dat_rec.data.batch import Batch, negative_key, to_kjt
-from dat_rec.data.columns import Column, read_columns
+from dat_rec.data.columns import CURE, BadIds, Column, read_columns
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.negatives import (
     DROPOUT,
@@ -38,6 +37,8 @@ from dat_rec.data.negatives import (
 )
 from dat_rec.data.schema import ITEM, UNKNOWN, USER, Feature
 from dat_rec.errors import UserError
+
+OPTION_CURE = f"{CURE}, or train the unknown row in its place with --examples.bad-ids unknown"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class ReaderOptions:
     """Probability that an example's user (and, apart, its item) id becomes the unknown row."""
     skip_repeats: bool = False
     """Train only on pairs that are new to the user."""
+    bad_ids: Literal["refuse", "unknown"] = "refuse"
+    """Ids outside their table: stop, or put the unknown row in their place and count them."""
     window: int = 8
     """Row groups that are shuffled together."""
 
@@ -66,6 +69,9 @@ class _RowGroup:
     number: int
     rows: int
     """Rows to train on, repeats left out where the options say so."""
+
+    def __str__(self) -> str:
+        return f"{self.path} (row group {self.number})"
 
 
 @dataclass
@@ -91,8 +97,8 @@ class ExampleReader:
         start_step: global batches to leave out at the start (a resumed run).
 
     Raises:
-        UserError: a file is missing, malformed, or holds an id outside its table; or there
-            are no examples.
+        UserError: a file is missing, malformed, or holds an id outside its table that is refused;
+            or there are no examples.
     """
 
     def __init__(
@@ -109,6 +115,7 @@ class ExampleReader:
         self._world_size = world_size
         self.start_step = start_step
         """Global batches that the next iteration leaves out at the start."""
+        self._bad_ids = BadIds(options.bad_ids, OPTION_CURE, says=rank == 0)
         self._groups = _row_groups(dataset)
         # How often each trained item is a positive in one epoch.
         counts = dataset.table("items", ["train_count"])["train_count"].to_numpy()
@@ -123,7 +130,7 @@ class ExampleReader:
         """Examples in the whole run."""
         self.steps = -(-self._rows // options.global_batch)
         """Global batches in the whole run."""
-        self._catalogue = dataset.item_columns()
+        self._catalogue = dataset.item_columns(self._bad_ids)
         if counts.min() < 1:
             raise UserError(
                 f"{dataset.folder}/items.parquet: the first {self._schema.trained_items} items "
@@ -131,6 +138,14 @@ class ExampleReader:
             )
         self._sampler = NegativeSampler(counts, options.negative_power)
         self._log_q = log_candidate_share(counts, self._sampler, options.negatives)
+
+    @property
+    def bad_ids(self) -> dict[str, int]:
+        """By feature, how many of the values read so far, each counted once, were made UNKNOWN.
+
+        Every rank reads every row group, so that the counts are the dataset's on each.
+        """
+        return dict(self._bad_ids.counts)
 
     def __iter__(self) -> Iterator[Batch]:
         step, position = self.start_step, self.start_step * self._options.global_batch
@@ -170,16 +185,15 @@ class ExampleReader:
         return _concatenate(result, *parts[1:]) if len(parts) > 1 else result
 
     def _read_group(self, group: _RowGroup) -> _Rows:
-        index = Feature("item_index", "item", "", self._schema.trained_items)
-        features = (*self._schema.features, index)
-        names = [feature.name for feature in features]
-        if self._options.skip_repeats:
-            names.append("repeat")
-        table = _read_row_group(group, names)
-        if self._options.skip_repeats:
-            table = table.filter(pc.invert(table["repeat"]))
-        columns = read_columns(table, features, f"{group.path} (row group {group.number})")
-        return _Rows(columns, columns.pop("item_index").values)
+        features, skip = self._schema.features, self._options.skip_repeats
+        index = _index(self._schema.trained_items)
+        names = [*(feature.name for feature in features), index.name]
+        table = _read_row_group(group, [*names, "repeat"] if skip else names)
+        columns = read_columns(table, features, str(group), self._bad_ids)
+        # A row of items.parquet, not an embedding id: there is none that means unknown.
+        item_index = read_columns(table, [index], str(group))[index.name].values
+        rows = _Rows(columns, item_index)
+        return rows.take(_new_pairs(table, group)) if skip else rows
 
     def _batch(self, rows: _Rows, start: int, size: int, step: int) -> Batch:
         """This rank's part of the global batch ``step``: ``size`` of ``rows`` from ``start``."""
@@ -245,27 +259,38 @@ def _without_repeats(
     """The groups with the rows that are left, and how often each item is among them."""
     counts = np.zeros(trained_items, np.int64)
     left = []
-    index = Feature("item_index", "item", "", trained_items)
+    index = _index(trained_items)
     for group in groups:
-        table = _read_row_group(group, ["item_index", "repeat"])
-        table = table.filter(pc.invert(table["repeat"]))
-        items = read_columns(table, [index], str(group.path))["item_index"].values
+        table = _read_row_group(group, [index.name, "repeat"])
+        items = read_columns(table, [index], str(group))[index.name].values
+        items = items[_new_pairs(table, group)]
         counts += np.bincount(items, minlength=trained_items)
         left.append(_RowGroup(group.path, group.number, len(items)))
     return left, counts
 
 
+def _index(trained_items: int) -> Feature:
+    return Feature("item_index", "item", "", trained_items)
+
+
+def _new_pairs(table: pa.Table, group: _RowGroup) -> NDArray[np.int64]:
+    """The rows that are no repeats."""
+    repeat = table["repeat"]
+    if repeat.type != pa.bool_() or repeat.null_count:
+        raise UserError(f"{group}: column 'repeat' is not true or false: prepare it anew")
+    return np.flatnonzero(~repeat.to_numpy())
+
+
 def _read_row_group(group: _RowGroup, names: list[str]) -> pa.Table:
-    where = f"{group.path} (row group {group.number})"
     try:
         with pq.ParquetFile(group.path) as file:
             missing = [name for name in names if name not in file.schema_arrow.names]
             if missing:
-                raise UserError(f"{where}: column {missing[0]!r} is missing: prepare it anew")
+                raise UserError(f"{group}: column {missing[0]!r} is missing: prepare it anew")
             return file.read_row_group(group.number, columns=names)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{where}: cannot be read ({reason}): prepare it anew") from error
+        raise UserError(f"{group}: cannot be read ({reason}): prepare it anew") from error
 
 
 def _concatenate(*parts: _Rows) -> _Rows:

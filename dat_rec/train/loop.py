@@ -10,8 +10,9 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from dat_rec.config import TrainConfig, to_json
 from dat_rec.data.batch import Batch
+from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader import ExampleReader, Prefetcher, ReaderOptions
+from dat_rec.data.reader import OPTION_CURE, ExampleReader, Prefetcher, ReaderOptions
 from dat_rec.parallel.agree import check_same_on_all_ranks
 from dat_rec.parallel.initialize import initialize_tables
 from dat_rec.parallel.process_group import Place, process_group
@@ -92,6 +93,7 @@ def _train(
             "steps": reader.steps,
             "resumed_after": done,
             "examples_an_epoch": reader.examples,
+            "bad_ids": reader.bad_ids,
             "world_size": place.world_size,
             "loss": losses,
             **log.summary(),
@@ -116,7 +118,7 @@ def build_model(
     task = TrainTask(dataset.schema, config.model, config.loss, torch.device("meta"))
     model, plan = shard(
         task,
-        _pooling_factors(dataset),
+        _pooling_factors(dataset, BadIds(config.examples.bad_ids, OPTION_CURE)),
         place,
         config.batch_size,
         config.optimizer.table_lr,
@@ -129,9 +131,9 @@ def build_model(
     return model, rows
 
 
-def _pooling_factors(dataset: Dataset) -> dict[str, float]:
+def _pooling_factors(dataset: Dataset, bad_ids: BadIds) -> dict[str, float]:
     """Mean number of values in a bag: as of the split for users, over the catalogue for items."""
-    columns = dataset.user_columns() | dataset.item_columns()
+    columns = dataset.user_columns(bad_ids) | dataset.item_columns(bad_ids)
     return {
         name: max(1.0, len(column.values) / max(1, len(column)))
         for name, column in columns.items()
@@ -149,4 +151,5 @@ def reader_options(config: TrainConfig, world_size: int) -> ReaderOptions:
         negative_power=config.loss.negative_power,
         id_dropout=config.examples.id_dropout,
         skip_repeats=config.examples.skip_repeats,
+        bad_ids=config.examples.bad_ids,
     )

@@ -1,11 +1,13 @@
 """Columns against plain Python lists, and what is refused at the door."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from dat_rec.data.batch import to_kjt
-from dat_rec.data.columns import Column, read_columns
+from dat_rec.data.columns import BadIds, Column, read_columns
 from dat_rec.data.schema import Feature
 from dat_rec.errors import UserError
 
@@ -51,11 +53,69 @@ def test_kjt_holds_every_bag_and_empty_ones_for_absent_keys() -> None:
     assert found["absent"].lengths().tolist() == [0] * 5
 
 
+FAR = [
+    pa.array([1, 5], pa.int32()),
+    pa.array([4, -1], pa.int8()),
+    pa.array([0, -(2**63)], pa.int64()),
+    pa.array([3, 2**63 - 1], pa.int64()),
+    pa.array([3, 2**63], pa.uint64()),
+    pa.array([2, 2**64 - 1], pa.uint64()),
+    pa.array([2, 2**64 - 2, 1, 255, 4], pa.uint64()),
+]
+"""The second value is the first that is outside a table of 5 rows."""
+
+
+@pytest.mark.parametrize("array", FAR)
+def test_ids_are_refused_by_their_value_and_row(array: pa.Array) -> None:
+    bad = array[1].as_py()
+    wanted = rf"'kind', row 1 \(from 0\), holds id {bad}, outside its table of 5 rows"
+    with pytest.raises(UserError, match=wanted):
+        read_columns(pa.table({"kind": array}), [KIND], "here")
+
+
+@pytest.mark.parametrize("array", FAR)
+def test_ids_are_made_unknown_and_counted(
+    array: pa.Array, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad_ids = BadIds("unknown", says=True)
+    ids = array.to_pylist()
+    for where in ("a", "a", "b"):
+        column = read_columns(pa.table({"kind": array}), [KIND], where, bad_ids)["kind"]
+        assert column.values.dtype == np.int64
+        assert column.values.tolist() == [i if i in range(5) else 0 for i in ids]
+    assert bad_ids.counts == {"kind": 2 * sum(i not in range(5) for i in ids)}
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"a: column 'kind', row 1 (from 0), holds id {ids[1]}, outside")
+
+
+@pytest.mark.parametrize("size", [pa.int8(), pa.uint8()])
+def test_a_type_narrower_than_its_table_reads_right(size: pa.DataType) -> None:
+    column = read_columns(
+        pa.table({"kind": pa.array([7, 100], size)}), [replace(KIND, rows=70_000)], "here"
+    )["kind"]
+    assert column.values.tolist() == [7, 100]
+    negative = pa.table({"kind": pa.array([7, -100], pa.int8())})
+    with pytest.raises(UserError, match="id -100, outside its table of 70000 rows"):
+        read_columns(negative, [replace(KIND, rows=70_000)], "here")
+
+
+def test_bad_ids_in_bags_keep_their_place() -> None:
+    bags = [[], [3, 1], [], [5, 2, -1], [4], [2**63]]
+    table = pa.table({"tags": pa.array(bags[:5], pa.list_(pa.int64()))}).slice(1)
+    with pytest.raises(UserError, match=r"'tags', row 2 \(from 0\), holds id 5"):
+        read_columns(table, [TAGS], "here")
+    bad_ids = BadIds("unknown")
+    table = pa.table({"tags": pa.array(bags[:5], pa.list_(pa.int64()))})
+    column = read_columns(table, [TAGS], "a", bad_ids)["tags"]
+    assert bags_of(column) == [[], [3, 1], [], [0, 2, 0], [4]]
+    table = pa.table({"tags": pa.array([[1], bags[5]], pa.large_list(pa.uint64()))})
+    assert bags_of(read_columns(table, [TAGS], "b", bad_ids)["tags"]) == [[1], [0]]
+    assert bad_ids.counts == {"tags": 3}
+
+
 @pytest.mark.parametrize(
     ("array", "feature", "message"),
     [
-        (pa.array([1, -1]), KIND, "id -1, outside its table of 5 rows"),
-        (pa.array([1, 5]), KIND, "id 5, outside its table of 5 rows"),
         (pa.array([1, None]), KIND, "nulls"),
         (pa.array([1.0, 2.0]), KIND, "not an integer"),
         (pa.array([[1]]), KIND, "not an integer"),
@@ -66,8 +126,11 @@ def test_kjt_holds_every_bag_and_empty_ones_for_absent_keys() -> None:
     ],
 )
 def test_malformed_columns_are_refused(array: pa.Array, feature: Feature, message: str) -> None:
+    policy = "refuse" if "outside" in message else "unknown"
     with pytest.raises(UserError, match=message) as raised:
-        read_columns(pa.table({feature.name: array}), [feature], "part-00000.parquet")
+        read_columns(
+            pa.table({feature.name: array}), [feature], "part-00000.parquet", BadIds(policy)
+        )
     assert "part-00000.parquet" in str(raised.value)
     assert feature.name in str(raised.value)
 
