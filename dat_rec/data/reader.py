@@ -109,6 +109,7 @@ class ExampleReader:
         world_size: int = 1,
         start_step: int = 0,
     ) -> None:
+        self._folder = dataset.folder
         self._schema = dataset.schema
         self._options = options
         self._rank = rank
@@ -162,20 +163,59 @@ class ExampleReader:
                 return
             pending = pending.take(np.arange(start, len(pending.item_index)))
 
+    def where(self, step: int) -> str:
+        """What global batch ``step`` is made of and where that lies, for messages.
+
+        Steps (1 to ``steps``) and epochs count from 1, as in the log; the examples of an
+        epoch's order and a file's row groups from 0. The row groups are those of the windows
+        that the examples were shuffled in.
+        """
+        begin = (step - 1) * self._options.global_batch
+        end = min(begin + self._options.global_batch, self._rows)
+        parts = []
+        for epoch in range(begin // self.examples, (end - 1) // self.examples + 1):
+            first = max(begin - epoch * self.examples, 0)
+            last = min(end - epoch * self.examples, self.examples) - 1
+            parts.append(
+                f"epoch {epoch + 1}, examples {first:,} to {last:,} of its order, "
+                f"in {self._row_groups_of(epoch, first, last)}"
+            )
+        return f"global batch {step} ({'; '.join(parts)})"
+
+    def _row_groups_of(self, epoch: int, first: int, last: int) -> str:
+        """The row groups, by file, whose windows hold examples ``first`` to ``last``."""
+        numbers: dict[str, list[int]] = {}
+        end = 0
+        for _, groups in self._window_groups(epoch):
+            begin, end = end, end + sum(group.rows for group in groups)
+            if begin <= last and first < end:
+                for group in groups:
+                    if group.rows > 0:
+                        path = group.path.relative_to(self._folder).as_posix()
+                        numbers.setdefault(path, []).append(group.number)
+        return ", ".join(
+            f"{path} row groups {', '.join(map(str, sorted(found)))}"
+            for path, found in sorted(numbers.items())
+        )
+
+    def _window_groups(self, epoch: int) -> Iterator[tuple[int, list[_RowGroup]]]:
+        """The row groups of each window of ``epoch``, with the number that keys its shuffle."""
+        options = self._options
+        order = generator(options.seed, ORDER, epoch).permutation(len(self._groups))
+        for start in range(0, len(order), options.window):
+            groups = [self._groups[i] for i in order[start : start + options.window]]
+            yield epoch * len(order) + start, groups
+
     def _windows(self, epoch: int, skip: int) -> Iterator[_Rows]:
         """Shuffled windows from row ``skip`` of ``epoch`` on, for ever."""
-        options = self._options
         while True:
-            order = generator(options.seed, ORDER, epoch).permutation(len(self._groups))
-            for start in range(0, len(order), options.window):
-                groups = [self._groups[i] for i in order[start : start + options.window]]
+            for number, groups in self._window_groups(epoch):
                 rows = sum(group.rows for group in groups)
                 if skip >= rows:
                     skip -= rows
                     continue
-                rng = generator(options.seed, WINDOW, epoch * len(order) + start)
-                window = self._read(groups)
-                yield window.take(rng.permutation(rows)[skip:])
+                rng = generator(self._options.seed, WINDOW, number)
+                yield self._read(groups).take(rng.permutation(rows)[skip:])
                 skip = 0
             epoch += 1
 

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,27 @@ def chopped(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Datas
         (folder / f"{name}.parquet").write_bytes((planted.folder / f"{name}.parquet").read_bytes())
     schema = replace(planted.schema, example_files=tuple(files))
     schema.save(folder)
+    return Dataset.open(folder)
+
+
+@pytest.fixture(scope="module")
+def numbered(chopped: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The chopped world, where every example's user is a number of its own."""
+    folder = tmp_path_factory.mktemp("numbered")
+    (folder / "examples").mkdir()
+    (folder / "items.parquet").write_bytes((chopped.folder / "items.parquet").read_bytes())
+    first = 0
+    for file in chopped.schema.example_files:
+        table = pq.read_table(chopped.folder / file.path)
+        users = np.arange(first, first + file.rows)
+        table = table.set_column(table.column_names.index("user"), "user", [users])
+        pq.write_table(table, folder / file.path, row_group_size=500)
+        first += file.rows
+    features = tuple(
+        replace(feature, rows=first) if feature.table == "user" else feature
+        for feature in chopped.schema.features
+    )
+    replace(chopped.schema, features=features).save(folder)
     return Dataset.open(folder)
 
 
@@ -274,3 +295,57 @@ def test_a_cut_off_file_is_refused(chopped: Dataset, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"part-00001.parquet: cannot be read"):
         ExampleReader(Dataset.open(tmp_path), OPTIONS)
+
+
+Group = tuple[str, int]
+"""File and number of a row group."""
+
+
+def groups_by_example(dataset: Dataset) -> list[Group]:
+    """Where each example lies, by its number."""
+    return [
+        (file.path, row // 500) for file in dataset.schema.example_files for row in range(file.rows)
+    ]
+
+
+def windows_by_position(stream: list[Group]) -> list[set[Group]]:
+    """The window of each example of an epoch: it ends where no row group goes on."""
+    last = {group: position for position, group in enumerate(stream)}
+    result: list[set[Group]] = []
+    start = end = 0
+    for position, group in enumerate(stream):
+        end = max(end, last[group])
+        if position == end:
+            result += [set(stream[start : end + 1])] * (end + 1 - start)
+            start = end + 1
+    return result
+
+
+def in_words(epoch: int, first: int, last: int, groups: set[Group]) -> str:
+    files = [
+        f"{path} row groups {', '.join(str(n) for p, n in sorted(groups) if p == path)}"
+        for path in sorted({path for path, _ in groups})
+    ]
+    return f"epoch {epoch}, examples {first:,} to {last:,} of its order, in {', '.join(files)}"
+
+
+@pytest.mark.parametrize("global_batch", [64, 777, 3_000, 20_000])
+@pytest.mark.parametrize("skip_repeats", [False, True])
+def test_where_a_batch_lies(numbered: Dataset, skip_repeats: bool, global_batch: int) -> None:
+    options = replace(OPTIONS, global_batch=global_batch, negatives=0, skip_repeats=skip_repeats)
+    reader = ExampleReader(numbered, options)
+    home = groups_by_example(numbered)
+    stream = [home[int(user)] for batch in reader for user in batch.features["user"].values()]
+    half = len(stream) // 2
+    assert (half < numbered.schema.examples) == skip_repeats
+    windows = [windows_by_position(epoch) for epoch in (stream[:half], stream[half:])]
+    assert {len(window) for window in windows[0]} <= {1, 2}
+    positions = list(product((0, 1), range(half)))
+    for step in range(1, reader.steps + 1):
+        mine = positions[(step - 1) * global_batch : step * global_batch]
+        parts = []
+        for epoch in sorted({epoch for epoch, _ in mine}):
+            own = [position for e, position in mine if e == epoch]
+            groups = set().union(*(windows[epoch][position] for position in own))
+            parts.append(in_words(epoch + 1, own[0], own[-1], groups))
+        assert reader.where(step) == f"global batch {step} ({'; '.join(parts)})"
