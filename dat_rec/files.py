@@ -171,10 +171,16 @@ def check_field_types(value: Any, where: str) -> None:
             fits = content in arguments
         elif origin is tuple and arguments[0] in (int, str):
             fits = all(type(one) is arguments[0] for one in content)
+        elif origin is tuple and get_origin(arguments[0]) is Literal:
+            fits = all(one in get_args(arguments[0]) for one in content)
         else:
             continue
         if not fits:
-            name = getattr(wanted, "__name__", str(wanted))
+            name = (
+                str(wanted).replace("typing.", "")
+                if arguments
+                else getattr(wanted, "__name__", wanted)
+            )
             raise UserError(f"{where}: {field.name}: {content!r} is no {name}: make the file anew")
 
 
@@ -188,5 +194,5 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read {what}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: {what} is not valid JSON ({error}): make it anew") from error

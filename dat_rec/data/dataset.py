@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,8 @@ class Dataset:
 
     folder: Path
     schema: Schema
+    bad_ids: Literal["refuse", "unknown"] = "refuse"
+    """What becomes of ids outside their table in the catalogue and the users."""
 
     @staticmethod
     def open(folder: Path) -> "Dataset":
@@ -80,6 +83,7 @@ class Dataset:
     def _columns(self, name: str, side: str, bad_ids: BadIds | None) -> dict[str, Column]:
         features = self.schema.side("item" if side == "item" else "query")
         table = self.table(name, [feature.name for feature in features])
+        bad_ids = bad_ids or BadIds(self.bad_ids)
         return read_columns(table, features, str(self.folder / f"{name}.parquet"), bad_ids)
 
 

@@ -36,6 +36,7 @@ from dat_rec.data.negatives import (
     log_candidate_share,
 )
 from dat_rec.data.schema import ITEM, UNKNOWN, USER, Feature
+from dat_rec.data.statistics import suspect_groups
 from dat_rec.errors import UserError
 
 OPTION_CURE = f"{CURE}, or train the unknown row in its place with --examples.bad-ids unknown"
@@ -118,6 +119,7 @@ class ExampleReader:
         """Global batches that the next iteration leaves out at the start."""
         self._bad_ids = BadIds(options.bad_ids, OPTION_CURE, says=rank == 0)
         self._groups = _row_groups(dataset)
+        self._check_files()
         # How often each trained item is a positive in one epoch.
         counts = dataset.table("items", ["train_count"])["train_count"].to_numpy()
         counts = counts[: self._schema.trained_items].astype(np.int64)
@@ -139,6 +141,28 @@ class ExampleReader:
             )
         self._sampler = NegativeSampler(counts, options.negative_power)
         self._log_q = log_candidate_share(counts, self._sampler, options.negatives)
+
+    def _check_files(self) -> None:
+        """Refuse at the door what the files' metadata betray, with the message of the value."""
+        index = _index(self._schema.trained_items)
+        features = (*self._schema.features, index)
+        names = [feature.name for feature in features]
+        may_lie_outside = names[:-1] if self._options.bad_ids == "unknown" else []
+        for path in {group.path: None for group in self._groups}:
+            metadata = pq.read_metadata(path)
+            empty = metadata.schema.to_arrow_schema().empty_table()
+            read_columns(empty, features, str(path))
+            for number in suspect_groups(metadata, features, nulls_only=may_lie_outside):
+                group = _RowGroup(path, number, 0)
+                table = _read_row_group(group, names)
+                bad_ids = BadIds(self._options.bad_ids, OPTION_CURE)
+                read_columns(table, self._schema.features, str(group), bad_ids)
+                read_columns(table, [index], str(group))
+
+    @property
+    def global_batch(self) -> int:
+        """G, examples a step, on all ranks together."""
+        return self._options.global_batch
 
     @property
     def bad_ids(self) -> dict[str, int]:

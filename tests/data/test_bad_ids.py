@@ -67,10 +67,9 @@ def test_the_first_bad_id_is_named_with_its_place_and_the_cure(
     column: str, row: int, value: object, skip_repeats: bool, planted: Dataset, tmp_path: Path
 ) -> None:
     dataset = spoilt(planted, tmp_path, {column: {row: value}})
-    batches = Prefetcher(iter(ExampleReader(dataset, replace(OPTIONS, skip_repeats=skip_repeats))))
+    # At the door, by the files' metadata: before a batch is read.
     with pytest.raises(UserError) as raised:
-        list(batches)
-    batches.close()
+        ExampleReader(dataset, replace(OPTIONS, skip_repeats=skip_repeats))
     bad = value[1] if isinstance(value, list) else value
     assert str(raised.value) == (
         f"{tmp_path}/examples/part-00000.parquet (row group {row // 500}): column {column!r}, "
@@ -156,3 +155,54 @@ def test_a_repeat_column_that_is_no_truth_value_is_refused(
     dataset = spoilt(planted, tmp_path, {"repeat": {5: None}})
     with pytest.raises(UserError, match="column 'repeat' is not true or false"):
         ExampleReader(dataset, replace(OPTIONS, skip_repeats=True))
+
+
+def without_statistics(dataset: Dataset) -> None:
+    path = dataset.folder / "examples/part-00000.parquet"
+    pq.write_table(pq.read_table(path), path, row_group_size=500, write_statistics=False)
+
+
+def test_a_bad_id_in_a_file_without_statistics_is_refused_when_it_is_read(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    dataset = spoilt(planted, tmp_path, {"user": {750: -1}})
+    without_statistics(dataset)
+    batches = Prefetcher(iter(ExampleReader(dataset, OPTIONS)))
+    with pytest.raises(UserError, match=r"\(row group 1\): column 'user', row 250 .* id -1"):
+        list(batches)
+    batches.close()
+
+
+def test_a_null_within_a_list_is_refused_when_it_is_read(planted: Dataset, tmp_path: Path) -> None:
+    dataset = spoilt(planted, tmp_path, {"history": {510: [1, None]}})
+    for options in (OPTIONS, UNKNOWN):
+        with pytest.raises(UserError, match=r"\(row group 1\): column 'history' holds nulls"):
+            list(ExampleReader(dataset, options))
+
+
+@pytest.mark.parametrize("options", [OPTIONS, UNKNOWN])
+@pytest.mark.parametrize(
+    ("column", "values", "what"),
+    [
+        ("user", pa.float64(), "is double, not an integer"),
+        ("item", pa.list_(pa.int32()), "not an integer"),
+        ("history", pa.int64(), "is int64, not a list of integers"),
+        ("item_index", pa.string(), "is string, not an integer"),
+    ],
+)
+def test_a_column_of_another_type_is_refused_at_the_door(
+    column: str,
+    values: pa.DataType,
+    what: str,
+    options: ReaderOptions,
+    planted: Dataset,
+    tmp_path: Path,
+) -> None:
+    dataset = spoilt(planted, tmp_path, {})
+    path = tmp_path / "examples/part-00000.parquet"
+    table = pq.read_table(path)
+    made = pa.array([[]] * len(table) if pa.types.is_list(values) else [1] * len(table))
+    at = table.column_names.index(column)
+    pq.write_table(table.set_column(at, column, made.cast(values)), path)
+    with pytest.raises(UserError, match=what):
+        ExampleReader(dataset, options)

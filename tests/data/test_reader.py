@@ -280,7 +280,8 @@ def test_a_bad_file_is_named_and_reaches_the_taker(chopped: Dataset, tmp_path: P
         table = pq.read_table(chopped.folder / example_file.path)
         users = np.full(table.num_rows, chopped.schema.feature("user").rows, np.int32)
         bad = table.set_column(table.column_names.index("user"), "user", [users])
-        pq.write_table(bad, tmp_path / example_file.path)
+        # Without statistics, so that it is found when it is read.
+        pq.write_table(bad, tmp_path / example_file.path, write_statistics=False)
     batches = Prefetcher(iter(ExampleReader(Dataset.open(tmp_path), OPTIONS)))
     with pytest.raises(UserError, match=r"part-0000\d.parquet .*'user', row 0 .*holds id 301"):
         next(batches)
