@@ -3,16 +3,16 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from dat_rec.errors import UserError
 from dat_rec.files import check_field_types
+from dat_rec.table_rules import ShardingType, parse_rule
 
 Preset = Literal["modern", "paper", "two-tower"]
-ShardingType = Literal["table_wise", "row_wise", "table_row_wise"]
-"""Types under which RowWiseAdagrad equals the unsharded one and every table stays fused."""
 LONGEST_TIMEOUT_S = 7 * 24 * 3600
-RUN_FACTS = ("world_size", "row_digest")
+MOST_MEMORY_GB = 2**20
+RUN_FACTS = ("world_size", "global_batch", "row_digest", "launch")
 """What a run's config.json holds beside the configuration."""
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
@@ -34,6 +34,8 @@ class ModelConfig:
     precision: Literal["float32", "float64"] = "float32"
     """Of towers and losses. In float64, runs at different world sizes stay equal for longer:
     rounding depends on how the batch is cut, and training amplifies it step by step."""
+    fp16_tables: tuple[str, ...] = ()
+    """Tables whose weights are float16, by name or pattern, as in item 'augmented_*'."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,10 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """RowWiseAdagrad on the tables, fused into backward; Adam on the towers."""
+    """Adagrad on the tables, fused into backward; Adam on the towers."""
 
+    table: Literal["rowwise_adagrad", "adagrad"] = "rowwise_adagrad"
+    """The tables' optimizer: one sum of squared gradients for each row, or for each weight."""
     table_lr: float = 0.05
     """Learning rate of the embedding tables."""
     tower_lr: float = 0.001
@@ -85,7 +89,7 @@ class DataConfig:
     """Train only on pairs that are new to the user."""
     bad_ids: Literal["refuse", "unknown"] = "refuse"
     """Ids outside their table, or negative: stop, or train the unknown row in their place, counted
-    in train.json."""
+    in train.json since the last start."""
 
 
 @dataclass(frozen=True)
@@ -103,22 +107,42 @@ class TrainConfig:
     epochs: int = 4
     """Passes over the examples."""
     batch_size: int = 2048
-    """Examples a batch, on each rank."""
+    """Examples a batch, on each rank that the run begins with. Resumed on more or fewer ranks, the
+    run keeps its global batch and cuts it anew."""
     resume: bool = False
     """Go on from the newest checkpoint in OUT; start anew if there is none."""
+    warm_start: Path | None = None
+    """A run to begin from, perhaps on another day's dataset: rows of ids and values that both
+    have are taken over with their optimizer state, and the towers; new ones start fresh."""
     overwrite: bool = False
     """Replace a run that stands in OUT."""
     checkpoint_every: int = 1000
     """Steps between checkpoints; one more is written at the end."""
     keep_checkpoints: int = 2
     """Newest checkpoints that are kept."""
+    keep_best: int = 0
+    """Checkpoints kept besides: those with the lowest main loss, mean over the steps since the
+    checkpoint before (each batch is scored before it is trained on)."""
+    background_saves: bool = True
+    """Write checkpoints beside training, from a copy; without room for one, training waits."""
     log_every: int = 20
     """Steps between TensorBoard points."""
     sharding_types: tuple[ShardingType, ...] = ("table_wise", "row_wise", "table_row_wise")
-    """What the planner may choose from; on one rank it is always table_wise."""
+    """What the planner may choose from; on one rank, table_wise whatever stands here."""
     pin: tuple[str, ...] = ()
-    """TABLE=TYPE: a sharding type for the tables whose name fits a pattern, as in item=row_wise or
-    'augmented_*=table_wise'; the first that fits counts."""
+    """TABLE=WORD,…: what the planner may do with the tables whose name fits a pattern; the first
+    that fits counts. Words: sharding types (data_parallel, table_wise, row_wise, column_wise,
+    table_row_wise, table_column_wise, grid_shard), kernels (fused, dense, and on GPUs fused_uvm,
+    fused_uvm_caching), min_partition:N, pooling_factor:X, cache_load_factor:X; as in
+    item=row_wise or 'augmented_*=column_wise,min_partition:8'."""
+    memory_gb: float = 0.0
+    """Memory of each rank, in GiB, for the planner and the checkpoints' copies; 0: the GPU's, or
+    this machine's divided by its ranks."""
+    comms: Literal["fp32", "fp16", "bf16"] = "fp32"
+    """Numbers as which pooled embeddings and their gradients travel between ranks; bf16: GPUs."""
+    sharding_group_size: int = 0
+    """GPUs only: shard the tables over groups of so many ranks, each group with a copy of all
+    tables, averaged after every step (2D parallelism); 0: over all ranks."""
     timeout_s: int = 300
     """Seconds without an answer after which the ranks give one another up."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -146,6 +170,9 @@ class TrainConfig:
         }
         not_negative = {
             "--seed": self.seed,
+            "--keep-best": self.keep_best,
+            "--memory-gb": self.memory_gb,
+            "--sharding-group-size": self.sharding_group_size,
             "--loss.negatives": self.loss.negatives,
             "--loss.negative-power": self.loss.negative_power,
             "--loss.log-q": self.loss.log_q,
@@ -167,6 +194,8 @@ class TrainConfig:
         for option, number in not_negative.items():
             if not 0 <= number < float("inf"):
                 raise UserError(f"{option} is {number}: it must be 0 or more, and finite")
+        if self.memory_gb > MOST_MEMORY_GB:
+            raise UserError(f"--memory-gb is {self.memory_gb}: at most {MOST_MEMORY_GB}, a PiB")
         if not 0 < self.loss.temperature < float("inf"):
             raise UserError(
                 f"--loss.temperature is {self.loss.temperature}: it must be above 0, and finite"
@@ -176,12 +205,7 @@ class TrainConfig:
                 f"--examples.id-dropout is {self.examples.id_dropout}: it must be in [0, 1)"
             )
         for pin in self.pin:
-            table, _, kind = pin.partition("=")
-            if not table or kind not in get_args(ShardingType):
-                raise UserError(
-                    f"--pin {pin}: write TABLE=TYPE, where TYPE is one of "
-                    f"{', '.join(get_args(ShardingType))}"
-                )
+            parse_rule(pin)
         if not self.sharding_types:
             raise UserError("--sharding-types is empty: name at least table_wise")
         if self.loss.main == "bce" and self.loss.negatives == 0:
@@ -236,7 +260,9 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     """The configuration as JSON values, paths absolute."""
     value = dataclasses.asdict(config)
     value["data"], value["out"] = str(config.data.resolve()), str(config.out.resolve())
-    value["model"]["hidden"] = list(config.model.hidden)
+    value["warm_start"] = config.warm_start and str(config.warm_start.resolve())
+    for name in ("hidden", "fp16_tables"):
+        value["model"][name] = list(value["model"][name])
     value["sharding_types"] = list(config.sharding_types)
     value["pin"] = list(config.pin)
     return value
@@ -253,7 +279,10 @@ def differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:
 
 
 def _check_complete(value: dict[str, Any]) -> None:
-    """A field that is missing had another default once, perhaps: it is not filled in."""
+    """A field that is missing had another default once, perhaps: it is not filled in.
+
+    A text where a list is wanted would pass for the list of its letters.
+    """
     parts = {"model": ModelConfig, "loss": LossConfig, "optimizer": OptimizerConfig}
     parts |= {"examples": DataConfig}
     for part, content in [
@@ -261,7 +290,9 @@ def _check_complete(value: dict[str, Any]) -> None:
         *((kind, value[name]) for name, kind in parts.items()),
     ]:
         for wanted in dataclasses.fields(part):
-            content[wanted.name]
+            found = content[wanted.name]
+            if get_origin(wanted.type) is tuple and not isinstance(found, list):
+                raise TypeError(f"{wanted.name}: {found!r} is no list")
 
 
 def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -282,12 +313,14 @@ def from_json(value: dict[str, Any], where: str) -> TrainConfig:
     """
     try:
         _check_complete(value)
-        model = value["model"] | {"hidden": tuple(value["model"]["hidden"])}
+        lists = ("hidden", "fp16_tables")
+        model = value["model"] | {name: tuple(value["model"][name]) for name in lists}
         config = TrainConfig(
             **{name: inner for name, inner in value.items() if name not in RUN_FACTS}
             | {
                 "data": Path(value["data"]),
                 "out": Path(value["out"]),
+                "warm_start": value["warm_start"] and Path(value["warm_start"]),
                 "model": ModelConfig(**model),
                 "loss": LossConfig(**value["loss"]),
                 "optimizer": OptimizerConfig(**value["optimizer"]),

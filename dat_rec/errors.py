@@ -7,3 +7,15 @@ class UserError(Exception):
     The command line prints the message as one line, without a traceback, and exits
     with code 2. Anything else that escapes is a bug and keeps its traceback.
     """
+
+
+class SharedError(UserError):
+    """The same error on every rank, raised at the same point: the first one speaks for all."""
+
+
+class RankError(Exception):
+    """Another rank failed or died, and this one has stopped. The message names it. Exit code 1."""
+
+
+class StoppedError(Exception):
+    """Asked to stop (SIGTERM), and stopped with a checkpoint. Exit code 75, on every rank."""

@@ -33,6 +33,7 @@ MODERN: dict[str, Any] = {
     "model.last_relu": False,
     "model.augment": True,
     "model.precision": "float32",
+    "model.fp16_tables": (),
     "loss.main": "softmax",
     "loss.negatives": 1,
     "loss.negative_power": 0.0,
@@ -41,6 +42,7 @@ MODERN: dict[str, Any] = {
     "loss.mimic_user": 0.5,
     "loss.mimic_item": 0.5,
     "loss.alignment": 1.0,
+    "optimizer.table": "rowwise_adagrad",
     "optimizer.table_lr": 0.05,
     "optimizer.tower_lr": 0.001,
     "optimizer.warmup_steps": 100,
@@ -49,6 +51,7 @@ MODERN: dict[str, Any] = {
     "examples.id_dropout": 0.05,
     "examples.skip_repeats": False,
     "examples.bad_ids": "refuse",
+    "warm_start": None,
 }
 """All that decides a run's numbers."""
 PAPER = MODERN | {
@@ -72,12 +75,17 @@ HOW_IT_RUNS = {
     "overwrite",
     "checkpoint_every",
     "keep_checkpoints",
+    "keep_best",
+    "background_saves",
     "log_every",
     "sharding_types",
     "pin",
+    "memory_gb",
+    "comms",
+    "sharding_group_size",
     "timeout_s",
 }
-"""Fields that say where and how, and leave the numbers as they are."""
+"""Fields that say where and how, and leave the numbers as they are, but for rounding."""
 
 OTHER = TrainConfig(
     data=DATA,
@@ -87,16 +95,22 @@ OTHER = TrainConfig(
     epochs=2,
     batch_size=64,
     resume=True,
+    warm_start=Path("/yesterday"),
     overwrite=True,
     checkpoint_every=5,
     keep_checkpoints=3,
+    keep_best=1,
+    background_saves=False,
     log_every=2,
     sharding_types=("row_wise",),
     pin=("item=row_wise",),
+    memory_gb=1.5,
+    comms="bf16",
+    sharding_group_size=2,
     timeout_s=30,
-    model=ModelConfig(8, (16, 12, 10), 4, True, False, "float64"),
+    model=ModelConfig(8, (16, 12, 10), 4, True, False, "float64", ("item", "augmented_*")),
     loss=LossConfig("bce", 2, 0.5, 0.05, 0.0, 0.0, 0.0, 1.3),
-    optimizer=OptimizerConfig(0.1, 0.01, 3, "none", 0.2),
+    optimizer=OptimizerConfig("adagrad", 0.1, 0.01, 3, "none", 0.2),
     examples=DataConfig(0.1, True, "unknown"),
 )
 USUAL = ["data", "out", "loss.temperature"]
@@ -148,6 +162,9 @@ POSITIVE = (
 )
 NOT_NEGATIVE = (
     "seed",
+    "keep_best",
+    "memory_gb",
+    "sharding_group_size",
     "loss.negatives",
     "loss.negative_power",
     "loss.log_q",
@@ -183,6 +200,10 @@ def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:
     [
         ("model.hidden", (16, 0), "--model.hidden is 0: it must be 1 or more"),
         ("sharding_types", (), "--sharding-types is empty"),
+        ("pin", ("item=row_wise", "item=rows"), "--pin item=rows: 'rows' is none of"),
+        ("memory_gb", 1e300, "--memory-gb is 1e+300: at most 1048576, a PiB"),
+        ("seed", 2**63, f"--seed is {2**63}: it must be below 2^63"),
+        ("timeout_s", 604_801, "--timeout-s is 604801: at most 604800, a week"),
         (
             "loss",
             LossConfig(main="bce", negatives=0),
@@ -224,8 +245,12 @@ def test_json_there_and_back() -> None:
 
 def test_json_holds_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    value = to_json(preset("modern", Path("data"), Path("runs/../run")))
+    config = preset("modern", Path("data"), Path("runs/../run"))
+    value = to_json(config)
     assert (value["data"], value["out"]) == (str(tmp_path / "data"), str(tmp_path / "run"))
+    assert value["warm_start"] is None
+    value = to_json(dataclasses.replace(config, warm_start=Path("./yesterday")))
+    assert value["warm_start"] == str(tmp_path / "yesterday")
 
 
 GROUPS = ("", "model", "loss", "optimizer", "examples")
@@ -246,9 +271,58 @@ def test_a_missing_field_is_refused(field: str) -> None:
     refuse_without(field)
 
 
-@pytest.mark.parametrize("field", ["preset", "seed", "batch_size", "loss.log_q", "model.augment"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "preset",
+        "seed",
+        "batch_size",
+        "loss.log_q",
+        "model.augment",
+        "model.fp16_tables",
+        "optimizer.table",
+        "examples.bad_ids",
+        "warm_start",
+        "keep_best",
+        "comms",
+    ],
+)
 def test_a_missing_field_with_a_default_is_refused(field: str) -> None:
     refuse_without(field)
+
+
+@pytest.mark.parametrize("field", ["model.hidden", "model.fp16_tables", "sharding_types", "pin"])
+@pytest.mark.parametrize("worth", ["item", None, {"item": 1}, 4])
+def test_what_is_no_list_is_refused_where_a_list_belongs(field: str, worth: object) -> None:
+    value = to_json(OTHER)
+    group, _, inner = field.rpartition(".")
+    (value[group] if group else value)[inner] = worth
+    with pytest.raises(UserError) as raised:
+        from_json(value, "run.json")
+    assert f"({inner}: {worth!r} is no list): train anew" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "worth"),
+    [
+        ("pin", [1]),
+        ("sharding_types", ["rowwise"]),
+        ("model.fp16_tables", [None]),
+        ("optimizer.table", "adam"),
+        ("comms", "fp8"),
+        ("examples.bad_ids", "drop"),
+        ("keep_best", 1.0),
+        ("background_saves", 1),
+        ("memory_gb", "1"),
+        ("warm_start", 3),
+    ],
+)
+def test_a_value_of_another_type_is_refused(field: str, worth: object) -> None:
+    value = to_json(OTHER)
+    group, _, inner = field.rpartition(".")
+    (value[group] if group else value)[inner] = worth
+    with pytest.raises(UserError, match=r"^run\.json: "):
+        from_json(value, "run.json")
 
 
 def refuse_without(field: str) -> None:

@@ -4,17 +4,20 @@ Shapes: B examples, S negatives for each, D output width. Single-device code: th
 EmbeddingBagCollections are sharded from outside (``dat_rec.parallel``).
 """
 
+import fnmatch
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dat_rec.config import ModelConfig
 from dat_rec.data.batch import negative_key
 from dat_rec.data.schema import ITEM, USER, Feature, Schema
+from dat_rec.errors import UserError
 from dat_rec.model.towers import Tower
 
 AUGMENTED = {USER: "augmented_user", ITEM: "augmented_item"}
@@ -61,6 +64,9 @@ class DAT(nn.Module):
         config: widths and switches.
         negatives: S, how many negatives a batch brings for each example.
         embedding_device: where the tables are made; ``meta`` if they are to be sharded.
+
+    Raises:
+        UserError: a pattern of ``fp16_tables`` fits no table.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class DAT(nn.Module):
             config.embedding_dim,
             negatives,
             embedding_device,
+            config.fp16_tables,
         )
         self.augmented: EmbeddingBagCollection | None = None
         if config.augment:
@@ -95,7 +102,9 @@ class DAT(nn.Module):
                 config.output_dim,
                 negatives,
                 embedding_device,
+                config.fp16_tables,
             )
+        _check_patterns(config.fp16_tables, schema, config)
         extra = config.output_dim if config.augment else 0
         query_width = len(self._query_keys) * config.embedding_dim + extra
         item_width = len(item_keys) * config.embedding_dim + extra
@@ -148,8 +157,26 @@ def _key(feature: str, candidate: int) -> str:
     return negative_key(feature, candidate) if candidate else feature
 
 
+def _fits(table: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(table, pattern) for pattern in patterns)
+
+
+def _check_patterns(patterns: Sequence[str], schema: Schema, config: ModelConfig) -> None:
+    names = sorted({feature.table for feature in schema.features})
+    names += list(AUGMENTED.values()) if config.augment else []
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise UserError(
+                f"--model.fp16-tables {pattern}: no such table: there are {', '.join(names)}"
+            )
+
+
 def _collection(
-    tables: dict[Feature, str], dim: int, negatives: int, device: torch.device | None
+    tables: dict[Feature, str],
+    dim: int,
+    negatives: int,
+    device: torch.device | None,
+    fp16: Sequence[str],
 ) -> EmbeddingBagCollection:
     """Tables that pool to the sum; each serves every feature that names it, and its negatives.
 
@@ -173,6 +200,7 @@ def _collection(
             num_embeddings=rows[table],
             feature_names=names[table],
             pooling=PoolingType.SUM,
+            data_type=DataType.FP16 if _fits(table, fp16) else DataType.FP32,
         )
         for table in rows
     ]

@@ -5,15 +5,14 @@ generator: no table is ever made whole, and every plan and world size starts the
 """
 
 import zlib
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch import nn
 
 from dat_rec.data.schema import UNKNOWN
+from dat_rec.parallel.pieces import Piece, table_pieces
 
 BLOCK_ROWS = 4096
 
@@ -29,33 +28,23 @@ def initialize_tables(model: nn.Module, seed: int, scale: float) -> None:
         seed: the run's seed.
         scale: half-width of the distribution, times √dim.
     """
-    for table, tensor in _tables(model):
-        dim = tensor.shape[1]
-        bound = scale / dim**0.5
-        for row, column, weights in _local_parts(tensor):
-            rows, columns = weights.shape
-            for block in range(row // BLOCK_ROWS, -(-(row + rows) // BLOCK_ROWS)):
-                first = block * BLOCK_ROWS
-                start, stop = max(first, row), min(first + BLOCK_ROWS, row + rows)
-                numbers = _block(seed, table, block, dim, bound)
-                part = numbers[start - first : stop - first, column : column + columns]
-                weights[start - row : stop - row] = torch.from_numpy(part.copy())
+    for piece in table_pieces(model):
+        initialize_piece(piece, seed, scale)
 
 
-def _tables(model: nn.Module) -> Iterator[tuple[str, Tensor | ShardedTensor]]:
-    for name, tensor in model.state_dict().items():
-        if ".embedding_bags." in name and name.endswith(".weight"):
-            yield name.removesuffix(".weight").rsplit(".", 1)[1], tensor
-
-
-def _local_parts(tensor: Tensor | ShardedTensor) -> Iterator[tuple[int, int, Tensor]]:
-    """First row, first column and weights of each part of the table on this rank."""
-    if isinstance(tensor, ShardedTensor):
-        for shard in tensor.local_shards():
-            row, column = shard.metadata.shard_offsets
-            yield row, column, shard.tensor.detach()
-    else:
-        yield 0, 0, tensor.detach()
+def initialize_piece(piece: Piece, seed: int, scale: float) -> None:
+    """Fill one piece; its numbers are those that the whole table has there."""
+    dim = piece.shape[1]
+    bound = scale / dim**0.5
+    row, column, weights = piece.row, piece.column, piece.weights
+    rows, columns = weights.shape
+    table = piece.table.rsplit(".", 1)[1]
+    for block in range(row // BLOCK_ROWS, -(-(row + rows) // BLOCK_ROWS)):
+        first = block * BLOCK_ROWS
+        start, stop = max(first, row), min(first + BLOCK_ROWS, row + rows)
+        numbers = _block(seed, table, block, dim, bound)
+        part = numbers[start - first : stop - first, column : column + columns]
+        weights[start - row : stop - row] = torch.from_numpy(part.copy())
 
 
 def _block(seed: int, table: str, block: int, dim: int, bound: float) -> NDArray[np.float32]:

@@ -1,36 +1,48 @@
 """One optimizer over fused tables and dense towers, and the schedule of their learning rates."""
 
+from typing import Literal
+
 import torch
 from torch import nn
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
-from torchrec.optim.optimizers import in_backward_optimizer_filter
+from torchrec.optim import RowWiseAdagrad
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
 from dat_rec.config import OptimizerConfig
+from dat_rec.parallel.pieces import dense_tables, is_table, table_of
+from dat_rec.parallel.shard import EPS
+
+TableOptimizer = Literal["rowwise_adagrad", "adagrad"]
 
 
-def build_optimizer(model: nn.Module, tower_lr: float) -> CombinedOptimizer:
-    """RowWiseAdagrad that already runs in the tables' backward, and Adam on the rest.
+def build_optimizer(
+    model: nn.Module, tower_lr: float, table_lr: float, table: TableOptimizer = "rowwise_adagrad"
+) -> CombinedOptimizer:
+    """Adagrad on the tables, which the fused ones run in backward, and Adam on the towers.
 
     Args:
-        model: sharded; its tables carry their optimizer.
-        tower_lr: learning rate of the dense parameters.
+        model: sharded; its fused tables carry their optimizer.
+        tower_lr: learning rate of the towers.
+        table_lr: learning rate of the tables.
+        table: which Adagrad the tables learn by.
     """
-    dense = KeyedOptimizerWrapper(
-        dict(in_backward_optimizer_filter(model.named_parameters())),
-        lambda parameters: torch.optim.Adam(parameters, lr=tower_lr),
+    parts: list[tuple[str, KeyedOptimizer]] = [("", model.fused_optimizer)]
+    # TorchRec marks data-parallel tables, which nothing fused updates, as if they were fused.
+    dense = dense_tables(model)
+    towers, tables = {}, {}
+    for name, parameter in model.named_parameters():
+        if not is_table(name):
+            towers[name] = parameter
+        elif table_of(name) in dense:
+            tables[name] = parameter
+    if tables:
+        kind = RowWiseAdagrad if table == "rowwise_adagrad" else torch.optim.Adagrad
+        parts.append(
+            ("tables", KeyedOptimizerWrapper(tables, lambda p: kind(p, lr=table_lr, eps=EPS)))
+        )
+    parts.append(
+        ("towers", KeyedOptimizerWrapper(towers, lambda p: torch.optim.Adam(p, lr=tower_lr)))
     )
-    return CombinedOptimizer([model.fused_optimizer, ("towers", dense)])
-
-
-def make_loadable(optimizer: CombinedOptimizer) -> None:
-    """Give the towers' Adam its state, so that a checkpoint's moments find a place to load into.
-
-    Without it they are dropped, silently. Only before loading: TorchRec makes the state by a
-    step with zero gradients, which counts as Adam's first and would shrink the true one.
-    """
-    for _, part in optimizer.optimizers:
-        if isinstance(part, KeyedOptimizerWrapper):
-            part.init_state()
+    return CombinedOptimizer(parts)
 
 
 class LearningRates:

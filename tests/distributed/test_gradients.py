@@ -19,6 +19,7 @@ from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader, ReaderOptions
 from dat_rec.parallel.initialize import initialize_tables
+from dat_rec.parallel.plan import ShardingOptions
 from dat_rec.parallel.process_group import process_group
 from dat_rec.parallel.shard import shard
 from dat_rec.train.objective import TrainTask
@@ -57,8 +58,7 @@ def on_one_rank(dataset: Dataset, cases: list[str]) -> dict[tuple[str, str], Gra
             task = build(dataset, loss, "meta")
             batch = batch_of(dataset, loss.negatives, case, place.rank, place.world_size)
             assert batch.counts == CASES[case][3]
-            types = ("table_wise", "row_wise")
-            model, _ = shard(task, {}, place, len(batch.item_index), 0.05, types)
+            model, _ = shard(task, {}, place, ShardingOptions(len(batch.item_index), 0.05))
             initialize_tables(model, seed=7, scale=0.5)
             value, _ = model(batch)
             value.backward()

@@ -11,14 +11,16 @@ from dat_rec.config import LossConfig, ModelConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader, ReaderOptions
 from dat_rec.parallel.initialize import initialize_tables
+from dat_rec.parallel.plan import ShardingOptions, plan_to_json
 from dat_rec.parallel.process_group import process_group
-from dat_rec.parallel.shard import plan_to_json, shard
+from dat_rec.parallel.shard import shard
+from dat_rec.table_rules import ShardingType
 from dat_rec.train.objective import TrainTask
 from dat_rec.train.optimizers import build_optimizer
 from tests.distributed.ranks import run_ranks
 
 GLOBAL_BATCH = 96
-TYPES = ("table_wise", "row_wise")
+TYPES: tuple[ShardingType, ...] = ("table_wise", "row_wise")
 TABLE_LR, TOWER_LR, EPS = 0.05, 0.01, 1e-8
 MODEL = ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8)
 LOSSES = {
@@ -31,15 +33,19 @@ def options(negatives: int) -> ReaderOptions:
     return ReaderOptions(GLOBAL_BATCH, epochs=1, seed=3, negatives=negatives)
 
 
+def sharding(batch_size: int, pins: tuple[str, ...] = ()) -> ShardingOptions:
+    return ShardingOptions(batch_size, TABLE_LR, sharding_types=TYPES, pins=pins)
+
+
 def sharded_step(dataset: Dataset, loss: LossConfig, pins: tuple[str, ...] = ()) -> dict[str, Any]:
     """Forward and one update on this rank; whole tables gathered afterwards."""
     with process_group(60) as place:
         torch.manual_seed(5)
         task = TrainTask(dataset.schema, MODEL, loss, torch.device("meta"))
         batch_size = GLOBAL_BATCH // place.world_size
-        model, plan = shard(task, {}, place, batch_size, TABLE_LR, TYPES, pins)
+        model, plan = shard(task, {}, place, sharding(batch_size, pins))
         initialize_tables(model, seed=7, scale=0.5)
-        optimizer = build_optimizer(model, TOWER_LR)
+        optimizer = build_optimizer(model, TOWER_LR, TABLE_LR)
         reader = ExampleReader(dataset, options(loss.negatives), place.rank, place.world_size)
         batch = next(iter(reader))
         output = model.module.dat(batch.features)
@@ -146,7 +152,7 @@ def test_initial_tables_do_not_depend_on_the_plan(planted: Dataset) -> None:
 def initial_tables(dataset: Dataset, loss: LossConfig) -> dict[str, Tensor]:
     with process_group(60) as place:
         task = TrainTask(dataset.schema, MODEL, loss, torch.device("meta"))
-        model, _ = shard(task, {}, place, 32, TABLE_LR, TYPES)
+        model, _ = shard(task, {}, place, sharding(32))
         initialize_tables(model, seed=7, scale=0.5)
         tables = model.state_dict().items()
         return {name: whole(tensor) for name, tensor in tables if "embedding_bags" in name}

@@ -1,27 +1,18 @@
 """Initial tables: the same numbers however a table is cut, in the promised range."""
 
-from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributed._shard.sharded_tensor import Shard, init_from_local_shards
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from dat_rec.parallel.initialize import BLOCK_ROWS, initialize_tables
-from dat_rec.parallel.process_group import process_group
+from dat_rec.parallel.initialize import BLOCK_ROWS, initialize_piece, initialize_tables
+from dat_rec.parallel.pieces import Piece
 
 ROWS, DIM = 2 * BLOCK_ROWS + 100, 8
 SCALE = 0.5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def group_of_one() -> Iterator[None]:
-    with process_group(60):
-        yield
 
 
 def whole(table: str = "item", rows: int = ROWS, dim: int = DIM, seed: int = 3) -> Tensor:
@@ -35,30 +26,28 @@ def whole(table: str = "item", rows: int = ROWS, dim: int = DIM, seed: int = 3) 
     return weights
 
 
-class Cut(nn.Module):
-    """A model whose one table lies in shards between the given rows and columns."""
+def pieces(rows: list[int], columns: list[int]) -> list[Piece]:
+    """The table "item" in pieces between the given rows and columns, not yet filled."""
+    return [
+        Piece(
+            "dat.embeddings.item",
+            row,
+            column,
+            torch.full((row_end - row, column_end - column), float("nan")),
+            (ROWS, DIM),
+        )
+        for row, row_end in pairwise(rows)
+        for column, column_end in pairwise(columns)
+    ]
 
-    def __init__(self, rows: list[int], columns: list[int]) -> None:
-        super().__init__()
-        shards = [
-            Shard.from_tensor_and_offsets(
-                torch.full((row_end - row, column_end - column), float("nan")), [row, column], 0
-            )
-            for row, row_end in pairwise(rows)
-            for column, column_end in pairwise(columns)
-        ]
-        self._table = init_from_local_shards(shards, ROWS, DIM)
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
-        return {"embeddings.embedding_bags.item.weight": self._table}
-
-    def joined(self) -> Tensor:
-        result = torch.zeros(ROWS, DIM)
-        for shard in self._table.local_shards():
-            row, column = shard.metadata.shard_offsets
-            height, width = shard.tensor.shape
-            result[row : row + height, column : column + width] = shard.tensor
-        return result
+def joined(pieces: list[Piece]) -> Tensor:
+    result = torch.full((ROWS, DIM), float("nan"))
+    for piece in pieces:
+        height, width = piece.weights.shape
+        part = slice(piece.row, piece.row + height), slice(piece.column, piece.column + width)
+        result[part] = piece.weights
+    return result
 
 
 @pytest.mark.parametrize(
@@ -68,12 +57,14 @@ class Cut(nn.Module):
         ([0, BLOCK_ROWS - 1, BLOCK_ROWS + 1, ROWS], [0, DIM]),
         ([0, 1, 2, ROWS - 1, ROWS], [0, DIM]),
         ([0, 100, ROWS], [0, 3, DIM]),
+        ([0, BLOCK_ROWS + 5, BLOCK_ROWS + 5, ROWS], [0, 4, DIM]),
     ],
 )
 def test_numbers_do_not_depend_on_the_cuts(rows: list[int], columns: list[int]) -> None:
-    model = Cut(rows, columns)
-    initialize_tables(model, 3, SCALE)
-    assert torch.equal(model.joined(), whole())
+    cut = pieces(rows, columns)
+    for piece in cut:
+        initialize_piece(piece, 3, SCALE)
+    assert torch.equal(joined(cut), whole())
 
 
 def test_numbers_do_not_depend_on_the_number_of_rows() -> None:

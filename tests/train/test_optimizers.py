@@ -13,6 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dat_rec.config import OptimizerConfig
 from dat_rec.parallel.initialize import initialize_tables
+from dat_rec.parallel.plan import ShardingOptions
 from dat_rec.parallel.process_group import process_group
 from dat_rec.parallel.shard import shard
 from dat_rec.train.optimizers import LearningRates, build_optimizer, learning_rate_factor
@@ -73,9 +74,9 @@ def test_set_moves_tables_and_towers_by_the_scheduled_rates() -> None:
     config = OptimizerConfig(warmup_steps=WARMUP, decay="linear")
     features = KeyedJaggedTensor(["item"], torch.tensor([ROW]), lengths=torch.tensor([1]))
     with process_group(60) as place:
-        model, _ = shard(Product(), {}, place, 1, TABLE_LR, ["table_wise"])
+        model, _ = shard(Product(), {}, place, ShardingOptions(1, TABLE_LR))
         initialize_tables(model, seed=0, scale=1.0)
-        optimizer = build_optimizer(model, TOWER_LR)
+        optimizer = build_optimizer(model, TOWER_LR, TABLE_LR)
         rates = LearningRates(optimizer, config, STEPS)
 
         def weights() -> tuple[NDArray[np.float64], NDArray[np.float64]]:

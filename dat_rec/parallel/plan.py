@@ -1,0 +1,308 @@
+"""A model, rules and a cluster in, a sharding plan out: which rank holds which part of which table.
+
+One planner call covers all EmbeddingBagCollections, so that their tables are balanced
+together. The same inputs give the same plan in every process.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from torch import nn
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
+from torchrec.distributed.types import (
+    CacheParams,
+    EmbeddingModuleShardingPlan,
+    EnumerableShardingSpec,
+    ModuleSharder,
+    ShardingPlan,
+)
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from dat_rec.errors import UserError
+from dat_rec.parallel.process_group import Place
+from dat_rec.table_rules import (
+    BY_COLUMN,
+    KERNELS,
+    SHARDING_TYPES,
+    ShardingType,
+    TableRule,
+    check_patterns,
+    parse_rule,
+    rule_for,
+)
+
+MEMORY_RESERVE = 0.15
+"""Share of each device's memory that is left to towers, activations and the batch."""
+
+
+@dataclass(frozen=True)
+class ShardingOptions:
+    """What a run's configuration says of planning and sharding."""
+
+    batch_size: int
+    """Examples a batch on each rank."""
+    table_lr: float
+    optimizer: Literal["rowwise_adagrad", "adagrad"] = "rowwise_adagrad"
+    sharding_types: tuple[ShardingType, ...] = ("table_wise", "row_wise", "table_row_wise")
+    """What the planner may choose from where no rule says so; on one rank always table_wise."""
+    pins: tuple[str, ...] = ()
+    """Rules of ``dat_rec.table_rules``."""
+    memory_gb: float = 0.0
+    """GiB of each rank; 0: what the device has."""
+    comms: Literal["fp32", "fp16", "bf16"] = "fp32"
+    sharding_group_size: int = 0
+    """Ranks that share one copy of the tables; 0: all."""
+
+
+class Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]  # TorchRec ships no types
+    """TorchRec's sharder, with every type and kernel that works; the rules choose among them."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:  # noqa: ARG002
+        """All of them; TorchRec hides the row-wise ones on CPU, where they work."""
+        return list(SHARDING_TYPES)
+
+    def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
+        """Dense for data-parallel tables, and the fused ones for all others."""
+        if sharding_type == "data_parallel":
+            return ["dense"]
+        uvm = ["fused_uvm", "fused_uvm_caching"] if compute_device_type == "cuda" else []
+        return ["fused", *uvm]
+
+
+class _Enumerator(EmbeddingEnumerator):  # type: ignore[misc]  # TorchRec ships no types
+    """TorchRec's, which lists types and kernels in an order that changes with every process.
+
+    (It takes them from a set of strings.) Among equally good plans the first one wins, so that
+    without an order of ours a restarted run could get another plan, and other bits.
+    """
+
+    def _filter_sharding_types(self, *arguments: Any) -> list[str]:
+        return sorted(super()._filter_sharding_types(*arguments), key=SHARDING_TYPES.index)
+
+    def _filter_compute_kernels(self, *arguments: Any) -> list[str]:
+        return sorted(super()._filter_compute_kernels(*arguments), key=KERNELS.index)
+
+
+def make_plan(
+    model: nn.Module,
+    pooling_factors: dict[str, float],
+    place: Place,
+    options: ShardingOptions,
+    sharder: Sharder,
+) -> ShardingPlan:
+    """Plan where the tables go.
+
+    Args:
+        model: its EmbeddingBagCollections may be on the meta device.
+        pooling_factors: mean number of values in a bag, by feature; 1 where absent.
+        place: this process's place.
+        options: what may be chosen.
+        sharder: that will shard the model.
+
+    Raises:
+        UserError: no plan fits the devices' memory, a type or kernel does not work here, or a
+            rule names no table (the same on every rank).
+    """
+    tables = [
+        config
+        for module in model.modules()
+        if isinstance(module, EmbeddingBagCollection)
+        for config in module.embedding_bag_configs()
+    ]
+    rules = _rules(tables, place, options)
+    group = options.sharding_group_size or place.world_size
+    topology = _topology(place, group)
+    constraints = {
+        table.name: _constraints(table, rules[table.name], pooling_factors) for table in tables
+    }
+    planner = EmbeddingShardingPlanner(
+        topology=topology,
+        batch_size=options.batch_size,
+        constraints=constraints,
+        enumerator=_Enumerator(topology, options.batch_size, constraints),
+        storage_reservation=FixedPercentageStorageReservation(MEMORY_RESERVE),
+        debug=False,
+    )
+    try:
+        return planner.plan(model, [cast(ModuleSharder[nn.Module], sharder)])
+    except PlannerError as error:
+        reason = textwrap.shorten(str(error), 300, placeholder=" …")
+        raise UserError(
+            f"no sharding plan fits {group} × {place.device.type} of "
+            f"{place.memory_bytes / 2**30:.3g} GiB each: {reason}: use more ranks, raise "
+            "--memory-gb if there is more, allow other types or kernels, or lower "
+            "--model.embedding-dim or --batch-size"
+        ) from error
+
+
+def _topology(place: Place, group: int) -> Topology:
+    on_gpu = place.device.type == "cuda"
+    return Topology(
+        world_size=group,
+        local_world_size=min(place.local_world_size, group),
+        compute_device=place.device.type,
+        # TorchRec's own guesses are 32 GB a GPU, and 128 GB of host memory for each rank.
+        hbm_cap=place.memory_bytes if on_gpu else None,
+        ddr_cap=place.host_memory_bytes if on_gpu else place.memory_bytes,
+    )
+
+
+def _rules(
+    tables: Sequence[EmbeddingBagConfig], place: Place, options: ShardingOptions
+) -> dict[str, TableRule]:
+    """By table, its types and kernels, all of which work here."""
+    given = [parse_rule(pin) for pin in options.pins]
+    check_patterns(given, [table.name for table in tables])
+    # Splitting tables over one rank would only add an exchange with itself.
+    usual = ("table_wise",) if place.world_size == 1 else options.sharding_types
+    group = options.sharding_group_size or place.world_size
+    rules = {}
+    for table in tables:
+        rule = rule_for(table.name, given)
+        wanted: tuple[ShardingType, ...] = rule.sharding_types or usual
+        types = tuple(kind for kind in wanted if not _leaves_empty(table, kind, place, group))
+        if not types and not rule.sharding_types:
+            types = ("table_wise",)
+        if not types:
+            raise UserError(
+                f"table {table.name}: its {table.num_embeddings} rows, cut by {wanted[0]}, would "
+                f"leave one of {group} ranks without any, which FBGEMM does not survive: pin it to "
+                "table_wise or data_parallel, before the pattern that names it now"
+            )
+        kernels = rule.kernels or ("fused",)
+        rules[table.name] = TableRule(
+            rule.pattern,
+            types,
+            kernels,
+            rule.min_partition,
+            rule.pooling_factor,
+            rule.cache_load_factor,
+        )
+        _check_rule(table, rules[table.name], place)
+    return rules
+
+
+def _leaves_empty(table: EmbeddingBagConfig, kind: ShardingType, place: Place, group: int) -> bool:
+    """Whether a rank's part would have no rows: blocks of equal height run out before the ranks.
+
+    FBGEMM's CPU backward then reads beyond its arrays ("more than 2B rows", or worse).
+    """
+    by_host = {"table_row_wise", "grid_shard"}
+    ranks = min(place.local_world_size, group) if kind in by_host else group
+    height = -(-table.num_embeddings // ranks)
+    by_row = kind == "row_wise" or kind in by_host
+    return by_row and height * (ranks - 1) >= table.num_embeddings
+
+
+def _check_rule(table: EmbeddingBagConfig, rule: TableRule, place: Place) -> None:
+    name, types = table.name, set(rule.sharding_types)
+    on_cpu = place.device.type == "cpu"
+    if on_cpu and (uvm := sorted(kernel for kernel in rule.kernels if "uvm" in kernel)):
+        raise UserError(
+            f"table {name}: the kernel {uvm[0]} needs a GPU: on CPU every table lies in host "
+            "memory, and TorchRec would silently use fused: pin it to fused"
+        )
+    if table.data_type == DataType.FP16 and "data_parallel" in types:
+        raise UserError(
+            f"table {name}: float16 weights need the kernel fused, and data_parallel tables have "
+            "dense: pin it to another type, or leave it out of --model.fp16-tables"
+        )
+    if "dense" in rule.kernels and (others := types - {"data_parallel"}):
+        raise UserError(
+            f"table {name}: the kernel dense is that of data_parallel tables, and TorchRec's "
+            f"planner refuses it for {', '.join(sorted(others))}: pin it to data_parallel, or to "
+            "fused"
+        )
+    width = rule.min_partition
+    if width is not None and types & BY_COLUMN and table.embedding_dim % width:
+        raise UserError(
+            f"table {name}: min_partition:{width} does not divide its {table.embedding_dim} "
+            "columns: choose a divisor that is a multiple of 4"
+        )
+    if types - {"data_parallel"} and table.embedding_dim % 4:
+        raise UserError(
+            f"table {name}: {table.embedding_dim} columns: FBGEMM's fused kernels want multiples "
+            "of 4, in parts of a table too: choose such an --model.embedding-dim (of augmented "
+            "vectors --model.output-dim), or pin the table to data_parallel"
+        )
+
+
+def _constraints(
+    table: EmbeddingBagConfig, rule: TableRule, pooling_factors: dict[str, float]
+) -> ParameterConstraints:
+    kernels = list(rule.kernels)
+    if "data_parallel" in rule.sharding_types and "dense" not in kernels:
+        kernels.append("dense")
+    factors = [
+        rule.pooling_factor or pooling_factors.get(name, 1.0) for name in table.feature_names
+    ]
+    by_column = bool(set(rule.sharding_types) & BY_COLUMN)
+    cache = rule.cache_load_factor
+    return ParameterConstraints(
+        sharding_types=list(rule.sharding_types),
+        compute_kernels=kernels,
+        # TorchRec's own is 128 columns.
+        min_partition=(rule.min_partition or _half(table.embedding_dim)) if by_column else None,
+        pooling_factors=factors,
+        cache_params=None if cache is None else CacheParams(load_factor=cache),
+    )
+
+
+def _half(dim: int) -> int:
+    """The least width, at least half of ``dim``, that divides it and is a multiple of 4."""
+    return next((w for w in range(4, dim, 4) if dim % w == 0 and w * 2 >= dim), dim)
+
+
+def plan_to_json(plan: ShardingPlan) -> list[dict[str, Any]]:
+    """The plan, a row for each table: module, table, sharding type, kernel, shards.
+
+    A shard is its rank, first row and column (offsets), and rows and columns (sizes). A
+    data-parallel table has no shards but stands whole on each of ``ranks``.
+    """
+    rows: list[dict[str, Any]] = []
+    for module, module_plan in plan.plan.items():
+        for table, sharding in cast(EmbeddingModuleShardingPlan, module_plan).items():
+            spec = cast(EnumerableShardingSpec | None, sharding.sharding_spec)
+            shards = [
+                {
+                    "rank": shard.placement.rank() if shard.placement else None,
+                    "offsets": list(shard.shard_offsets),
+                    "sizes": list(shard.shard_sizes),
+                }
+                for shard in (spec.shards if spec is not None else ())
+            ]
+            rows.append(
+                {
+                    "module": module,
+                    "table": table,
+                    "sharding_type": sharding.sharding_type,
+                    "compute_kernel": sharding.compute_kernel,
+                    "ranks": list(sharding.ranks or ()),
+                    "shards": shards,
+                }
+            )
+    return rows
+
+
+def plan_to_text(plan: list[dict[str, Any]]) -> str:
+    """The plan of ``plan_to_json`` as an aligned table."""
+    lines = [f"{'table':<28}{'type':<20}{'kernel':<10}{'rows × dim':>18}  on ranks"]
+    for row in plan:
+        ends = [
+            [offset + size for offset, size in zip(s["offsets"], s["sizes"], strict=True)]
+            for s in row["shards"]
+        ]
+        size = " × ".join(str(max(end[axis] for end in ends)) for axis in (0, 1)) if ends else "all"
+        ranks = ", ".join(map(str, [s["rank"] for s in row["shards"]] or row["ranks"]))
+        lines.append(
+            f"{row['table']:<28}{row['sharding_type']:<20}{row['compute_kernel']:<10}"
+            f"{size:>18}  {ranks}"
+        )
+    return "\n".join(lines)

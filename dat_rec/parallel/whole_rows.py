@@ -1,0 +1,183 @@
+"""RowWiseAdagrad of whole rows where columns are sharded.
+
+RowWiseAdagrad divides a row's step by the root of its summed mean squares: one number for
+all D columns. FBGEMM takes that mean over the columns that it sees, so that a table in column
+shards would learn by another rule under every plan. Here the shards of a row tell one another
+their squares before the update: every plan updates as the unsharded table would.
+
+It works by a hook between lookup and output exchange, whose backward runs before FBGEMM's
+fused update. FBGEMM adds mean(g²) of its own columns to the accumulator; the hook first adds
+what is missing to the mean over the whole row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbeddingBag
+from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+
+@dataclass
+class _Shard:
+    """A table's part on this rank, and where its features stand in the lookup's output."""
+
+    key: tuple[str, int]
+    """Table and first row: shards of the same rows have the same key on every rank."""
+    kernel: BatchedFusedEmbeddingBag
+    number: int
+    """Its place among the kernel's tables."""
+    dim: int
+    """D, columns of the whole row."""
+    features: list[tuple[int, int]] = field(default_factory=list)
+    """Number of each feature among the lookup's, and its first output column."""
+    settled: tuple[Tensor, Tensor] | None = None
+    """Rows of the last update and their accumulators, the same on every shard to the last bit."""
+
+    @property
+    def columns(self) -> int:
+        return int(self.kernel.config.embedding_tables[self.number].local_cols)
+
+    def accumulator(self) -> Tensor:
+        """(rows,), the kernel's memory.
+
+        It is changed between forward and backward, which autograd, had it been told, would
+        refuse: hence ``.data``.
+        """
+        sums: Tensor = self.kernel.emb_module.get_optimizer_state()[self.number]["sum"].data
+        return sums
+
+
+class WholeRows(nn.Module):
+    """Keeps the accumulators of a model's column-sharded tables those of whole rows.
+
+    Args:
+        lookups: of the column-wise, table-column-wise and grid shardings, in the same order on
+            every rank, whether the rank holds shards or not.
+        keys: every (table, first row) that is cut by columns, in the same order on every rank.
+    """
+
+    def __init__(
+        self,
+        lookups: Sequence[GroupedPooledEmbeddingsLookup],
+        keys: Sequence[Sequence[tuple[str, int]]],
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        self._group = group
+        self._shards: list[_Shard] = []
+        for lookup, its_keys in zip(lookups, keys, strict=True):
+            shards = _shards_of(lookup)
+            self._shards += shards
+            lookup.register_forward_hook(_Hook(self, shards, list(its_keys)))
+
+    def settle(self) -> None:
+        """Give all shards of a row the same accumulator, to the last bit.
+
+        FBGEMM's additions may round otherwise on each. Called before the next lookup, and before
+        anything reads the accumulators.
+        """
+        for shard in self._shards:
+            if shard.settled is not None:
+                rows, sums = shard.settled
+                shard.accumulator()[rows] = sums
+                shard.settled = None
+
+
+class _Hook:
+    """Called after a lookup: its output again, with ``_Exchange`` behind it."""
+
+    def __init__(self, owner: WholeRows, shards: list[_Shard], keys: list[tuple[str, int]]) -> None:
+        self.owner = owner
+        self.shards = shards
+        self.keys = keys
+
+    def __call__(
+        self, _: nn.Module, inputs: tuple[KeyedJaggedTensor], output: Tensor
+    ) -> Tensor | None:
+        if not torch.is_grad_enabled():
+            return None
+        self.owner.settle()
+        exchanged: Tensor = _Exchange.apply(output, self, inputs[0])  # type: ignore[no-untyped-call]
+        return exchanged
+
+
+class _Exchange(torch.autograd.Function):
+    """The identity; its backward completes the accumulators before the update."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, hook: _Hook, features: KeyedJaggedTensor) -> Tensor:
+        ctx.hook, ctx.features = hook, features
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        hook = ctx.hook
+        own = [_squares(shard, ctx.features, gradient) for shard in hook.shards]
+        whole = _sum_over_shards(hook, own, gradient.device)
+        for shard, (rows, squares) in zip(hook.shards, own, strict=True):
+            mean = whole[shard.key] / shard.dim
+            accumulator = shard.accumulator()
+            settled = accumulator[rows] + mean.to(accumulator.dtype)
+            accumulator[rows] = settled - (squares / shard.columns).to(accumulator.dtype)
+            shard.settled = rows, settled
+        return gradient, None, None
+
+
+def _squares(shard: _Shard, features: KeyedJaggedTensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The shard's rows in this batch, ascending, and |g|² of each, over the shard's columns."""
+    rows, gradients = [], []
+    lengths = features.lengths().view(len(features.keys()), -1)
+    offsets = features.offset_per_key()
+    for number, column in shard.features:
+        values = features.values()[offsets[number] : offsets[number + 1]]
+        part = gradient[:, column : column + shard.columns]
+        rows.append(values)
+        gradients.append(part.repeat_interleave(lengths[number], dim=0))
+    unique, places = torch.cat(rows).unique(return_inverse=True)
+    summed = gradient.new_zeros(len(unique), shard.columns)
+    summed.index_add_(0, places, torch.cat(gradients))
+    return unique, summed.double().square().sum(dim=1)
+
+
+def _sum_over_shards(
+    hook: _Hook, own: list[tuple[Tensor, Tensor]], device: torch.device
+) -> dict[tuple[str, int], Tensor]:
+    """|g|² of each row over all columns, by key. A collective: ranks without shards call it too.
+
+    All shards of the same rows see the same ids, so that their rows line up.
+    """
+    counts = torch.zeros(len(hook.keys), dtype=torch.int64, device=device)
+    for shard, (rows, _) in zip(hook.shards, own, strict=True):
+        counts[hook.keys.index(shard.key)] = len(rows)
+    dist.all_reduce(counts, dist.ReduceOp.MAX, group=hook.owner._group)
+    starts = [0, *counts.cumsum(0).tolist()]
+    total = torch.zeros(starts[-1], dtype=torch.float64, device=device)
+    for shard, (rows, squares) in zip(hook.shards, own, strict=True):
+        start = starts[hook.keys.index(shard.key)]
+        total[start : start + len(rows)] += squares
+    dist.all_reduce(total, group=hook.owner._group)
+    return {
+        key: total[start:stop]
+        for key, start, stop in zip(hook.keys, starts[:-1], starts[1:], strict=True)
+    }
+
+
+def _shards_of(lookup: GroupedPooledEmbeddingsLookup) -> list[_Shard]:
+    """The shards of a lookup; features and output columns run through its kernels in order."""
+    shards: list[_Shard] = []
+    feature = column = 0
+    for kernel in lookup._emb_modules:
+        for number, config in enumerate(kernel.config.embedding_tables):
+            key = (config.name, config.local_metadata.shard_offsets[0])
+            shard = _Shard(key, kernel, number, config.embedding_dim)
+            for _ in config.feature_names:
+                shard.features.append((feature, column))
+                feature += 1
+                column += config.local_cols
+            shards.append(shard)
+    return shards
