@@ -1,8 +1,9 @@
 """The command line: ``dat-rec COMMAND …``. Each command's options are a dataclass.
 
 A command imports what it needs when it is called, so that ``doctor`` can speak of a torch
-that does not import. Exit codes: 0 done, 2 bad input (one line says what, where, cure), 130
-interrupted; anything else is a bug, with its traceback.
+that does not import. Exit codes: 0 done, 2 bad input (one line says what, where, cure), 75
+stopped by SIGTERM with a checkpoint, 130 interrupted, 1 another rank failed (one line says
+which, and why); anything else is a bug, with its traceback.
 """
 
 import dataclasses
@@ -10,14 +11,15 @@ import errno
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dat_rec.config import PRESETS, TrainConfig, preset
-from dat_rec.errors import UserError
+from dat_rec.errors import RankError, SharedError, StoppedError, UserError
 
 Arguments = Sequence[str]
 
@@ -52,6 +54,7 @@ def parse_train(arguments: Arguments) -> TrainConfig:
     """
     import tyro
 
+    _refuse_repeated(arguments)
     name = "modern"
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if argument == "--preset":
@@ -63,6 +66,14 @@ def parse_train(arguments: Arguments) -> TrainConfig:
     default = dataclasses.replace(defaults, data=tyro.MISSING, out=tyro.MISSING)
     config: TrainConfig = _parse("train", TrainConfig, arguments, default=default)
     return config
+
+
+def _refuse_repeated(arguments: Arguments) -> None:
+    """Refuse a list of rules that is begun twice: the parser would forget the first, silently."""
+    options = [word.partition("=")[0].replace("_", "-") for word in arguments]
+    for option in ("--pin", "--model.fp16-tables"):
+        if options.count(option) > 1:
+            raise UserError(f"{option} is given twice: give all its values behind one {option}")
 
 
 @dataclass(frozen=True)
@@ -176,19 +187,34 @@ def main() -> None:
     _quieten_libraries()
     try:
         COMMANDS[arguments[0]](arguments[1:])
+    except SharedError as error:
+        _fail(str(error), first_only=True)
     except UserError as error:
         _fail(str(error))
+    except StoppedError as stopped:
+        _end(75, str(stopped), first_only=True)
+    except RankError as failure:
+        _end(1, f"stopped: {failure}: go on with --resume")
     except KeyboardInterrupt:
-        print("dat-rec: interrupted; nothing half-written was left", file=sys.stderr)
-        sys.exit(130)
+        _end(130, "interrupted; what had been finished is whole", first_only=True)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if not full and error.filename is None:
-            raise
+            _crash()
         cure = (
             "free the disk, or choose another path" if full else "correct the path, or its rights"
         )
         _fail(f"{error.filename or 'the disk'}: {error.strerror}: {cure}")
+    except Exception:
+        _crash()
+
+
+def _crash() -> NoReturn:
+    """End with the traceback of a bug."""
+    traceback.print_exc()
+    sys.stderr.flush()
+    # Of several ranks, threads and sockets that wait for the others would keep this one.
+    os._exit(1)
 
 
 def _usage() -> str:
@@ -198,11 +224,23 @@ def _usage() -> str:
     )
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, *, first_only: bool = False) -> NoReturn:
+    _end(2, f"error: {message}", first_only=first_only)
+
+
+def _end(code: int, message: str, *, first_only: bool = False) -> NoReturn:
+    """Say why, and exit. What all ranks know, the first one says."""
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
-    who = "" if alone else f" rank {os.environ.get('RANK')}:"
-    print(f"dat-rec:{who} error: {message}", file=sys.stderr)
-    sys.exit(2)
+    rank = os.environ.get("RANK")
+    if alone or rank == "0" or not first_only:
+        who = "" if alone or first_only else f" rank {rank}:"
+        print(f"dat-rec:{who} {message}", file=sys.stderr)
+    if alone:
+        sys.exit(code)
+    # Threads and sockets that wait for other ranks would keep this one from ending.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _quieten_libraries() -> None:
@@ -211,5 +249,3 @@ def _quieten_libraries() -> None:
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")
     for name in ("torchrec", "torch.fx._symbolic_trace"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # It prints a stack for what then comes as one line of ours.
-    logging.getLogger("torch.distributed.checkpoint").setLevel(logging.CRITICAL)

@@ -6,6 +6,8 @@ launcher; otherwise this process makes a group of one.
 
 import ctypes
 import os
+import platform
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from dat_rec.errors import UserError
+from dat_rec.parallel.failure import fail_together
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,26 @@ class Place:
     local_rank: int
     local_world_size: int
     device: torch.device
+    memory_bytes: int
+    """Of the device, for this rank: a GPU's, or this rank's part of the machine's; the least of
+    all ranks."""
+    host_memory_bytes: int
+    """This rank's part of the machine's memory; the least of all ranks."""
+    timeout: timedelta
+    """Without an answer, after which the other ranks are given up."""
+    launchers: tuple[str, ...] = ()
+    """The torchrun processes that have started the ranks; the same after a restart by them."""
 
     @property
     def is_first(self) -> bool:
         """Whether this process speaks for all."""
         return self.rank == 0
+
+    def own_group(self) -> dist.ProcessGroup:
+        """Another group of all ranks on CPU, whose messages do not meet those of training."""
+        # Left alone, it would wait for half an hour, whatever the default group's time-out.
+        group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=self.timeout)
+        return group
 
 
 def _from_environment() -> tuple[int, int, int, int]:
@@ -56,15 +74,17 @@ def _from_environment() -> tuple[int, int, int, int]:
 
 
 @contextmanager
-def process_group(timeout_s: int) -> Iterator[Place]:
-    """Join the process group for the block's duration.
+def process_group(timeout_s: int, memory_gb: float = 0.0) -> Iterator[Place]:
+    """Join the process group for the block's duration; a failure on one rank ends all.
 
     Args:
         timeout_s: seconds without an answer after which the other ranks are given up
             (the default of gloo, 30 minutes, looks like a hang).
+        memory_gb: GiB that each rank may use; 0: what there is.
 
     Raises:
         UserError: the launcher's environment contradicts itself.
+        RankError: another rank failed or died.
     """
     rank, world_size, local_rank, local_world_size = _from_environment()
     if torch.cuda.is_available():
@@ -75,24 +95,90 @@ def process_group(timeout_s: int) -> Iterator[Place]:
         _keep_freed_memory()
     timeout = timedelta(seconds=timeout_s)
     with tempfile.TemporaryDirectory(prefix="dat_rec-") as folder:
-        if "MASTER_ADDR" in os.environ and "WORLD_SIZE" in os.environ:
-            try:
-                dist.init_process_group(backend, timeout=timeout)
-            except (ValueError, OSError, dist.DistError) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(
-                    f"environment: the ranks cannot meet at {os.environ['MASTER_ADDR']}:"
-                    f"{os.environ.get('MASTER_PORT')} ({reason}): start with torchrun"
-                ) from error
-        elif world_size == 1:
-            store = dist.FileStore(str(Path(folder) / "store"), 1)
-            dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
-        else:
-            raise UserError("environment: WORLD_SIZE without MASTER_ADDR: start with torchrun")
+        # A launcher may keep one store over restarts: an attempt must not read an older one's.
+        # (On several hosts it does not, and their counts of restarts differ.)
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        attempt = restarts if local_world_size == world_size else "0"
+        store = dist.PrefixStore(attempt, _store(world_size, timeout, Path(folder)))
         try:
-            yield Place(rank, world_size, local_rank, local_world_size, device)
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=world_size, timeout=timeout
+            )
+        except (ValueError, OSError, RuntimeError) as error:
+            raise _cannot_meet(error) from error
+        try:
+            with fail_together(dist.PrefixStore("dat_rec", store), rank, world_size):
+                memory = _memory(device, local_world_size, memory_gb)
+                yield Place(
+                    rank,
+                    world_size,
+                    local_rank,
+                    local_world_size,
+                    device,
+                    *memory,
+                    timeout,
+                    _launchers(),
+                )
         finally:
-            dist.destroy_process_group()
+            # After a failure this may wait for ranks that are gone; the process ends anyway.
+            if world_size == 1 or sys.exc_info()[0] is None:
+                dist.destroy_process_group()
+
+
+def _launchers() -> tuple[str, ...]:
+    """All ranks' torchrun processes: host, process, and when that began; none without torchrun."""
+    own = ""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        parent = os.getppid()
+        # The 22nd field, counted behind the name, which may hold anything.
+        began = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+        own = f"{platform.node()}:{parent}:{began}"
+    found: list[str] = [own] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    return tuple(sorted(set(found) - {""}))
+
+
+def _store(world_size: int, timeout: timedelta, folder: Path) -> dist.Store:
+    """Where the ranks meet: the launcher's, or for a process alone one in ``folder``."""
+    if "MASTER_ADDR" not in os.environ or "WORLD_SIZE" not in os.environ:
+        if world_size == 1:
+            return dist.FileStore(str(folder / "store"), 1)
+        raise UserError("environment: WORLD_SIZE without MASTER_ADDR: start with torchrun")
+    try:
+        store: dist.Store = next(dist.rendezvous("env://", timeout=timeout))[0]
+    except (ValueError, OSError, dist.DistError) as error:
+        raise _cannot_meet(error) from error
+    return store
+
+
+def _cannot_meet(error: Exception) -> UserError:
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(
+        f"environment: the ranks cannot meet at {address} ({reason}): start with torchrun"
+    )
+
+
+def _memory(device: torch.device, local_world_size: int, memory_gb: float) -> tuple[int, int]:
+    """Bytes of the device and of the host for each rank: the least that any rank has."""
+    host = _host_memory() // local_world_size
+    there = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else host
+    given = int(memory_gb * 2**30) if memory_gb else there
+    sizes = torch.tensor([given, host], device=device)
+    dist.all_reduce(sizes, dist.ReduceOp.MIN)
+    own, host = sizes.tolist()
+    return own, host
+
+
+def _host_memory() -> int:
+    """Bytes of this machine's memory, or of the container's share of it."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            return min(total, int((Path("/sys/fs/cgroup") / file).read_text()))
+        except (OSError, ValueError):  # not there, or "max"
+            continue
+    return total
 
 
 def _keep_freed_memory() -> None:

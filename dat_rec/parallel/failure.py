@@ -1,0 +1,214 @@
+"""One rank fails or dies: the others stop within seconds, and say which and why.
+
+Left alone, the ranks of a dead one wait in a collective until its time-out, or end with an
+error of the network's that names nobody. Three keys in the launcher's store prevent it:
+
+- ``failed``: the first failing rank's last words. A thread on every rank looks for them
+  twice a second, and ends its process where the main thread hangs.
+- ``roll_call``: set by a rank whose communication broke, with no last words to be seen.
+- ``alive/R``: every rank's answer to it. Who has not answered is the one that died.
+"""
+
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+from dat_rec.errors import RankError, SharedError, StoppedError, UserError
+
+LOOK_S = 0.5
+"""Between two looks for another rank's last words."""
+ANSWER_S = 4.0
+"""In which a living rank answers the roll call."""
+GRACE_S = 10.0
+"""In which a rank that knows of a failure must have ended by itself."""
+COMMUNICATION = re.compile(
+    r"gloo|nccl|connection (closed|reset|refused)|timed out|timeout|socket|broken pipe|"
+    r"tcpstore|sendBytes|recvValue",
+    re.IGNORECASE,
+)
+"""What errors of the network say, whatever their class."""
+MEMORY = re.compile(r"allocate memory|can't start new thread|Resource temporarily unavailable")
+"""What errors say that come of too little memory, and are no MemoryError."""
+
+
+def is_communication_error(error: BaseException) -> bool:
+    """Whether an error says that another rank does not answer, rather than what went wrong."""
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError | OSError) and bool(COMMUNICATION.search(str(error)))
+
+
+@contextmanager
+def fail_together(store: dist.Store, rank: int, world_size: int) -> Iterator[None]:
+    """Watch over the block: a failure in it, here or elsewhere, ends all ranks.
+
+    Args:
+        store: where ranks leave words for one another.
+        rank: this process's.
+        world_size: number of ranks.
+
+    Raises:
+        RankError: another rank failed; names it, and its error.
+        UserError: this rank ran out of memory.
+    """
+    if world_size == 1:
+        with _memory_errors():
+            yield
+        return
+    watch = _Watch(store, rank, world_size)
+    try:
+        with _memory_errors():
+            yield
+        # Nobody leaves before all are done: a failure after it could not be told.
+        dist.barrier()
+    except SharedError:
+        raise
+    except (StoppedError, KeyboardInterrupt) as stop:
+        watch.say(str(stop) or "interrupted")
+        raise
+    except BaseException as error:
+        if is_communication_error(error):
+            raise RankError(watch.explain()) from error
+        watch.say(f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else error)
+        raise
+    finally:
+        watch.close()
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or MEMORY.search(text):
+            reason = (text.splitlines() or ["no memory left"])[0][:200]
+            raise UserError(
+                f"out of memory ({reason}): lower --batch-size or --model.embedding-dim, or use "
+                "more ranks"
+            ) from error
+        raise
+
+
+class _Watch:
+    """Looks for other ranks' words, in a thread with a connection of its own."""
+
+    def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
+        self._store = store
+        self._rank = rank
+        self._world_size = world_size
+        self._closed = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(_own_connection(store),), daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, store: dist.Store) -> None:
+        while not self._closed.wait(LOOK_S):
+            try:
+                words = _words(store)
+                if words is None and not store.check(["roll_call"]):
+                    continue
+                store.set(f"alive/{self._rank}", "")
+                message = words or self._roll_call(store)
+            except (RuntimeError, OSError):
+                message = self._lost()
+            # The main thread ends by itself where it can: with its own words, and in order.
+            if not self._closed.wait(GRACE_S):
+                print(
+                    f"dat-rec: rank {self._rank}: stopped: {message}: go on with --resume",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(1)
+            return
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def say(self, message: object) -> None:
+        """Leave this rank's last words for the others, and time to read them."""
+        words = json.dumps({"rank": self._rank, "message": str(message)[:2000]})
+
+        def leave() -> str:
+            self._store.compare_set("failed", "", words)
+            self._store.set(f"alive/{self._rank}", "")
+            # Whoever holds the store takes it along when it ends.
+            self._wait_for_all(self._store)
+            return ""
+
+        self._in_time(leave)
+
+    def explain(self) -> str:
+        """What happened on another rank, after communication broke on this one."""
+
+        def call() -> str:
+            self._store.set("roll_call", "")
+            self._store.set(f"alive/{self._rank}", "")
+            return self._roll_call(self._store)
+
+        return self._in_time(call)
+
+    def _in_time(self, ask: Callable[[], str]) -> str:
+        """What ``ask`` learns from the store; a store whose process is stopped never answers."""
+        answers: list[str] = []
+
+        def run() -> None:
+            try:
+                answers.append(ask())
+            except (RuntimeError, OSError):
+                answers.append(self._lost())
+
+        asking = threading.Thread(target=run, daemon=True)
+        asking.start()
+        asking.join(ANSWER_S + 2)
+        return answers[0] if answers else self._lost()
+
+    def _roll_call(self, store: dist.Store) -> str:
+        silent = self._wait_for_all(store)
+        if words := _words(store):
+            return words
+        if not silent:
+            return "the ranks lost touch with one another (is the network cut?)"
+        who = ", ".join(map(str, silent))
+        return (
+            f"rank{'s' if len(silent) > 1 else ''} {who} died without a word (killed, or out of "
+            "memory) or hangs"
+        )
+
+    def _wait_for_all(self, store: dist.Store) -> list[int]:
+        """The ranks that do not answer in time, or nobody once there are last words to tell."""
+        deadline = time.monotonic() + ANSWER_S
+        while True:
+            ranks = range(self._world_size)
+            silent = [rank for rank in ranks if not store.check([f"alive/{rank}"])]
+            if not silent or time.monotonic() > deadline:
+                return silent
+            time.sleep(0.1)
+
+    def _lost(self) -> str:
+        return (
+            "the store where the ranks meet does not answer: rank 0 or its host, which hold it, "
+            "died (killed, or out of memory) or hangs"
+        )
+
+
+def _own_connection(store: dist.Store) -> dist.Store:
+    """The same store, for another thread: one connection answers one question at a time."""
+    clone: dist.Store = store.clone()  # type: ignore[attr-defined]  # torch's stubs lack it
+    return clone
+
+
+def _words(store: dist.Store) -> str | None:
+    if not store.check(["failed"]):
+        return None
+    words = json.loads(store.get("failed"))
+    return f"rank {words['rank']} failed: {words['message']}"

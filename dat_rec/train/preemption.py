@@ -1,0 +1,59 @@
+"""SIGTERM in (a scheduler wants the machine back), the same decision to stop on all ranks out.
+
+Ranks get the signal at different steps, some perhaps not at all. Each tells the others with
+every step whether it was asked to stop; they hear of it one step later, so that nobody waits.
+"""
+
+import signal
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dat_rec.parallel.process_group import Place
+
+
+class StopVote:
+    """Whether any rank was asked to stop. Listens for SIGTERM from here to ``close``.
+
+    Args:
+        place: this process's.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._asked = False
+        self._before: Any = signal.signal(signal.SIGTERM, self._ask)
+        self._alone = place.world_size == 1
+        # Apart from training's group, whose messages come in another order.
+        self._group = None if self._alone else place.own_group()
+        self._vote = torch.zeros((), dtype=torch.int64)
+        self._work: dist.Work | None = None
+
+    def _ask(self, *_: Any) -> None:
+        self._asked = True
+
+    def cast(self) -> bool:
+        """Called by every rank after every step: whether to stop after it.
+
+        Of several ranks the answer is that to the call before, and so the same for all.
+        """
+        if self._alone:
+            return self._asked
+        stop = self._result()
+        self._vote = torch.tensor(int(self._asked))
+        self._work = dist.all_reduce(
+            self._vote, dist.ReduceOp.MAX, group=self._group, async_op=True
+        )
+        return stop
+
+    def _result(self) -> bool:
+        if self._work is None:
+            return False
+        self._work.wait()
+        self._work = None
+        return bool(self._vote)
+
+    def close(self) -> None:
+        """Hear the last vote, and let SIGTERM do what it did before."""
+        self._result()
+        signal.signal(signal.SIGTERM, self._before)
