@@ -29,7 +29,7 @@ from dat_rec.files import read_json, sha256, whole_folder, write_json
 from dat_rec.model.dat import DAT
 from dat_rec.retrieval.encode import encode_items
 from dat_rec.retrieval.query_encoder import QueryEncoder, QueryTower, save_query_tower
-from dat_rec.train.checkpoint import load_model
+from dat_rec.train.trained import load_model
 
 VERSION = 1
 MANIFEST = "export.json"

@@ -1,109 +1,237 @@
-"""Checkpoints: whole or absent. Written by all ranks through torch.distributed.checkpoint.
+"""Checkpoints: whole or absent, written by all ranks, read by any number of them.
 
-``RUN/checkpoints/step-00001000/`` appears by a rename after every rank's bytes are on the
-disk, so a killed run, a full disk or Ctrl-C leaves the older ones and nothing half-written.
+``RUN/checkpoints/step-00001000/`` holds a safetensors file of each rank, checkpoint.json with
+the index and what else a run needs to go on, and sha256.json. It appears by a rename after every
+rank's bytes are on the disk, so a killed run, a full disk or Ctrl-C leaves the older ones and
+nothing half-written. Random numbers need no saving: they are keyed by seed and step.
 """
 
+import resource
 import shutil
 import sys
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed._shard.sharded_tensor import ShardedTensor
-from torch.distributed.checkpoint import CheckpointException
 from torchrec.optim.keyed import CombinedOptimizer
 
-from dat_rec.config import TrainConfig, from_json
-from dat_rec.data.dataset import Dataset
-from dat_rec.errors import UserError
+from dat_rec.errors import SharedError, UserError
 from dat_rec.files import PARTIAL_SUFFIX, fsync_tree, publish, read_json, sha256, write_json
-from dat_rec.model.dat import DAT
-from dat_rec.parallel.agree import first_problem, raise_together
-from dat_rec.train.objective import TrainTask
-from dat_rec.train.optimizers import make_loadable
+from dat_rec.parallel.agree import first_problem
+from dat_rec.parallel.pieces import table_pieces
+from dat_rec.parallel.process_group import Place
+from dat_rec.train.model_state import blocks_of, check_finite, copied, load_into, load_towers
+from dat_rec.train.tensor_files import SUFFIX, Block, TensorFiles, write_blocks
 
+VERSION = 1
+INDEX = "checkpoint.json"
 DIGESTS = "sha256.json"
 """SHA-256 of every other file of a checkpoint."""
 
 
 def checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """The run's finished checkpoints as (step, folder), oldest first."""
+    """The run's checkpoints as (step, folder), oldest first.
+
+    They appear by a rename: one that lacks a file was finished once, and is damaged.
+    """
     found = []
     for folder in (run / "checkpoints").glob("step-*"):
         number = folder.name.removeprefix("step-")
-        if number.isdigit() and (folder / DIGESTS).exists():
+        if number.isdecimal() and folder.is_dir():
             found.append((int(number), folder))
     return sorted(found)
 
 
-def save(run: Path, step: int, model: nn.Module, optimizer: CombinedOptimizer, keep: int) -> None:
-    """Write the checkpoint after ``step`` steps and drop all but the newest ``keep``.
+class CheckpointWriter:
+    """Writes a run's checkpoints, beside training where the memory allows a copy.
 
-    Called by all ranks together.
+    All ranks call its methods together.
 
-    Raises:
-        UserError: on every rank, when a weight is not finite, or one of them could not write
-            (a full disk, say).
+    Args:
+        run: the run's folder.
+        place: this process's.
+        keep: newest checkpoints that stay.
+        keep_best: checkpoints of the lowest loss that stay besides.
+        background: write beside training.
+        copies: of the tables there are (2D parallelism).
     """
-    _check_finite(model)
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    partial = folder.with_name(folder.name + PARTIAL_SUFFIX)
-    first = dist.get_rank() == 0
 
-    def empty() -> None:
-        if first:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+    def __init__(
+        self,
+        run: Path,
+        place: Place,
+        keep: int,
+        keep_best: int = 0,
+        *,
+        background: bool = True,
+        copies: int = 1,
+    ) -> None:
+        self._run = run
+        self._place = place
+        self._keep = keep
+        self._keep_best = keep_best
+        self._background = background
+        self._copies = copies
+        # Of its own: what is agreed on in the thread must not meet what training sends.
+        self._group = place.own_group()
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+        self.stall_s = 0.0
+        """Seconds for which training has waited for checkpoints."""
 
-    def write() -> None:
-        dcp.save(_state(model, optimizer), checkpoint_id=partial)
+    def save(
+        self, step: int, model: nn.Module, optimizer: CombinedOptimizer, facts: dict[str, Any]
+    ) -> None:
+        """Begin to write the checkpoint after ``step`` steps.
 
-    def seal() -> None:
-        own = [path for path in sorted(partial.iterdir()) if _written_by(path) == dist.get_rank()]
-        digests[dist.get_rank()] = {path.name: sha256(path) for path in own}
-        fsync_tree(partial)
+        Args:
+            step: number of steps done.
+            model: sharded.
+            optimizer: of ``build_optimizer``.
+            facts: what else checkpoint.json shall hold; ``loss`` decides what is best.
 
-    def finish() -> None:
-        if first:
-            merged = {name: digest for part in digests for name, digest in part.items()}
-            write_json(partial / DIGESTS, merged)
-            publish(partial, folder)
-            for _, old in checkpoints(run)[:-keep]:
-                drop(old)
+        Raises:
+            SharedError: the checkpoint before could not be written (a full disk, say), or a
+                weight of it was not finite.
+        """
+        begin = time.perf_counter()
+        self.finish()
+        blocks = blocks_of(model, optimizer, self._copies)
+        job = _Job(self._run, step, facts, self._keep, self._keep_best, self._group)
+        if self._background and self._has_room(blocks):
+            self._pending = self._thread.submit(job.write, copied(blocks))
+        else:
+            job.write(blocks)
+        self.stall_s += time.perf_counter() - begin
 
-    digests: list[dict[str, str]] = [{}] * dist.get_world_size()
+    def _has_room(self, blocks: list[Block]) -> bool:
+        """Whether a copy fits beside what this process holds now."""
+        wanted = sum(block.tensor.numel() * block.tensor.element_size() for block in blocks)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        held = pages * resource.getpagesize()
+        room = self._place.host_memory_bytes
+        if self._place.device.type == "cpu":
+            room = self._place.memory_bytes
+        return held + wanted <= room
+
+    def finish(self) -> None:
+        """Wait until the checkpoint that was begun is whole.
+
+        Raises:
+            SharedError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """Wait for the thread; what it could not write is not told any more."""
+        self._thread.shutdown(wait=True)
+
+
+class _Job:
+    """One checkpoint on its way to the disk. All ranks do the same actions, and agree on each."""
+
+    def __init__(
+        self,
+        run: Path,
+        step: int,
+        facts: dict[str, Any],
+        keep: int,
+        keep_best: int,
+        group: dist.ProcessGroup,
+    ) -> None:
+        self._run = run
+        self._keep = keep
+        self._keep_best = keep_best
+        self._facts = {"version": VERSION, "step": step, **facts}
+        self._folder = run / "checkpoints" / f"step-{step:08d}"
+        self._partial = self._folder.with_name(self._folder.name + PARTIAL_SUFFIX)
+        self._group = group
+        self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
+
+    def write(self, blocks: list[Block]) -> None:
+        """Write it, and drop the older ones that are not to be kept."""
+        entries: list[dict[str, Any]] = []
+        digests: dict[str, str] = {}
+
+        def empty() -> None:
+            if self._rank == 0:
+                shutil.rmtree(self._partial, ignore_errors=True)
+                self._partial.mkdir(parents=True)
+
+        def write() -> None:
+            check_finite(blocks)
+            file = self._partial / f"rank-{self._rank:04d}-of-{self._ranks:04d}{SUFFIX}"
+            mine, digest = write_blocks(file, blocks)
+            entries.extend(mine)
+            digests[file.name] = digest
+            fsync_tree(self._partial)
+
+        def seal() -> None:
+            if self._rank == 0:
+                tensors = [entry for part, _ in parts for entry in part]
+                TensorFiles(self._partial, tensors)  # refuses gaps
+                write_json(self._partial / INDEX, self._facts | {"tensors": tensors})
+                merged = {name: digest for _, part in parts for name, digest in part.items()}
+                merged[INDEX] = sha256(self._partial / INDEX)
+                write_json(self._partial / DIGESTS, merged)
+                publish(self._partial, self._folder)
+                self._drop_old()
+
+        try:
+            self._together(empty)
+            self._together(write)
+            parts: list[Any] = [None] * self._ranks
+            dist.all_gather_object(parts, (entries, digests), group=self._group)
+            self._together(seal)
+        finally:
+            if self._rank == 0:
+                shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _drop_old(self) -> None:
+        # Later ones were damaged when the run went on from an earlier one: they count for
+        # nothing, and the run will write them anew.
+        found = [one for one in checkpoints(self._run) if one[0] <= self._facts["step"]]
+        best = sorted(found, key=lambda one: (_loss(one[1]), -one[0]))[: self._keep_best]
+        for one in found[: -self._keep]:
+            if one not in best:
+                drop(one[1])
+
+    def _together(self, action: Callable[[], None]) -> None:
+        """Do ``action`` on every rank; if it fails on one, every rank raises, and says which."""
+        problem, interrupted = "", False
+        try:
+            action()
+        except KeyboardInterrupt:
+            problem, interrupted = "interrupted", True
+        except UserError as error:
+            problem = str(error)
+        except (OSError, MemoryError) as error:
+            problem = (
+                f"{self._folder}: rank {self._rank} could not write the checkpoint "
+                f"({(str(error).splitlines() or [type(error).__name__])[0][:300]}; "
+                f"{_free(self._folder)}): free the disk or mend the folder, then go on with "
+                "--resume"
+            )
+        _, text = first_problem(problem, self._group)
+        if interrupted:
+            raise KeyboardInterrupt
+        if text:
+            raise SharedError(text)
+
+
+def _loss(folder: Path) -> float:
     try:
-        for action in (empty, write, seal):
-            _together(action, folder)
-        dist.all_gather_object(digests, digests[dist.get_rank()])
-        _together(finish, folder)
-    finally:
-        if first:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _check_finite(model: nn.Module) -> None:
-    """Keep a diverged model from taking a good checkpoint's place."""
-    bad = ""
-    for name, tensor in model.state_dict().items():
-        sharded = isinstance(tensor, ShardedTensor)
-        for part in [shard.tensor for shard in tensor.local_shards()] if sharded else [tensor]:
-            # One pass, where isfinite(part).all() would make a second tensor.
-            if part.is_floating_point() and not part.sum(dtype=torch.float64).isfinite():
-                bad = f"{name} is not finite: lower the learning rates in a new --out; the older "
-                bad += "checkpoints are whole"
-    raise_together(bad)
-
-
-def _written_by(path: Path) -> int:
-    """The rank that wrote a file: ``__RANK_NUMBER.distcp``; rank 0 for the metadata."""
-    return int(path.name.split("_")[2]) if path.suffix == ".distcp" else 0
+        loss = read_json(folder / INDEX, "the checkpoint's index").get("loss")
+    except (UserError, AttributeError):
+        return float("inf")
+    return float(loss) if isinstance(loss, int | float) else float("inf")
 
 
 def drop(folder: Path) -> None:
@@ -111,41 +239,6 @@ def drop(folder: Path) -> None:
     doomed = folder.with_name(folder.name + ".old" + PARTIAL_SUFFIX)
     folder.rename(doomed)
     shutil.rmtree(doomed)
-
-
-def _together(action: Callable[[], None], folder: Path) -> None:
-    """Do ``action`` on every rank; if it fails on one, every rank raises, and says which."""
-    problem, interrupted = "", False
-    try:
-        action()
-    except KeyboardInterrupt:
-        problem, interrupted = "interrupted", True
-    except (OSError, CheckpointException) as error:
-        interrupted = _was_interrupted(error)
-        # DCP raises on every rank; where it went wrong, that rank speaks, and for its own disk.
-        if not isinstance(error, CheckpointException) or dist.get_rank() in error.failures:
-            problem = f"{_reason(error)}; {_free(folder)}"
-    rank, text = first_problem(problem)
-    if interrupted:
-        raise KeyboardInterrupt
-    if text:
-        raise UserError(
-            f"{folder}: rank {rank} could not write the checkpoint ({text}): free the disk or "
-            "mend the folder, then go on with --resume"
-        )
-
-
-def _was_interrupted(error: BaseException) -> bool:
-    """Whether it was Ctrl-C; DCP wraps that too."""
-    failures = error.failures.values() if isinstance(error, CheckpointException) else ()
-    return any(isinstance(cause, KeyboardInterrupt) for cause, _ in failures)
-
-
-def _reason(error: BaseException) -> str:
-    """The first cause in one line; DCP wraps what went wrong on a rank, with its traceback."""
-    if isinstance(error, CheckpointException) and error.failures:
-        error, _ = next(iter(error.failures.values()))
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _free(folder: Path) -> str:
@@ -161,15 +254,20 @@ def newest_whole(run: Path, *, alone: bool = False) -> tuple[int, Path] | None:
     Raises:
         UserError: there are checkpoints, and all are damaged.
     """
-    found = checkpoints(run)
+    # One look for all: the folder may change while ranks look.
+    looks: list[Any] = [checkpoints(run)]
+    if not alone:
+        dist.broadcast_object_list(looks)
+    (found,) = looks
     for step, folder in reversed(found):
         damage = _damage(folder, alone=alone)
         if not damage:
-            return step, folder
+            return int(step), Path(folder)
         if alone or dist.get_rank() == 0:
             print(f"{folder}: damaged ({damage}): looking for an older one", file=sys.stderr)
     if found:
-        raise UserError(f"{run}: every checkpoint is damaged: train anew, with --overwrite")
+        kind = UserError if alone else SharedError
+        raise kind(f"{run}: every checkpoint is damaged: train anew, with --overwrite")
     return None
 
 
@@ -179,111 +277,92 @@ def _damage(folder: Path, *, alone: bool) -> str:
     problem = ""
     try:
         digests = read_json(folder / DIGESTS, "the checkpoint's digests")
+        if INDEX not in digests:
+            raise UserError(f"{DIGESTS} does not name {INDEX}")
         for name, digest in sorted(digests.items())[rank::ranks]:
             if sha256(folder / name) != digest:
                 raise UserError(f"{name}: SHA-256 differs from {DIGESTS}")
     except OSError as error:
         problem = f"{error.filename}: {error.strerror}"
-    except (UserError, AttributeError) as error:
-        problem = str(error)
+    except (UserError, AttributeError, TypeError, ValueError) as error:
+        problem = str(error) or type(error).__name__
     return problem if alone else first_problem(problem)[1]
 
 
-def restore(run: Path, model: nn.Module, optimizer: CombinedOptimizer) -> int:
-    """Load the newest whole checkpoint into ``model`` and ``optimizer``.
-
-    Returns:
-        The number of steps done; 0 when there is no checkpoint.
+def read_index(folder: Path) -> tuple[dict[str, Any], TensorFiles]:
+    """A checkpoint's facts and its tensors.
 
     Raises:
-        UserError: the checkpoint does not fit the model, or all are damaged.
+        UserError: another version, or malformed.
+    """
+    facts = read_json(folder / INDEX, "the checkpoint's index")
+    if not isinstance(facts, dict) or facts.get("version") != VERSION:
+        raise UserError(
+            f"{folder / INDEX}: not a checkpoint of version {VERSION}: use the version that it was "
+            "made with, or train anew"
+        )
+    tensors = facts.pop("tensors", None)
+    digests = read_json(folder / DIGESTS, "the checkpoint's digests")
+    for entry in tensors if isinstance(tensors, list) else ():
+        if isinstance(entry, dict) and (file := str(entry.get("file"))) not in digests:
+            raise UserError(f"{folder / INDEX}: file {file!r}: {DIGESTS} does not name it")
+    return facts, TensorFiles(folder, tensors)
+
+
+def restore(
+    run: Path, model: nn.Module, optimizer: CombinedOptimizer, global_batch: int
+) -> dict[str, Any]:
+    """Load the newest whole checkpoint into ``model`` and ``optimizer``, under any plan.
+
+    Returns:
+        Its facts; of step 0 when there is none.
+
+    Raises:
+        SharedError: the checkpoint does not fit the model, or all are damaged.
     """
     found = newest_whole(run)
     if found is None:
-        return 0
+        return {"step": 0}
     step, folder = found
-    make_loadable(optimizer)
-    state = _state(model, optimizer)
-    _load(state, folder)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return step
-
-
-def _state(model: nn.Module, optimizer: CombinedOptimizer) -> dict[str, Any]:
-    return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-
-
-def _load(state: dict[str, Any], folder: Path, *, alone: bool = False) -> None:
+    if dist.get_rank() == 0:
+        # Passed over: they must not be counted among those to keep, nor looked at again.
+        for later, damaged in checkpoints(run):
+            if later > step:
+                shutil.rmtree(damaged.with_name(damaged.name + ".damaged"), ignore_errors=True)
+                damaged.rename(damaged.with_name(damaged.name + ".damaged"))
+    facts: dict[str, Any] = {}
+    problem = ""
     try:
-        dcp.load(state, checkpoint_id=folder, no_dist=alone)
-    except (OSError, CheckpointException, RuntimeError, ValueError, EOFError) as error:
-        if _was_interrupted(error):
-            raise KeyboardInterrupt from error
+        facts, files = read_index(folder)
+        if facts.get("step") != step or facts.get("global_batch") != global_batch:
+            raise UserError(
+                f"{folder / INDEX}: step {facts.get('step')!r} of global batches of "
+                f"{facts.get('global_batch')!r}, not step {step} of {global_batch}"
+            )
+        load_into(files, model, optimizer)
+    except (OSError, UserError) as error:
+        problem = f"{folder}: does not fit the model ({error}): use the options and the version "
+        problem += "that it was made with, or train anew"
+    _, text = first_problem(problem)
+    if text:
+        raise SharedError(text)
+    return facts
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Fill an unsharded model's tables and towers, on one process, without a process group.
+
+    Raises:
+        UserError: the checkpoint does not fit the model.
+    """
+    try:
+        _, files = read_index(folder)
+        with torch.no_grad():
+            for piece in table_pieces(model):
+                files.read_into(f"tables/{piece.table}/weight", piece.weights, (0, 0), piece.shape)
+            load_towers(files, model)
+    except (OSError, UserError) as error:
         raise UserError(
-            f"{folder}: does not fit the model ({_reason(error)}): use the options and the "
-            "version that it was made with, or train anew"
+            f"{folder}: does not fit the model ({error}): use the options and the version that it "
+            "was made with, or train anew"
         ) from error
-
-
-def load_config(run: Path) -> TrainConfig:
-    """The configuration that the run was made with.
-
-    Raises:
-        UserError: the folder holds no run, or a malformed one.
-    """
-    path = run / "config.json"
-    if not path.exists():
-        raise UserError(f"{run} is not a run (no config.json): make one with `dat-rec train`")
-    return from_json(read_json(path, "the run's configuration"), str(path))
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A run, loaded: the model unsharded and on CPU, without gradients."""
-
-    model: DAT
-    dataset: Dataset
-    step: int
-    """Steps done when the checkpoint was written."""
-
-
-def load_model(run: Path, data: Path | None = None) -> Trained:
-    """The model of the run's newest whole checkpoint, with the dataset that it was trained on.
-
-    Args:
-        run: folder that ``dat-rec train`` made.
-        data: the dataset, if it is no longer where the run found it.
-
-    Raises:
-        UserError: no whole checkpoint, or another dataset than that of the training.
-    """
-    config = load_config(run)
-    found = newest_whole(run, alone=True)
-    if found is None:
-        raise UserError(f"{run}: no whole checkpoint yet: go on with `dat-rec train … --resume`")
-    step, folder = found
-    dataset = Dataset.open(data or config.data)
-    check_same_rows(run, dataset)
-    task = TrainTask(dataset.schema, config.model, config.loss)
-    state = {"model": task.state_dict()}
-    _load(state, folder, alone=True)
-    task.load_state_dict(state["model"])
-    # Queries and items are embedded apart from now on: no negatives beside them.
-    model = DAT(dataset.schema, config.model)
-    model.load_state_dict(task.dat.state_dict())
-    return Trained(model.requires_grad_(False).eval(), dataset, step)
-
-
-def check_same_rows(run: Path, dataset: Dataset) -> None:
-    """Refuse a dataset whose ids and values have other embedding rows than the run's.
-
-    Raises:
-        UserError: they differ, or the run does not say.
-    """
-    facts = read_json(run / "config.json", "the run's configuration")
-    if facts.get("row_digest") != dataset.row_digest():
-        raise UserError(
-            f"{dataset.folder}: not the dataset that {run} was trained on: its users, items or "
-            "values stand in other embedding rows: name that dataset with --data, or train anew"
-        )

@@ -7,14 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torch.distributed.checkpoint as dcp
 
 from dat_rec.config import ModelConfig, preset, to_json
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import ExampleFile, Feature, Schema
 from dat_rec.files import sha256, write_json
+from dat_rec.parallel.pieces import is_table, table_pieces
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.train.objective import TrainTask
+from dat_rec.train.tensor_files import Block, write_blocks
 
 USERS, ITEMS, TRAINED_ITEMS, QUERIES = 30, 60, 45, 400
 
@@ -123,6 +124,17 @@ def write_run(folder: Path, data: Path, *, augment: bool = True) -> Path:
     digest = Dataset.open(data).row_digest()
     write_json(folder / "config.json", to_json(config) | {"world_size": 1, "row_digest": digest})
     step = folder / "checkpoints" / "step-00000012"
-    dcp.save({"model": task.state_dict()}, checkpoint_id=step, no_dist=True)
+    step.mkdir(parents=True)
+    blocks = [
+        Block(f"tables/{piece.table}/weight", piece.weights, (0, 0), piece.shape)
+        for piece in table_pieces(task)
+    ]
+    blocks += [
+        Block(f"towers/{name}", tower.detach(), (0,) * tower.dim(), tuple(tower.shape))
+        for name, tower in task.named_parameters()
+        if not is_table(name)
+    ]
+    tensors, _ = write_blocks(step / "rank-0000-of-0001.safetensors", blocks)
+    write_json(step / "checkpoint.json", {"version": 1, "step": 12, "tensors": tensors})
     write_json(step / "sha256.json", {path.name: sha256(path) for path in step.iterdir()})
     return folder
