@@ -155,12 +155,20 @@ def _encode_number(database: duckdb.DuckDBPyConnection, attribute: Attribute, en
     database.execute("CREATE TABLE vocabulary (code INTEGER, value VARCHAR)")
     for code, start in enumerate(starts, 1):
         stop = starts[code] if code < len(starts) else float("inf")
-        database.execute("INSERT INTO vocabulary VALUES (?, ?)", [code, f"[{start:g}, {stop:g})"])
+        database.execute(
+            "INSERT INTO vocabulary VALUES (?, ?)", [code, f"[{_short(start)}, {_short(stop)})"]
+        )
     bucket = " + ".join(["1", *(f"({value} >= {edge!r})::INTEGER" for edge in edges)])
     database.execute(
         f"CREATE TABLE {encoded} AS SELECT _number, ({bucket})::INTEGER AS code {known}"
     )
     return len(starts) + 1
+
+
+def _short(number: float) -> str:
+    """Short where that is exact: no two buckets are called the same, on no two days."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
 
 
 def _join_encoded(
