@@ -56,8 +56,9 @@ def measure(config: TrainConfig, seconds: float, warmup_steps: int) -> dict[str,
     with process_group(config.timeout_s) as place:
         dataset = Dataset.open(config.data)
         model, _ = build_model(config, dataset, place)
-        optimizer = build_optimizer(model, config.optimizer.tower_lr)
-        options = reader_options(config, place.world_size)
+        learn = config.optimizer
+        optimizer = build_optimizer(model, learn.tower_lr, learn.table_lr, learn.table)
+        options = reader_options(config, config.batch_size * place.world_size)
         reader = ExampleReader(dataset, options, place.rank, place.world_size)
         batches = Prefetcher(iter(reader))
         pipeline = TrainPipelineSparseDist(model, optimizer, place.device, execute_all_batches=True)

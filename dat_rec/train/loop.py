@@ -1,27 +1,36 @@
 """A configuration in, a trained run out: plan, shard, step, log, checkpoint."""
 
 import json
+import resource
+import signal
 import sys
+from contextlib import closing, suppress
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.optim.keyed import CombinedOptimizer
 
 from dat_rec.config import TrainConfig, to_json
 from dat_rec.data.batch import Batch
 from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import OPTION_CURE, ExampleReader, Prefetcher, ReaderOptions
-from dat_rec.parallel.agree import check_same_on_all_ranks
+from dat_rec.errors import SharedError, StoppedError
+from dat_rec.parallel.agree import check_same_on_all_ranks, together
 from dat_rec.parallel.initialize import initialize_tables
+from dat_rec.parallel.plan import ShardingOptions, plan_to_json
 from dat_rec.parallel.process_group import Place, process_group
-from dat_rec.parallel.shard import plan_to_json, shard
-from dat_rec.train.checkpoint import restore, save
+from dat_rec.parallel.shard import shard
+from dat_rec.train.checkpoint import CheckpointWriter, checkpoints, restore
 from dat_rec.train.metrics_log import LookupTimer, MetricsLog
 from dat_rec.train.objective import TrainTask, logged_terms
 from dat_rec.train.optimizers import LearningRates, build_optimizer
+from dat_rec.train.preemption import StopVote
 from dat_rec.train.run_folder import RunFolder
+from dat_rec.train.warm_start import warm_start
 from dat_rec.train.watch import LossWatch
 
 
@@ -33,10 +42,22 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     Raises:
         UserError: the configuration, the dataset, the run's folder or a checkpoint is bad.
+        RankError: another rank failed or died.
+        StoppedError: SIGTERM came, and a checkpoint was written.
     """
     config.check()
-    with process_group(config.timeout_s) as place:
-        dataset = Dataset.open(config.data)
+    # Until the steps begin there is nothing to save.
+    before = signal.signal(signal.SIGTERM, _stop_at_once)
+    try:
+        return _train_in_group(config)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _train_in_group(config: TrainConfig) -> dict[str, Any]:
+    with process_group(config.timeout_s, config.memory_gb) as place:
+        with together():
+            dataset = Dataset.open(config.data)
         check_same_on_all_ranks(
             json.dumps([to_json(config), str(dataset.schema)]), "the configuration or the dataset"
         )
@@ -45,88 +66,201 @@ def train(config: TrainConfig) -> dict[str, Any]:
         return _train(config, dataset, place, folder)
 
 
+def _stop_at_once(*_: Any) -> None:
+    raise StoppedError(
+        "stopped by SIGTERM before or after the steps: finished checkpoints are whole: go on with "
+        "--resume"
+    )
+
+
 def _train(
     config: TrainConfig, dataset: Dataset, place: Place, folder: RunFolder
 ) -> dict[str, Any]:
     # What can refuse its input comes before the folder is touched.
-    options = reader_options(config, place.world_size)
-    reader = ExampleReader(dataset, options, place.rank, place.world_size)
-    model, plan = build_model(config, dataset, place)
-    optimizer = build_optimizer(model, config.optimizer.tower_lr)
+    with together():
+        global_batch = folder.global_batch()
+        options = reader_options(config, global_batch)
+        reader = ExampleReader(dataset, options, place.rank, place.world_size)
+    model, plan = build_model(config, dataset, place, -(-global_batch // place.world_size))
+    optimizer = build_optimizer(
+        model, config.optimizer.tower_lr, config.optimizer.table_lr, config.optimizer.table
+    )
+    done = _begin(config, dataset, model, optimizer, folder)
     folder.begin(plan)
-    done = restore(config.out, model, optimizer) if config.resume else 0
     if done and place.is_first:
         print(f"resumed after step {done} of {reader.steps}", file=sys.stderr)
     if done == reader.steps and (summary := folder.summary()):
         return summary
     folder.forget_results()
     reader.start_step = done
-    rates = LearningRates(optimizer, config.optimizer, reader.steps)
-    batches = Prefetcher(iter(reader))
-    lookup = LookupTimer(model)
-    pipeline = TrainPipelineSparseDist[Batch, torch.Tensor](
-        model, optimizer, place.device, execute_all_batches=True
-    )
-    clocks = {"data_wait": lambda: batches.wait_s, "lookup": lambda: lookup.seconds}
-    global_batch = config.batch_size * place.world_size
-    log = MetricsLog(config.out, reader.steps, done, global_batch, clocks)
-    shown, losses = logged_terms(config.model, config.loss), {}
-    watch, last_save = LossWatch(), done
-    try:
-        with log:
-            for step in range(done + 1, reader.steps + 1):
-                factor = rates.set(step - 1)
-                watch.add(pipeline.progress(batches))
-                log.step()
-                save_now = step % config.checkpoint_every == 0 or step == reader.steps
-                if save_now or step % config.log_every == 0:
-                    losses = watch.look(step, _cure(last_save))
-                    losses = {name: losses[name] for name in shown}
-                    log.point(step, losses, factor)
-                if save_now:
-                    save(config.out, step, model, optimizer, config.keep_checkpoints)
-                    last_save = step
-    finally:
-        batches.close()
+    with closing(Training(config, place, model, optimizer, reader, done)) as training:
+        facts = training.run()
     return folder.finish(
         {
             "steps": reader.steps,
             "resumed_after": done,
             "examples_an_epoch": reader.examples,
-            "bad_ids": reader.bad_ids,
             "world_size": place.world_size,
-            "loss": losses,
-            **log.summary(),
+            "bad_ids": reader.bad_ids,
+            **facts,
         }
     )
 
 
-def _cure(last_save: int) -> str:
-    kept = (
-        f"the checkpoint of step {last_save} is whole"
-        if last_save
-        else "there is no checkpoint yet"
-    )
-    return f"lower --optimizer.table-lr or --optimizer.tower-lr in a new --out; {kept}"
+def _begin(
+    config: TrainConfig,
+    dataset: Dataset,
+    model: DistributedModelParallel,
+    optimizer: CombinedOptimizer,
+    folder: RunFolder,
+) -> int:
+    """Load what the run goes on or begins from; the number of steps done."""
+    done = 0
+    if folder.resume:
+        done = int(restore(config.out, model, optimizer, folder.global_batch())["step"])
+    if not done and config.warm_start is not None:
+        warm_start(config.warm_start, dataset, model, optimizer)
+    return done
+
+
+class Training:
+    """The steps of one start of a run, with what watches over them.
+
+    Args:
+        config: the run's.
+        place: this process's.
+        model: sharded and filled.
+        optimizer: of ``build_optimizer``.
+        reader: begins at step ``done``.
+        done: steps done before.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        place: Place,
+        model: DistributedModelParallel,
+        optimizer: CombinedOptimizer,
+        reader: ExampleReader,
+        done: int,
+    ) -> None:
+        self._config = config
+        self._model, self._optimizer, self._reader = model, optimizer, reader
+        self._done = done
+        copies = 1
+        if config.sharding_group_size:
+            copies = place.world_size // config.sharding_group_size
+        self._writer = CheckpointWriter(
+            config.out,
+            place,
+            config.keep_checkpoints,
+            config.keep_best,
+            background=config.background_saves,
+            copies=copies,
+        )
+        self._vote = StopVote(place)
+        self._batches = Prefetcher(iter(reader))
+        self._lookup = LookupTimer(model)
+        self._pipeline = TrainPipelineSparseDist[Batch, torch.Tensor](
+            model, optimizer, place.device, execute_all_batches=True
+        )
+        self._watch = LossWatch()
+        clocks = {
+            "data_wait": lambda: self._batches.wait_s,
+            "lookup": lambda: self._lookup.seconds,
+            "checkpoint": lambda: self._writer.stall_s,
+        }
+        self._log = MetricsLog(config.out, reader.steps, done, reader.global_batch, clocks)
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end.
+
+        Returns:
+            The last losses, and the figures of ``MetricsLog.summary``.
+        """
+        config, steps = self._config, self._reader.steps
+        rates = LearningRates(self._optimizer, config.optimizer, steps)
+        shown, losses = logged_terms(config.model, config.loss), {}
+        with self._log:
+            for step in range(self._done + 1, steps + 1):
+                factor = rates.set(step - 1)
+                self._watch.add(self._pipeline.progress(self._batches))
+                if config.sharding_group_size:
+                    self._model.sync()
+                self._log.step()
+                stop = self._vote.cast() and step < steps
+                save_now = stop or step % config.checkpoint_every == 0 or step == steps
+                if save_now or step % config.log_every == 0:
+                    losses = self._watch.look(step, self._reader.where, self._cure)
+                    losses = {name: losses[name] for name in shown}
+                    self._log.point(step, losses, factor)
+                if save_now:
+                    self._save(step)
+                if stop:
+                    self._writer.finish()
+                    raise StoppedError(
+                        f"{config.out}: stopped by SIGTERM after step {step} of {steps}, whose "
+                        "checkpoint is whole: go on with --resume"
+                    )
+            self._writer.finish()
+        return {"loss": losses, **self._log.summary(), "peak_memory_mb": _peak_memory_mb()}
+
+    def _save(self, step: int) -> None:
+        facts = {
+            "global_batch": self._reader.global_batch,
+            "examples_seen": min(
+                step * self._reader.global_batch, self._reader.examples * self._config.epochs
+            ),
+            "seed": self._config.seed,
+            "loss": self._watch.mean_main(),
+        }
+        self._writer.save(step, self._model, self._optimizer, facts)
+
+    def _cure(self) -> str:
+        # All ranks are here: what was begun can become whole.
+        with suppress(SharedError):
+            self._writer.finish()
+        found = checkpoints(self._config.out)
+        kept = (
+            f"the checkpoint of step {found[-1][0]} is whole"
+            if found
+            else "there is no checkpoint yet"
+        )
+        return f"lower --optimizer.table-lr or --optimizer.tower-lr in a new --out; {kept}"
+
+    def close(self) -> None:
+        """Stop the threads. Of several ranks, after a failure, nobody waits for the others."""
+        self._batches.close()
+        if dist.get_world_size() == 1 or sys.exc_info()[0] is None:
+            self._vote.close()
+            self._writer.close()
+
+
+def _peak_memory_mb() -> list[float]:
+    """Each rank's largest resident memory so far, in MiB."""
+    peaks: list[float] = [0.0] * dist.get_world_size()
+    dist.all_gather_object(peaks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    return peaks
 
 
 def build_model(
-    config: TrainConfig, dataset: Dataset, place: Place
+    config: TrainConfig, dataset: Dataset, place: Place, batch_size: int | None = None
 ) -> tuple[DistributedModelParallel, list[dict[str, Any]]]:
-    """The model, planned and sharded, and its plan; its numbers depend on the seed alone."""
+    """The model, planned and sharded, and its plan; its numbers depend on the seed alone.
+
+    Args:
+        config: the run's.
+        dataset: whose features it has.
+        place: this process's.
+        batch_size: examples a batch on each rank, where it is not the configuration's.
+    """
     torch.manual_seed(config.seed)
     task = TrainTask(dataset.schema, config.model, config.loss, torch.device("meta"))
+    factors = _pooling_factors(dataset, BadIds(config.examples.bad_ids, OPTION_CURE))
     model, plan = shard(
-        task,
-        _pooling_factors(dataset, BadIds(config.examples.bad_ids, OPTION_CURE)),
-        place,
-        config.batch_size,
-        config.optimizer.table_lr,
-        config.sharding_types,
-        config.pin,
+        task, factors, place, sharding_options(config, batch_size or config.batch_size)
     )
     rows = plan_to_json(plan)
-    check_same_on_all_ranks(json.dumps(rows), "the sharding plan")
     initialize_tables(model, config.seed, config.optimizer.table_init)
     return model, rows
 
@@ -141,10 +275,24 @@ def _pooling_factors(dataset: Dataset, bad_ids: BadIds) -> dict[str, float]:
     }
 
 
-def reader_options(config: TrainConfig, world_size: int) -> ReaderOptions:
+def sharding_options(config: TrainConfig, batch_size: int) -> ShardingOptions:
+    """What the configuration says of planning and sharding."""
+    return ShardingOptions(
+        batch_size=batch_size,
+        table_lr=config.optimizer.table_lr,
+        optimizer=config.optimizer.table,
+        sharding_types=config.sharding_types,
+        pins=config.pin,
+        memory_gb=config.memory_gb,
+        comms=config.comms,
+        sharding_group_size=config.sharding_group_size,
+    )
+
+
+def reader_options(config: TrainConfig, global_batch: int) -> ReaderOptions:
     """What the configuration says of the stream of batches."""
     return ReaderOptions(
-        global_batch=config.batch_size * world_size,
+        global_batch=global_batch,
         epochs=config.epochs,
         seed=config.seed,
         negatives=config.loss.negatives,

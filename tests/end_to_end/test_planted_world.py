@@ -73,6 +73,7 @@ def test_the_run_tells_its_plan_and_its_curves(world: Path) -> None:
         *(f"loss/{name}" for name in ("main", "mimic_user", "mimic_item", "alignment")),
         "lr_factor",
         "samples_per_s",
+        "share/checkpoint",
         "share/data_wait",
         "share/lookup",
     }

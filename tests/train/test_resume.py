@@ -13,14 +13,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
-from dat_rec.train.checkpoint import checkpoints, load_model
+from dat_rec.train.checkpoint import checkpoints
+from dat_rec.train.trained import load_model
 from tests.end_to_end.cli import dat_rec
+from tests.train.saved import saved_bytes
 
 FLAGS = ["--epochs", "2", "--batch-size", "128", "--checkpoint-every", "10", "--log-every", "5"]
 
@@ -35,25 +35,6 @@ def run(data: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(data, out, *more), env=environment, capture_output=True, text=True, check=False
     )
-
-
-def contents(checkpoint: Path, scratch: Path) -> dict[str, object]:
-    """Everything in a checkpoint, flat, as bytes or plain values."""
-    file = scratch / "whole.pt"
-    dcp_to_torch_save(checkpoint, file)
-    flat: dict[str, object] = {}
-
-    def walk(prefix: str, value: object) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{prefix}/{key}", inner)
-        elif isinstance(value, torch.Tensor):
-            flat[prefix] = value.numpy().tobytes()
-        else:
-            flat[prefix] = value
-
-    walk("", torch.load(file, weights_only=False))
-    return flat
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +72,8 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(
     resumed = run(planted.folder, out, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert f"resumed after step {found[-1][0]}" in resumed.stderr
-    ours = contents(checkpoints(out)[-1][1], tmp_path)
-    theirs = contents(checkpoints(undisturbed)[-1][1], tmp_path)
+    ours = saved_bytes(checkpoints(out)[-1][1])
+    theirs = saved_bytes(checkpoints(undisturbed)[-1][1])
     assert ours == theirs
     assert json.loads((out / "train.json").read_text())["steps"] == last
 
@@ -102,10 +83,13 @@ def test_a_half_written_checkpoint_is_not_taken_for_whole(
 ) -> None:
     folder = tmp_path / "checkpoints" / "step-00000099"
     folder.mkdir(parents=True)
-    (folder / "__0_0.distcp").write_bytes(b"half")
+    (folder / "rank-0000-of-0001.safetensors").write_bytes(b"half")
     (tmp_path / "checkpoints" / "step-00000098.partial").mkdir()
-    assert checkpoints(tmp_path) == []
+    assert [path for _, path in checkpoints(tmp_path)] == [folder]
     (tmp_path / "config.json").write_text((undisturbed / "config.json").read_text())
+    with pytest.raises(UserError, match="every checkpoint is damaged"):
+        load_model(tmp_path)
+    shutil.rmtree(folder)
     with pytest.raises(UserError, match="no whole checkpoint yet"):
         load_model(tmp_path)
 
@@ -121,7 +105,9 @@ def cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip_a_bit, cut, Path.unlink])
-@pytest.mark.parametrize("file", ["__0_0.distcp", ".metadata", "sha256.json"])
+@pytest.mark.parametrize(
+    "file", ["rank-0000-of-0001.safetensors", "checkpoint.json", "sha256.json"]
+)
 def test_a_damaged_checkpoint_is_passed_over_aloud(
     damage: Callable[[Path], None],
     file: str,
@@ -134,10 +120,9 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
     (older, _), (_, newest) = checkpoints(out)
     damage(newest / file)
     assert load_model(out).step == older
-    if (newest / "sha256.json").exists():
-        assert f"{newest}: damaged (" in capsys.readouterr().err
+    assert f"{newest}: damaged (" in capsys.readouterr().err
     for _, folder in checkpoints(out):
-        (folder / ".metadata").write_bytes(b"rubbish")
+        (folder / "checkpoint.json").write_bytes(b"rubbish")
     with pytest.raises(UserError, match="every checkpoint is damaged"):
         load_model(out)
 
@@ -148,12 +133,28 @@ def test_a_run_resumed_from_an_older_checkpoint_ends_with_the_same_bits(
     out = tmp_path / "run"
     shutil.copytree(undisturbed, out)
     (older, _), (_, newest) = checkpoints(out)
-    flip_a_bit(newest / "__0_0.distcp")
+    flip_a_bit(newest / "rank-0000-of-0001.safetensors")
     resumed = run(planted.folder, out, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert f"resumed after step {older}" in resumed.stderr
-    ours, theirs = (contents(checkpoints(r)[-1][1], tmp_path) for r in (out, undisturbed))
+    assert newest.with_name(newest.name + ".damaged").is_dir()
+    ours, theirs = (saved_bytes(checkpoints(r)[-1][1]) for r in (out, undisturbed))
     assert ours == theirs
+
+
+def test_checkpoints_without_digests_are_damaged_and_not_overlooked(
+    planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    """As an interrupted copy leaves them: a run must not silently begin at its start."""
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    for _, folder in checkpoints(out):
+        (folder / "sha256.json").unlink()
+    before = sorted(str(path) for path in out.rglob("*"))
+    refused = run(planted.folder, out, "--resume")
+    assert refused.returncode == 2
+    assert "every checkpoint is damaged" in refused.stderr
+    assert sorted(str(path) for path in out.rglob("*")) == before
 
 
 def test_resuming_a_run_that_has_ended_changes_nothing(
@@ -238,9 +239,11 @@ def test_a_refused_start_does_not_take_its_folder(planted: Dataset, tmp_path: Pa
 
 def test_loaded_weights_are_those_that_were_saved(undisturbed: Path, tmp_path: Path) -> None:
     model = load_model(undisturbed).model
-    saved = contents(checkpoints(undisturbed)[-1][1], tmp_path)
+    saved = saved_bytes(checkpoints(undisturbed)[-1][1])
     for name, tensor in model.state_dict().items():
-        assert tensor.numpy().tobytes() == saved[f"/model/dat.{name}"]
+        table = name.replace(".embedding_bags", "").removesuffix(".weight")
+        where = f"tables/dat.{table}/weight" if "embedding_bags" in name else f"towers/dat.{name}"
+        assert tensor.numpy().tobytes() == saved[where]
 
 
 def test_an_uninterrupted_run_repeats_bit_for_bit(
@@ -248,7 +251,7 @@ def test_an_uninterrupted_run_repeats_bit_for_bit(
 ) -> None:
     out = tmp_path / "again"
     assert run(planted.folder, out).returncode == 0
-    first, second = (contents(checkpoints(r)[-1][1], tmp_path) for r in (undisturbed, out))
+    first, second = (saved_bytes(checkpoints(r)[-1][1]) for r in (undisturbed, out))
     assert first == second
 
 
