@@ -1,0 +1,126 @@
+"""Checkpoints saved under one plan and world size, loaded under another, and compared."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dat_rec.data.dataset import Dataset
+from dat_rec.errors import UserError
+from dat_rec.parallel.initialize import initialize_tables
+from dat_rec.parallel.pieces import is_table, plain_name, table_pieces
+from dat_rec.parallel.process_group import Place, process_group
+from dat_rec.parallel.shard import shard
+from dat_rec.train.checkpoint import CheckpointWriter, checkpoints, restore
+from dat_rec.train.objective import TrainTask
+from dat_rec.train.optimizers import build_optimizer
+from tests.distributed.exactness import (
+    GLOBAL_BATCH,
+    TABLE_LR,
+    TOWER_LR,
+    Case,
+    batches,
+    options,
+    task,
+)
+from tests.train.saved import saved_tensors
+
+STEPS = 2
+
+
+def build(dataset: Dataset, case: Case, place: Place, seed: int = 8) -> tuple[Any, Any]:
+    model, _ = shard(task(dataset, case, "meta"), {}, place, options(case, place.world_size))
+    initialize_tables(model, seed=seed, scale=0.5)
+    return model, build_optimizer(model, TOWER_LR, TABLE_LR, case.optimizer)
+
+
+def build_small(dataset: Dataset, case: Case, place: Place) -> tuple[Any, Any]:
+    """As ``build``, with narrower tables and towers."""
+    small = TrainTask(
+        dataset.schema, replace(case.model(), embedding_dim=4), case.loss(), torch.device("meta")
+    )
+    model, _ = shard(small, {}, place, options(case, place.world_size))
+    return model, build_optimizer(model, TOWER_LR, TABLE_LR, case.optimizer)
+
+
+def refusals(dataset: Dataset, run: Path) -> dict[str, str]:
+    """What ``restore`` says where the checkpoint ``run``, by RowWiseAdagrad, does not fit."""
+    said = {}
+    with process_group(60) as place:
+        for name, case, build_it, batch in (
+            ("`--optimizer.table adagrad`", Case(optimizer="adagrad"), build, GLOBAL_BATCH),
+            ("without augmented vectors", Case("two-tower"), build, GLOBAL_BATCH),
+            ("`--model.embedding-dim 4`", Case(), build_small, GLOBAL_BATCH),
+            ("another global batch", Case(), build, 2 * GLOBAL_BATCH),
+        ):
+            model, optimizer = build_it(dataset, case, place)
+            try:
+                restore(run, model, optimizer, batch)
+                said[name] = "loaded"
+            except UserError as error:
+                said[name] = str(error)
+    return said
+
+
+def save_all(dataset: Dataset, folder: Path, cases: dict[str, Case]) -> None:
+    """Train two steps under every case's plan, and save into folder/NAME."""
+    with process_group(60) as place:
+        for name, case in cases.items():
+            model, optimizer = build(dataset, case, place, seed=7)
+            for batch in batches(dataset, case, place.rank, place.world_size)[:STEPS]:
+                optimizer.zero_grad()
+                loss, _ = model(batch)
+                loss.backward()
+                optimizer.step()
+            writer = CheckpointWriter(folder / name, place, keep=1)
+            writer.save(STEPS, model, optimizer, {"global_batch": GLOBAL_BATCH, "loss": 0.0})
+            writer.finish()
+            writer.close()
+
+
+def load_all(dataset: Dataset, folder: Path, cases: dict[str, Case]) -> dict[tuple[str, str], str]:
+    """By source's name and case: "exact", or how it was refused, or what is wrong."""
+    verdicts = {}
+    with process_group(60) as place:
+        for name, case in cases.items():
+            model, optimizer = build(dataset, case, place)
+            for source in sorted(path.name for path in folder.iterdir()):
+                verdicts[source, name] = _load(folder / source, model, optimizer)
+    return verdicts
+
+
+def _load(run: Path, model: Any, optimizer: Any) -> str:
+    try:
+        found = restore(run, model, optimizer, GLOBAL_BATCH)
+    except UserError as error:
+        return f"refused: {error}"
+    if found["step"] != STEPS:
+        return "another step"
+    return differences(saved_tensors(checkpoints(run)[-1][1]), model, optimizer) or "exact"
+
+
+def differences(expected: dict[str, Tensor], model: Any, optimizer: Any) -> str:
+    """The first thing on this rank that is not what was saved, bit for bit; or nothing."""
+    for piece in table_pieces(model, optimizer):
+        name = f"tables/{piece.table}"
+        rows, columns = piece.weights.shape
+        part = slice(piece.row, piece.row + rows), slice(piece.column, piece.column + columns)
+        if not torch.equal(expected[f"{name}/weight"][part], piece.weights):
+            return f"{name}/weight differs"
+        sums = piece.accumulator
+        assert sums is not None
+        if not torch.equal(expected[f"{name}/accumulator"][part[: sums.dim()]], sums):
+            return f"{name}/accumulator differs"
+    towers = dict(optimizer.optimizers)["towers"]
+    for parameter_name, parameter in model.named_parameters():
+        name = plain_name(parameter_name)
+        if is_table(parameter_name):
+            continue
+        if not torch.equal(expected[f"towers/{name}"], parameter):
+            return f"towers/{name} differs"
+        for key, value in towers.state[parameter].items():
+            if not torch.equal(expected[f"adam/{name}/{key}"], value):
+                return f"adam/{name}/{key} differs"
+    return ""
