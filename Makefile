@@ -7,18 +7,21 @@
 PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
 TORCH ?=
 export TORCH_WHEELS
+# Where it is set, Python compiles TorchRec anew at every start: ten seconds instead of four.
+export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 BIN := $(VENV)/bin
 CODE := $(wildcard dat_rec launch benchmarks tests)
 TYPED := $(wildcard dat_rec launch benchmarks)
 PYTEST_FLAGS ?=
+CHAOS_FLAGS ?= --kills 20
 
 DEMO := demo
 DEMO_PREPARE_FLAGS ?=
 DEMO_TRAIN_FLAGS ?= --preset modern --seed 0 --epochs 1 --examples.skip-repeats --model.hidden 128 --loss.log-q 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest lint format types imports doctor venv clean
+.PHONY: help demo test pytest chaos lint format types imports doctor venv clean
 
 help:  ## print these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,8 +37,12 @@ demo: venv  ## Complete Journey from its package to recommendations, in demo/
 test: lint types imports pytest  ## every check: lint, format, types, import direction, tests
 
 # One thread for each process: several run at once, and OpenMP's threads would wait spinning.
+# Two files at a time: most tests wait for processes that they start.
 pytest: venv  ## the tests alone; PYTEST_FLAGS="-k losses -x" goes to pytest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
+
+chaos: venv  ## kill trainings at random moments; each must end with an undisturbed run's bits
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
 
 lint: venv  ## ruff: lint, and whether the format is right
 	$(BIN)/ruff check $(CODE)

@@ -1,0 +1,247 @@
+"""Is a run that was killed anywhere, and restarted, the run that nobody disturbed?
+
+    python -m tests.chaos --kills 20
+
+Trains a small planted world on two ranks, undisturbed. Then every run of the same command gets
+one kill -9 at a random moment: a third of them while a checkpoint is being written, the others
+anywhere between the first rank's start and the run's end. Mostly a random rank dies, and torchrun
+restarts them all; in every fifth run torchrun dies with its ranks, and the same command is given
+again with --resume. Each run must exit with 0, must go on from the newest checkpoint that there
+was, and must end with the undisturbed run's weights, accumulators and Adam states, bit for bit.
+"""
+
+import json
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from dat_rec.data.prepare import prepare
+from dat_rec.data.sources.synthetic import Synthetic
+from dat_rec.files import OLD_SUFFIX
+from dat_rec.train.checkpoint import checkpoints
+from tests.end_to_end.launched import Launched, launched, send
+from tests.train.saved import saved_bytes
+
+RANKS = 2
+RESTARTS = 3
+EVERY = 7
+"""Steps between checkpoints."""
+FLAGS = (
+    *("--batch-size", "80", "--model.embedding-dim", "8", "--model.hidden", "16"),
+    *("--epochs", "2", "--checkpoint-every", str(EVERY), "--log-every", "5"),
+)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Kill a training at random moments, and compare what comes of it with an undisturbed one."""
+
+    kills: int = 20
+    """Runs, with a kill each."""
+    seed: int = 0
+    """Decides what is killed, and when."""
+    kill_launcher_every: int = 5
+    """In every Nth run the kill takes torchrun along; 0: never."""
+    hang_s: float = 120.0
+    """A run that has not ended so long after its kill hangs."""
+    data: Path | None = None
+    """A prepared dataset; a small planted world without it."""
+    work: Path | None = None
+    """Where runs are made; a temporary folder without it. Failing ones stay."""
+    smoke: bool = False
+    """Three kills, the last with torchrun."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One kill."""
+
+    whole_tree: bool
+    rank: int
+    at_checkpoint: int
+    """The number (from 1) of the checkpoint to kill in, or 0."""
+    delay_s: float
+    """From the ranks' start, or from the moment at which that checkpoint begins."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it."""
+
+    moment_s: float
+    """Of the kill, after the ranks' start."""
+    step: int
+    """Of the newest checkpoint then; 0: there was none."""
+    writing: str
+    """The folders of checkpoints that stood half-written or half-removed, after the kill."""
+    seconds: float
+    """From the kill to the end."""
+    problem: str
+    """Nothing when the run ended as the undisturbed one."""
+
+
+def main() -> None:
+    """Make the runs, print a line for each and a summary; exit 1 if any differs."""
+    arguments = tyro.cli(Arguments)
+    kills, every = arguments.kills, arguments.kill_launcher_every
+    if arguments.smoke:
+        kills, every = 3, 3
+    work = arguments.work or Path(tempfile.mkdtemp(prefix="dat_rec-chaos-"))
+    work.mkdir(parents=True, exist_ok=True)
+    data = arguments.data or work / "data"
+    if not data.exists():
+        prepare(Synthetic(out=data, users=300, items=200, interactions=9_000, categories=5))
+
+    begin = time.perf_counter()
+    started, ended = undisturbed(data, work / "undisturbed")
+    steps, last = checkpoints(work / "undisturbed")[-1]
+    print(f"undisturbed: {ended:.1f} s, the ranks started after {started:.1f} s; {steps} steps")
+    expected = saved_bytes(last)
+
+    generator = np.random.Generator(np.random.Philox(key=arguments.seed))
+    outcomes = []
+    for number in tqdm(range(kills), desc="kills", unit="run"):
+        run = work / f"run-{number:03d}"
+        plan = draw(generator, number, every, ended - started, steps // EVERY)
+        outcome = disturbed(data, run, plan, arguments.hang_s, steps, expected)
+        while outcome is None:  # over before its kill: another moment
+            shutil.rmtree(run)
+            plan = draw(generator, number, every, ended - started, steps // EVERY)
+            outcome = disturbed(data, run, plan, arguments.hang_s, steps, expected)
+        outcomes.append(outcome)
+        tqdm.write(line(number, plan, outcome))
+        if not outcome.problem:
+            shutil.rmtree(run)
+            run.with_suffix(".log").unlink()
+    failed = [outcome for outcome in outcomes if outcome.problem]
+    seconds = np.array([outcome.seconds for outcome in outcomes])
+    summary = {
+        "name": "chaos",
+        "runs": len(outcomes),
+        "equal": len(outcomes) - len(failed),
+        "kills_in_a_checkpoint": sum(bool(outcome.writing) for outcome in outcomes),
+        "kills_before_the_first": sum(not outcome.step for outcome in outcomes),
+        "kills_with_launcher": len(outcomes) // every if every else 0,
+        "steps": steps,
+        "seed": arguments.seed,
+        "seconds_to_the_end_median": round(float(np.median(seconds)), 1),
+        "seconds_to_the_end_most": round(float(seconds.max()), 1),
+        "seconds": round(time.perf_counter() - begin),
+    }
+    print(json.dumps(summary))
+    if failed:
+        print(f"the failed runs and their logs are in {work}", file=sys.stderr)
+        sys.exit(1)
+    if arguments.work is None:
+        shutil.rmtree(work)
+
+
+def draw(
+    generator: np.random.Generator, number: int, every: int, lifetime_s: float, written: int
+) -> Plan:
+    """The kill of run ``number``: every third one in one of the ``written`` checkpoints."""
+    in_checkpoint = number % 3 == 0
+    return Plan(
+        whole_tree=bool(every) and number % every == every - 1,
+        rank=int(generator.integers(RANKS)),
+        at_checkpoint=int(generator.integers(1, written + 1)) if in_checkpoint else 0,
+        delay_s=float(generator.uniform(0, 0.02 if in_checkpoint else lifetime_s)),
+    )
+
+
+def line(number: int, plan: Plan, outcome: Outcome) -> str:
+    """One run, for the eye."""
+    hit = "torchrun and all ranks" if plan.whole_tree else f"rank {plan.rank}"
+    writing = f" while {outcome.writing} was there" if outcome.writing else ""
+    newest = f"step {outcome.step}" if outcome.step else "none"
+    return (
+        f"{number:3d}: {hit} killed after {outcome.moment_s:.2f} s{writing}, newest checkpoint "
+        f"{newest}; {outcome.seconds:.1f} s to the end: {outcome.problem or 'equal'}"
+    )
+
+
+def undisturbed(data: Path, out: Path) -> tuple[float, float]:
+    """Train to the end; the seconds to the start of the ranks, and to the end."""
+    begin = time.perf_counter()
+    with launched(data, out, *FLAGS) as run:
+        run.wait_until(lambda: len(run.ranks()) == RANKS)
+        started = time.perf_counter() - begin
+        code = run.wait(600)
+    if code != 0:
+        sys.exit(f"the undisturbed run failed: see {run.log}")
+    return started, time.perf_counter() - begin
+
+
+def disturbed(
+    data: Path, out: Path, plan: Plan, hang_s: float, steps: int, expected: dict[str, bytes]
+) -> Outcome | None:
+    """Train, kill, let it go on, and compare; nothing if the run ended before its kill."""
+    with launched(data, out, *FLAGS, restarts=RESTARTS) as run:
+        run.wait_until(lambda: len(run.ranks()) == RANKS)
+        begin = time.perf_counter()
+        if plan.at_checkpoint:
+            wait_for_checkpoint(run, plan.at_checkpoint)
+        time.sleep(plan.delay_s)
+        victim = run.ranks().get(plan.rank)
+        if victim is None:
+            return None
+        killed_at = time.perf_counter()
+        if plan.whole_tree:
+            run.kill_all()
+        else:
+            send(victim, signal.SIGKILL)
+        writing = ", ".join(sorted(path.name for path in run.partials()))
+        found = checkpoints(out)
+        newest = found[-1][0] if found else 0
+        code = None if plan.whole_tree else run.wait(hang_s)
+    if plan.whole_tree:
+        with launched(data, out, *FLAGS, "--resume", restarts=RESTARTS) as run:
+            code = run.wait(hang_s)
+    seconds = time.perf_counter() - killed_at
+    problem = compare(run, code, newest, steps, expected)
+    return Outcome(killed_at - begin, newest, writing, seconds, problem)
+
+
+def wait_for_checkpoint(run: Launched, number: int) -> None:
+    """Wait until the ``number``-th checkpoint begins to be written."""
+    seen: set[str] = set()
+
+    def begun() -> bool:
+        seen.update(path.name for path in run.partials() if not path.name.endswith(OLD_SUFFIX))
+        return len(seen) >= number
+
+    run.wait_until(begun)
+
+
+def compare(
+    run: Launched, code: int | None, newest: int, steps: int, expected: dict[str, bytes]
+) -> str:
+    """How the run differs from the undisturbed one; nothing if it does not."""
+    if code is None:
+        return "HANGS"
+    if code:
+        return f"EXIT CODE {code}"
+    found = checkpoints(run.out)
+    if not found or found[-1][0] != steps:
+        return "NO LAST CHECKPOINT"
+    if left := run.partials():
+        return f"LEFT {left[0].name}"
+    resumed = re.findall(r"^resumed after step (\d+)", run.output(), re.MULTILINE)
+    if newest and (not resumed or int(resumed[0]) < newest):
+        return f"WENT ON AFTER STEP {resumed[0] if resumed else 0}, NOT {newest}"
+    ours = saved_bytes(found[-1][1])
+    differing = [name for name in expected.keys() | ours if expected.get(name) != ours.get(name)]
+    return f"{len(differing)} TENSORS DIFFER: {min(differing)}" if differing else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Start ``dat-rec train`` under torchrun, find its ranks while they run, leave none behind."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dat_rec.files import PARTIAL_SUFFIX
+from dat_rec.train.checkpoint import checkpoints
+
+MARK = "DAT_REC_TEST_RUN"
+"""Environment variable by which a run's processes are found, whoever has started them."""
+POLL_S = 0.002
+TRAIN = (sys.executable, "-m", "dat_rec", "train")
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A training that runs, or has run."""
+
+    out: Path
+    """The run's folder."""
+    launcher: subprocess.Popen[bytes]
+    log: Path
+    """What launcher and ranks print."""
+
+    def ranks(self) -> dict[int, int]:
+        """The process of each rank that lives."""
+        return {rank: pid for pid, rank in _processes(self.out).items() if rank is not None}
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float = 60.0) -> bool:
+        """Wait for a state; whether it came before the launcher's end and the time's."""
+        deadline = time.monotonic() + seconds
+        while not (is_ready := ready()):
+            if self.launcher.poll() is not None or time.monotonic() > deadline:
+                return False
+            time.sleep(POLL_S)
+        return is_ready
+
+    def wait_for_checkpoint(self) -> int:
+        """Wait until one is whole; its step."""
+        assert self.wait_until(lambda: bool(checkpoints(self.out))), self.output()
+        return checkpoints(self.out)[-1][0]
+
+    def kill(self, rank: int, number: signal.Signals = signal.SIGKILL) -> int:
+        """Send a signal to a rank, if it lives; its process."""
+        pid = self.ranks()[rank]
+        send(pid, number)
+        return pid
+
+    def kill_all(self) -> None:
+        """Kill -9 whatever belongs to the run, until nothing is left."""
+        while found := _processes(self.out):
+            for pid in found:
+                send(pid, signal.SIGKILL)
+            time.sleep(0.01)
+            self.launcher.poll()
+
+    def wait(self, seconds: float = 60.0) -> int | None:
+        """The launcher's exit code, or none if it has not ended by then."""
+        try:
+            return self.launcher.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def output(self) -> str:
+        """Everything that was printed."""
+        return self.log.read_text("utf-8", "replace")
+
+    def said(self) -> list[str]:
+        """The lines of ours, without what a progress bar left before them."""
+        return re.findall(r"dat-rec: .*", self.output())
+
+    def exit_codes(self) -> list[int]:
+        """Of the ranks that failed, as torchrun tells them."""
+        return [int(code) for code in re.findall(r"exitcode +: (-?\d+) \(pid", self.output())]
+
+    def partials(self) -> list[Path]:
+        """Checkpoints that are being written or removed."""
+        return list(self.out.glob("checkpoints/*" + PARTIAL_SUFFIX))
+
+
+@contextmanager
+def launched(
+    data: Path,
+    out: Path,
+    *flags: str,
+    ranks: int = 2,
+    restarts: int = 0,
+    program: Sequence[str] = TRAIN,
+    meet: Sequence[str] = ("--standalone",),
+    own_store: bool = True,
+) -> Iterator[Launched]:
+    """``program`` on so many ranks under torchrun; none of its processes outlives the block.
+
+    ``meet`` says where hosts and ranks meet, ``own_store`` whether each restart gets a store of its
+    own. What is printed is added to a file beside ``out``.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", *meet, "--no-python"]
+    command += [f"--nproc-per-node={ranks}", f"--max-restarts={restarts}", *program]
+    command += ["--data", str(data), "--out", str(out), *flags]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        # torchrun would keep one store over restarts, and gloo then calls addresses of the dead.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(own_store)),
+        MARK: str(out),
+    }
+    log = out.with_suffix(".log")
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+    run = Launched(out, process, log)
+    try:
+        yield run
+    finally:
+        run.kill_all()
+        process.wait()
+
+
+def _processes(out: Path) -> dict[int, int | None]:
+    """The run's living processes, with the rank of those that train."""
+    found: dict[int, int | None] = {}
+    mark = f"{MARK}={out}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # ended meanwhile, or another user's
+            continue
+        if mark in variables:
+            ranks = [value[5:] for value in variables if value.startswith(b"RANK=")]
+            found[int(folder.name)] = int(ranks[0]) if ranks else None
+    return found
+
+
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to what may have ended."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
