@@ -33,6 +33,15 @@ def test_train_step() -> None:
     assert row["peak_memory_mb"] > 0
 
 
+def test_checkpoint() -> None:
+    row = json.loads(run("benchmarks.checkpoint", "--smoke").splitlines()[-1])
+    assert row.keys() >= CIRCUMSTANCES
+    assert row["bytes"] > 2 * 10_000 * 33 * 4
+    for name in ("copy", "background_stall", "background_write", "waiting_stall"):
+        assert 0 < row[f"{name}_s"]["p50"] < 10
+    assert row["background_stall_s"]["p50"] < row["background_write_s"]["p50"]
+
+
 @pytest.mark.slow
 def test_quality(planted: Dataset, tmp_path: Path) -> None:
     printed = run(
