@@ -1,28 +1,17 @@
-"""Comes in: arguments of ``torchx run``. Goes out: a job that trains with ``dat-rec train``.
+"""Comes in: arguments of ``torchx run``. Goes out: jobs that train, evaluate, export, measure.
 
-    torchx run -s local_cwd -cfg log_dir=FOLDER launch/components.py:train --data DIR --out RUN
+    torchx run -s slurm launch/components.py:train --data DIR --out RUN -j 2x8 --host 8xh100
 
-TorchX reads the signature and the docstring: type hints must be ``typing``'s own spelling.
+Each component is a documented function, which TorchX reads: ``… :train --help`` teaches it. Type
+hints must be ``typing``'s own spelling. TorchX runs this file's text inside a module of its own,
+so that nothing but the components may stand here.
 """
 
-import shlex
-import sys
 from typing import Dict, List, Optional
 
 from torchx import specs
-from torchx.components.dist import parse_nnodes
-from torchx.specs import macros
 
-RENDEZVOUS = "last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=5"
-"""A lost host is noticed in seconds. Below 3 attempts, a host that comes back can form a
-second world beside the first, both writing the same checkpoints."""
-
-ENVIRONMENT = {
-    # torchrun would keep one store over restarts, and gloo then calls addresses of the dead.
-    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-    "OMP_NUM_THREADS": "1",
-    "PYTHONUNBUFFERED": "1",
-}
+from launch import job
 
 
 def train(
@@ -33,68 +22,144 @@ def train(
     j: str = "1x2",
     name: str = "dat-rec-train",
     image: str = "",
-    cpu: int = 2,
-    gpu: int = 0,
-    memMB: int = 4096,
-    h: Optional[str] = None,
+    host: str = "cpu",
+    cpu: Optional[int] = None,
+    gpu: Optional[int] = None,
+    memMB: Optional[int] = None,
+    mounts: Optional[List[str]] = None,
     env: Optional[Dict[str, str]] = None,
     max_restarts: int = 3,
-    max_retries: int = 0,
-    rdzv_port: int = 29500,
+    max_retries: int = 3,
+    rdzv_port: int = 0,
 ) -> specs.AppDef:
     """Train a DAT model on one or more hosts; each worker is one rank.
 
     Args:
-        extra: more arguments of `dat-rec train`, after `--`, e.g. `-- --epochs 2 --resume`
+        extra: more arguments of `dat-rec train`, after `--`, e.g. `-- --epochs 2 --overwrite`
         data: folder that `dat-rec prepare` made, the same path on every host
         out: folder of the run, the same path on every host
         preset: modern, paper or two-tower
-        j: {nodes}x{workers on each}, or {least}:{most}x{workers} for an elastic job
+        j: {hosts}x{workers on each}, or {least}:{most}x{workers} for an elastic job
         name: the job's name
         image: container image; empty for hosts that share this checkout and its .venv
-        cpu: CPUs on each host
-        gpu: GPUs on each host
-        memMB: memory on each host
-        h: a named resource, instead of cpu, gpu and memMB
+        host: what each host has, by name: cpu, cpu-16, 8xa100-80gb, 8xh100, 8xh200
+        cpu: CPUs of each host, instead of the named host's
+        gpu: GPUs of each host, instead of the named host's
+        memMB: memory of each host, instead of the named host's
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
         env: more environment variables, e.g. A=1,B=2
-        max_restarts: restarts of the workers by torchrun, when one of them dies
-        max_retries: restarts of the job by the scheduler, when a host dies
-        rdzv_port: port on the first host where hosts meet; unused on a single host
+        max_restarts: restarts of the workers by torchrun, when one of them or a host dies
+        max_retries: restarts of the job by the scheduler, when a host dies; they resume
+        rdzv_port: port on the first host where hosts meet; 0 for one made of the job's id
     """
-    least, most, workers, nodes = parse_nnodes(j)
-    # A container has a Python of its own; hosts without one use that of this very checkout.
-    python = "python" if image else sys.executable
-    torchrun = [
-        *(python, "-m", "torch.distributed.run"),
-        *("--nnodes", nodes, "--nproc-per-node", str(workers)),
-        *("--max-restarts", str(max_restarts)),
-        *("--rdzv-id", macros.app_id, "--rdzv-backend", "c10d", "--rdzv-conf", RENDEZVOUS),
-        # 3: both streams, to the console and to files.
-        *("--tee", "3"),
-    ]
-    script = ["-m", "dat_rec", "train", "--data", data, "--out", out, "--preset", preset, *extra]
-    return specs.AppDef(
-        name=name,
-        roles=[
-            specs.Role(
-                name="train",
-                image=image,
-                entrypoint="bash",
-                args=["-c", _command(torchrun, most, rdzv_port, script)],
-                env={**ENVIRONMENT, **(env or {})},
-                min_replicas=least,
-                num_replicas=most,
-                max_retries=max_retries,
-                resource=specs.resource(cpu=cpu, gpu=gpu, memMB=memMB, h=h),
-                port_map={"c10d": rdzv_port},
-            )
-        ],
-    )
+    size = job.parse_size(j)
+    arguments = ["--data", data, "--out", out, "--preset", preset, *extra]
+    arguments = job.check_training(arguments, size, image)
+    resource = job.resource(host, cpu, gpu, memMB, size)
+    command = job.on_each_host(size, ["train", *arguments], image, max_restarts, rdzv_port)
+    facts = job.for_schedulers(size, out, image, rdzv_port)
+    return job.app(name, "train", command, image, size, resource, mounts, env, max_retries, facts)
 
 
-def _command(torchrun: List[str], nodes: int, port: int, script: List[str]) -> str:
-    """One line for bash, which alone can read the first host's name, set by the scheduler."""
-    # TorchX fills in ${rank0_env} and turns $$ into $; port 0 is any free one.
-    endpoint = "localhost:0" if nodes == 1 else f"$${{{macros.rank0_env}:-localhost}}:{port}"
-    ours = shlex.join(script).replace("$", "$$")
-    return f"exec {shlex.join(torchrun)} --rdzv-endpoint {endpoint} {ours}"
+def evaluate(
+    run: str,
+    data: str = "",
+    name: str = "dat-rec-evaluate",
+    image: str = "",
+    host: str = "cpu",
+    cpu: Optional[int] = None,
+    gpu: Optional[int] = None,
+    memMB: Optional[int] = None,
+    mounts: Optional[List[str]] = None,
+    env: Optional[Dict[str, str]] = None,
+    max_retries: int = 0,
+) -> specs.AppDef:
+    """Rank every held-out item among all items; writes metrics.json into the run's folder.
+
+    Args:
+        run: folder that `train` made
+        data: the dataset, if it is no longer where the run found it
+        name: the job's name
+        image: container image; empty for hosts that share this checkout and its .venv
+        host: what the host has, by name: cpu, cpu-16, 8xa100-80gb, 8xh100, 8xh200
+        cpu: CPUs, instead of the named host's
+        gpu: GPUs, instead of the named host's
+        memMB: memory, instead of the named host's
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
+        env: more environment variables, e.g. A=1,B=2
+        max_retries: restarts of the job by the scheduler
+    """
+    arguments = job.of_a_run(run, data, image)
+    command = job.once(["-m", "dat_rec", "evaluate", *arguments], image)
+    resource = job.resource(host, cpu, gpu, memMB)
+    return job.app(name, "evaluate", command, image, job.ONE, resource, mounts, env, max_retries)
+
+
+def export(
+    run: str,
+    out: str,
+    data: str = "",
+    overwrite: bool = False,
+    name: str = "dat-rec-export",
+    image: str = "",
+    host: str = "cpu",
+    cpu: Optional[int] = None,
+    gpu: Optional[int] = None,
+    memMB: Optional[int] = None,
+    mounts: Optional[List[str]] = None,
+    env: Optional[Dict[str, str]] = None,
+    max_retries: int = 0,
+) -> specs.AppDef:
+    """Write what serving needs: item vectors, index, query tower with its tables.
+
+    Args:
+        run: folder that `train` made
+        out: folder of the export
+        data: the dataset, if it is no longer where the run found it
+        overwrite: replace an export that stands in `out`
+        name: the job's name
+        image: container image; empty for hosts that share this checkout and its .venv
+        host: what the host has, by name: cpu, cpu-16, 8xa100-80gb, 8xh100, 8xh200
+        cpu: CPUs, instead of the named host's
+        gpu: GPUs, instead of the named host's
+        memMB: memory, instead of the named host's
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
+        env: more environment variables, e.g. A=1,B=2
+        max_retries: restarts of the job by the scheduler
+    """
+    arguments = job.of_a_run(run, data, image)
+    arguments += ["--out", job.folder(out, image), *(["--overwrite"] if overwrite else [])]
+    command = job.once(["-m", "dat_rec", "export", *arguments], image)
+    resource = job.resource(host, cpu, gpu, memMB)
+    return job.app(name, "export", command, image, job.ONE, resource, mounts, env, max_retries)
+
+
+def benchmark(
+    *extra: str,
+    script: str = "train_step",
+    name: str = "dat-rec-benchmark",
+    image: str = "",
+    host: str = "cpu",
+    cpu: Optional[int] = None,
+    gpu: Optional[int] = None,
+    memMB: Optional[int] = None,
+    mounts: Optional[List[str]] = None,
+    env: Optional[Dict[str, str]] = None,
+) -> specs.AppDef:
+    """Answer one question of benchmarks/, on one host; JSON lines on standard output.
+
+    Args:
+        extra: the script's arguments, after `--`, e.g. `-- --smoke`
+        script: a script of benchmarks/, without .py
+        name: the job's name
+        image: container image; empty for a host that shares this checkout and its .venv
+        host: what the host has, by name: cpu, cpu-16, 8xa100-80gb, 8xh100, 8xh200
+        cpu: CPUs, instead of the named host's
+        gpu: GPUs, instead of the named host's
+        memMB: memory, instead of the named host's
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
+        env: more environment variables, e.g. A=1,B=2
+    """
+    command = job.once(["-m", job.benchmark(script), *extra], image)
+    resource = job.resource(host, cpu, gpu, memMB)
+    return job.app(name, "benchmark", command, image, job.ONE, resource, mounts, env)

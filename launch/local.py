@@ -1,0 +1,49 @@
+"""TorchX's scheduler of this machine, which looks before it starts anything.
+
+A port that another program holds would else be noticed only by torchrun, which then waits for
+whoever listens there.
+"""
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from torchx.schedulers.api import AppDryRunInfo
+from torchx.schedulers.local_scheduler import (
+    CWDImageProvider,
+    LocalScheduler,
+    PopenRequest,
+)
+
+from launch.job import PORT
+from launch.refuse import refuse
+
+
+class Scheduler(LocalScheduler):  # type: ignore[misc]  # TorchX ships no types
+    """See the module."""
+
+    def schedule(self, dryrun_info: AppDryRunInfo[PopenRequest]) -> str:
+        """Start the job's processes; gives its id."""
+        for role in dryrun_info._app.roles:
+            port = int(role.metadata.get(PORT, 0))
+            if port and role.num_replicas > 1:
+                _check_free(port)
+        job: str = super().schedule(dryrun_info)
+        return job
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            refuse(
+                f"--rdzv_port {port}: {error.strerror}: choose another, or 0 for one of the job's "
+                "own"
+            )
+
+
+def create_scheduler(session_name: str, cache_size: int = 100, **_: Mapping[str, Any]) -> Scheduler:
+    """For TorchX's entry point."""
+    return Scheduler(session_name, image_provider_class=CWDImageProvider, cache_size=cache_size)

@@ -1,0 +1,227 @@
+"""TorchX's Slurm scheduler, which tries the nodes before it queues a job, and follows requeues.
+
+What is ours, and why:
+
+- the nodes are tried first, with ``dat-rec doctor --cluster`` on those that are idle;
+- a job whose ranks refused their input (exit code 2) is not queued again; one that was stopped
+  at its time limit with a checkpoint is;
+- each task gets its node's CPUs (srun no longer takes them from sbatch), and a job that runs
+  again adds to its logs;
+- values of environment variables may hold commas, at which srun would cut them;
+- ``torchx status`` knows cancelled jobs, and jobs that wait to run again; ``torchx log`` finds the
+  files from any folder.
+"""
+
+import dataclasses
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from torchx.schedulers import slurm_scheduler as torchx_slurm
+from torchx.schedulers.api import (
+    AppDryRunInfo,
+    DescribeAppResponse,
+    Stream,
+    filter_regex,
+    split_lines_iterator,
+)
+from torchx.schedulers.local_scheduler import LogIterator
+from torchx.specs import AppDef, AppState, ReplicaStatus, Resource, Role, RoleStatus, runopts
+
+from launch.job import CHECK
+from launch.refuse import refuse
+
+STOP_BEFORE_END_S = 120
+"""So long before its time limit a job is asked to write a checkpoint and stop."""
+IDLE_S = 10
+"""In which the nodes must be free to be tried; otherwise the job tries them when it begins."""
+TRY_S = 120
+BUSY = ("nodes are busy", "Unable to allocate resources: Job/step already", "Socket timed out")
+"""What srun says when the nodes that it wants are not free now."""
+END = """
+code=$?
+echo "the job's exit code is $code"
+# 2: the ranks refused what they were given, and would again.
+if [ $code -ne 0 ] && [ $code -ne 2 ] && [ {retries} -gt "${{SLURM_RESTART_COUNT:-0}}" ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $code
+"""
+
+
+@dataclass
+class Request(torchx_slurm.SlurmBatchRequest):  # type: ignore[misc]  # TorchX ships no types
+    """What sbatch is given."""
+
+    check: list[str] = dataclasses.field(default_factory=list)
+    """srun's arguments and the command that tries the nodes; nothing for no trial."""
+
+    def materialize(self) -> str:
+        """The script, a heterogeneous job with a component for each replica."""
+        groups = [replica.materialize() for replica in self.replicas.values()]
+        options = "#SBATCH hetjob\n".join(f"#SBATCH {shlex.join(sbatch)}\n" for sbatch, _ in groups)
+        tasks = " :\\\n    ".join(" ".join(srun) for _, srun in groups)
+        end = END.format(retries=self.max_retries)
+        return f"#!/bin/bash\n{options}export SLURM_UNBUFFEREDIO=1\nsrun {tasks}{end}"
+
+
+class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
+    """See the module."""
+
+    def _run_opts(self) -> runopts:
+        opts = super()._run_opts()
+        opts.add("preflight", type_=bool, default=True, help="try the nodes before queueing")
+        return opts
+
+    def _submit_dryrun(self, app: AppDef, cfg: dict[str, Any]) -> AppDryRunInfo[Request]:
+        for role in app.roles:
+            if role.min_replicas not in (None, role.num_replicas):
+                refuse(
+                    f"-j with {role.min_replicas}:{role.num_replicas} hosts: Slurm gives a job a "
+                    "fixed number of nodes, and queues it again when one is lost: give one number"
+                )
+        theirs = super()._submit_dryrun(app, cfg).request
+        for replica in theirs.replicas.values():
+            replica.sbatch_opts["signal"] = f"TERM@{STOP_BEFORE_END_S}"
+            if cpus := replica.sbatch_opts.get("cpus-per-task"):
+                replica.srun_opts["cpus-per-task"] = cpus
+            replica.srun_opts["open-mode"] = "append"
+            words = [f"{name}={value}" for name, value in replica.env.items()]
+            replica.args = [*words, replica.entrypoint, *replica.args]
+            replica.entrypoint, replica.env = "env", {}
+        check = self._check(app, cfg) if cfg.get("preflight") else []
+        request = Request(theirs.cmd, theirs.replicas, theirs.job_dir, theirs.max_retries, check)
+        return AppDryRunInfo(request, repr)
+
+    def _check(self, app: AppDef, cfg: dict[str, Any]) -> list[str]:
+        role = app.roles[0]
+        if CHECK not in role.metadata:
+            return []
+        wanted: Resource = role.resource
+        options = {name: cfg.get(name) for name in ("partition", "constraint")}
+        return [
+            *(f"--{name}={value}" for name, value in options.items() if value),
+            *(f"--nodes={role.num_replicas}", "--ntasks-per-node=1", "--cpus-per-task=1"),
+            *(f"--immediate={IDLE_S}", "--time=5", "--job-name=dat-rec-doctor", "--quiet"),
+            *([f"--gpus-per-node={wanted.gpu}"] if wanted.gpu else []),
+            *("bash", "-c", role.metadata[CHECK]),
+        ]
+
+    def schedule(self, dryrun_info: AppDryRunInfo[Request]) -> str:
+        """Try the nodes, then queue the job; gives its id."""
+        if dryrun_info.request.check:
+            _try_nodes(dryrun_info.request.check)
+        try:
+            job: str = super().schedule(dryrun_info)
+        except FileNotFoundError:
+            refuse("no sbatch on this machine: submit where Slurm's commands are installed")
+        except subprocess.CalledProcessError:
+            refuse("sbatch refused the job; its reason stands above")
+        return job
+
+    def describe(self, app_id: str) -> DescribeAppResponse | None:
+        """The job's state: the queue's while it is there, then that of the accounting."""
+        rows = _rows("squeue", "--noheader", f"--jobs={app_id}", "--format=%i|%j|%T")
+        rows = rows or _rows("sacct", "-X", "-n", "-P", "-j", app_id, "-o", "JobID,JobName,State")
+        replicas: list[ReplicaStatus] = []
+        states: list[AppState] = []
+        message = ""
+        for job, name, text in rows:
+            if job.partition("+")[0] != app_id:
+                continue
+            role, _, number = name.rpartition("-")
+            states.append(_state(text))
+            message = message or text
+            if role and number.isdecimal():
+                replicas.append(
+                    ReplicaStatus(id=int(number), role=role, state=states[-1], hostname="")
+                )
+        if not states:
+            return None
+        names = list(dict.fromkeys(replica.role for replica in replicas))
+        own = {name: [each for each in replicas if each.role == name] for name in names}
+        return DescribeAppResponse(
+            app_id=app_id,
+            roles=[Role(name=name, num_replicas=len(own[name]), image="") for name in names],
+            roles_statuses=[RoleStatus(name, own[name]) for name in names],
+            # The first component runs the script, and so has the job's own end.
+            state=states[0],
+            msg=message,
+        )
+
+    def log_iter(
+        self,
+        app_id: str,
+        role_name: str,
+        k: int = 0,
+        regex: str | None = None,
+        since: datetime | None = None,  # noqa: ARG002
+        until: datetime | None = None,  # noqa: ARG002
+        should_tail: bool = False,
+        streams: Stream | None = None,
+    ) -> Iterable[str]:
+        """A replica's lines; standard error unless ``streams`` says standard output."""
+        extension = "out" if streams == Stream.STDOUT else "err"
+        rows = _rows("sacct", "-X", "-n", "-P", "-j", app_id, "-o", "WorkDir")
+        folder = Path(rows[0][0] if rows else ".")
+        file = folder / f"slurm-{app_id}-{role_name}-{k}.{extension}"
+        lines: Iterable[str] = LogIterator(app_id, str(file), self, should_tail=should_tail)
+        lines = split_lines_iterator(lines)
+        return filter_regex(regex, lines) if regex else lines
+
+
+def _try_nodes(check: list[str]) -> None:
+    """Run the check on idle nodes; refuse if it finds a problem."""
+    print("launch: trying the nodes before the job is queued", file=sys.stderr)
+    try:
+        done = subprocess.run(
+            ["srun", *check], capture_output=True, text=True, check=False, timeout=TRY_S
+        )
+    except FileNotFoundError:
+        refuse("no srun on this machine: submit where Slurm's commands are installed")
+    except subprocess.TimeoutExpired:
+        refuse(
+            f"the nodes did not answer within {TRY_S} s: see them with sinfo; -cfg preflight=False "
+            "queues the job untried"
+        )
+    said = [line for line in done.stderr.splitlines() if line.startswith("srun: error: ")]
+    if done.returncode and any(word in done.stderr for word in BUSY):
+        print(
+            "launch: note: no idle nodes to try now: the job tries its own when it begins",
+            file=sys.stderr,
+        )
+    elif done.returncode and "Unable to allocate" in done.stderr:
+        refuse(f"{said[-1].removeprefix('srun: error: ')}: see the partitions with sinfo")
+    elif done.returncode:
+        print(done.stdout, done.stderr, file=sys.stderr)
+        refuse("the nodes would not do, as said above; -cfg preflight=False queues the job anyway")
+    else:
+        print(f"launch: the nodes will do: {_verdict(done.stdout)}", file=sys.stderr)
+
+
+def _verdict(text: str) -> str:
+    return (text.splitlines() or [""])[-1].rpartition(":")[2].strip()
+
+
+def _rows(*command: str) -> list[list[str]]:
+    """What a command of Slurm's lists, cut at bars; nothing if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return [line.split("|") for line in done.stdout.splitlines() if line]
+
+
+def _state(text: str) -> AppState:
+    """Of a job, in Slurm's words: also ``COMPLETING``, or ``CANCELLED by 0``."""
+    word = text.split()[0].rstrip("+")
+    if word == "COMPLETING":
+        return AppState.RUNNING
+    return torchx_slurm.SLURM_STATES.get(word, AppState.UNKNOWN)
+
+
+def create_scheduler(session_name: str, **_: Any) -> SlurmScheduler:
+    """For TorchX's entry point."""
+    return SlurmScheduler(session_name)
