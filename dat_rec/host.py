@@ -1,6 +1,6 @@
-"""One host's part of a job: meet the other hosts, run torchrun, end with the ranks' exit code.
+r"""One host's part of a job: meet the other hosts, run torchrun, end with the ranks' exit code.
 
-    python -m dat_rec.host --job ID --nnodes 2 --nproc-per-node 8 --first HOST --replica 0 \\
+    python -m dat_rec.host --job ID --nnodes 2 --nproc-per-node 8 --first HOST --replica 0 \
         -- train --data DATA --out RUN
 
 Every host of a job runs this, whatever has started it (TorchX, Slurm, Kubernetes, a shell).
@@ -25,11 +25,12 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from dat_rec.errors import UserError
 
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run this host's part; gives the exit code."""
     options = _parser().parse_args(arguments)
     try:
-        least, most = _nodes(options.nnodes)
+        _, most = _nodes(options.nnodes)
         meeting = Meeting("localhost:0")
         if most > 1:
             port = options.port or port_of(options.job)
@@ -241,7 +242,7 @@ def _reach(first: str, port: int, wait_s: float) -> str:
 
 
 def _address_towards(address: str, port: int) -> str:
-    """This host's address on the way there. (Nothing is sent.)"""
+    """This host's address on the way there; nothing is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((address, port))
         own: str = probe.getsockname()[0]
@@ -320,7 +321,7 @@ def _codes(file: Path) -> set[int]:
 def _die_with_parent() -> None:
     """Have the kernel send SIGTERM to this process when its parent is killed."""
     set_parent_death_signal = 1
-    prctl: Callable[[int, int], int] = ctypes.CDLL(None).prctl
+    prctl: Any = ctypes.CDLL(None).prctl
     prctl(set_parent_death_signal, signal.SIGTERM)
 
 
