@@ -326,15 +326,20 @@ def _die_with_parent() -> None:
 
 
 def _stop(process: subprocess.Popen[bytes], file: Path) -> None:
-    """Stop torchrun and its ranks, which have had the time to end by themselves."""
-    for act in (lambda: None, process.terminate, lambda: _kill_all(file)):
-        act()
-        try:
-            process.wait(LAST_WORDS_S)
-        except subprocess.TimeoutExpired:
-            continue
-        break
+    """Stop torchrun and its ranks, which have the time to end by themselves."""
+    if not _ends(process):
+        process.terminate()
+        _ends(process)
     _kill_all(file)
+    process.wait()
+
+
+def _ends(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(LAST_WORDS_S)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _kill_all(file: Path) -> None:

@@ -1,17 +1,22 @@
 """One rank fails or dies: the others stop within seconds, and say which and why.
 
 Left alone, the ranks of a dead one wait in a collective until its time-out, or end with an
-error of the network's that names nobody. Three keys in the launcher's store prevent it:
+error of the network's that names nobody. Keys in the launcher's store prevent it:
 
 - ``failed``: the first failing rank's last words. A thread on every rank looks for them
   twice a second, and ends its process where the main thread hangs.
 - ``roll_call``: set by a rank whose communication broke, with no last words to be seen.
 - ``alive/R``: every rank's answer to it. Who has not answered is the one that died.
+- ``census``, ``here/R``: the same, asked by a rank that got SIGTERM, and answered without any
+  consequence. A machine that vanishes breaks no connection: the others wait for it in a
+  collective, where they cannot heed SIGTERM (torchrun's, which has noticed). Where a rank is
+  missing, a thread ends the process.
 """
 
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -27,6 +32,8 @@ LOOK_S = 0.5
 """Between two looks for another rank's last words."""
 ANSWER_S = 4.0
 """In which a living rank answers the roll call."""
+CENSUS_S = 6.0
+"""In which a living rank answers the census; longer, since a wrong "missing" costs steps."""
 GRACE_S = 10.0
 """In which a rank that knows of a failure must have ended by itself."""
 COMMUNICATION = re.compile(
@@ -110,10 +117,42 @@ class _Watch:
             target=self._run, args=(_own_connection(store),), daemon=True
         )
         self._thread.start()
+        self._hear_signals()
+
+    def _hear_signals(self) -> None:
+        """Have the numbers of signals written into a pipe, from which a thread reads them.
+
+        (Python's own handlers must wait until the main thread comes back from a collective.)
+        """
+        heard, told = os.pipe()
+        os.set_blocking(told, False)
+        self._told = told
+        self._told_before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        threading.Thread(
+            target=self._heed_sigterm, args=(heard, _own_connection(self._store)), daemon=True
+        ).start()
+
+    def _heed_sigterm(self, heard: int, store: dist.Store) -> None:
+        with os.fdopen(heard, "rb", buffering=0) as signals:
+            while (number := signals.read(1)) and number[0] != signal.SIGTERM:
+                pass
+        if not number:  # closed
+            return
+        message = self._in_time(lambda: self._census(store), CENSUS_S)
+        if message and not self._closed.wait(1.0):
+            self._exit(f"asked to stop while {message}")
+
+    def _census(self, store: dist.Store) -> str:
+        """What keeps this rank from stopping in order; nothing where all ranks answer."""
+        store.set("census", "")
+        store.set(f"here/{self._rank}", "")
+        return _silence(self._wait_for_all(store, "here", CENSUS_S))
 
     def _run(self, store: dist.Store) -> None:
         while not self._closed.wait(LOOK_S):
             try:
+                if store.check(["census"]):
+                    store.set(f"here/{self._rank}", "")
                 words = _words(store)
                 if words is None and not store.check(["roll_call"]):
                     continue
@@ -123,16 +162,21 @@ class _Watch:
                 message = self._lost()
             # The main thread ends by itself where it can: with its own words, and in order.
             if not self._closed.wait(GRACE_S):
-                print(
-                    f"dat-rec: rank {self._rank}: stopped: {message}: go on with --resume",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                os._exit(1)
+                self._exit(message)
             return
+
+    def _exit(self, message: str) -> None:
+        print(
+            f"dat-rec: rank {self._rank}: stopped: {message}: go on with --resume",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
 
     def close(self) -> None:
         self._closed.set()
+        signal.set_wakeup_fd(self._told_before)
+        os.close(self._told)
 
     def say(self, message: object) -> None:
         """Leave this rank's last words for the others, and time to read them."""
@@ -157,7 +201,7 @@ class _Watch:
 
         return self._in_time(call)
 
-    def _in_time(self, ask: Callable[[], str]) -> str:
+    def _in_time(self, ask: Callable[[], str], seconds: float = ANSWER_S) -> str:
         """What ``ask`` learns from the store; a store whose process is stopped never answers."""
         answers: list[str] = []
 
@@ -169,27 +213,23 @@ class _Watch:
 
         asking = threading.Thread(target=run, daemon=True)
         asking.start()
-        asking.join(ANSWER_S + 2)
+        asking.join(seconds + 2)
         return answers[0] if answers else self._lost()
 
     def _roll_call(self, store: dist.Store) -> str:
         silent = self._wait_for_all(store)
         if words := _words(store):
             return words
-        if not silent:
-            return "the ranks lost touch with one another (is the network cut?)"
-        who = ", ".join(map(str, silent))
-        return (
-            f"rank{'s' if len(silent) > 1 else ''} {who} died without a word (killed, or out of "
-            "memory) or hangs"
-        )
+        return _silence(silent) or "the ranks lost touch with one another (is the network cut?)"
 
-    def _wait_for_all(self, store: dist.Store) -> list[int]:
-        """The ranks that do not answer in time, or nobody once there are last words to tell."""
-        deadline = time.monotonic() + ANSWER_S
+    def _wait_for_all(
+        self, store: dist.Store, answer: str = "alive", seconds: float = ANSWER_S
+    ) -> list[int]:
+        """The ranks that do not answer in time."""
+        deadline = time.monotonic() + seconds
         while True:
             ranks = range(self._world_size)
-            silent = [rank for rank in ranks if not store.check([f"alive/{rank}"])]
+            silent = [rank for rank in ranks if not store.check([f"{answer}/{rank}"])]
             if not silent or time.monotonic() > deadline:
                 return silent
             time.sleep(0.1)
@@ -199,6 +239,17 @@ class _Watch:
             "the store where the ranks meet does not answer: rank 0 or its host, which hold it, "
             "died (killed, or out of memory) or hangs"
         )
+
+
+def _silence(silent: list[int]) -> str:
+    """What to say of ranks that did not answer; nothing where there are none."""
+    if not silent:
+        return ""
+    who = ", ".join(map(str, silent))
+    return (
+        f"rank{'s' if len(silent) > 1 else ''} {who} died without a word (killed, or out of "
+        "memory) or hangs"
+    )
 
 
 def _own_connection(store: dist.Store) -> dist.Store:
