@@ -7,15 +7,17 @@ error of the network's that names nobody. Keys in the launcher's store prevent i
   twice a second, and ends its process where the main thread hangs.
 - ``roll_call``: set by a rank whose communication broke, with no last words to be seen.
 - ``alive/R``: every rank's answer to it. Who has not answered is the one that died.
-- ``census``, ``here/R``: the same, asked by a rank that got SIGTERM, and answered without any
-  consequence. A machine that vanishes breaks no connection: the others wait for it in a
-  collective, where they cannot heed SIGTERM (torchrun's, which has noticed). Where a rank is
-  missing, a thread ends the process.
+- ``beat/R``: counts while rank R lives. A machine that vanishes breaks no connection, and the
+  others would wait for it: the first rank calls the roll when a count stands still, and a rank
+  whose store falls silent ends.
+- ``census``, ``here/R``: a roll call by a rank that got SIGTERM, which has a consequence only
+  where somebody is missing: waiting in a collective, a rank could not heed the signal.
 """
 
 import json
 import os
 import re
+import select
 import signal
 import sys
 import threading
@@ -34,6 +36,9 @@ ANSWER_S = 4.0
 """In which a living rank answers the roll call."""
 CENSUS_S = 6.0
 """In which a living rank answers the census; longer, since a wrong "missing" costs steps."""
+LOST_S = 15.0
+"""Without a sign of life, after which a rank or the store is given up; at most the time-out."""
+BEAT_S = 2.0
 GRACE_S = 10.0
 """In which a rank that knows of a failure must have ended by itself."""
 COMMUNICATION = re.compile(
@@ -54,13 +59,16 @@ def is_communication_error(error: BaseException) -> bool:
 
 
 @contextmanager
-def fail_together(store: dist.Store, rank: int, world_size: int) -> Iterator[None]:
+def fail_together(
+    store: dist.Store, rank: int, world_size: int, timeout_s: float
+) -> Iterator[None]:
     """Watch over the block: a failure in it, here or elsewhere, ends all ranks.
 
     Args:
         store: where ranks leave words for one another.
         rank: this process's.
         world_size: number of ranks.
+        timeout_s: seconds without an answer after which a rank is given up, at most.
 
     Raises:
         RankError: another rank failed; names it, and its error.
@@ -70,7 +78,7 @@ def fail_together(store: dist.Store, rank: int, world_size: int) -> Iterator[Non
         with _memory_errors():
             yield
         return
-    watch = _Watch(store, rank, world_size)
+    watch = _Watch(store, rank, world_size, min(LOST_S, timeout_s))
     try:
         with _memory_errors():
             yield
@@ -106,54 +114,39 @@ def _memory_errors() -> Iterator[None]:
 
 
 class _Watch:
-    """Looks for other ranks' words, in a thread with a connection of its own."""
+    """Looks for other ranks' words and signs of life, in threads with connections of their own."""
 
-    def __init__(self, store: dist.Store, rank: int, world_size: int) -> None:
+    def __init__(self, store: dist.Store, rank: int, world_size: int, lost_s: float) -> None:
         self._store = store
         self._rank = rank
         self._world_size = world_size
+        self._lost_s = lost_s
         self._closed = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, args=(_own_connection(store),), daemon=True
-        )
-        self._thread.start()
-        self._hear_signals()
+        self._looks = 0
+        heard, self._told = os.pipe()
+        os.set_blocking(self._told, False)
+        # The numbers of signals: Python's own handlers wait until the main thread comes back
+        # from a collective.
+        self._told_before = signal.set_wakeup_fd(self._told, warn_on_full_buffer=False)
+        for work, extra in ((self._look, ()), (self._guard, (heard,))):
+            threading.Thread(
+                target=work, args=(_own_connection(store), *extra), daemon=True
+            ).start()
 
-    def _hear_signals(self) -> None:
-        """Have the numbers of signals written into a pipe, from which a thread reads them.
-
-        (Python's own handlers must wait until the main thread comes back from a collective.)
-        """
-        heard, told = os.pipe()
-        os.set_blocking(told, False)
-        self._told = told
-        self._told_before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-        threading.Thread(
-            target=self._heed_sigterm, args=(heard, _own_connection(self._store)), daemon=True
-        ).start()
-
-    def _heed_sigterm(self, heard: int, store: dist.Store) -> None:
-        with os.fdopen(heard, "rb", buffering=0) as signals:
-            while (number := signals.read(1)) and number[0] != signal.SIGTERM:
-                pass
-        if not number:  # closed
-            return
-        message = self._in_time(lambda: self._census(store), CENSUS_S)
-        if message and not self._closed.wait(1.0):
-            self._exit(f"asked to stop while {message}")
-
-    def _census(self, store: dist.Store) -> str:
-        """What keeps this rank from stopping in order; nothing where all ranks answer."""
-        store.set("census", "")
-        store.set(f"here/{self._rank}", "")
-        return _silence(self._wait_for_all(store, "here", CENSUS_S))
-
-    def _run(self, store: dist.Store) -> None:
+    def _look(self, store: dist.Store) -> None:
+        """Answer the others, and look what becomes of them."""
+        beats = _Beats(self._rank, self._world_size, self._lost_s)
+        grace = GRACE_S
         while not self._closed.wait(LOOK_S):
             try:
+                self._looks += 1
                 if store.check(["census"]):
                     store.set(f"here/{self._rank}", "")
                 words = _words(store)
+                if beats.stop(store):
+                    # Who waits for a machine that is gone does not end by itself.
+                    store.set("roll_call", "")
+                    grace = 1.0
                 if words is None and not store.check(["roll_call"]):
                     continue
                 store.set(f"alive/{self._rank}", "")
@@ -161,9 +154,33 @@ class _Watch:
             except (RuntimeError, OSError):
                 message = self._lost()
             # The main thread ends by itself where it can: with its own words, and in order.
-            if not self._closed.wait(GRACE_S):
+            if not self._closed.wait(grace):
                 self._exit(message)
             return
+
+    def _guard(self, store: dist.Store, heard: int) -> None:
+        """End the process where it cannot end itself: see ``beat`` and ``census`` above."""
+        still, looks = 0.0, 0
+        begun = False
+        while not self._closed.is_set():
+            ready, _, _ = select.select([heard], [], [], LOOK_S)
+            if ready and signal.SIGTERM in os.read(heard, 64) and not begun:
+                begun = True
+                message = self._in_time(lambda: self._census(store), CENSUS_S)
+                if message and not self._closed.wait(1.0):
+                    self._exit(f"asked to stop while {message}")
+            # In turns of this thread, which may wait for the interpreter as long as that one.
+            still = still + LOOK_S if self._looks == looks else 0.0
+            looks = self._looks
+            if still > self._lost_s and not self._closed.wait(1.0):
+                self._exit(self._lost())
+        os.close(heard)
+
+    def _census(self, store: dist.Store) -> str:
+        """What keeps this rank from stopping in order; nothing where all ranks answer."""
+        store.set("census", "")
+        store.set(f"here/{self._rank}", "")
+        return _silence(self._wait_for_all(store, "here", CENSUS_S))
 
     def _exit(self, message: str) -> None:
         print(
@@ -239,6 +256,34 @@ class _Watch:
             "the store where the ranks meet does not answer: rank 0 or its host, which hold it, "
             "died (killed, or out of memory) or hangs"
         )
+
+
+class _Beats:
+    """This rank's own sign of life, and the first rank's view of all."""
+
+    def __init__(self, rank: int, world_size: int, lost_s: float) -> None:
+        self._rank = rank
+        self._keys = [f"beat/{each}" for each in range(world_size)]
+        self._lost_s = lost_s
+        self._count = 0
+        self._next = time.monotonic()
+        self._seen: list[bytes] = [b""] * world_size
+        self._still_s = [0.0] * world_size
+
+    def stop(self, store: dist.Store) -> bool:
+        """Beat; whether, to the first rank, another has fallen silent."""
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + BEAT_S
+        self._count += 1
+        store.set(self._keys[self._rank], str(self._count))
+        if self._rank or not store.check(self._keys):
+            return False
+        found = store.multi_get(self._keys)
+        for rank, (old, new) in enumerate(zip(self._seen, found, strict=True)):
+            self._still_s[rank] = self._still_s[rank] + BEAT_S if old == new else 0.0
+        self._seen = found
+        return max(self._still_s) > self._lost_s
 
 
 def _silence(silent: list[int]) -> str:

@@ -107,7 +107,7 @@ def process_group(timeout_s: int, memory_gb: float = 0.0) -> Iterator[Place]:
         except (ValueError, OSError, RuntimeError) as error:
             raise _cannot_meet(error) from error
         try:
-            with fail_together(dist.PrefixStore("dat_rec", store), rank, world_size):
+            with fail_together(dist.PrefixStore("dat_rec", store), rank, world_size, timeout_s):
                 memory = _memory(device, local_world_size, memory_gb)
                 yield Place(
                     rank,

@@ -29,7 +29,7 @@ BRIDGE = "datrec0"
 CONTROLLER = "datctl"
 PREFIX = "dat"
 NODE_CPUS, NODE_MB = 8, 6000
-NODE_LOST_S = 15
+NODE_LOST_S = 10
 """Without an answer, after which Slurm gives a node up."""
 
 
@@ -183,6 +183,7 @@ class Cluster:
             "KillWait": 30,
             "MinJobAge": 300,
             "SlurmdTimeout": NODE_LOST_S,
+            "MessageTimeout": 5,
             "SlurmctldTimeout": 20,
             "InactiveLimit": 0,
             "BatchStartTimeout": 10,
