@@ -20,8 +20,11 @@ DEMO := demo
 DEMO_PREPARE_FLAGS ?=
 DEMO_TRAIN_FLAGS ?= --preset modern --seed 0 --epochs 1 --examples.skip-repeats --model.hidden 128 --loss.log-q 1
 
+# The same, but that --preset is the component's.
+SLURM_TRAIN_FLAGS ?= --seed 0 --epochs 1 --batch-size 1024 --examples.skip-repeats --model.hidden 128 --loss.log-q 1
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test pytest chaos lint format types imports doctor venv clean
+.PHONY: help demo slurm slurm-packages test pytest chaos lint format types imports doctor venv clean
 
 help:  ## print these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +36,15 @@ demo: venv  ## Complete Journey from its package to recommendations, in demo/
 	$(BIN)/dat-rec evaluate --run $(DEMO)/run
 	$(BIN)/dat-rec recommend --export $(DEMO)/export --k 100 --out $(DEMO)/recs.parquet \
 		--overwrite --show 2
+
+slurm: venv slurm-packages  ## the demo's data on two Slurm nodes on this machine (needs root)
+	test -d $(DEMO)/data || \
+		$(BIN)/dat-rec prepare complete-journey --out $(DEMO)/data $(DEMO_PREPARE_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.launch.slurm_demo \
+		--data $(DEMO)/data --out $(DEMO)/slurm -- --overwrite $(SLURM_TRAIN_FLAGS)
+
+slurm-packages: venv  ## Debian's packages of Slurm, where they are missing (needs root)
+	@$(BIN)/python -m tests.launch.slurm_cluster packages
 
 test: lint types imports pytest  ## every check: lint, format, types, import direction, tests
 

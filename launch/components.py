@@ -23,9 +23,9 @@ def train(
     name: str = "dat-rec-train",
     image: str = "",
     host: str = "cpu",
-    cpu: Optional[int] = None,
-    gpu: Optional[int] = None,
-    memMB: Optional[int] = None,
+    cpu: int = 0,
+    gpu: int = -1,
+    memMB: int = 0,
     mounts: Optional[List[str]] = None,
     env: Optional[Dict[str, str]] = None,
     max_restarts: int = 3,
@@ -43,9 +43,9 @@ def train(
         name: the job's name
         image: container image; empty for hosts that share this checkout and its .venv
         host: what each host has, by name: cpu, cpu-16, 8xa100-80gb, 8xh100, 8xh200
-        cpu: CPUs of each host, instead of the named host's
-        gpu: GPUs of each host, instead of the named host's
-        memMB: memory of each host, instead of the named host's
+        cpu: CPUs of each host; 0: as many as the named host has
+        gpu: GPUs of each host; -1: as many as the named host has
+        memMB: memory of each host; 0: as much as the named host has
         mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
         env: more environment variables, e.g. A=1,B=2
         max_restarts: restarts of the workers by torchrun, when one of them or a host dies
@@ -67,9 +67,9 @@ def evaluate(
     name: str = "dat-rec-evaluate",
     image: str = "",
     host: str = "cpu",
-    cpu: Optional[int] = None,
-    gpu: Optional[int] = None,
-    memMB: Optional[int] = None,
+    cpu: int = 0,
+    gpu: int = -1,
+    memMB: int = 0,
     mounts: Optional[List[str]] = None,
     env: Optional[Dict[str, str]] = None,
     max_retries: int = 0,
@@ -82,9 +82,9 @@ def evaluate(
         name: the job's name
         image: container image; empty for hosts that share this checkout and its .venv
         host: what the host has, by name: cpu, cpu-16, 8xa100-80gb, 8xh100, 8xh200
-        cpu: CPUs, instead of the named host's
-        gpu: GPUs, instead of the named host's
-        memMB: memory, instead of the named host's
+        cpu: CPUs; 0: as many as the named host has
+        gpu: GPUs; -1: as many as the named host has
+        memMB: memory; 0: as much as the named host has
         mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
         env: more environment variables, e.g. A=1,B=2
         max_retries: restarts of the job by the scheduler
@@ -103,9 +103,9 @@ def export(
     name: str = "dat-rec-export",
     image: str = "",
     host: str = "cpu",
-    cpu: Optional[int] = None,
-    gpu: Optional[int] = None,
-    memMB: Optional[int] = None,
+    cpu: int = 0,
+    gpu: int = -1,
+    memMB: int = 0,
     mounts: Optional[List[str]] = None,
     env: Optional[Dict[str, str]] = None,
     max_retries: int = 0,
@@ -120,9 +120,9 @@ def export(
         name: the job's name
         image: container image; empty for hosts that share this checkout and its .venv
         host: what the host has, by name: cpu, cpu-16, 8xa100-80gb, 8xh100, 8xh200
-        cpu: CPUs, instead of the named host's
-        gpu: GPUs, instead of the named host's
-        memMB: memory, instead of the named host's
+        cpu: CPUs; 0: as many as the named host has
+        gpu: GPUs; -1: as many as the named host has
+        memMB: memory; 0: as much as the named host has
         mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
         env: more environment variables, e.g. A=1,B=2
         max_retries: restarts of the job by the scheduler
@@ -140,9 +140,9 @@ def benchmark(
     name: str = "dat-rec-benchmark",
     image: str = "",
     host: str = "cpu",
-    cpu: Optional[int] = None,
-    gpu: Optional[int] = None,
-    memMB: Optional[int] = None,
+    cpu: int = 0,
+    gpu: int = -1,
+    memMB: int = 0,
     mounts: Optional[List[str]] = None,
     env: Optional[Dict[str, str]] = None,
 ) -> specs.AppDef:
@@ -154,9 +154,9 @@ def benchmark(
         name: the job's name
         image: container image; empty for a host that shares this checkout and its .venv
         host: what the host has, by name: cpu, cpu-16, 8xa100-80gb, 8xh100, 8xh200
-        cpu: CPUs, instead of the named host's
-        gpu: GPUs, instead of the named host's
-        memMB: memory, instead of the named host's
+        cpu: CPUs; 0: as many as the named host has
+        gpu: GPUs; -1: as many as the named host has
+        memMB: memory; 0: as much as the named host has
         mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
         env: more environment variables, e.g. A=1,B=2
     """

@@ -60,18 +60,28 @@ def parse_size(j: str) -> Size:
     return size
 
 
-def resource(
-    host: str, cpu: int | None, gpu: int | None, mem_mb: int | None, size: Size = ONE
-) -> specs.Resource:
-    """What each host must have: the named host's, changed where numbers are given."""
+def resource(host: str, cpu: int, gpu: int, mem_mb: int, size: Size = ONE) -> specs.Resource:
+    """What each host must have: the named host's, changed where numbers are given.
+
+    Args:
+        host: a name of RESOURCES.
+        cpu: number; 0: the named host's.
+        gpu: number; -1: the named host's.
+        mem_mb: memory in MB; 0: the named host's.
+        size: of the job.
+    """
     if host not in RESOURCES:
         refuse(f"--host {host}: unknown: one of {', '.join(RESOURCES)}; or --cpu, --gpu, --memMB")
-    given = {"cpu": cpu, "gpu": gpu, "memMB": mem_mb}
-    for name, value in given.items():
-        if value is not None and value < (0 if name == "gpu" else 1):
-            refuse(f"--{name} {value}: too few")
-    changes = {name: value for name, value in given.items() if value is not None}
-    found = dataclasses.replace(RESOURCES[host], **changes)
+    named = RESOURCES[host]
+    for name, value, least in (("cpu", cpu, 0), ("gpu", gpu, -1), ("memMB", mem_mb, 0)):
+        if value < least:
+            refuse(f"--{name} {value}: a number, or {least} for the named host's")
+    found = dataclasses.replace(
+        named,
+        cpu=cpu or named.cpu,
+        gpu=named.gpu if gpu < 0 else gpu,
+        memMB=mem_mb or named.memMB,
+    )
     if found.gpu and size.workers > found.gpu:
         refuse(
             f"-j: {size.workers} workers on hosts of {found.gpu} GPUs, and each needs its own: "
@@ -217,6 +227,10 @@ def app(
     for variable in env or {}:
         if not VARIABLE.fullmatch(variable):
             refuse(f"--env {variable}: no name of an environment variable")
+    if mounts and not image:
+        refuse(
+            "--mounts without --image: without a container a host sees its own disks as they are"
+        )
     try:
         parsed = specs.parse_mounts(list(mounts or ()))
     except (AssertionError, KeyError, ValueError) as error:
@@ -240,6 +254,13 @@ def app(
             )
         ],
     )
+
+
+def check_no_image(job: specs.AppDef, scheduler: str) -> None:
+    """Refuse a container image where the scheduler would silently run without it."""
+    for role in job.roles:
+        if role.image:
+            refuse(f"--image {role.image}: -s {scheduler} runs no containers: leave it out")
 
 
 def _bad_mounts(mounts: Sequence[str] | None, error: Exception) -> NoReturn:

@@ -14,13 +14,18 @@ from torchx.schedulers.local_scheduler import (
     LocalScheduler,
     PopenRequest,
 )
+from torchx.specs import AppDef
 
-from launch.job import PORT
+from launch.job import PORT, check_no_image
 from launch.refuse import refuse
 
 
 class Scheduler(LocalScheduler):  # type: ignore[misc]  # TorchX ships no types
     """See the module."""
+
+    def _submit_dryrun(self, app: AppDef, cfg: Mapping[str, Any]) -> AppDryRunInfo[PopenRequest]:
+        check_no_image(app, "local_cwd")
+        return super()._submit_dryrun(app, cfg)
 
     def schedule(self, dryrun_info: AppDryRunInfo[PopenRequest]) -> str:
         """Start the job's processes; gives its id."""

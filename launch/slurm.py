@@ -33,9 +33,11 @@ from torchx.schedulers.api import (
 from torchx.schedulers.local_scheduler import LogIterator
 from torchx.specs import AppDef, AppState, ReplicaStatus, Resource, Role, RoleStatus, runopts
 
-from launch.job import CHECK
+from launch.job import CHECK, check_no_image
 from launch.refuse import refuse
 
+LOGS = "logs"
+"""Folder of the jobs' logs, in the one from which they are submitted."""
 STOP_BEFORE_END_S = 120
 """So long before its time limit a job is asked to write a checkpoint and stop."""
 IDLE_S = 10
@@ -79,6 +81,7 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
         return opts
 
     def _submit_dryrun(self, app: AppDef, cfg: dict[str, Any]) -> AppDryRunInfo[Request]:
+        check_no_image(app, "slurm")
         for role in app.roles:
             if role.min_replicas not in (None, role.num_replicas):
                 refuse(
@@ -91,9 +94,12 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
             if cpus := replica.sbatch_opts.get("cpus-per-task"):
                 replica.srun_opts["cpus-per-task"] = cpus
             replica.srun_opts["open-mode"] = "append"
+            for stream in ("output", "error"):
+                replica.srun_opts[stream] = f"{LOGS}/{replica.srun_opts[stream]}"
             words = [f"{name}={value}" for name, value in replica.env.items()]
             replica.args = [*words, replica.entrypoint, *replica.args]
             replica.entrypoint, replica.env = "env", {}
+        theirs.cmd += [f"--output={LOGS}/slurm-%j.out", "--open-mode=append"]
         check = self._check(app, cfg) if cfg.get("preflight") else []
         request = Request(theirs.cmd, theirs.replicas, theirs.job_dir, theirs.max_retries, check)
         return AppDryRunInfo(request, repr)
@@ -116,6 +122,8 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
         """Try the nodes, then queue the job; gives its id."""
         if dryrun_info.request.check:
             _try_nodes(dryrun_info.request.check)
+        folder = Path(dryrun_info.request.job_dir or ".")
+        (folder / LOGS).mkdir(parents=True, exist_ok=True)
         try:
             job: str = super().schedule(dryrun_info)
         except FileNotFoundError:
@@ -168,7 +176,7 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
         """A replica's lines; standard error unless ``streams`` says standard output."""
         extension = "out" if streams == Stream.STDOUT else "err"
         rows = _rows("sacct", "-X", "-n", "-P", "-j", app_id, "-o", "WorkDir")
-        folder = Path(rows[0][0] if rows else ".")
+        folder = Path(rows[0][0] if rows else ".") / LOGS
         file = folder / f"slurm-{app_id}-{role_name}-{k}.{extension}"
         lines: Iterable[str] = LogIterator(app_id, str(file), self, should_tail=should_tail)
         lines = split_lines_iterator(lines)

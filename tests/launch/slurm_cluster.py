@@ -1,16 +1,14 @@
 """A running Slurm of several nodes on this machine: real daemons, no systemd, no containers.
 
+    python -m tests.launch.slurm_cluster packages      # Debian's, as root
     python -m tests.launch.slurm_cluster up FOLDER
     python -m tests.launch.slurm_cluster down FOLDER
 
-Each node is a network namespace with an address, a host name and an /etc/hosts of its own, on
-a bridge; munge, slurmctld, slurmd for each node, and for ``sacct`` slurmdbd with MariaDB. All files
-are in FOLDER, nothing of the machine's own is touched. Needs root and Debian's packages
-(``PACKAGES``).
+The nodes are ``Hosts``; munge, slurmctld, slurmd for each node, and for ``sacct`` slurmdbd with
+MariaDB. All files are in FOLDER, nothing of the machine's own is touched.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,138 +16,120 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
+from dat_rec.install import CHECKOUT
+from tests.launch.hosts import Hosts, missing
+
+COMPONENTS = CHECKOUT / "launch" / "components.py"
 PACKAGES = (
     *("munge", "slurmctld", "slurmd", "slurm-client"),
     *("slurmdbd", "mariadb-server", "iproute2"),
 )
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "slurmdbd", "mariadbd", "ip")
-NETWORK = "10.78.0"
-BRIDGE = "datrec0"
-CONTROLLER = "datctl"
-PREFIX = "dat"
 NODE_CPUS, NODE_MB = 8, 6000
 NODE_LOST_S = 10
-"""Without an answer, after which Slurm gives a node up."""
+"""Without an answer, after which Slurm gives a node up (300 where nobody has said so)."""
 
 
-def missing() -> str:
-    """Why no cluster can run here; nothing if one can."""
-    if os.geteuid() != 0:
-        return "needs root, for network namespaces"
-    lacking = [name for name in PROGRAMS if not shutil.which(name, path=_path())]
-    if lacking:
-        return f"{', '.join(lacking)} missing: apt-get install {' '.join(PACKAGES)}"
-    return ""
-
-
-def _path() -> str:
-    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-
-
-class Cluster:
-    """The cluster whose files are in ``folder``.
-
-    Args:
-        folder: short, since Unix sockets are in it; made if missing.
-        nodes: how many, named dat1, dat2, …
-    """
-
-    def __init__(self, folder: Path, nodes: int = 2) -> None:
-        self.folder = folder
-        self.nodes = [f"{PREFIX}{number}" for number in range(1, nodes + 1)]
-        self._conf = folder / "slurm.conf"
-        self._hosts = folder / "hosts"
+class Cluster(Hosts):
+    """The cluster whose files are in ``folder``."""
 
     @property
     def environment(self) -> dict[str, str]:
         """With it, Slurm's commands speak to this cluster."""
-        return os.environ | {"SLURM_CONF": str(self._conf), "PATH": _path()}
-
-    def address(self, host: str) -> str:
-        """IPv4 address of a node or of the controller."""
-        number = 1 if host == CONTROLLER else 10 + self.nodes.index(host) + 1
-        return f"{NETWORK}.{number}"
-
-    # Start and stop
+        return super().environment | {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def up(self) -> None:
         """Start everything; returns when all nodes are idle."""
-        if why := missing():
-            raise RuntimeError(f"no Slurm here: {why}")
         self.down()
-        for name in ("log", "state", "db", *(f"spool/{node}" for node in self.nodes)):
+        for name in ("log", "state", "db", *(f"spool/{node}" for node in self.names)):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        super().up()
         self._write_configuration()
-        self._network_up()
         self._start_munge()
         self._start_database()
-        self._on(CONTROLLER, "slurmctld", "-f", str(self._conf))
-        self._wait("slurmctld", lambda: self._quiet("scontrol", "ping"))
-        for node in self.nodes:
+        self.do(*self.at(self.controller, "slurmctld", "-f", str(self.folder / "slurm.conf")))
+        self._wait("slurmctld", lambda: self._works("scontrol", "ping"))
+        for node in self.names:
             self.start_node(node)
-        self._wait("nodes", lambda: self.idle() == set(self.nodes))
+        self.wait_until_idle()
 
     def down(self) -> None:
         """Stop what ``up`` has started, and whatever runs on the nodes."""
-        for node in self.nodes:
-            self._kill_inside(node)
         for file in sorted(self.folder.glob("*.pid")):
             _end(file)
-        for node in self.nodes:
-            self._quiet("ip", "netns", "delete", node)
-            self._quiet("ip", "link", "delete", f"{node}-br")
-        self._quiet("ip", "link", "delete", BRIDGE)
+        super().down()
 
-    # What happens to nodes
+    def start_node(self, node: str, mounts: str = "true") -> None:
+        """Start a node's slurmd, as its machine does when it boots.
 
-    def start_node(self, node: str) -> None:
-        """Start a node's slurmd, as its machine does when it boots."""
-        self._on(node, "slurmd", "-f", str(self._conf), "-N", node)
+        Args:
+            node: its name.
+            mounts: a shell command, whose mounts only this node will see.
+        """
+        self.mend(node)
+        conf = str(self.folder / "slurm.conf")
+        self.do(*self.at(node, "slurmd", "-f", conf, "-N", node, mounts=mounts))
 
-    def kill_node(self, node: str) -> None:
-        """As if its power were cut: every process is killed, and the network gone."""
-        self.cut(node)
-        self._kill_inside(node)
+    def restart_node(self, node: str, mounts: str = "true") -> None:
+        """Kill a node, and start it with these mounts."""
+        self.kill(node)
+        (self.folder / f"slurmd-{node}.pid").unlink(missing_ok=True)
+        self.start_node(node, mounts)
+        self.wait_until_idle()
 
-    def cut(self, node: str) -> None:
-        """Cut a node's link."""
-        self._run("ip", "link", "set", f"{node}-br", "down")
-
-    def mend(self, node: str) -> None:
-        """Mend a node's link."""
-        self._run("ip", "link", "set", f"{node}-br", "up")
-
-    def as_host(self, host: str, *command: str) -> list[str]:
-        """``command`` as run on a host: in its namespaces, under its name."""
-        inside = ["nsenter", f"--net=/run/netns/{host}"] if host in self.nodes else []
-        # Not `ip netns exec`, which remounts /sys: slurmd would not find its cgroups.
-        script = 'hostname "$0"; mount --bind "$1" /etc/hosts; shift; exec "$@"'
-        own = ["unshare", "--uts", "--mount", "bash", "-c", script, host, str(self._hosts)]
-        return [*inside, *own, *command]
+    def wait_until_idle(self) -> None:
+        """Wait until all nodes are there and have nothing to do."""
+        self._wait("nodes", lambda: self.idle() == set(self.names))
 
     def idle(self) -> set[str]:
         """The nodes that wait for jobs."""
         done = self.run("sinfo", "--noheader", "--states=idle", "--format=%n")
         return set(done.stdout.split())
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of Slurm's, from outside the nodes."""
-        return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, check=False
-        )
+    def torchx(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run ``torchx ARGUMENTS``."""
+        return self.run(str(Path(sys.executable).with_name("torchx")), *arguments)
+
+    def submit(self, component: str, *arguments: str) -> str:
+        """Submit a component of ours with ``torchx run -s slurm``; gives the job's id."""
+        done = self.torchx("run", "-s", "slurm", f"{COMPONENTS}:{component}", *arguments)
+        if done.returncode:
+            raise RuntimeError(f"torchx run: exit code {done.returncode}: {done.stderr}")
+        return done.stdout.split()[-1].rpartition("/")[2]
+
+    def state(self, job: str) -> str:
+        """A job's state, in the words of Slurm's queue or, once it has left it, its accounting."""
+        queued = self.run("squeue", "--noheader", f"--jobs={job}", "--format=%T").stdout.split()
+        if queued:
+            return queued[0]
+        told = self.run("sacct", "-X", "-n", "-P", "-j", job, "-o", "State").stdout
+        return (told.splitlines() or [""])[0]
+
+    def wait(self, job: str, seconds: float = 180.0) -> str:
+        """Wait until a job has left the queue; its last state.
+
+        Raises:
+            RuntimeError: it has not, by then.
+        """
+        left = ("", "PENDING", "RUNNING", "COMPLETING", "REQUEUED")
+        self._wait(f"job {job}'s end", lambda: self.state(job) not in left, seconds)
+        return self.state(job)
+
+    def logs(self, job: str, stream: Literal["out", "err"]) -> str:
+        """What a job's tasks have printed."""
+        files = sorted(Path("logs").glob(f"slurm-{job}-*.{stream}"))
+        return "\n".join(file.read_text("utf-8", "replace") for file in files)
 
     # Its parts
 
     def _write_configuration(self) -> None:
-        folder, control = self.folder, self.address(CONTROLLER)
-        lines = ["127.0.0.1 localhost"]
-        lines += [f"{self.address(host)} {host}" for host in (CONTROLLER, *self.nodes)]
-        self._hosts.write_text("\n".join(lines) + "\n", "ascii")
+        folder, control = self.folder, self.address(self.controller)
         socket = folder / "munge.socket"
         settings = {
             "ClusterName": "datrec",
-            "SlurmctldHost": f"{CONTROLLER}({control})",
+            "SlurmctldHost": f"{self.controller}({control})",
             "SlurmctldPort": 17000,
             "SlurmUser": "root",
             "SlurmdUser": "root",
@@ -197,14 +177,14 @@ class Cluster:
         text += [
             f"NodeName={node} NodeHostname={node} NodeAddr={self.address(node)} Port=17010 "
             f"CPUs={NODE_CPUS} RealMemory={NODE_MB} State=UNKNOWN"
-            for node in self.nodes
+            for node in self.names
         ]
-        text.append(f"PartitionName=main Nodes={','.join(self.nodes)} Default=YES State=UP")
-        self._conf.write_text("\n".join(text) + "\n", "ascii")
+        text.append(f"PartitionName=main Nodes={','.join(self.names)} Default=YES State=UP")
+        (folder / "slurm.conf").write_text("\n".join(text) + "\n", "ascii")
         database = {
             "AuthType": "auth/munge",
             "AuthInfo": f"socket={socket}",
-            "DbdHost": CONTROLLER,
+            "DbdHost": self.controller,
             "DbdAddr": control,
             "DbdPort": 17001,
             "CommunicationParameters": "NoInAddrAny",
@@ -220,27 +200,12 @@ class Cluster:
         file.write_text("".join(f"{k}={v}\n" for k, v in database.items()), "ascii")
         file.chmod(0o600)
 
-    def _network_up(self) -> None:
-        self._run("ip", "link", "add", BRIDGE, "type", "bridge")
-        self._run("ip", "address", "add", f"{self.address(CONTROLLER)}/24", "dev", BRIDGE)
-        self._run("ip", "link", "set", BRIDGE, "up")
-        for node in self.nodes:
-            outside = f"{node}-br"
-            self._run("ip", "netns", "add", node)
-            pair = ["type", "veth", "peer", "name", "eth0", "netns", node]
-            self._run("ip", "link", "add", outside, *pair)
-            self._run("ip", "link", "set", outside, "master", BRIDGE, "up")
-            inside = ["ip", "-n", node]
-            self._run(*inside, "link", "set", "lo", "up")
-            self._run(*inside, "address", "add", f"{self.address(node)}/24", "dev", "eth0")
-            self._run(*inside, "link", "set", "eth0", "up")
-
     def _start_munge(self) -> None:
         folder = self.folder
         key = folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
-        self._run(
+        self.do(
             *("munged", "--force", f"--key-file={key}", f"--socket={folder / 'munge.socket'}"),
             *(f"--pid-file={folder / 'munged.pid'}", f"--log-file={folder / 'log' / 'munged'}"),
             f"--seed-file={folder / 'munge.seed'}",
@@ -250,7 +215,7 @@ class Cluster:
         folder, log = self.folder, self.folder / "log" / "mariadb"
         data = folder / "db"
         if not (data / "mysql").exists():
-            self._run(
+            self.do(
                 *("mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}"),
                 *("--skip-test-db", "--auth-root-authentication-method=socket"),
             )
@@ -267,39 +232,20 @@ class Cluster:
                 start_new_session=True,
             )
         ping = ("mariadb-admin", "--no-defaults", f"--socket={folder / 'db.sock'}", "ping")
-        self._wait("mariadbd", lambda: self._quiet(*ping))
-        self._on(CONTROLLER, "env", f"MYSQL_UNIX_PORT={folder / 'db.sock'}", "slurmdbd")
-        self._wait("slurmdbd", lambda: self._quiet("sacctmgr", "-n", "show", "cluster"))
-        self._quiet("sacctmgr", "-i", "add", "cluster", "datrec")
+        self._wait("mariadbd", lambda: self._works(*ping))
+        database = f"MYSQL_UNIX_PORT={folder / 'db.sock'}"
+        self.do(*self.at(self.controller, "env", database, "slurmdbd"))
+        self._wait("slurmdbd", lambda: self._works("sacctmgr", "-n", "show", "cluster"))
+        self._works("sacctmgr", "-i", "add", "cluster", "datrec")
 
-    def _kill_inside(self, node: str) -> None:
-        """Kill every process in a node's network namespace."""
-        while found := self.run("ip", "netns", "pids", node).stdout.split():
-            for pid in found:
-                with suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
-            time.sleep(0.01)
-
-    def _on(self, host: str, *command: str) -> None:
-        self._run(*self.as_host(host, *command))
-
-    def _run(self, *command: str) -> None:
-        # Daemons keep what they inherit: not a pipe of ours, which would never end.
-        with (self.folder / "log" / "commands").open("ab") as file:
-            done = subprocess.run(
-                command, env=self.environment, stdout=file, stderr=file, check=False
-            )
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}: {self._log()}")
-
-    def _quiet(self, *command: str) -> bool:
+    def _works(self, *command: str) -> bool:
         return self.run(*command).returncode == 0
 
     def _wait(self, what: str, ready: Callable[[], bool], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while not ready():
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{what} did not come up in {seconds:.0f} s: {self._log()}")
+                raise RuntimeError(f"waited {seconds:.0f} s for {what}: {self._log()}")
             time.sleep(0.1)
 
     def _log(self) -> str:
@@ -313,37 +259,60 @@ class Cluster:
 
 def _end(file: Path) -> None:
     """End the process that a pid file names."""
-    try:
+    with suppress(ProcessLookupError, ValueError):
         pid = int(file.read_text("ascii"))
         os.kill(pid, signal.SIGTERM)
         for _ in range(100):
             os.kill(pid, 0)
             time.sleep(0.05)
         os.kill(pid, signal.SIGKILL)
-    except (ProcessLookupError, ValueError):
-        pass
     file.unlink(missing_ok=True)
 
 
-def main() -> int:
+def install() -> int:
+    """Install the packages where they are missing, without starting their services."""
+    why = missing(PROGRAMS)
+    if not why or os.geteuid() != 0:
+        print(f"not installed: {why}" if why else "Slurm is installed")
+        return 0
+    policy = Path("/usr/sbin/policy-rc.d")
+    ours = not policy.exists()
+    if ours:
+        policy.write_text("#!/bin/sh\nexit 101\n", "ascii")
+        policy.chmod(0o755)
+    try:
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        add = ["install", "-y", "-q", "--no-install-recommends", *PACKAGES]
+        for arguments in (["update", "-q"], add):
+            code = subprocess.run(["apt-get", *arguments], env=environment, check=False).returncode
+            if code:
+                return code
+    finally:
+        if ours:
+            policy.unlink()
+    return 0
+
+
+def main(arguments: list[str]) -> int:
     """Bring a cluster up or down."""
-    if len(sys.argv) != 3 or sys.argv[1] not in ("up", "down"):
+    if arguments == ["packages"]:
+        return install()
+    if len(arguments) != 2 or arguments[0] not in ("up", "down"):
         print(__doc__, file=sys.stderr)
         return 2
-    if why := missing():
+    if why := missing(PROGRAMS):
         print(f"no Slurm here: {why}", file=sys.stderr)
         return 2
-    cluster = Cluster(Path(sys.argv[2]).resolve())
-    if sys.argv[1] == "down":
+    cluster = Cluster(Path(arguments[1]).resolve(), 2)
+    if arguments[0] == "down":
         cluster.down()
         return 0
     begin = time.monotonic()
     cluster.up()
-    nodes = ", ".join(cluster.nodes)
-    print(f"{nodes} are up after {time.monotonic() - begin:.1f} s; now:")
+    print(f"{', '.join(cluster.names)} are up after {time.monotonic() - begin:.1f} s; now:")
     print(f"export SLURM_CONF={cluster.folder / 'slurm.conf'}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

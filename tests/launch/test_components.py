@@ -1,4 +1,4 @@
-"""The component, read back by TorchX, by bash and by torchrun's own parser."""
+"""The components, read back by TorchX, by bash and by the parsers of what they start."""
 
 import json
 import subprocess
@@ -6,108 +6,222 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from torch.distributed.run import parse_args
 from torchx.components.component_test_base import ComponentTestCase
 from torchx.runner import get_runner
-from torchx.specs import AppDef, macros
+from torchx.specs import AppDef, BindMount, macros
 
 from dat_rec.data.dataset import Dataset
+from dat_rec.host import _parser
 from dat_rec.install import CHECKOUT
 from dat_rec.train.checkpoint import checkpoints
 from launch import components
+from launch.job import go_on_command
+from launch.resources import RESOURCES
+
+COMPONENTS = ("train", "evaluate", "export", "benchmark")
 
 
-class TestComponent(ComponentTestCase):
-    def test_torchx_accepts_signature_and_docstring(self) -> None:
-        self.validate(components, "train")
+class TestComponents(ComponentTestCase):
+    def test_torchx_accepts_signatures_and_docstrings(self) -> None:
+        for name in COMPONENTS:
+            self.validate(components, name)
 
 
-def dry_run(*arguments: str, log_dir: Path) -> AppDef:
-    """The job that ``torchx run -s local_cwd launch/components.py:train …`` would start."""
+def dry_run(component: str, *arguments: str | Path, scheduler: str = "local_cwd") -> AppDef:
+    """The job that ``torchx run -s local_cwd launch/components.py:COMPONENT …`` would start."""
     with get_runner("test") as runner:
         info = runner.dryrun_component(
-            f"{CHECKOUT / 'launch' / 'components.py'}:train",
-            ["--data", "my data", "--out", "run", *arguments],
-            scheduler="local_cwd",
-            cfg={"log_dir": str(log_dir)},
+            f"{CHECKOUT / 'launch' / 'components.py'}:{component}",
+            list(map(str, arguments)),
+            scheduler=scheduler,
+            cfg={"log_dir": "logs"},
         )
     assert info._app is not None
     return info._app
 
 
-def torchrun_arguments(app: AppDef, environment: dict[str, str]) -> Namespace:
-    """What torchrun understands of the job's command line, after TorchX and bash."""
+@pytest.fixture
+def data(planted: Dataset, tmp_path: Path) -> Path:
+    """A dataset in a folder whose name a shell would tear apart."""
+    folder = tmp_path / "my $data"
+    folder.symlink_to(planted.folder)
+    return folder
+
+
+def words(app: AppDef, **environment: str) -> list[str]:
+    """What the job's command line comes to, after TorchX and bash."""
     role = app.roles[0]
     assert role.entrypoint == "bash"
     values = macros.Values(
-        img_root="", app_id="job-1", replica_id="0", rank0_env="TORCHX_RANK0_HOST"
+        img_root="", app_id="job-1", replica_id="3", rank0_env="TORCHX_RANK0_HOST"
     )
     command = values.substitute(role.args[1])
     script = command.replace("exec ", "printf '%s\\0' ", 1)
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, check=True)
-    words = done.stdout.decode().rstrip("\0").split("\0")
-    assert words[1:3] == ["-m", "torch.distributed.run"]
-    return parse_args(words[3:])
+    return done.stdout.decode().rstrip("\0").split("\0")
 
 
-def test_one_host(tmp_path: Path) -> None:
-    app = dry_run("--", "--epochs", "2", "--resume", log_dir=tmp_path)
-    found = torchrun_arguments(app, {})
-    assert found.rdzv_id == "job-1"
-    assert (found.nnodes, found.nproc_per_node) == ("1", "2")
-    assert found.rdzv_endpoint == "localhost:0"
-    assert (found.module, found.training_script) == (True, "dat_rec")
-    assert found.training_script_args == [
-        *("train", "--data", "my data", "--out", "run", "--preset", "modern"),
-        *("--epochs", "2", "--resume"),
+def host_arguments(app: AppDef, **environment: str) -> Namespace:
+    """What ``dat_rec.host`` understands of it."""
+    found = words(app, **environment)
+    assert found[1:3] == ["-m", "dat_rec.host"]
+    return _parser().parse_args(found[3:])
+
+
+def test_training_on_one_host(data: Path, tmp_path: Path) -> None:
+    app = dry_run("train", "--data", data, "--out", tmp_path / "run", "--", "--epochs", "2")
+    found = host_arguments(app)
+    assert (found.job, found.nnodes, found.nproc_per_node) == ("job-1", "1", 2)
+    assert (found.max_restarts, found.replica, found.port) == (3, 3, 0)
+    assert found.arguments == [
+        *("train", "--data", str(data), "--out", str(tmp_path / "run")),
+        *("--preset", "modern", "--epochs", "2"),
     ]
 
 
-def test_several_hosts_meet_at_the_first(tmp_path: Path) -> None:
-    app = dry_run("-j", "2:3x4", "--rdzv_port", "29600", log_dir=tmp_path)
+def test_relative_paths_become_absolute(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = host_arguments(dry_run("train", "--data", data.name, "--out", "run")).arguments
+    assert arguments[2::2][:2] == [str(data), str(tmp_path / "run")]
+
+
+def test_several_hosts_meet_at_the_first(data: Path, tmp_path: Path) -> None:
+    sizes = ("-j", "2:3x4", "--rdzv_port", "29600", "--max_restarts", "5", "--max_retries", "4")
+    app = dry_run("train", "--data", data, "--out", tmp_path / "run", *sizes, "--env", "A=1,B=$C")
     role = app.roles[0]
-    assert (role.min_replicas, role.num_replicas) == (2, 3)
-    assert role.port_map == {"c10d": 29600}
-    found = torchrun_arguments(app, {"TORCHX_RANK0_HOST": "host-a"})
-    assert (found.nnodes, found.nproc_per_node) == ("2:3", "4")
-    assert found.rdzv_endpoint == "host-a:29600"
-    assert torchrun_arguments(app, {}).rdzv_endpoint == "localhost:29600"
+    assert (role.min_replicas, role.num_replicas, role.max_retries) == (2, 3, 4)
+    assert (role.env["A"], role.env["B"]) == ("1", "$C")
+    found = host_arguments(app, TORCHX_RANK0_HOST="host-a")
+    assert (found.nnodes, found.nproc_per_node, found.first) == ("2:3", 4, "host-a")
+    assert (found.port, found.max_restarts) == (29_600, 5)
+    assert host_arguments(app).first == "localhost"
 
 
-def test_restarts_and_lost_hosts(tmp_path: Path) -> None:
-    app = dry_run("--max_restarts", "5", "--max_retries", "4", "--env", "A=1", log_dir=tmp_path)
-    role = app.roles[0]
-    assert role.max_retries == 4
-    assert role.env["A"] == "1"
-    assert role.env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
-    found = torchrun_arguments(app, {})
-    assert found.max_restarts == 5
-    conf = dict(pair.split("=") for pair in found.rdzv_conf.split(","))
-    assert int(conf["keep_alive_max_attempt"]) >= 3
+def test_a_containers_paths_and_python_are_its_own(tmp_path: Path) -> None:
+    mount = "type=bind,src=/mnt/data,dst=/data,readonly"
+    job = ("--image", "dat_rec:1", "--mounts", mount)
+    app = dry_run("train", "--data", "/data", "--out", "runs/a", *job, scheduler="local_docker")
+    assert words(app)[0] == "python"
+    assert host_arguments(app).arguments[1:5] == ["--data", "/data", "--out", "runs/a"]
+    assert app.roles[0].mounts == [BindMount("/mnt/data", "/data", read_only=True)]
 
 
-def test_a_dollar_in_a_path_stays_a_dollar(tmp_path: Path) -> None:
-    app = dry_run("--", "--note", "$HOME ${x}", log_dir=tmp_path)
-    assert torchrun_arguments(app, {"HOME": "/root"}).training_script_args[-1] == "$HOME ${x}"
+@pytest.mark.parametrize("name", RESOURCES)
+def test_hosts_have_names(name: str, data: Path, tmp_path: Path) -> None:
+    app = dry_run("train", "--data", data, "--out", tmp_path / "run", "--host", name)
+    assert app.roles[0].resource == RESOURCES[name]
 
 
-@pytest.mark.parametrize("environment", [{}, {"A": "1"}])
-def test_ones_own_environment_is_not_changed(environment: dict[str, str]) -> None:
-    before = dict(components.ENVIRONMENT)
-    components.train(data="d", out="o", env=environment)
-    assert before == components.ENVIRONMENT
-    assert environment in ({}, {"A": "1"})
+def test_numbers_change_the_named_host(data: Path, tmp_path: Path) -> None:
+    host = ("--host", "8xh100", "--gpu", "4", "--memMB", "1000", "-j", "1x4")
+    resource = dry_run("train", "--data", data, "--out", tmp_path / "run", *host).roles[0].resource
+    assert (resource.cpu, resource.gpu, resource.memMB) == (192, 4, 1000)
+
+
+def test_the_other_components(trained: Path, planted: Dataset, tmp_path: Path) -> None:
+    data = planted.folder
+    assert words(dry_run("evaluate", "--run", trained, "--data", data))[1:] == [
+        *("-m", "dat_rec", "evaluate", "--run", str(trained), "--data", str(data)),
+    ]
+    out = tmp_path / "export"
+    found = words(dry_run("export", "--run", trained, "--out", out, "--overwrite", "True"))
+    assert found[1:] == [
+        *("-m", "dat_rec", "export", "--run", str(trained), "--out", str(out), "--overwrite"),
+    ]
+    found = words(dry_run("benchmark", "--script", "checkpoint", "--", "--smoke"))
+    assert found[1:] == ["-m", "benchmarks.checkpoint", "--smoke"]
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """What a component looks for in a run's folder."""
+    run = tmp_path / "trained"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    return run
+
+
+TRAIN = ("train", "--data", "DATA", "--out", "OUT")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*TRAIN, "-j", "0x1"), "-j 0x1: at least one host and one worker"),
+        ((*TRAIN, "-j", "2x0"), "-j 2x0: at least one host and one worker"),
+        ((*TRAIN, "-j", "3:2x1"), "-j 3:2x1: at least one"),
+        ((*TRAIN, "-j", "two"), "-j two: hosts x workers on each"),
+        ((*TRAIN, "-j", "4000x8"), "-j: 32000 ranks for 8134 examples"),
+        ((*TRAIN, "--host", "h100"), "--host h100: unknown: one of cpu, cpu-16"),
+        ((*TRAIN, "--host", "8xh100", "-j", "1x9"), "-j: 9 workers on hosts of 8 GPUs"),
+        ((*TRAIN, "--cpu", "-1"), "--cpu -1: a number"),
+        ((*TRAIN, "--env", "1A=2"), "--env 1A: no name"),
+        ((*TRAIN, "--mounts", "type=bind,src=/a,dst=/b"), "--mounts without --image"),
+        ((*TRAIN, "--image", "i", "--mounts", "type=bind,src=/a"), "--mounts type=bind,src=/a: "),
+        ((*TRAIN, "--rdzv_port", "65536"), "--rdzv_port 65536: a port is below 65536"),
+        ((*TRAIN, "--max_restarts", "-1"), "--max_restarts -1: 0 or more"),
+        ((*TRAIN, "--max_retries", "-1"), "--max_retries -1: 0 or more"),
+        ((*TRAIN, "--name", "My_job"), "--name My_job: small letters"),
+        ((*TRAIN, "--", "--epochs", "0"), "--epochs is 0: it must be 1 or more"),
+        ((*TRAIN, "--image", "i"), "--image i: -s local_cwd runs no containers"),
+        (("train", "--data", "/nowhere", "--out", "OUT"), "/nowhere is not a prepared dataset"),
+        (("train", "--data", "DATA", "--out", "RUN"), "RUN holds a run: pass --resume"),
+        (("train", "--data", "DATA", "--out", "DATA/schema.json"), "is no folder: choose another"),
+        (("evaluate", "--run", "OUT"), "OUT holds no run"),
+        (("evaluate", "--run", "RUN", "--data", "OUT"), "OUT is not a prepared dataset"),
+        (("export", "--run", "OUT", "--out", "OUT"), "OUT holds no run"),
+        (("benchmark", "--script", "../x"), "--script ../x: no such script"),
+    ],
+)
+def test_wrong_values_are_refused_in_one_line(
+    arguments: tuple[str, ...],
+    message: str,
+    planted: Dataset,
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"DATA": str(planted.folder), "OUT": str(tmp_path / "out"), "RUN": str(trained)}
+
+    def placed(text: str) -> str:
+        for name, place in places.items():
+            text = text.replace(name, place)
+        return text
+
+    before = sorted(tmp_path.rglob("*"))
+    component, *words = arguments
+    with pytest.raises(SystemExit) as ended:
+        dry_run(component, *map(placed, words))
+    assert ended.value.code == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "launch: " in line]
+    assert len(said) == 1
+    assert placed(message) in said[0]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_command_to_go_on_with_resumes() -> None:
+    begun = "/bin/torchx run -s slurm c.py:train --data d --out o"
+    go_on = "torchx run -s slurm c.py:train --data d --out o -- "
+    assert go_on_command(begun.split()) == go_on + "--resume"
+    more = f"{begun} -- --epochs 2 --overwrite".split()
+    assert go_on_command(more) == go_on + "--epochs 2 --resume"
+    assert go_on_command(["pytest", "-q"]) == ""
 
 
 @pytest.mark.slow
-def test_a_job_of_two_ranks_trains_through_torchx(planted: Dataset, tmp_path: Path) -> None:
-    """The real thing: TorchX, bash, torchrun, two ranks, a checkpoint."""
+@pytest.mark.parametrize("size", ["1x2", "2x1"])
+def test_a_job_of_two_ranks_trains_through_torchx(
+    size: str, planted: Dataset, tmp_path: Path
+) -> None:
+    """The real thing: TorchX, bash, torchrun (of two hosts, one for each), a checkpoint."""
     run = tmp_path / "run"
     flags = ["--epochs", "1", "--batch-size", "256"]
     with get_runner("test") as runner:
         handle = runner.run_component(
             f"{CHECKOUT / 'launch' / 'components.py'}:train",
-            ["--data", str(planted.folder), "--out", str(run), "-j", "1x2", "--", *flags],
+            ["--data", str(planted.folder), "--out", str(run), "-j", size, "--", *flags],
             scheduler="local_cwd",
             cfg={"log_dir": str(tmp_path / "logs")},
         )
