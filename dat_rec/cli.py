@@ -2,8 +2,9 @@
 
 A command imports what it needs when it is called, so that ``doctor`` can speak of a torch
 that does not import. Exit codes: 0 done, 2 bad input (one line says what, where, cure), 75
-stopped by SIGTERM with a checkpoint, 130 interrupted, 1 another rank failed (one line says
-which, and why); anything else is a bug, with its traceback.
+stopped by SIGTERM with a checkpoint, 130 interrupted, 1 another rank failed, or another start of
+the run has taken it over (one line says which, and why); anything else is a bug, with its
+traceback.
 """
 
 import dataclasses
@@ -14,14 +15,20 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dat_rec.config import PRESETS, TrainConfig, preset
-from dat_rec.errors import RankError, SharedError, StoppedError, UserError
+from dat_rec.errors import RankError, SharedError, StoppedError, SupersededError, UserError
 
 Arguments = Sequence[str]
+EXIT_FILE = "DAT_REC_EXIT_FILE"
+"""Environment variable: a file to which a rank that ends with exit code 2 or 75 adds a line with
+that code. torchrun's own code is 1 for all of them; what has started it learns here whether to
+start it again."""
+TOLD_CODES = (2, 75)
 
 
 def _parse(command: str, options: Any, arguments: Arguments, **more: Any) -> Any:
@@ -187,6 +194,12 @@ def main() -> None:
     _quieten_libraries()
     try:
         COMMANDS[arguments[0]](arguments[1:])
+    except SystemExit as stop:  # the parser's, which has said why
+        if stop.code in TOLD_CODES:
+            _leave_code(int(stop.code))
+        raise
+    except SupersededError as error:
+        _end(1, str(error), first_only=True)
     except SharedError as error:
         _fail(str(error), first_only=True)
     except UserError as error:
@@ -230,6 +243,7 @@ def _fail(message: str, *, first_only: bool = False) -> NoReturn:
 
 def _end(code: int, message: str, *, first_only: bool = False) -> NoReturn:
     """Say why, and exit. What all ranks know, the first one says."""
+    _leave_code(code)
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     rank = os.environ.get("RANK")
     if alone or rank == "0" or not first_only:
@@ -241,6 +255,15 @@ def _end(code: int, message: str, *, first_only: bool = False) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _leave_code(code: int) -> None:
+    """Tell what has started this rank that it refused its input, or stopped as it was asked to."""
+    file = os.environ.get(EXIT_FILE)
+    if file and code in TOLD_CODES:
+        # Without it, the worst is a restart for nothing; this rank must end all the same.
+        with suppress(OSError), Path(file).open("a", encoding="ascii") as codes:
+            codes.write(f"{code}\n")
 
 
 def _quieten_libraries() -> None:

@@ -13,6 +13,10 @@ class SharedError(UserError):
     """The same error on every rank, raised at the same point: the first one speaks for all."""
 
 
+class SupersededError(SharedError):
+    """Another start of the same run has taken its folder over. Exit code 1, on every rank."""
+
+
 class RankError(Exception):
     """Another rank failed or died, and this one has stopped. The message names it. Exit code 1."""
 

@@ -29,6 +29,23 @@ def _problems(problem: str, group: dist.ProcessGroup | None = None) -> list[str]
     return problems
 
 
+def raise_first(error: SharedError | None, group: dist.ProcessGroup | None = None) -> None:
+    """Raise on every rank the error of the lowest rank that has one.
+
+    Args:
+        error: this rank's, or nothing.
+        group: of all ranks; the default one without it.
+
+    Raises:
+        SharedError: that error, of its own class.
+    """
+    errors: list[SharedError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, error, group=group)
+    for found in errors:
+        if found is not None:
+            raise found
+
+
 def raise_together(problem: str) -> None:
     """Raise on every rank if one of them has a problem.
 

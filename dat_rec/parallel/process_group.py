@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from dat_rec.errors import UserError
+from dat_rec.errors import RankError, UserError
 from dat_rec.parallel.failure import fail_together
 
 
@@ -84,7 +84,7 @@ def process_group(timeout_s: int, memory_gb: float = 0.0) -> Iterator[Place]:
 
     Raises:
         UserError: the launcher's environment contradicts itself.
-        RankError: another rank failed or died.
+        RankError: another rank failed or died, or under torchrun the ranks cannot meet.
     """
     rank, world_size, local_rank, local_world_size = _from_environment()
     if torch.cuda.is_available():
@@ -151,9 +151,12 @@ def _store(world_size: int, timeout: timedelta, folder: Path) -> dist.Store:
     return store
 
 
-def _cannot_meet(error: Exception) -> UserError:
+def _cannot_meet(error: Exception) -> UserError | RankError:
+    """Under torchrun, which a restart may mend: a host that was lost, a store that is gone."""
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return RankError(f"the ranks cannot meet at {address} ({reason})")
     return UserError(
         f"environment: the ranks cannot meet at {address} ({reason}): start with torchrun"
     )

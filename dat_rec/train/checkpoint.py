@@ -20,11 +20,12 @@ import torch.distributed as dist
 from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
-from dat_rec.errors import SharedError, UserError
+from dat_rec.errors import SharedError, SupersededError, UserError
 from dat_rec.files import PARTIAL_SUFFIX, fsync_tree, publish, read_json, sha256, write_json
-from dat_rec.parallel.agree import first_problem
+from dat_rec.parallel.agree import first_problem, raise_first
 from dat_rec.parallel.pieces import table_pieces
 from dat_rec.parallel.process_group import Place
+from dat_rec.train.fence import Fence
 from dat_rec.train.model_state import blocks_of, check_finite, copied, load_into, load_towers
 from dat_rec.train.tensor_files import SUFFIX, Block, TensorFiles, write_blocks
 
@@ -59,6 +60,7 @@ class CheckpointWriter:
         keep_best: checkpoints of the lowest loss that stay besides.
         background: write beside training.
         copies: of the tables there are (2D parallelism).
+        fence: looked at before anything is published or removed; without it nobody else writes.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class CheckpointWriter:
         *,
         background: bool = True,
         copies: int = 1,
+        fence: Fence | None = None,
     ) -> None:
         self._run = run
+        self._fence = fence
         self._place = place
         self._keep = keep
         self._keep_best = keep_best
@@ -98,11 +102,13 @@ class CheckpointWriter:
         Raises:
             SharedError: the checkpoint before could not be written (a full disk, say), or a
                 weight of it was not finite.
+            SupersededError: another start of this run writes its checkpoints now.
         """
         begin = time.perf_counter()
         self.finish()
         blocks = blocks_of(model, optimizer, self._copies)
-        job = _Job(self._run, step, facts, self._keep, self._keep_best, self._group)
+        kept = (self._keep, self._keep_best)
+        job = _Job(self._run, step, facts, kept, self._group, self._fence)
         if self._background and self._has_room(blocks):
             self._pending = self._thread.submit(job.write, copied(blocks))
         else:
@@ -142,16 +148,18 @@ class _Job:
         run: Path,
         step: int,
         facts: dict[str, Any],
-        keep: int,
-        keep_best: int,
+        kept: tuple[int, int],
         group: dist.ProcessGroup,
+        fence: Fence | None,
     ) -> None:
         self._run = run
-        self._keep = keep
-        self._keep_best = keep_best
+        self._keep, self._keep_best = kept
+        self._fence = fence
         self._facts = {"version": VERSION, "step": step, **facts}
         self._folder = run / "checkpoints" / f"step-{step:08d}"
-        self._partial = self._folder.with_name(self._folder.name + PARTIAL_SUFFIX)
+        # Its own: two starts that both believe to be the run's must not mix their files.
+        mark = f".{fence.mark}" if fence is not None else ""
+        self._partial = self._folder.with_name(self._folder.name + mark + PARTIAL_SUFFIX)
         self._group = group
         self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
 
@@ -162,6 +170,7 @@ class _Job:
 
         def empty() -> None:
             if self._rank == 0:
+                self._check_fence()
                 shutil.rmtree(self._partial, ignore_errors=True)
                 self._partial.mkdir(parents=True)
 
@@ -181,7 +190,9 @@ class _Job:
                 merged = {name: digest for _, part in parts for name, digest in part.items()}
                 merged[INDEX] = sha256(self._partial / INDEX)
                 write_json(self._partial / DIGESTS, merged)
+                self._check_fence()
                 publish(self._partial, self._folder)
+                self._check_fence()
                 self._drop_old()
 
         try:
@@ -194,6 +205,10 @@ class _Job:
             if self._rank == 0:
                 shutil.rmtree(self._partial, ignore_errors=True)
 
+    def _check_fence(self) -> None:
+        if self._fence is not None:
+            self._fence.check()
+
     def _drop_old(self) -> None:
         # Later ones were damaged when the run went on from an earlier one: they count for
         # nothing, and the run will write them anew.
@@ -205,25 +220,44 @@ class _Job:
 
     def _together(self, action: Callable[[], None]) -> None:
         """Do ``action`` on every rank; if it fails on one, every rank raises, and says which."""
-        problem, interrupted = "", False
+        problem: SharedError | None = None
+        interrupted = False
         try:
             action()
         except KeyboardInterrupt:
-            problem, interrupted = "interrupted", True
+            problem, interrupted = SharedError("interrupted"), True
+        except SupersededError as error:
+            problem = error
         except UserError as error:
-            problem = str(error)
+            problem = SharedError(str(error))
         except (OSError, MemoryError) as error:
-            problem = (
+            problem = SharedError(
                 f"{self._folder}: rank {self._rank} could not write the checkpoint "
                 f"({(str(error).splitlines() or [type(error).__name__])[0][:300]}; "
                 f"{_free(self._folder)}): free the disk or mend the folder, then go on with "
                 "--resume"
             )
-        _, text = first_problem(problem, self._group)
-        if interrupted:
-            raise KeyboardInterrupt
-        if text:
-            raise SharedError(text)
+        try:
+            raise_first(problem, self._group)
+        except SupersededError:
+            raise
+        except SharedError:
+            self._raise_if_superseded()
+            if interrupted:
+                raise KeyboardInterrupt from None
+            raise
+
+    def _raise_if_superseded(self) -> None:
+        """Another start removes what this one has half-written, which then fails for that alone."""
+        problem: SharedError | None = None
+        if self._rank == 0:
+            try:
+                self._check_fence()
+            except SupersededError as error:
+                problem = error
+            except (OSError, UserError):  # the first problem is told
+                pass
+        raise_first(problem, self._group)
 
 
 def _loss(folder: Path) -> float:

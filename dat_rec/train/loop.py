@@ -25,6 +25,7 @@ from dat_rec.parallel.plan import ShardingOptions, plan_to_json
 from dat_rec.parallel.process_group import Place, process_group
 from dat_rec.parallel.shard import shard
 from dat_rec.train.checkpoint import CheckpointWriter, checkpoints, restore
+from dat_rec.train.fence import Fence
 from dat_rec.train.metrics_log import LookupTimer, MetricsLog
 from dat_rec.train.objective import TrainTask, logged_terms
 from dat_rec.train.optimizers import LearningRates, build_optimizer
@@ -43,6 +44,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
     Raises:
         UserError: the configuration, the dataset, the run's folder or a checkpoint is bad.
         RankError: another rank failed or died.
+        SupersededError: another start of the run has taken its folder over.
         StoppedError: SIGTERM came, and a checkpoint was written.
     """
     config.check()
@@ -85,6 +87,7 @@ def _train(
     optimizer = build_optimizer(
         model, config.optimizer.tower_lr, config.optimizer.table_lr, config.optimizer.table
     )
+    folder.take_over()
     done = _begin(config, dataset, model, optimizer, folder)
     folder.begin(plan)
     if done and place.is_first:
@@ -93,7 +96,7 @@ def _train(
         return summary
     folder.forget_results()
     reader.start_step = done
-    with closing(Training(config, place, model, optimizer, reader, done)) as training:
+    with closing(Training(config, place, model, optimizer, reader, folder.fence)) as training:
         facts = training.run()
     return folder.finish(
         {
@@ -131,8 +134,8 @@ class Training:
         place: this process's.
         model: sharded and filled.
         optimizer: of ``build_optimizer``.
-        reader: begins at step ``done``.
-        done: steps done before.
+        reader: begins after the steps that were done before.
+        fence: of the run's folder.
     """
 
     def __init__(
@@ -142,11 +145,11 @@ class Training:
         model: DistributedModelParallel,
         optimizer: CombinedOptimizer,
         reader: ExampleReader,
-        done: int,
+        fence: Fence,
     ) -> None:
         self._config = config
         self._model, self._optimizer, self._reader = model, optimizer, reader
-        self._done = done
+        self._done = reader.start_step
         copies = 1
         if config.sharding_group_size:
             copies = place.world_size // config.sharding_group_size
@@ -157,6 +160,7 @@ class Training:
             config.keep_best,
             background=config.background_saves,
             copies=copies,
+            fence=fence,
         )
         self._vote = StopVote(place)
         self._batches = Prefetcher(iter(reader))
@@ -170,7 +174,7 @@ class Training:
             "lookup": lambda: self._lookup.seconds,
             "checkpoint": lambda: self._writer.stall_s,
         }
-        self._log = MetricsLog(config.out, reader.steps, done, reader.global_batch, clocks)
+        self._log = MetricsLog(config.out, reader.steps, self._done, reader.global_batch, clocks)
 
     def run(self) -> dict[str, Any]:
         """Train to the end.

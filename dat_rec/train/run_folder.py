@@ -5,29 +5,28 @@ plan.txt, tensorboard/, checkpoints/ and, once training has ended, train.json.
 """
 
 import dataclasses
-import fcntl
+import os
 import shutil
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch.distributed as dist
 
 from dat_rec.config import TrainConfig, differences, to_json
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.rows import copy_rows
-from dat_rec.errors import UserError
+from dat_rec.errors import SharedError, SupersededError, UserError
 from dat_rec.files import PARTIAL_SUFFIX, publish, read_json, whole_file, write_json
-from dat_rec.parallel.agree import raise_together
+from dat_rec.parallel.agree import raise_first
 from dat_rec.parallel.plan import plan_to_text
 from dat_rec.parallel.process_group import Place
 from dat_rec.train.checkpoint import checkpoints
+from dat_rec.train.fence import JOB, LOCK, WAIT_S, WRITER, Fence
 from dat_rec.train.trained import check_same_rows, load_config
 from dat_rec.train.warm_start import ROWS, check_warm_start
-
-LOCK = ".lock"
-"""Locked by the process that trains in the folder."""
 
 
 class RunFolder:
@@ -38,16 +37,18 @@ class RunFolder:
         self._dataset = dataset
         self._place = place
         self._path = config.out
-        self._lock: IO[str] | None = None
-        restarted = [False]
+        found: list[Any] = [False, uuid.uuid4().hex]
 
         def look() -> None:
-            restarted[0] = _restarted(config.out, place.launchers)
+            found[0] = _restarted(config.out, place.launchers, os.environ.get(JOB, ""))
 
         self._first(look)
         # Hosts count restarts apart: one rank decides.
-        dist.broadcast_object_list(restarted)
-        if restarted[0]:
+        dist.broadcast_object_list(found)
+        self._restarted, token = found
+        wait_s = min(WAIT_S, place.timeout.total_seconds() / 2)
+        self.fence = Fence(config.out, token, place.launchers, wait_s)
+        if self._restarted:
             self._config = dataclasses.replace(config, resume=True, overwrite=False)
 
     def check(self) -> None:
@@ -60,7 +61,7 @@ class RunFolder:
 
     @property
     def resume(self) -> bool:
-        """Whether to go on with a run: asked for, or restarted by torchrun."""
+        """Whether to go on with a run: asked for, or restarted by torchrun or the scheduler."""
         return self._config.resume
 
     def global_batch(self) -> int:
@@ -72,6 +73,17 @@ class RunFolder:
                 raise UserError(f"{path}: global_batch: {found!r} is no number above 0: train anew")
             return found
         return self._config.batch_size * self._place.world_size
+
+    def take_over(self) -> None:
+        """Before checkpoints are read: an earlier start of this job writes and drops no more.
+
+        A start that was not restarted may still be refused, and does nothing here.
+
+        Raises:
+            SupersededError: the job goes on elsewhere, without the hosts of this start.
+        """
+        if self._restarted:
+            self._first(lambda: self.fence.take(restarted=True))
 
     def begin(self, plan: list[dict[str, Any]]) -> None:
         """Record configuration, schema and plan; remove an old run that is not resumed.
@@ -88,8 +100,12 @@ class RunFolder:
                 "global_batch": global_batch,
                 "row_digest": self._dataset.row_digest(),
                 "launch": list(self._place.launchers),
+                "job": os.environ.get(JOB, ""),
             }
-            self._take_lock()
+            if self.fence.taken:
+                self.fence.check()
+            else:
+                self.fence.take(restarted=False)
             self._keep_rows()
             for name in ("checkpoints", "tensorboard"):
                 if (run / name).exists() and not config.resume:
@@ -114,26 +130,11 @@ class RunFolder:
         copy_rows(self._dataset.folder, partial)
         publish(partial, self._path / ROWS)
 
-    def _take_lock(self) -> None:
-        """Keep a second run out of the folder until this process ends.
-
-        Raises:
-            UserError: another process trains here.
-        """
-        self._path.mkdir(parents=True, exist_ok=True)
-        self._lock = (self._path / LOCK).open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"{self._path}: another process trains here: wait for it or stop it, or choose "
-                "another --out"
-            ) from error
-
     def forget_results(self) -> None:
         """Remove the results of an older state of the run: they will not be true for long."""
 
         def forget() -> None:
+            self.fence.check()
             for name in ("train.json", "metrics.json"):
                 (self._path / name).unlink(missing_ok=True)
 
@@ -151,21 +152,30 @@ class RunFolder:
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
         """Write train.json, and give it back."""
-        self._first(lambda: write_json(self._path / "train.json", summary))
+
+        def write() -> None:
+            self.fence.check()
+            write_json(self._path / "train.json", summary)
+
+        self._first(write)
         return summary
 
     def _first(self, action: Callable[[], None]) -> None:
         """Let the first rank do ``action``; what it refuses, every rank raises."""
-        problem = ""
+        problem: SharedError | None = None
         if self._place.is_first:
             try:
                 action()
+            except SupersededError as error:
+                problem = error
             except UserError as error:
-                problem = str(error)
+                problem = SharedError(str(error))
             except OSError as error:
                 where = error.filename or self._path
-                problem = f"{where}: cannot be written ({error.strerror}): choose another --out"
-        raise_together(problem)
+                problem = SharedError(
+                    f"{where}: cannot be written ({error.strerror}): choose another --out"
+                )
+        raise_first(problem)
 
     def _check(self) -> None:
         run, config = self._path, self._config
@@ -221,17 +231,20 @@ class RunFolder:
 def _only_begun(run: Path) -> bool:
     """Whether a folder without a config.json holds no more than ``begin`` writes before it."""
     names = {path.name.removesuffix(PARTIAL_SUFFIX) for path in run.iterdir()}
-    return names <= {LOCK, "schema.json", ROWS, "plan.json", "plan.txt", "config.json"}
+    return names <= {LOCK, WRITER, "schema.json", ROWS, "plan.json", "plan.txt", "config.json"}
 
 
-def _restarted(run: Path, launchers: tuple[str, ...]) -> bool:
-    """Whether a torchrun that has started this very run before starts it again.
+def _restarted(run: Path, launchers: tuple[str, ...], job: str) -> bool:
+    """Whether the torchrun, or the scheduler's job, that has started this very run starts it again.
 
-    Neither its count of restarts tells, which hosts keep apart, nor its run id, which may be
-    given twice.
+    Of torchrun neither its count of restarts tells, which hosts keep apart, nor its run id,
+    which may be given twice.
     """
     path = run / "config.json"
-    if not launchers or not path.exists():
+    if not (launchers or job) or not path.exists():
         return False
-    before = read_json(path, "the run's configuration").get("launch")
+    facts = read_json(path, "the run's configuration")
+    before = facts.get("launch")
+    if job and facts.get("job") == job:
+        return True
     return isinstance(before, list) and not set(launchers).isdisjoint(before)

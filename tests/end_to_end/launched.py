@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from dat_rec.train.checkpoint import checkpoints
 
 MARK = "DAT_REC_TEST_RUN"
 """Environment variable by which a run's processes are found, whoever has started them."""
+START_MARK = "DAT_REC_TEST_START"
+"""The same for one start of the run."""
 POLL_S = 0.002
 TRAIN = (sys.executable, "-m", "dat_rec", "train")
 
@@ -29,10 +32,18 @@ class Launched:
     launcher: subprocess.Popen[bytes]
     log: Path
     """What launcher and ranks print."""
+    start: str
+    """What no other start of the run has in its environment."""
 
     def ranks(self) -> dict[int, int]:
-        """The process of each rank that lives."""
-        return {rank: pid for pid, rank in _processes(self.out).items() if rank is not None}
+        """The process of each rank of the run that lives, whoever has started it."""
+        found = _processes(MARK, str(self.out))
+        return {rank: pid for pid, rank in found.items() if rank is not None}
+
+    def signal_start(self, number: signal.Signals) -> None:
+        """Send a signal to every process of this start, launcher and all."""
+        for pid in _processes(START_MARK, self.start):
+            send(pid, number)
 
     def wait_until(self, ready: Callable[[], bool], seconds: float = 60.0) -> bool:
         """Wait for a state; whether it came before the launcher's end and the time's."""
@@ -55,8 +66,8 @@ class Launched:
         return pid
 
     def kill_all(self) -> None:
-        """Kill -9 whatever belongs to the run, until nothing is left."""
-        while found := _processes(self.out):
+        """Kill -9 whatever belongs to this start, until nothing is left."""
+        while found := _processes(START_MARK, self.start):
             for pid in found:
                 send(pid, signal.SIGKILL)
             time.sleep(0.01)
@@ -96,27 +107,33 @@ def launched(
     program: Sequence[str] = TRAIN,
     meet: Sequence[str] = ("--standalone",),
     own_store: bool = True,
+    variables: Mapping[str, str] | None = None,
+    log: Path | None = None,
 ) -> Iterator[Launched]:
     """``program`` on so many ranks under torchrun; none of its processes outlives the block.
 
     ``meet`` says where hosts and ranks meet, ``own_store`` whether each restart gets a store of its
-    own. What is printed is added to a file beside ``out``.
+    own, ``variables`` what else stands in its environment. What is printed is added to ``log``, or
+    to a file beside ``out``.
     """
     command = [sys.executable, "-m", "torch.distributed.run", *meet, "--no-python"]
     command += [f"--nproc-per-node={ranks}", f"--max-restarts={restarts}", *program]
     command += ["--data", str(data), "--out", str(out), *flags]
+    start = uuid.uuid4().hex
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         # torchrun would keep one store over restarts, and gloo then calls addresses of the dead.
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": str(int(own_store)),
         MARK: str(out),
+        START_MARK: start,
+        **(variables or {}),
     }
-    log = out.with_suffix(".log")
+    log = log or out.with_suffix(".log")
     with log.open("ab") as file:
         process = subprocess.Popen(
             command, env=environment, stdout=file, stderr=file, start_new_session=True
         )
-    run = Launched(out, process, log)
+    run = Launched(out, process, log, start)
     try:
         yield run
     finally:
@@ -124,10 +141,10 @@ def launched(
         process.wait()
 
 
-def _processes(out: Path) -> dict[int, int | None]:
-    """The run's living processes, with the rank of those that train."""
+def _processes(variable: str, value: str) -> dict[int, int | None]:
+    """The living processes with that variable, with the rank of those that train."""
     found: dict[int, int | None] = {}
-    mark = f"{MARK}={out}".encode()
+    mark = f"{variable}={value}".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             variables = (folder / "environ").read_bytes().split(b"\0")

@@ -24,7 +24,9 @@ def test_a_start_killed_before_its_configuration_does_not_bar_the_next(
     with process_group(60) as place:
         folder = RunFolder(preset("modern", planted.folder, out), planted, place)
         folder.begin([])
-        assert sorted(path.name for path in out.iterdir()) == sorted([".lock", *FIRST_WRITTEN])
+        assert sorted(path.name for path in out.iterdir()) == sorted(
+            [".lock", ".writer", *FIRST_WRITTEN]
+        )
         # As kill -9 leaves it: one file or folder half-written, no later one.
         half = FIRST_WRITTEN[written]
         (out / half).rename(out / (half + ".partial"))
