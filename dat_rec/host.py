@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dat_rec.host", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--job", default="local", help="the job's id, the same on every host")
+    parser.add_argument("--job", default="", help="the job's own id, the same on every host")
     parser.add_argument("--nnodes", default="1", help="hosts, or LEAST:MOST")
     parser.add_argument("--nproc-per-node", type=int, default=1, help="ranks on each host")
     parser.add_argument("--first", default="localhost", help="name or address of the first host")
@@ -261,7 +261,7 @@ def torchrun(options: argparse.Namespace, meeting: Meeting, *, first: bool) -> l
         *(sys.executable, "-m", "torch.distributed.run"),
         *("--nnodes", options.nnodes, "--nproc-per-node", str(options.nproc_per_node)),
         *("--max-restarts", str(options.max_restarts)),
-        *("--rdzv-id", options.job, "--rdzv-backend", "c10d"),
+        *("--rdzv-id", options.job or "none", "--rdzv-backend", "c10d"),
         *("--rdzv-endpoint", meeting.endpoint),
         *("--rdzv-conf", f"{RENDEZVOUS},is_host={int(first)}"),
         *here,
@@ -273,7 +273,10 @@ def torchrun(options: argparse.Namespace, meeting: Meeting, *, first: bool) -> l
 
 def environment(job: str, meeting: Meeting) -> dict[str, str]:
     """What torchrun and its ranks find in their environment."""
-    own = {JOB: job, **ENVIRONMENT}
+    # Clusters count their jobs from 1.
+    cluster = os.environ.get("SLURM_CLUSTER_NAME")
+    job = f"{cluster}-{job}" if job and cluster else job
+    own = {JOB: job, **ENVIRONMENT} if job else ENVIRONMENT
     usual = dict(DEFAULTS)
     if meeting.interface:
         usual["GLOO_SOCKET_IFNAME"] = meeting.interface

@@ -22,6 +22,16 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset.open(folder)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests have measured (``record_property("figure", …)``)."""
+    reports = terminalreporter.getreports("passed")
+    figures = [text for report in reports for name, text in report.user_properties]
+    if figures:
+        terminalreporter.section("measured")
+        for text in figures:
+            terminalreporter.line(str(text))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:

@@ -31,6 +31,8 @@ NODE_CPUS, NODE_MB = 8, 6000
 NODE_LOST_S = 10
 """Without an answer, after which Slurm gives a node up (300 where nobody has said so)."""
 
+Done = subprocess.CompletedProcess[str]
+
 
 class Cluster(Hosts):
     """The cluster whose files are in ``folder``."""
@@ -88,13 +90,17 @@ class Cluster(Hosts):
         done = self.run("sinfo", "--noheader", "--states=idle", "--format=%n")
         return set(done.stdout.split())
 
-    def torchx(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run ``torchx ARGUMENTS``."""
-        return self.run(str(Path(sys.executable).with_name("torchx")), *arguments)
+    def torchx(self, *arguments: str, folder: Path | None = None) -> Done:
+        """Run ``torchx ARGUMENTS``, in this folder or another."""
+        command = [str(Path(sys.executable).with_name("torchx")), *arguments]
+        return subprocess.run(
+            command, env=self.environment, cwd=folder, capture_output=True, text=True, check=False
+        )
 
-    def submit(self, component: str, *arguments: str) -> str:
+    def submit(self, component: str, *arguments: str, options: str = "preflight=True") -> str:
         """Submit a component of ours with ``torchx run -s slurm``; gives the job's id."""
-        done = self.torchx("run", "-s", "slurm", f"{COMPONENTS}:{component}", *arguments)
+        words = ("run", "-s", "slurm", "-cfg", options, f"{COMPONENTS}:{component}")
+        done = self.torchx(*words, *arguments)
         if done.returncode:
             raise RuntimeError(f"torchx run: exit code {done.returncode}: {done.stderr}")
         return done.stdout.split()[-1].rpartition("/")[2]
@@ -258,14 +264,9 @@ class Cluster(Hosts):
 
 
 def _end(file: Path) -> None:
-    """End the process that a pid file names."""
+    """Kill the process that a pid file names."""
     with suppress(ProcessLookupError, ValueError):
-        pid = int(file.read_text("ascii"))
-        os.kill(pid, signal.SIGTERM)
-        for _ in range(100):
-            os.kill(pid, 0)
-            time.sleep(0.05)
-        os.kill(pid, signal.SIGKILL)
+        os.kill(int(file.read_text("ascii")), signal.SIGKILL)
     file.unlink(missing_ok=True)
 
 

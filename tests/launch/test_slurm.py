@@ -1,0 +1,210 @@
+"""Jobs on a running Slurm: trained, followed, stopped, queued again, robbed of a node, refused.
+
+Two nodes and a spare one, each with an address of its own; what comes of the runs is compared
+with one process on the same global batches, and with a run that nobody disturbed.
+"""
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dat_rec.data.dataset import Dataset
+from dat_rec.train.checkpoint import checkpoints
+from tests.end_to_end.cli import dat_rec, done
+from tests.launch.hosts import missing
+from tests.launch.slurm_cluster import PROGRAMS, Cluster
+from tests.train.saved import saved_bytes
+
+FLAGS = (
+    *("--epochs", "2", "--batch-size", "80", "--log-every", "5", "--checkpoint-every", "7"),
+    *("--model.embedding-dim", "16", "--model.hidden", "16", "--model.output-dim", "8"),
+    # So that two ranks and one process can be compared.
+    *("--model.precision", "float64", "--sharding-types", "table_wise"),
+)
+STEPS = 102
+"""In the whole run: two epochs of 8134 examples, 160 a step."""
+LOST_S = 60
+"""In which a run whose node was killed must have made another step."""
+BRIEFLY = "preflight=False"
+
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if why := missing(PROGRAMS):
+        pytest.skip(why)
+    folder = tmp_path_factory.mktemp("slurm")
+    cluster = Cluster(folder, 3)
+    before = Path.cwd()
+    try:
+        cluster.up()
+        # Jobs are submitted from here, and have their logs here.
+        os.chdir(folder)
+        yield cluster
+    finally:
+        os.chdir(before)
+        cluster.down()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same on two ranks of this machine, without Slurm."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    done(dat_rec("train", "--data", planted.folder, "--out", run, *FLAGS, ranks=2))
+    return run
+
+
+def submit(
+    cluster: Cluster, planted: Dataset, run: Path, *more: str, options: str = BRIEFLY
+) -> str:
+    """Submit training on two nodes; gives the job's id."""
+    words = ("--data", str(planted.folder), "--out", str(run), "-j", "2x1")
+    return cluster.submit("train", *words, "--", *FLAGS, *more, options=options)
+
+
+def wait_until(ready: Callable[[], object], seconds: float = 90.0) -> float:
+    """Wait for a state; how long it took."""
+    begin = time.monotonic()
+    while not ready():
+        assert time.monotonic() - begin < seconds
+        time.sleep(0.05)
+    return time.monotonic() - begin
+
+
+def steps(run: Path) -> list[int]:
+    return [step for step, _ in checkpoints(run)]
+
+
+def bits(run: Path) -> dict[str, bytes]:
+    step, folder = checkpoints(run)[-1]
+    assert step == STEPS
+    return saved_bytes(folder)
+
+
+def starts(cluster: Cluster, job: str) -> list[int]:
+    """After which step each start but the first has gone on."""
+    said = cluster.logs(job, "err")
+    return [int(step) for step in re.findall(r"resumed after step (\d+) of", said)]
+
+
+def test_training_and_evaluation_through_torchx_equal_one_process(
+    cluster: Cluster, planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    run, alone = tmp_path / "run", tmp_path / "alone"
+    job = submit(cluster, planted, run, options="preflight=True")
+    assert cluster.wait(job) == "COMPLETED"
+    assert json.loads((run / "train.json").read_text())["world_size"] == 2
+    assert bits(run) == bits(undisturbed)
+    evaluation = cluster.submit("evaluate", "--run", str(run))
+    assert cluster.wait(evaluation) == "COMPLETED"
+
+    batch = FLAGS.index("--batch-size") + 1
+    flags = (*FLAGS[:batch], "160", *FLAGS[batch + 1 :])
+    done(dat_rec("train", "--data", planted.folder, "--out", alone, *flags))
+    done(dat_rec("evaluate", "--run", alone))
+    theirs, ours = ((path / "metrics.json").read_text() for path in (alone, run))
+    assert json.loads(ours) == json.loads(theirs)
+
+    handle = f"slurm://torchx/{job}"
+    assert "SUCCEEDED" in cluster.torchx("status", handle).stdout
+    outside = cluster.torchx("log", f"{handle}/train/1", folder=tmp_path)
+    assert f"{STEPS}" in outside.stdout
+    assert len(list(Path("logs").glob(f"slurm-{job}*"))) == 5
+
+
+def test_a_job_that_is_queued_again_goes_on_where_it_was(
+    cluster: Cluster, planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    # A user who allows --overwrite does not lose what the job has done.
+    job = submit(cluster, planted, run, "--overwrite")
+    wait_until(lambda: steps(run))
+    assert cluster.run("scontrol", "requeue", job).returncode == 0
+    assert cluster.wait(job) == "COMPLETED"
+    (resumed,) = starts(cluster, job)
+    said = cluster.logs(job, "err")
+    assert f"stopped by SIGTERM after step {resumed} of {STEPS}, whose checkpoint is whole" in said
+    assert bits(run) == bits(undisturbed)
+
+
+def test_a_job_at_its_time_limit_saves_and_is_queued_again(
+    cluster: Cluster, planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    """What `#SBATCH --signal` sends before the limit is sent by hand, to the steps alone."""
+    run = tmp_path / "run"
+    job = submit(cluster, planted, run)
+    wait_until(lambda: steps(run))
+    assert cluster.run("scancel", "--signal=TERM", job).returncode == 0
+    assert cluster.wait(job) == "COMPLETED"
+    assert len(starts(cluster, job)) == 1
+    assert bits(run) == bits(undisturbed)
+    script = Path("logs") / f"slurm-{job}.out"
+    assert "exit code is 75" in script.read_text()
+
+
+def test_a_cancelled_job_is_told_as_cancelled_and_can_be_resumed(
+    cluster: Cluster, planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    job = submit(cluster, planted, run)
+    wait_until(lambda: steps(run))
+    handle = f"slurm://torchx/{job}"
+    assert cluster.torchx("cancel", handle).returncode == 0
+    assert cluster.wait(job).startswith("CANCELLED")
+    told = cluster.torchx("status", handle)
+    assert (told.returncode, "CANCELLED" in told.stdout) == (0, True)
+    assert steps(run)[-1] < STEPS
+    again = submit(cluster, planted, run, "--resume")
+    assert cluster.wait(again) == "COMPLETED"
+    assert bits(run) == bits(undisturbed)
+
+
+def test_a_killed_node_costs_under_a_minute(
+    cluster: Cluster,
+    planted: Dataset,
+    undisturbed: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """The link goes dead, as with a machine without power: no connection is closed."""
+    run = tmp_path / "run"
+    job = submit(cluster, planted, run)
+    wait_until(lambda: steps(run))
+    victim = cluster.run("squeue", "-h", f"--jobs={job}", "--format=%N").stdout.split()[1]
+    cluster.kill(victim)
+    begin = time.monotonic()
+    try:
+        reached = max(steps(run))
+        wait_until(lambda: "resumed after" in cluster.logs(job, "err"))
+        (resumed,) = starts(cluster, job)
+        wait_until(lambda: max(steps(run)) > resumed)
+        seconds = time.monotonic() - begin
+        record_property("figure", f"a Slurm node killed: next step after {seconds:.1f} s")
+        assert cluster.wait(job) == "COMPLETED"
+    finally:
+        cluster.restart_node(victim)
+    assert resumed >= reached
+    assert seconds < LOST_S
+    assert bits(run) == bits(undisturbed)
+
+
+def test_what_the_ranks_refuse_is_not_queued_again(
+    cluster: Cluster, planted: Dataset, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    done(dat_rec("prepare", "synthetic", "--out", data, "--users", 300, "--items", 200))
+    victim = sorted(data.rglob("examples/*.parquet"))[0]
+    victim.write_bytes(victim.read_bytes()[:-100])
+    words = ("--data", str(data), "--out", str(tmp_path / "run"), "-j", "2x1")
+    job = cluster.submit("train", *words, options=BRIEFLY)
+    assert cluster.wait(job) == "FAILED"
+    told = cluster.run("sacct", "-X", "-n", "-P", "-D", "-j", job, "-o", "State,ExitCode").stdout
+    assert set(told.split()) == {"FAILED|2:0"}
+    (line,) = set(re.findall(r"dat-rec: .*error: (.*)", cluster.logs(job, "err")))
+    assert str(victim) in line
