@@ -161,16 +161,27 @@ class Doctor:
 
     json: bool = False
     """Print JSON."""
+    cluster: bool = False
+    """Compare all ranks: versions, run folder, clocks, interfaces, GPUs, memory, bandwidth. Start
+    it on every rank under torchrun, as training is; the first one prints."""
+    out: Path | None = None
+    """With --cluster: the run's folder, there or not, which all hosts must share."""
 
 
 def _doctor(arguments: Arguments) -> None:
     """Check versions, devices and backends; say the cure."""
+    from dat_rec.doctor import cluster_main
     from dat_rec.doctor import main as doctor
 
     # By hand: where tyro is missing, doctor is the one to say so.
     if set(arguments) <= {"--json"}:
         sys.exit(doctor(as_json=bool(arguments)))
-    _parse("doctor", Doctor, arguments)
+    options: Doctor = _parse("doctor", Doctor, arguments)
+    if options.cluster:
+        _leave(cluster_main(options.out, as_json=options.json))
+    if options.out is not None:
+        raise UserError("--out is looked at with --cluster alone: add it, or leave --out out")
+    sys.exit(doctor(as_json=options.json))
 
 
 COMMANDS: dict[str, Callable[[Arguments], None]] = {
@@ -185,7 +196,14 @@ COMMANDS: dict[str, Callable[[Arguments], None]] = {
 
 def main() -> None:
     """Run ``dat-rec`` with the process's arguments and exit."""
-    arguments = sys.argv[1:]
+    try:
+        _run(sys.argv[1:])
+    except SystemExit as stop:
+        _leave_code(stop.code)
+        raise
+
+
+def _run(arguments: Arguments) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         sys.exit(0 if arguments else 2)
@@ -194,10 +212,6 @@ def main() -> None:
     _quieten_libraries()
     try:
         COMMANDS[arguments[0]](arguments[1:])
-    except SystemExit as stop:  # the parser's, which has said why
-        if stop.code in TOLD_CODES:
-            _leave_code(int(stop.code))
-        raise
     except SupersededError as error:
         _end(1, str(error), first_only=True)
     except SharedError as error:
@@ -243,21 +257,26 @@ def _fail(message: str, *, first_only: bool = False) -> NoReturn:
 
 def _end(code: int, message: str, *, first_only: bool = False) -> NoReturn:
     """Say why, and exit. What all ranks know, the first one says."""
-    _leave_code(code)
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     rank = os.environ.get("RANK")
     if alone or rank == "0" or not first_only:
         who = "" if alone or first_only else f" rank {rank}:"
         print(f"dat-rec:{who} {message}", file=sys.stderr)
-    if alone:
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit, on a rank without delay."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         sys.exit(code)
+    _leave_code(code)
     # Threads and sockets that wait for other ranks would keep this one from ending.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _leave_code(code: int) -> None:
+def _leave_code(code: object) -> None:
     """Tell what has started this rank that it refused its input, or stopped as it was asked to."""
     file = os.environ.get(EXIT_FILE)
     if file and code in TOLD_CODES:

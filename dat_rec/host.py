@@ -287,9 +287,9 @@ def run(command: list[str], variables: dict[str, str]) -> int:
     """Run torchrun to its end, or to that of a rank whose failure no restart mends."""
     with tempfile.TemporaryDirectory(prefix="dat_rec-host-") as folder:
         file = Path(folder) / "codes"
-        process = subprocess.Popen(
-            command, env=variables | {EXIT_FILE: str(file)}, preexec_fn=_die_with_parent
-        )
+        # torchrun would leave its own copies of the output in /tmp.
+        variables = {"PET_LOG_DIR": folder} | variables | {EXIT_FILE: str(file)}
+        process = subprocess.Popen(command, env=variables, preexec_fn=_die_with_parent)
         asked = False
 
         def forward(number: int, _: FrameType | None) -> None:

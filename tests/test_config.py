@@ -84,6 +84,7 @@ HOW_IT_RUNS = {
     "comms",
     "sharding_group_size",
     "timeout_s",
+    "preflight",
 }
 """Fields that say where and how, and leave the numbers as they are, but for rounding."""
 
@@ -108,6 +109,7 @@ OTHER = TrainConfig(
     comms="bf16",
     sharding_group_size=2,
     timeout_s=30,
+    preflight=False,
     model=ModelConfig(8, (16, 12, 10), 4, True, False, "float64", ("item", "augmented_*")),
     loss=LossConfig("bce", 2, 0.5, 0.05, 0.0, 0.0, 0.0, 1.3),
     optimizer=OptimizerConfig("adagrad", 0.1, 0.01, 3, "none", 0.2),

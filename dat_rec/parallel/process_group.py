@@ -156,7 +156,10 @@ def _cannot_meet(error: Exception) -> UserError | RankError:
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        return RankError(f"the ranks cannot meet at {address} ({reason})")
+        return RankError(
+            f"the ranks cannot meet at {address} ({reason}); where hosts have several networks, "
+            "or take their own names for 127.0.1.1, set GLOO_SOCKET_IFNAME"
+        )
     return UserError(
         f"environment: the ranks cannot meet at {address} ({reason}): start with torchrun"
     )

@@ -22,6 +22,7 @@ from dat_rec.errors import SharedError, StoppedError
 from dat_rec.parallel.agree import check_same_on_all_ranks, together
 from dat_rec.parallel.initialize import initialize_tables
 from dat_rec.parallel.plan import ShardingOptions, plan_to_json
+from dat_rec.parallel.preflight import require
 from dat_rec.parallel.process_group import Place, process_group
 from dat_rec.parallel.shard import shard
 from dat_rec.train.checkpoint import CheckpointWriter, checkpoints, restore
@@ -58,6 +59,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 def _train_in_group(config: TrainConfig) -> dict[str, Any]:
     with process_group(config.timeout_s, config.memory_gb) as place:
+        _preflight(config, place)
         with together():
             dataset = Dataset.open(config.data)
         check_same_on_all_ranks(
@@ -66,6 +68,16 @@ def _train_in_group(config: TrainConfig) -> dict[str, Any]:
         folder = RunFolder(config, dataset, place)
         folder.check()
         return _train(config, dataset, place, folder)
+
+
+def _preflight(config: TrainConfig, place: Place) -> None:
+    # Ranks whose commands differ are told so later: until then the first one's word counts.
+    wanted = [config.preflight and place.world_size > 1]
+    dist.broadcast_object_list(wanted)
+    if wanted[0]:
+        line = require(place, config.out)
+        if place.is_first:
+            print(line, file=sys.stderr)
 
 
 def _stop_at_once(*_: Any) -> None:

@@ -21,6 +21,7 @@ from dat_rec.data.rows import copy_rows
 from dat_rec.errors import SharedError, SupersededError, UserError
 from dat_rec.files import PARTIAL_SUFFIX, publish, read_json, whole_file, write_json
 from dat_rec.parallel.agree import raise_first
+from dat_rec.parallel.measures import PREFIX
 from dat_rec.parallel.plan import plan_to_text
 from dat_rec.parallel.process_group import Place
 from dat_rec.train.checkpoint import checkpoints
@@ -213,6 +214,7 @@ class RunFolder:
             "comms",
             "sharding_group_size",
             "timeout_s",
+            "preflight",
         )
         same = dataclasses.replace(before, **{name: getattr(config, name) for name in may_change})
         if differing := differences(config, same):
@@ -231,6 +233,7 @@ class RunFolder:
 def _only_begun(run: Path) -> bool:
     """Whether a folder without a config.json holds no more than ``begin`` writes before it."""
     names = {path.name.removesuffix(PARTIAL_SUFFIX) for path in run.iterdir()}
+    names = {name for name in names if not name.startswith(PREFIX)}
     return names <= {LOCK, WRITER, "schema.json", ROWS, "plan.json", "plan.txt", "config.json"}
 
 

@@ -229,11 +229,15 @@ def cut(damaged: Path) -> Path:
 
 
 def seen_by_rank_1(instead: Path, of: Path) -> Sequence[str]:
-    """The training, in which another folder stands in a folder's place for rank 1 alone."""
-    probe = f"mount --bind {shlex.quote(str(instead))} {shlex.quote(str(of))}"
+    """The training, in which another file or folder stands in one's place for rank 1 alone."""
+    return after_rank_1_did(f"mount --bind {shlex.quote(str(instead))} {shlex.quote(str(of))}")
+
+
+def after_rank_1_did(probe: str, program: Sequence[str] = TRAIN) -> Sequence[str]:
+    """The program, before which rank 1 alone mounts something that nobody else sees."""
     if subprocess.run(["unshare", "-m", "sh", "-c", probe], check=False).returncode:
         pytest.skip("needs the right to mount (root)")
-    ours = shlex.join(TRAIN)
+    ours = shlex.join(program)
     inner = shlex.quote(f'{probe} && exec {ours} "$@"')
     script = f'if [ "$RANK" = 1 ]; then exec unshare -m sh -c {inner} sh "$@"; fi; exec {ours} "$@"'
     return ("sh", "-c", script, "sh")
