@@ -13,6 +13,7 @@ What is ours, and why:
 """
 
 import dataclasses
+import re
 import shlex
 import subprocess
 import sys
@@ -43,7 +44,7 @@ STOP_BEFORE_END_S = 120
 IDLE_S = 10
 """In which the nodes must be free to be tried; otherwise the job tries them when it begins."""
 TRY_S = 120
-BUSY = ("nodes are busy", "Unable to allocate resources: Job/step already", "Socket timed out")
+BUSY = ("nodes are busy", "Socket timed out")
 """What srun says when the nodes that it wants are not free now."""
 END = """
 code=$?
@@ -100,6 +101,7 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
             replica.args = [*words, replica.entrypoint, *replica.args]
             replica.entrypoint, replica.env = "env", {}
         theirs.cmd += [f"--output={LOGS}/slurm-%j.out", "--open-mode=append"]
+        _check_number(sum(role.num_replicas for role in app.roles), cfg.get("partition"))
         check = self._check(app, cfg) if cfg.get("preflight") else []
         request = Request(theirs.cmd, theirs.replicas, theirs.job_dir, theirs.max_retries, check)
         return AppDryRunInfo(request, repr)
@@ -183,6 +185,21 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
         return filter_regex(regex, lines) if regex else lines
 
 
+def _check_number(wanted: int, partition: str | None) -> None:
+    """Refuse more nodes than there are, for which a job of several components waits for ever."""
+    nodes: dict[str, int] = {}
+    for name, number in _rows("sinfo", "--noheader", "--format=%P|%D"):
+        # The usual partition has a star.
+        partition = name.rstrip("*") if partition is None and name.endswith("*") else partition
+        nodes[name.rstrip("*")] = nodes.get(name.rstrip("*"), 0) + int(number)
+    if not nodes:  # no Slurm here: a dry run may do without
+        return
+    if partition not in nodes:
+        refuse(f"-cfg partition={partition}: one of {', '.join(nodes)}")
+    if wanted > nodes[partition]:
+        refuse(f"-j: {wanted} nodes, and the partition {partition} has {nodes[partition]}")
+
+
 def _try_nodes(check: list[str]) -> None:
     """Run the check on idle nodes; refuse if it finds a problem."""
     print("launch: trying the nodes before the job is queued", file=sys.stderr)
@@ -197,23 +214,29 @@ def _try_nodes(check: list[str]) -> None:
             f"the nodes did not answer within {TRY_S} s: see them with sinfo; -cfg preflight=False "
             "queues the job untried"
         )
-    said = [line for line in done.stderr.splitlines() if line.startswith("srun: error: ")]
-    if done.returncode and any(word in done.stderr for word in BUSY):
+    if done.returncode == 0:
+        print("launch: the nodes will do", file=sys.stderr)
+    elif any(word in done.stderr for word in BUSY):
         print(
             "launch: note: no idle nodes to try now: the job tries its own when it begins",
             file=sys.stderr,
         )
-    elif done.returncode and "Unable to allocate" in done.stderr:
-        refuse(f"{said[-1].removeprefix('srun: error: ')}: see the partitions with sinfo")
-    elif done.returncode:
-        print(done.stdout, done.stderr, file=sys.stderr)
-        refuse("the nodes would not do, as said above; -cfg preflight=False queues the job anyway")
+    elif not_allocated := re.search(r"Unable to allocate resources: (.*)", done.stderr):
+        refuse(f"Slurm has no such nodes ({not_allocated[1]}): see them with sinfo")
     else:
-        print(f"launch: the nodes will do: {_verdict(done.stdout)}", file=sys.stderr)
+        refuse(
+            f"the nodes would not do: {_problems(done.stdout, done.stderr)}; -cfg preflight=False "
+            "queues the job anyway"
+        )
 
 
-def _verdict(text: str) -> str:
-    return (text.splitlines() or [""])[-1].rpartition(":")[2].strip()
+def _problems(stdout: str, stderr: str) -> str:
+    """What the doctor has found, or else what was said last."""
+    found = re.findall(r"PROBLEM +(\S+) +(.*)\n(?:.* cure: (.*)\n)?", stdout)
+    if found:
+        return "; ".join(": ".join(filter(None, problem)) for problem in found)
+    said = re.findall(r"(?:dat-rec|srun): (.*)", stderr)
+    return "; ".join(dict.fromkeys(said)) or "the doctor ended without a word"
 
 
 def _rows(*command: str) -> list[list[str]]:

@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -113,8 +114,8 @@ def test_training_and_evaluation_through_torchx_equal_one_process(
 
     handle = f"slurm://torchx/{job}"
     assert "SUCCEEDED" in cluster.torchx("status", handle).stdout
-    outside = cluster.torchx("log", f"{handle}/train/1", folder=tmp_path)
-    assert f"{STEPS}" in outside.stdout
+    outside = cluster.torchx("log", f"{handle}/train/0", folder=tmp_path)
+    assert f"{STEPS}/{STEPS}" in outside.stdout
     assert len(list(Path("logs").glob(f"slurm-{job}*"))) == 5
 
 
@@ -208,3 +209,64 @@ def test_what_the_ranks_refuse_is_not_queued_again(
     assert set(told.split()) == {"FAILED|2:0"}
     (line,) = set(re.findall(r"dat-rec: .*error: (.*)", cluster.logs(job, "err")))
     assert str(victim) in line
+
+
+def refused(cluster: Cluster, planted: Dataset, run: Path, *words: str, options: str = "") -> str:
+    """What is said of a job that is refused: one line, and no job is queued."""
+    jobs = ("sacct", "-X", "-n", "-P", "--name=train-0", "-o", "JobID")
+    before = cluster.run(*jobs).stdout
+    with pytest.raises(RuntimeError, match="exit code 2") as failed:
+        submit(cluster, planted, run, *words, options=options or "preflight=True")
+    assert cluster.run(*jobs).stdout == before
+    assert cluster.run("squeue", "--noheader").stdout == ""
+    assert not run.exists()
+    (line,) = re.findall(r"launch: error: (.*)", str(failed.value))
+    assert "Traceback" not in str(failed.value)
+    return line
+
+
+def test_a_run_folder_that_a_node_does_not_share_is_found_before_anything_is_queued(
+    cluster: Cluster, planted: Dataset, tmp_path: Path
+) -> None:
+    node = cluster.names[1]
+    cluster.restart_node(node, mounts=f"mount -t tmpfs own {tmp_path}")
+    try:
+        said = refused(cluster, planted, tmp_path / "run")
+    finally:
+        cluster.restart_node(node)
+    assert "folder: " in said
+    assert "rank 1 wrote" in said or f"({node}) does not see" in said
+
+
+def test_a_node_with_another_version_is_found_before_anything_is_queued(
+    cluster: Cluster, planted: Dataset, tmp_path: Path
+) -> None:
+    theirs = Path(metadata.distribution("torchrec").locate_file(""), "torchrec-1.8.0.dist-info")
+    other = tmp_path / "METADATA"
+    other.write_text((theirs / "METADATA").read_text().replace("\nVersion: 1", "\nVersion: 9"))
+    node = cluster.names[0]
+    cluster.restart_node(node, mounts=f"mount --bind {other} {theirs / 'METADATA'}")
+    try:
+        said = refused(cluster, planted, tmp_path / "run")
+    finally:
+        cluster.restart_node(node)
+    assert re.search(f"torchrec: .*9\.8\.0.*{node}", said), said
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes", "message"),
+    [
+        ("partition=none", "2x1", "partition=none: one of main"),
+        ("", "9x1", "9 nodes, and the partition main has 3"),
+        ("", "1:2x1", "Slurm gives a job a fixed number of nodes"),
+    ],
+)
+def test_what_the_cluster_cannot_do_is_refused(
+    options: str, sizes: str, message: str, cluster: Cluster, planted: Dataset, tmp_path: Path
+) -> None:
+    words = ("--data", str(planted.folder), "--out", str(tmp_path / "run"), "-j", sizes)
+    with pytest.raises(RuntimeError, match="exit code 2") as failed:
+        cluster.submit("train", *words, options=options or "preflight=True")
+    (line,) = re.findall(r"launch: error: .*", str(failed.value))
+    assert message in line
+    assert cluster.run("squeue", "--noheader").stdout == ""
