@@ -56,9 +56,10 @@ pytest: venv  ## the tests alone; PYTEST_FLAGS="-k losses -x" goes to pytest
 chaos: venv  ## kill trainings at random moments; each must end with an undisturbed run's bits
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
 
-lint: venv  ## ruff: lint, and whether the format is right
+lint: venv  ## ruff: lint, and whether the format is right; hadolint: the Dockerfile
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/hadolint launch/Dockerfile
 
 format: venv  ## ruff: put format and simple lint right
 	$(BIN)/ruff format $(CODE)

@@ -185,15 +185,23 @@ def _install_pair(python: Path, torch: str, kind: str) -> None:
     )
 
 
-def fill(python: Path, torch: str = NEWEST, extras: str = EXTRAS) -> None:
+def fill(
+    python: Path, torch: str = NEWEST, extras: str = EXTRAS, device: str | None = None
+) -> None:
     """Install everything into ``python``'s environment and see that FBGEMM computes.
+
+    Args:
+        python: of the environment.
+        torch: a release of ``PAIRS``.
+        extras: of setup.cfg.
+        device: ``cpu`` or ``cuda``; what this machine has without it.
 
     Raises:
         InstallError: no such pair, pip failed, or the packages do not work together.
     """
     if torch not in PAIRS:
         raise InstallError(f"no pair for torch {torch}: take one of {', '.join(PAIRS)}")
-    gpu = nvidia_gpu_present()
+    gpu = nvidia_gpu_present() if device is None else device == "cuda"
     _say(f"Installing for {'an NVIDIA GPU' if gpu else 'the CPU'}:")
     kind = fbgemm_kind(_install_torch(python, torch, gpu), gpu)
     if gpu and kind == "cpu":
@@ -278,13 +286,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--venv", type=Path, help="keep a virtual environment in this folder")
     parser.add_argument("--torch", default=NEWEST, choices=list(PAIRS), help="which pair")
     parser.add_argument("--extras", default=EXTRAS, help="extras of setup.cfg (not with --venv)")
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="for an image that is built elsewhere than it runs (not with --venv)",
+    )
     chosen = parser.parse_args(arguments)
     if sys.version_info[:2] != PYTHON:
         print(f"This is Python {sys.version.split()[0]}: run it with Python 3.11", file=sys.stderr)
         return 2
     try:
         if chosen.venv is None:
-            fill(Path(sys.executable), chosen.torch, chosen.extras)
+            fill(Path(sys.executable), chosen.torch, chosen.extras, chosen.device)
         else:
             keep_venv(chosen.venv, chosen.torch)
     except InstallError as error:
