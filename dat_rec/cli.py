@@ -9,6 +9,7 @@ traceback.
 
 import dataclasses
 import errno
+import json
 import logging
 import os
 import sys
@@ -81,6 +82,25 @@ def _refuse_repeated(arguments: Arguments) -> None:
     for option in ("--pin", "--model.fp16-tables"):
         if options.count(option) > 1:
             raise UserError(f"{option} is given twice: give all its values behind one {option}")
+
+
+@dataclass(frozen=True)
+class StatusOptions:
+    """Say how a run stands: state, newest checkpoint, what failed first, the command to go on."""
+
+    run: Path
+    """Folder that `dat-rec train` made, or makes."""
+    json: bool = False
+    """Print JSON."""
+
+
+def _status(arguments: Arguments) -> None:
+    """Say how a run stands, what failed first, and how to go on."""
+    options: StatusOptions = _parse("status", StatusOptions, arguments)
+    from dat_rec.train.status import status
+
+    found = status(options.run)
+    print(json.dumps(found.as_json(), indent=2) if options.json else found.text())
 
 
 @dataclass(frozen=True)
@@ -188,6 +208,7 @@ COMMANDS: dict[str, Callable[[Arguments], None]] = {
     "doctor": _doctor,
     "prepare": _prepare,
     "train": _train,
+    "status": _status,
     "evaluate": _evaluate,
     "export": _export,
     "recommend": _recommend,
@@ -208,22 +229,23 @@ def _run(arguments: Arguments) -> None:
         print(_usage())
         sys.exit(0 if arguments else 2)
     if arguments[0] not in COMMANDS:
-        _fail(f"no command {arguments[0]!r}: one of {', '.join(COMMANDS)}")
+        error = UserError(f"no command {arguments[0]!r}: one of {', '.join(COMMANDS)}")
+        _end(2, error, f"error: {error}")
     _quieten_libraries()
     try:
         COMMANDS[arguments[0]](arguments[1:])
     except SupersededError as error:
-        _end(1, str(error), first_only=True)
+        _end(1, error, first_only=True)
     except SharedError as error:
-        _fail(str(error), first_only=True)
+        _end(2, error, f"error: {error}", first_only=True)
     except UserError as error:
-        _fail(str(error))
+        _end(2, error, f"error: {error}")
     except StoppedError as stopped:
-        _end(75, str(stopped), first_only=True)
+        _end(75, stopped, first_only=True)
     except RankError as failure:
-        _end(1, f"stopped: {failure}: go on with --resume")
-    except KeyboardInterrupt:
-        _end(130, "interrupted; what had been finished is whole", first_only=True)
+        _end(1, failure, f"stopped: {failure}: go on with --resume")
+    except KeyboardInterrupt as stop:
+        _end(130, stop, "interrupted; what had been finished is whole", first_only=True)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if not full and error.filename is None:
@@ -231,7 +253,8 @@ def _run(arguments: Arguments) -> None:
         cure = (
             "free the disk, or choose another path" if full else "correct the path, or its rights"
         )
-        _fail(f"{error.filename or 'the disk'}: {error.strerror}: {cure}")
+        where = error.filename or "the disk"
+        _end(2, error, f"error: {where}: {error.strerror}: {cure}")
     except Exception:
         _crash()
 
@@ -251,17 +274,21 @@ def _usage() -> str:
     )
 
 
-def _fail(message: str, *, first_only: bool = False) -> NoReturn:
-    _end(2, f"error: {message}", first_only=first_only)
+def _end(
+    code: int, error: BaseException, message: str | None = None, *, first_only: bool = False
+) -> NoReturn:
+    """Say why, and exit. What all ranks know, the first one says.
 
-
-def _end(code: int, message: str, *, first_only: bool = False) -> NoReturn:
-    """Say why, and exit. What all ranks know, the first one says."""
+    Below it stand the error's notes, if this rank is the one that has left the run's record.
+    """
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     rank = os.environ.get("RANK")
+    lines = list(getattr(error, "__notes__", ()))
     if alone or rank == "0" or not first_only:
         who = "" if alone or first_only else f" rank {rank}:"
-        print(f"dat-rec:{who} {message}", file=sys.stderr)
+        lines.insert(0, f"dat-rec:{who} {message or error}")
+    if lines:
+        print("\n".join(lines), file=sys.stderr)
     _leave(code)
 
 

@@ -12,7 +12,7 @@ from dat_rec.table_rules import ShardingType, parse_rule
 Preset = Literal["modern", "paper", "two-tower"]
 LONGEST_TIMEOUT_S = 7 * 24 * 3600
 MOST_MEMORY_GB = 2**20
-RUN_FACTS = ("world_size", "global_batch", "row_digest", "launch", "job")
+RUN_FACTS = ("world_size", "global_batch", "row_digest", "launch", "job", "steps")
 """What a run's config.json holds beside the configuration."""
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 

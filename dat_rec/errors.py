@@ -1,5 +1,26 @@
 """Errors that a user can mend: one line that says what, where and how to cure it."""
 
+from dataclasses import dataclass
+from typing import Literal
+
+FailureKind = Literal["error", "died", "lost", "stopped"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What one rank knows of the failure that ends all."""
+
+    kind: FailureKind
+    """``error``: the very error; ``died``: a rank does not answer the others; ``lost``: whoever
+    holds the store does not, or nobody knows; ``stopped``: somebody asked for it."""
+    rank: int | None
+    """That failed; none if all refuse the same, or nobody knows."""
+    reason: str
+
+    def __str__(self) -> str:
+        """As another rank tells it."""
+        return f"rank {self.rank} failed: {self.reason}" if self.kind == "error" else self.reason
+
 
 class UserError(Exception):
     """Bad input: a file, row, field, configuration, checkpoint or cluster.

@@ -24,11 +24,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
-from dat_rec.errors import RankError, SharedError, StoppedError, UserError
+from dat_rec.errors import Failure, RankError, SharedError, StoppedError, SupersededError, UserError
 
 LOOK_S = 0.5
 """Between two looks for another rank's last words."""
@@ -58,9 +59,29 @@ def is_communication_error(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | OSError) and bool(COMMUNICATION.search(str(error)))
 
 
+@dataclass
+class LastWords:
+    """Where a rank that ends leaves what it knows of the failure, once there is such a place."""
+
+    write: Callable[[Failure], str] | None = None
+    """Leaves it; gives a line for the user, or nothing where another rank has told it."""
+
+    def leave(self, failure: Failure, error: BaseException | None = None) -> str:
+        """Leave it, and note the line on ``error``, to be printed below it."""
+        if self.write is None:
+            return ""
+        try:
+            line = self.write(failure)
+        except (OSError, UserError):  # the folder may be what has failed; the error says more
+            return ""
+        if line and error is not None:
+            error.add_note(line)
+        return line
+
+
 @contextmanager
 def fail_together(
-    store: dist.Store, rank: int, world_size: int, timeout_s: float
+    store: dist.Store, rank: int, world_size: int, timeout_s: float, last_words: LastWords
 ) -> Iterator[None]:
     """Watch over the block: a failure in it, here or elsewhere, ends all ranks.
 
@@ -69,33 +90,47 @@ def fail_together(
         rank: this process's.
         world_size: number of ranks.
         timeout_s: seconds without an answer after which a rank is given up, at most.
+        last_words: takes what this rank knows of a failure.
 
     Raises:
         RankError: another rank failed; names it, and its error.
         UserError: this rank ran out of memory.
     """
-    if world_size == 1:
-        with _memory_errors():
-            yield
-        return
-    watch = _Watch(store, rank, world_size, min(LOST_S, timeout_s))
+    watch = None
+    if world_size > 1:
+        watch = _Watch(store, rank, world_size, min(LOST_S, timeout_s), last_words)
     try:
         with _memory_errors():
             yield
         # Nobody leaves before all are done: a failure after it could not be told.
-        dist.barrier()
-    except SharedError:
+        if watch:
+            dist.barrier()
+    except SupersededError:  # the folder is another start's
+        raise
+    except SharedError as error:
+        last_words.leave(Failure("error", None, str(error)), error)
         raise
     except (StoppedError, KeyboardInterrupt) as stop:
-        watch.say(str(stop) or "interrupted")
+        reason = str(stop) or "interrupted"
+        if watch:
+            watch.say(reason)
+        last_words.leave(Failure("stopped", None, reason), stop)
         raise
     except BaseException as error:
-        if is_communication_error(error):
-            raise RankError(watch.explain()) from error
-        watch.say(f"{type(error).__name__}: {error}" if not isinstance(error, UserError) else error)
+        if watch and is_communication_error(error):
+            failure = watch.explain()
+            lost = RankError(str(failure))
+            last_words.leave(failure, lost)
+            raise lost from error
+        user = isinstance(error, UserError | RankError)
+        failure = Failure("error", rank, str(error) if user else f"{type(error).__name__}: {error}")
+        if watch:
+            watch.say(failure.reason)
+        last_words.leave(failure, error)
         raise
     finally:
-        watch.close()
+        if watch:
+            watch.close()
 
 
 @contextmanager
@@ -116,11 +151,19 @@ def _memory_errors() -> Iterator[None]:
 class _Watch:
     """Looks for other ranks' words and signs of life, in threads with connections of their own."""
 
-    def __init__(self, store: dist.Store, rank: int, world_size: int, lost_s: float) -> None:
+    def __init__(
+        self,
+        store: dist.Store,
+        rank: int,
+        world_size: int,
+        lost_s: float,
+        last_words: LastWords,
+    ) -> None:
         self._store = store
         self._rank = rank
         self._world_size = world_size
         self._lost_s = lost_s
+        self._last_words = last_words
         self._closed = threading.Event()
         self._looks = 0
         heard, self._told = os.pipe()
@@ -150,12 +193,12 @@ class _Watch:
                 if words is None and not store.check(["roll_call"]):
                     continue
                 store.set(f"alive/{self._rank}", "")
-                message = words or self._roll_call(store)
+                failure = words or self._roll_call(store)
             except (RuntimeError, OSError):
-                message = self._lost()
+                failure = self._lost()
             # The main thread ends by itself where it can: with its own words, and in order.
             if not self._closed.wait(grace):
-                self._exit(message)
+                self._exit(failure)
             return
 
     def _guard(self, store: dist.Store, heard: int) -> None:
@@ -166,9 +209,9 @@ class _Watch:
             ready, _, _ = select.select([heard], [], [], LOOK_S)
             if ready and signal.SIGTERM in os.read(heard, 64) and not begun:
                 begun = True
-                message = self._in_time(lambda: self._census(store), CENSUS_S)
-                if message and not self._closed.wait(1.0):
-                    self._exit(f"asked to stop while {message}")
+                failure = self._in_time(lambda: self._census(store), CENSUS_S)
+                if failure.reason and not self._closed.wait(1.0):
+                    self._exit(failure)
             # In turns of this thread, which may wait for the interpreter as long as that one.
             still = still + LOOK_S if self._looks == looks else 0.0
             looks = self._looks
@@ -176,18 +219,17 @@ class _Watch:
                 self._exit(self._lost())
         os.close(heard)
 
-    def _census(self, store: dist.Store) -> str:
-        """What keeps this rank from stopping in order; nothing where all ranks answer."""
+    def _census(self, store: dist.Store) -> Failure:
+        """What keeps this rank from stopping in order; no reason where all ranks answer."""
         store.set("census", "")
         store.set(f"here/{self._rank}", "")
-        return _silence(self._wait_for_all(store, "here", CENSUS_S))
+        silent = self._wait_for_all(store, "here", CENSUS_S)
+        return _silence(silent) or Failure("lost", None, "")
 
-    def _exit(self, message: str) -> None:
-        print(
-            f"dat-rec: rank {self._rank}: stopped: {message}: go on with --resume",
-            file=sys.stderr,
-            flush=True,
-        )
+    def _exit(self, failure: Failure) -> None:
+        told = f"dat-rec: rank {self._rank}: stopped: {failure}: go on with --resume"
+        lines = [told, self._last_words.leave(failure)]
+        print("\n".join(filter(None, lines)), file=sys.stderr, flush=True)
         os._exit(1)
 
     def close(self) -> None:
@@ -199,28 +241,28 @@ class _Watch:
         """Leave this rank's last words for the others, and time to read them."""
         words = json.dumps({"rank": self._rank, "message": str(message)[:2000]})
 
-        def leave() -> str:
+        def leave() -> Failure:
             self._store.compare_set("failed", "", words)
             self._store.set(f"alive/{self._rank}", "")
             # Whoever holds the store takes it along when it ends.
             self._wait_for_all(self._store)
-            return ""
+            return Failure("error", self._rank, "")
 
         self._in_time(leave)
 
-    def explain(self) -> str:
+    def explain(self) -> Failure:
         """What happened on another rank, after communication broke on this one."""
 
-        def call() -> str:
+        def call() -> Failure:
             self._store.set("roll_call", "")
             self._store.set(f"alive/{self._rank}", "")
             return self._roll_call(self._store)
 
         return self._in_time(call)
 
-    def _in_time(self, ask: Callable[[], str], seconds: float = ANSWER_S) -> str:
+    def _in_time(self, ask: Callable[[], Failure], seconds: float = ANSWER_S) -> Failure:
         """What ``ask`` learns from the store; a store whose process is stopped never answers."""
-        answers: list[str] = []
+        answers: list[Failure] = []
 
         def run() -> None:
             try:
@@ -233,11 +275,12 @@ class _Watch:
         asking.join(seconds + 2)
         return answers[0] if answers else self._lost()
 
-    def _roll_call(self, store: dist.Store) -> str:
+    def _roll_call(self, store: dist.Store) -> Failure:
         silent = self._wait_for_all(store)
         if words := _words(store):
             return words
-        return _silence(silent) or "the ranks lost touch with one another (is the network cut?)"
+        reason = "the ranks lost touch with one another (is the network cut?)"
+        return _silence(silent) or Failure("lost", None, reason)
 
     def _wait_for_all(
         self, store: dist.Store, answer: str = "alive", seconds: float = ANSWER_S
@@ -251,10 +294,12 @@ class _Watch:
                 return silent
             time.sleep(0.1)
 
-    def _lost(self) -> str:
-        return (
+    def _lost(self) -> Failure:
+        return Failure(
+            "lost",
+            0,
             "the store where the ranks meet does not answer: rank 0 or its host, which hold it, "
-            "died (killed, or out of memory) or hangs"
+            "died (killed, or out of memory) or hangs",
         )
 
 
@@ -286,14 +331,16 @@ class _Beats:
         return max(self._still_s) > self._lost_s
 
 
-def _silence(silent: list[int]) -> str:
-    """What to say of ranks that did not answer; nothing where there are none."""
+def _silence(silent: list[int]) -> Failure | None:
+    """What is to be said of ranks that did not answer."""
     if not silent:
-        return ""
+        return None
     who = ", ".join(map(str, silent))
-    return (
+    return Failure(
+        "died",
+        silent[0],
         f"rank{'s' if len(silent) > 1 else ''} {who} died without a word (killed, or out of "
-        "memory) or hangs"
+        "memory) or hangs",
     )
 
 
@@ -303,8 +350,8 @@ def _own_connection(store: dist.Store) -> dist.Store:
     return clone
 
 
-def _words(store: dist.Store) -> str | None:
+def _words(store: dist.Store) -> Failure | None:
     if not store.check(["failed"]):
         return None
     words = json.loads(store.get("failed"))
-    return f"rank {words['rank']} failed: {words['message']}"
+    return Failure("error", words["rank"], words["message"])

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from dat_rec.errors import RankError, UserError
-from dat_rec.parallel.failure import fail_together
+from dat_rec.parallel.failure import LastWords, fail_together
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Place:
     """Without an answer, after which the other ranks are given up."""
     launchers: tuple[str, ...] = ()
     """The torchrun processes that have started the ranks; the same after a restart by them."""
+    last_words: LastWords = field(default_factory=LastWords)
+    """Takes what this rank knows of a failure that ends it."""
 
     @property
     def is_first(self) -> bool:
@@ -107,7 +109,9 @@ def process_group(timeout_s: int, memory_gb: float = 0.0) -> Iterator[Place]:
         except (ValueError, OSError, RuntimeError) as error:
             raise _cannot_meet(error) from error
         try:
-            with fail_together(dist.PrefixStore("dat_rec", store), rank, world_size, timeout_s):
+            last_words = LastWords()
+            prefixed = dist.PrefixStore("dat_rec", store)
+            with fail_together(prefixed, rank, world_size, timeout_s, last_words):
                 memory = _memory(device, local_world_size, memory_gb)
                 yield Place(
                     rank,
@@ -118,6 +122,7 @@ def process_group(timeout_s: int, memory_gb: float = 0.0) -> Iterator[Place]:
                     *memory,
                     timeout,
                     _launchers(),
+                    last_words,
                 )
         finally:
             # After a failure this may wait for ranks that are gone; the process ends anyway.

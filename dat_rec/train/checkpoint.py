@@ -26,6 +26,7 @@ from dat_rec.parallel.agree import first_problem, raise_first
 from dat_rec.parallel.pieces import table_pieces
 from dat_rec.parallel.process_group import Place
 from dat_rec.train.fence import Fence
+from dat_rec.train.found import checkpoints
 from dat_rec.train.model_state import blocks_of, check_finite, copied, load_into, load_towers
 from dat_rec.train.tensor_files import SUFFIX, Block, TensorFiles, write_blocks
 
@@ -33,19 +34,6 @@ VERSION = 1
 INDEX = "checkpoint.json"
 DIGESTS = "sha256.json"
 """SHA-256 of every other file of a checkpoint."""
-
-
-def checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """The run's checkpoints as (step, folder), oldest first.
-
-    They appear by a rename: one that lacks a file was finished once, and is damaged.
-    """
-    found = []
-    for folder in (run / "checkpoints").glob("step-*"):
-        number = folder.name.removeprefix("step-")
-        if number.isdecimal() and folder.is_dir():
-            found.append((int(number), folder))
-    return sorted(found)
 
 
 class CheckpointWriter:

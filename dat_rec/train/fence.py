@@ -30,22 +30,40 @@ WAIT_S = 15.0
 POLL_S = 0.2
 
 
+def read_writer(run: Path) -> dict[str, Any]:
+    """What ``RUN/.writer`` says of the start that writes in the folder; nothing if there is none.
+
+    Raises:
+        UserError: it is no JSON.
+    """
+    path = run / WRITER
+    found = read_json(path, "who writes here") if path.exists() else {}
+    return found if isinstance(found, dict) else {}
+
+
 class Fence:
-    """One start's right to write in a run's folder; only the first rank calls its methods.
+    """One start's right to write in a run's folder; only the first rank takes and checks it.
 
     Args:
         run: the run's folder.
         token: this start's, which no other has.
         launchers: the torchrun processes that have started its ranks, by ``Place.launchers``.
+        command: what to give to go on with the run.
         wait_s: how long to wait for the lock of an earlier start of the same job.
     """
 
     def __init__(
-        self, run: Path, token: str, launchers: tuple[str, ...], wait_s: float = WAIT_S
+        self,
+        run: Path,
+        token: str,
+        launchers: tuple[str, ...],
+        command: str,
+        wait_s: float = WAIT_S,
     ) -> None:
         self._run = run
-        self._token = token
+        self.token = token
         self._launchers = launchers
+        self.command = command
         self._wait_s = wait_s
         self._lock: IO[str] | None = None
         self._has_lock = False
@@ -55,7 +73,7 @@ class Fence:
     @property
     def mark(self) -> str:
         """A short name that stands in those of this start's unfinished folders."""
-        return self._token[:8]
+        return self.token[:8]
 
     def take(self, *, restarted: bool) -> None:
         """Become the start that writes; one before it stops at its next look.
@@ -68,13 +86,13 @@ class Fence:
             UserError: another process trains here.
             SupersededError: the others of this job have started it again without these hosts.
         """
-        before = self._read()
+        before = read_writer(self._run)
         replaced = set(before.get("replaced", ()))
         if restarted and self._launchers and replaced.issuperset(self._launchers):
             raise SupersededError(self._told(before))
         self._run.mkdir(parents=True, exist_ok=True)
         self._lock = (self._run / LOCK).open("w")
-        if not self._try_lock() and not restarted:
+        if self._is_held_for_long() and not restarted:
             raise UserError(
                 f"{self._run}: another process trains here: wait for it or stop it, or choose "
                 "another --out"
@@ -84,11 +102,12 @@ class Fence:
         write_json(
             self._run / WRITER,
             {
-                "token": self._token,
+                "token": self.token,
                 "host": platform.node(),
                 "pid": os.getpid(),
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
                 "job": os.environ.get(JOB, ""),
+                "command": self.command,
                 "launch": list(self._launchers),
                 # A torchrun left behind would start its ranks again, and take the run back.
                 "replaced": sorted(replaced),
@@ -102,8 +121,8 @@ class Fence:
         Raises:
             SupersededError: says who.
         """
-        before = self._read()
-        if before.get("token") != self._token:
+        before = read_writer(self._run)
+        if before.get("token") != self.token:
             raise SupersededError(self._told(before))
         self._try_lock()
 
@@ -127,10 +146,13 @@ class Fence:
                 return False
         return self._has_lock
 
-    def _read(self) -> dict[str, Any]:
-        path = self._run / WRITER
-        found = read_json(path, "who writes here") if path.exists() else {}
-        return found if isinstance(found, dict) else {}
+    def _is_held_for_long(self) -> bool:
+        """Whether somebody trains here; who only looks (`dat-rec status`) has done so soon."""
+        for _ in range(3):
+            if self._try_lock():
+                return False
+            time.sleep(POLL_S / 4)
+        return True
 
     def _told(self, writer: dict[str, Any]) -> str:
         if "token" not in writer:

@@ -25,8 +25,9 @@ from dat_rec.parallel.plan import ShardingOptions, plan_to_json
 from dat_rec.parallel.preflight import require
 from dat_rec.parallel.process_group import Place, process_group
 from dat_rec.parallel.shard import shard
-from dat_rec.train.checkpoint import CheckpointWriter, checkpoints, restore
+from dat_rec.train.checkpoint import CheckpointWriter, restore
 from dat_rec.train.fence import Fence
+from dat_rec.train.found import checkpoints
 from dat_rec.train.metrics_log import LookupTimer, MetricsLog
 from dat_rec.train.objective import TrainTask, logged_terms
 from dat_rec.train.optimizers import LearningRates, build_optimizer
@@ -101,7 +102,7 @@ def _train(
     )
     folder.take_over()
     done = _begin(config, dataset, model, optimizer, folder)
-    folder.begin(plan)
+    folder.begin(plan, reader.steps)
     if done and place.is_first:
         print(f"resumed after step {done} of {reader.steps}", file=sys.stderr)
     if done == reader.steps and (summary := folder.summary()):

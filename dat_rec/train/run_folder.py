@@ -6,6 +6,7 @@ plan.txt, tensorboard/, checkpoints/ and, once training has ended, train.json.
 
 import dataclasses
 import os
+import platform
 import shutil
 import sys
 import uuid
@@ -24,8 +25,15 @@ from dat_rec.parallel.agree import raise_first
 from dat_rec.parallel.measures import PREFIX
 from dat_rec.parallel.plan import plan_to_text
 from dat_rec.parallel.process_group import Place
-from dat_rec.train.checkpoint import checkpoints
+from dat_rec.train.failure_record import (
+    COMMAND,
+    SUMMARY,
+    USUAL_COMMAND,
+    FailureRecord,
+    forget_failure,
+)
 from dat_rec.train.fence import JOB, LOCK, WAIT_S, WRITER, Fence
+from dat_rec.train.found import checkpoints
 from dat_rec.train.trained import check_same_rows, load_config
 from dat_rec.train.warm_start import ROWS, check_warm_start
 
@@ -48,7 +56,8 @@ class RunFolder:
         dist.broadcast_object_list(found)
         self._restarted, token = found
         wait_s = min(WAIT_S, place.timeout.total_seconds() / 2)
-        self.fence = Fence(config.out, token, place.launchers, wait_s)
+        command = os.environ.get(COMMAND, USUAL_COMMAND)
+        self.fence = Fence(config.out, token, place.launchers, command, wait_s)
         if self._restarted:
             self._config = dataclasses.replace(config, resume=True, overwrite=False)
 
@@ -86,8 +95,12 @@ class RunFolder:
         if self._restarted:
             self._first(lambda: self.fence.take(restarted=True))
 
-    def begin(self, plan: list[dict[str, Any]]) -> None:
+    def begin(self, plan: list[dict[str, Any]], steps: int) -> None:
         """Record configuration, schema and plan; remove an old run that is not resumed.
+
+        Args:
+            plan: of ``plan_to_json``.
+            steps: in the whole run.
 
         Raises:
             UserError: on every rank, when the folder cannot be written.
@@ -102,6 +115,7 @@ class RunFolder:
                 "row_digest": self._dataset.row_digest(),
                 "launch": list(self._place.launchers),
                 "job": os.environ.get(JOB, ""),
+                "steps": steps,
             }
             if self.fence.taken:
                 self.fence.check()
@@ -120,9 +134,16 @@ class RunFolder:
                 path.write_text(text + "\n", "utf-8")
             # Last: what says that this folder is a run.
             write_json(run / "config.json", to_json(config) | facts)
+            forget_failure(run)
             print(text, file=sys.stderr)
 
         self._first(record)
+        # Before, a failure is a refusal, and leaves the folder as it was.
+        hosts = [""] * self._place.world_size
+        dist.all_gather_object(hosts, platform.node())
+        self._place.last_words.write = FailureRecord(
+            self._path, self.fence.token, self.fence.command, self._place.rank, tuple(hosts)
+        )
 
     def _keep_rows(self) -> None:
         partial = self._path / (ROWS + PARTIAL_SUFFIX)
@@ -136,14 +157,14 @@ class RunFolder:
 
         def forget() -> None:
             self.fence.check()
-            for name in ("train.json", "metrics.json"):
+            for name in (SUMMARY, "metrics.json"):
                 (self._path / name).unlink(missing_ok=True)
 
         self._first(forget)
 
     def summary(self) -> dict[str, Any] | None:
         """What train.json holds, if the run has ended before."""
-        path = self._path / "train.json"
+        path = self._path / SUMMARY
         found: dict[str, Any] | None = None
         if path.exists():
             found = read_json(path, "the training's summary")
@@ -156,7 +177,8 @@ class RunFolder:
 
         def write() -> None:
             self.fence.check()
-            write_json(self._path / "train.json", summary)
+            write_json(self._path / SUMMARY, summary)
+            forget_failure(self._path)
 
         self._first(write)
         return summary

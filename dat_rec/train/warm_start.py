@@ -26,7 +26,8 @@ from dat_rec.errors import SharedError, UserError
 from dat_rec.model.dat import AUGMENTED
 from dat_rec.parallel.agree import first_problem
 from dat_rec.parallel.pieces import Piece, table_pieces
-from dat_rec.train.checkpoint import checkpoints, newest_whole, read_index
+from dat_rec.train.checkpoint import newest_whole, read_index
+from dat_rec.train.found import checkpoints
 from dat_rec.train.model_state import load_towers
 from dat_rec.train.tensor_files import TensorFiles
 from dat_rec.train.trained import load_config

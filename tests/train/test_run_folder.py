@@ -23,7 +23,7 @@ def test_a_start_killed_before_its_configuration_does_not_bar_the_next(
     out = tmp_path / "run"
     with process_group(60) as place:
         folder = RunFolder(preset("modern", planted.folder, out), planted, place)
-        folder.begin([])
+        folder.begin([], 1)
         assert sorted(path.name for path in out.iterdir()) == sorted(
             [".lock", ".writer", *FIRST_WRITTEN]
         )
@@ -35,7 +35,7 @@ def test_a_start_killed_before_its_configuration_does_not_bar_the_next(
         del folder  # and with it the lock
         folder = RunFolder(preset("modern", planted.folder, out), planted, place)
         folder.check()
-        folder.begin([])
+        folder.begin([], 1)
         assert (out / "config.json").exists()
 
 
@@ -47,7 +47,7 @@ def test_a_second_process_cannot_train_in_the_folder(planted: Dataset, tmp_path:
         folder = RunFolder(preset("modern", planted.folder, out), planted, place)
         folder.check()
         with pytest.raises(UserError, match="another process trains here"):
-            folder.begin([])
+            folder.begin([], 1)
     assert [path.name for path in out.iterdir()] == [".lock"]
 
 

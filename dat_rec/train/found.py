@@ -1,0 +1,16 @@
+"""The checkpoints that stand in a run's folder. Standard library only."""
+
+from pathlib import Path
+
+
+def checkpoints(run: Path) -> list[tuple[int, Path]]:
+    """The run's checkpoints as (step, folder), oldest first.
+
+    They appear by a rename: one that lacks a file was finished once, and is damaged.
+    """
+    found = []
+    for folder in (run / "checkpoints").glob("step-*"):
+        number = folder.name.removeprefix("step-")
+        if number.isdecimal() and folder.is_dir():
+            found.append((int(number), folder))
+    return sorted(found)
