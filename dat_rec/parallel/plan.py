@@ -26,6 +26,7 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dat_rec.errors import UserError
+from dat_rec.parallel.plan_estimate import PlanEstimate
 from dat_rec.parallel.process_group import Place
 from dat_rec.table_rules import (
     BY_COLUMN,
@@ -96,6 +97,7 @@ def make_plan(
     place: Place,
     options: ShardingOptions,
     sharder: Sharder,
+    estimate: PlanEstimate | None = None,
 ) -> ShardingPlan:
     """Plan where the tables go.
 
@@ -105,6 +107,7 @@ def make_plan(
         place: this process's place.
         options: what may be chosen.
         sharder: that will shard the model.
+        estimate: takes what the planner expects of the plan.
 
     Raises:
         UserError: no plan fits the devices' memory, a type or kernel does not work here, or a
@@ -128,6 +131,7 @@ def make_plan(
         constraints=constraints,
         enumerator=_Enumerator(topology, options.batch_size, constraints),
         storage_reservation=FixedPercentageStorageReservation(MEMORY_RESERVE),
+        stats=[] if estimate is None else [estimate],
         debug=False,
     )
     try:

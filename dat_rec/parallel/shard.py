@@ -24,6 +24,7 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 from dat_rec.errors import UserError
 from dat_rec.parallel.agree import raise_together, together
 from dat_rec.parallel.plan import Sharder, ShardingOptions, make_plan
+from dat_rec.parallel.plan_estimate import PlanEstimate
 from dat_rec.parallel.process_group import Place
 from dat_rec.parallel.whole_rows import WholeRows
 from dat_rec.table_rules import BY_COLUMN
@@ -39,6 +40,7 @@ def shard(
     pooling_factors: dict[str, float],
     place: Place,
     options: ShardingOptions,
+    estimate: PlanEstimate | None = None,
 ) -> tuple[DistributedModelParallel, ShardingPlan]:
     """Plan and shard ``model``'s tables; their optimizer is fused into backward.
 
@@ -47,6 +49,7 @@ def shard(
         pooling_factors: mean number of values in a bag, by feature; 1 where absent.
         place: this process's place.
         options: what the planner may choose, and how tables learn.
+        estimate: takes what the planner expects of the plan, on the first rank.
 
     Raises:
         UserError: as ``make_plan``; or an option that needs GPUs on CPU.
@@ -68,7 +71,7 @@ def shard(
     problem = ""
     if place.is_first:
         try:
-            plans = [make_plan(model, pooling_factors, place, options, sharder)]
+            plans = [make_plan(model, pooling_factors, place, options, sharder, estimate)]
         except UserError as error:
             problem = str(error)
     raise_together(problem)

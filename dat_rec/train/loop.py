@@ -22,6 +22,7 @@ from dat_rec.errors import SharedError, StoppedError
 from dat_rec.parallel.agree import check_same_on_all_ranks, together
 from dat_rec.parallel.initialize import initialize_tables
 from dat_rec.parallel.plan import ShardingOptions, plan_to_json
+from dat_rec.parallel.plan_estimate import PlanEstimate
 from dat_rec.parallel.preflight import require
 from dat_rec.parallel.process_group import Place, process_group
 from dat_rec.parallel.shard import shard
@@ -33,6 +34,7 @@ from dat_rec.train.objective import TrainTask, logged_terms
 from dat_rec.train.optimizers import LearningRates, build_optimizer
 from dat_rec.train.preemption import StopVote
 from dat_rec.train.run_folder import RunFolder
+from dat_rec.train.start_page import Start, start_page
 from dat_rec.train.warm_start import warm_start
 from dat_rec.train.watch import LossWatch
 
@@ -96,7 +98,9 @@ def _train(
         global_batch = folder.global_batch()
         options = reader_options(config, global_batch)
         reader = ExampleReader(dataset, options, place.rank, place.world_size)
-    model, plan = build_model(config, dataset, place, -(-global_batch // place.world_size))
+    estimate = PlanEstimate()
+    share = -(-global_batch // place.world_size)
+    model, plan = build_model(config, dataset, place, share, estimate)
     optimizer = build_optimizer(
         model, config.optimizer.tower_lr, config.optimizer.table_lr, config.optimizer.table
     )
@@ -108,6 +112,17 @@ def _train(
     if done == reader.steps and (summary := folder.summary()):
         return summary
     folder.forget_results()
+    start = Start(
+        place=place,
+        hosts=folder.hosts,
+        steps=reader.steps,
+        done=done,
+        examples=reader.examples,
+        global_batch=global_batch,
+        plan=plan,
+        estimate=estimate,
+    )
+    folder.tell(start_page(config, start))
     reader.start_step = done
     with closing(Training(config, place, model, optimizer, reader, folder.fence)) as training:
         facts = training.run()
@@ -261,7 +276,11 @@ def _peak_memory_mb() -> list[float]:
 
 
 def build_model(
-    config: TrainConfig, dataset: Dataset, place: Place, batch_size: int | None = None
+    config: TrainConfig,
+    dataset: Dataset,
+    place: Place,
+    batch_size: int | None = None,
+    estimate: PlanEstimate | None = None,
 ) -> tuple[DistributedModelParallel, list[dict[str, Any]]]:
     """The model, planned and sharded, and its plan; its numbers depend on the seed alone.
 
@@ -270,13 +289,13 @@ def build_model(
         dataset: whose features it has.
         place: this process's.
         batch_size: examples a batch on each rank, where it is not the configuration's.
+        estimate: takes what the planner expects of the plan, on the first rank.
     """
     torch.manual_seed(config.seed)
     task = TrainTask(dataset.schema, config.model, config.loss, torch.device("meta"))
     factors = _pooling_factors(dataset, BadIds(config.examples.bad_ids, OPTION_CURE))
-    model, plan = shard(
-        task, factors, place, sharding_options(config, batch_size or config.batch_size)
-    )
+    options = sharding_options(config, batch_size or config.batch_size)
+    model, plan = shard(task, factors, place, options, estimate)
     rows = plan_to_json(plan)
     initialize_tables(model, config.seed, config.optimizer.table_init)
     return model, rows

@@ -1,7 +1,8 @@
 """The run's folder: who may write there, what is recorded before training and after it.
 
 ``RUN`` holds config.json, schema.json, rows/ (what each embedding row stands for), plan.json,
-plan.txt, tensorboard/, checkpoints/ and, once training has ended, train.json.
+plan.txt, start.txt, tensorboard/, checkpoints/, failure.json after a failure and, once training has
+ended, train.json.
 """
 
 import dataclasses
@@ -46,6 +47,8 @@ class RunFolder:
         self._dataset = dataset
         self._place = place
         self._path = config.out
+        self.hosts: tuple[str, ...] = ()
+        """Every rank's, once the run has begun."""
         found: list[Any] = [False, uuid.uuid4().hex]
 
         def look() -> None:
@@ -129,20 +132,19 @@ class RunFolder:
                 shutil.rmtree(left)
             self._dataset.schema.save(run)
             write_json(run / "plan.json", plan)
-            text = plan_to_text(plan)
             with whole_file(run / "plan.txt") as path:
-                path.write_text(text + "\n", "utf-8")
+                path.write_text(plan_to_text(plan) + "\n", "utf-8")
             # Last: what says that this folder is a run.
             write_json(run / "config.json", to_json(config) | facts)
             forget_failure(run)
-            print(text, file=sys.stderr)
 
         self._first(record)
         # Before, a failure is a refusal, and leaves the folder as it was.
         hosts = [""] * self._place.world_size
         dist.all_gather_object(hosts, platform.node())
+        self.hosts = tuple(hosts)
         self._place.last_words.write = FailureRecord(
-            self._path, self.fence.token, self.fence.command, self._place.rank, tuple(hosts)
+            self._path, self.fence.token, self.fence.command, self._place.rank, self.hosts
         )
 
     def _keep_rows(self) -> None:
@@ -161,6 +163,16 @@ class RunFolder:
                 (self._path / name).unlink(missing_ok=True)
 
         self._first(forget)
+
+    def tell(self, page: str) -> None:
+        """Print what this start is about to do, and keep it in start.txt."""
+
+        def write() -> None:
+            with whole_file(self._path / "start.txt") as path:
+                path.write_text(page + "\n", "utf-8")
+            print(page, file=sys.stderr)
+
+        self._first(write)
 
     def summary(self) -> dict[str, Any] | None:
         """What train.json holds, if the run has ended before."""

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.optim import RowWiseAdagrad
+from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
 from dat_rec.errors import UserError
 from dat_rec.parallel.plan import (
@@ -22,6 +24,7 @@ from dat_rec.parallel.plan import (
     plan_to_json,
     plan_to_text,
 )
+from dat_rec.parallel.plan_estimate import PlanEstimate
 from dat_rec.parallel.process_group import Place
 from dat_rec.table_rules import SHARDING_TYPES
 
@@ -199,3 +202,25 @@ def test_the_text_tells_type_size_and_ranks() -> None:
     rank = str(found["user"]["shards"][0]["rank"])
     assert lines["user"].split()[1:] == ["table_wise", "fused", "5000", "×", "32", rank]
     assert len({line.index(line.split()[2]) for line in lines.values()}) == 1
+
+
+@pytest.mark.parametrize("kind", ["table_wise", "row_wise", "column_wise"])
+def test_the_planned_memory_is_that_of_the_weights_and_sums_that_the_plan_gives_a_rank(
+    kind: str,
+) -> None:
+    estimate, world = PlanEstimate(), 2
+    made = model(rows=ROWS | {"user": 50_000})
+    for collection in made.children():
+        apply_optimizer_in_backward(RowWiseAdagrad, collection.parameters(), {"lr": 0.1})
+    # Of one example there is next to nothing to send.
+    options = replace(OPTIONS, batch_size=1, sharding_types=(kind,))
+    found = plan_to_json(make_plan(made, {}, place(world), options, Sharder(), estimate))
+    expected = dict.fromkeys(range(world), 0)
+    for shard in (shard for row in found for shard in row["shards"]):
+        rows, columns = shard["sizes"]
+        expected[shard["rank"]] += 4 * rows * columns + 4 * rows
+    assert estimate.ranks.keys() == expected.keys()
+    for rank, one in estimate.ranks.items():
+        assert one.device_bytes == 0
+        assert one.host_bytes == pytest.approx(expected[rank], rel=0.05, abs=4_000)
+        assert one.step_ms > 0
