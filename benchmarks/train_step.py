@@ -23,8 +23,9 @@ from tqdm import tqdm
 from benchmarks.record import append, circumstances, percentiles
 from dat_rec.config import Preset, TrainConfig, preset
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.prefetch import Prefetcher
 from dat_rec.data.prepare import prepare
-from dat_rec.data.reader import ExampleReader, Prefetcher
+from dat_rec.data.reader import ExampleReader
 from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.parallel.process_group import process_group
 from dat_rec.train.loop import build_model, reader_options

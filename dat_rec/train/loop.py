@@ -17,7 +17,8 @@ from dat_rec.config import TrainConfig, to_json
 from dat_rec.data.batch import Batch
 from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader import OPTION_CURE, ExampleReader, Prefetcher, ReaderOptions
+from dat_rec.data.prefetch import Prefetcher
+from dat_rec.data.reader import OPTION_CURE, ExampleReader, ReaderOptions
 from dat_rec.errors import SharedError, StoppedError
 from dat_rec.parallel.agree import check_same_on_all_ranks, together
 from dat_rec.parallel.initialize import initialize_tables

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader import ExampleReader, Prefetcher, ReaderOptions
+from dat_rec.data.prefetch import Prefetcher
+from dat_rec.data.reader import ExampleReader, ReaderOptions
 from dat_rec.data.schema import ExampleFile
 from dat_rec.errors import UserError
 

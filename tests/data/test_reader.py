@@ -16,7 +16,8 @@ from torch import Tensor
 from dat_rec.data.batch import Batch, negative_key
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.negatives import NegativeSampler, generator, log_candidate_share
-from dat_rec.data.reader import ExampleReader, Prefetcher, ReaderOptions
+from dat_rec.data.prefetch import Prefetcher
+from dat_rec.data.reader import ExampleReader, ReaderOptions
 from dat_rec.data.schema import ExampleFile
 from dat_rec.errors import UserError
 
