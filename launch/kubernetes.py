@@ -90,7 +90,7 @@ def trainjob(role: Role, name: str, namespace: str, queue: str, grace_s: int) ->
     """
     if role.min_replicas not in (None, role.num_replicas):
         refuse(
-            f"-j {role.min_replicas}:{role.num_replicas}x…: a TrainJob has as many nodes as it says: "
+            f"-j {role.min_replicas}:{role.num_replicas}x…: a TrainJob has a fixed size: "
             "give one number, or take volcano"
         )
     metadata: Manifest = {"name": name, "namespace": namespace}

@@ -25,7 +25,11 @@ class Scheduler(LocalScheduler):  # type: ignore[misc]  # TorchX ships no types
 
     def _submit_dryrun(self, app: AppDef, cfg: Mapping[str, Any]) -> AppDryRunInfo[PopenRequest]:
         check_no_image(app, "local_cwd")
-        return super()._submit_dryrun(app, cfg)
+        info = super()._submit_dryrun(app, cfg)
+        for replicas in info.request.role_params.values():
+            for replica in replicas:
+                replica.env["DAT_REC_LOGS"] = info.request.log_dir
+        return info
 
     def schedule(self, dryrun_info: AppDryRunInfo[PopenRequest]) -> str:
         """Start the job's processes; gives its id."""

@@ -32,7 +32,16 @@ from torchx.schedulers.api import (
     split_lines_iterator,
 )
 from torchx.schedulers.local_scheduler import LogIterator
-from torchx.specs import AppDef, AppState, ReplicaStatus, Resource, Role, RoleStatus, runopts
+from torchx.specs import (
+    AppDef,
+    AppState,
+    ReplicaStatus,
+    Resource,
+    Role,
+    RoleStatus,
+    macros,
+    runopts,
+)
 
 from launch.job import CHECK, check_no_image
 from launch.refuse import refuse
@@ -97,6 +106,7 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
             replica.srun_opts["open-mode"] = "append"
             for stream in ("output", "error"):
                 replica.srun_opts[stream] = f"{LOGS}/{replica.srun_opts[stream]}"
+            replica.env["DAT_REC_LOGS"] = f"{Path.cwd() / LOGS}/slurm-{macros.app_id}-*"
             words = [f"{name}={value}" for name, value in replica.env.items()]
             replica.args = [*words, replica.entrypoint, *replica.args]
             replica.entrypoint, replica.env = "env", {}

@@ -1,5 +1,6 @@
 """What a start of a run is about to do, on one page for the terminal and ``RUN/start.txt``."""
 
+import os
 import shlex
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from dat_rec.parallel.plan import MEMORY_RESERVE, plan_to_text
 from dat_rec.parallel.plan_estimate import PlanEstimate, RankEstimate
 from dat_rec.parallel.process_group import Place
 
+LOGS = "DAT_REC_LOGS"
+"""Environment variable: where a launcher keeps what the ranks print."""
 MOST_RANKS = 16
 """Listed one by one; of more the fullest are shown."""
 
@@ -47,7 +50,7 @@ def start_page(config: TrainConfig, start: Start) -> str:
         ("steps", f"{start.steps:,} (epochs: {config.epochs}), {batch}"),
         ("checkpoints", f"{run}/checkpoints, every {config.checkpoint_every:,} steps; {kept}"),
         ("curves", f"tensorboard --logdir {shlex.quote(run)}/tensorboard"),
-        ("logs", f"the ranks' output, where their launcher keeps it; {run}/failure.json"),
+        ("logs", os.environ.get(LOGS, "what the ranks print, where their launcher keeps it")),
         ("status", f"dat-rec status --run {shlex.quote(run)}"),
     ]
     lines = [f"{name:<13}{text}" for name, text in rows]
