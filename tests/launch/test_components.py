@@ -1,6 +1,7 @@
 """The components, read back by TorchX, by bash and by the parsers of what they start."""
 
 import json
+import socket
 import subprocess
 from argparse import Namespace
 from pathlib import Path
@@ -199,6 +200,24 @@ def test_wrong_values_are_refused_in_one_line(
     assert len(said) == 1
     assert placed(message) in said[0]
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_port_in_use_on_this_machine_is_refused_before_anything_is_started(
+    planted: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("", 0)) as other, get_runner("test") as runner:
+        port = other.getsockname()[1]
+        job = ["--data", str(planted.folder), "--out", str(tmp_path / "run"), "-j", "2x1"]
+        with pytest.raises(SystemExit) as ended:
+            runner.run_component(
+                f"{CHECKOUT / 'launch' / 'components.py'}:train",
+                [*job, "--rdzv_port", str(port)],
+                scheduler="local_cwd",
+                cfg={"log_dir": str(tmp_path / "logs")},
+            )
+    assert ended.value.code == 2
+    assert f"--rdzv_port {port}: Address already in use" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_to_go_on_with_resumes() -> None:

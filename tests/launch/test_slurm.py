@@ -7,6 +7,8 @@ with one process on the same global batches, and with a run that nobody disturbe
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -251,6 +253,32 @@ def test_a_node_with_another_version_is_found_before_anything_is_queued(
     finally:
         cluster.restart_node(node)
     assert re.search(f"torchrec: .*9\.8\.0.*{node}", said), said
+
+
+def test_a_port_in_use_on_a_node_is_found_before_anything_is_queued(
+    cluster: Cluster, planted: Dataset, tmp_path: Path
+) -> None:
+    listen = (
+        "import socket; s = socket.create_server(('', 29500)); print('on', flush=True); s.accept()"
+    )
+    others = [
+        subprocess.Popen(
+            cluster.at(node, sys.executable, "-c", listen), stdout=subprocess.PIPE, text=True
+        )
+        for node in cluster.names
+    ]
+    try:
+        assert all(other.stdout and other.stdout.readline() for other in others)
+        words = ("--data", str(planted.folder), "--out", str(tmp_path / "run"), "-j", "2x1")
+        with pytest.raises(RuntimeError, match="exit code 2") as failed:
+            cluster.submit("train", *words, "--rdzv_port", "29500")
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    (line,) = re.findall(r"launch: error: (.*)", str(failed.value))
+    assert "port 29500 cannot be listened on" in line
+    assert cluster.run("squeue", "--noheader").stdout == ""
 
 
 @pytest.mark.parametrize(
