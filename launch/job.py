@@ -167,14 +167,13 @@ def on_each_host(
     words = [
         *(_python(image), "-m", "dat_rec.host", "--job", macros.app_id),
         *("--nnodes", size.nnodes, "--nproc-per-node", str(size.workers)),
-        *("--max-restarts", str(max_restarts), "--replica", macros.replica_id),
-        *("--port", str(port)),
+        *("--max-restarts", str(max_restarts), "--port", str(port)),
     ]
-    # Only a shell can read the first host's name: TorchX fills in that variable's own name,
-    # and turns $$ into $.
-    first = f'"$${{{macros.rank0_env}:-localhost}}"'
+    # Only a shell can read what schedulers say in variables: the first host's name, of which
+    # TorchX fills in the variable's own name, and perhaps the number of this host. ($$ is $.)
+    where = f'--replica "{macros.replica_id}" --first "$${{{macros.rank0_env}:-localhost}}"'
     ours = shlex.join(arguments).replace("$", "$$")
-    return ["bash", "-c", f"exec {shlex.join(words)} --first {first} -- {ours}"]
+    return ["bash", "-c", f"exec {shlex.join(words)} {where} -- {ours}"]
 
 
 def for_schedulers(size: Size, out: str, image: str, port: int) -> dict[str, str]:

@@ -100,7 +100,7 @@ def trainjob(role: Role, name: str, namespace: str, queue: str, grace_s: int) ->
     values = macros.Values(
         img_root="",
         app_id=name,
-        replica_id="'\"$PET_NODE_RANK\"'",
+        replica_id="$PET_NODE_RANK",
         rank0_env="PET_MASTER_ADDR",
     )
     filled = values.apply(role)
