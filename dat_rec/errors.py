@@ -19,7 +19,9 @@ class Failure:
 
     def __str__(self) -> str:
         """As another rank tells it."""
-        return f"rank {self.rank} failed: {self.reason}" if self.kind == "error" else self.reason
+        if self.rank is None or self.kind not in ("error", "stopped"):
+            return self.reason
+        return f"rank {self.rank} {'failed' if self.kind == 'error' else 'ended'}: {self.reason}"
 
 
 class UserError(Exception):

@@ -22,14 +22,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from dat_rec.errors import Failure, RankError, SharedError, StoppedError, SupersededError, UserError
+from dat_rec.errors import (
+    Failure,
+    FailureKind,
+    RankError,
+    SharedError,
+    StoppedError,
+    SupersededError,
+    UserError,
+)
 
 LOOK_S = 0.5
 """Between two looks for another rank's last words."""
@@ -100,7 +109,7 @@ def fail_together(
     if world_size > 1:
         watch = _Watch(store, rank, world_size, min(LOST_S, timeout_s), last_words)
     try:
-        with _memory_errors():
+        with _memory_errors(), _not_interrupted_while_ending():
             yield
         # Nobody leaves before all are done: a failure after it could not be told.
         if watch:
@@ -112,8 +121,13 @@ def fail_together(
         raise
     except (StoppedError, KeyboardInterrupt) as stop:
         reason = str(stop) or "interrupted"
-        if watch:
-            watch.say(reason)
+        silent = watch.say(reason, "stopped") if watch else []
+        if silent and isinstance(stop, StoppedError):
+            # torchrun stops the ranks that live, when one has died.
+            failure = _died(silent)
+            lost = RankError(str(failure))
+            last_words.leave(failure, lost)
+            raise lost from stop
         last_words.leave(Failure("stopped", None, reason), stop)
         raise
     except BaseException as error:
@@ -131,6 +145,26 @@ def fail_together(
     finally:
         if watch:
             watch.close()
+        if _held:
+            signal.signal(signal.SIGTERM, _held.pop())
+
+
+_held: list[Any] = []
+"""What SIGTERM did before a failure, until this rank has told of it."""
+
+
+@contextmanager
+def _not_interrupted_while_ending() -> Iterator[None]:
+    """After a failure SIGTERM says nothing new: torchrun stops the ranks that live.
+
+    What it does otherwise, before and after the steps, would take the failure's place.
+    """
+    try:
+        yield
+    except BaseException:
+        if threading.current_thread() is threading.main_thread():
+            _held.append(signal.signal(signal.SIGTERM, signal.SIG_IGN))
+        raise
 
 
 @contextmanager
@@ -224,7 +258,7 @@ class _Watch:
         store.set("census", "")
         store.set(f"here/{self._rank}", "")
         silent = self._wait_for_all(store, "here", CENSUS_S)
-        return _silence(silent) or Failure("lost", None, "")
+        return _died(silent) if silent else Failure("lost", None, "")
 
     def _exit(self, failure: Failure) -> None:
         told = f"dat-rec: rank {self._rank}: stopped: {failure}: go on with --resume"
@@ -237,18 +271,24 @@ class _Watch:
         signal.set_wakeup_fd(self._told_before)
         os.close(self._told)
 
-    def say(self, message: object) -> None:
-        """Leave this rank's last words for the others, and time to read them."""
-        words = json.dumps({"rank": self._rank, "message": str(message)[:2000]})
+    def say(self, message: object, kind: FailureKind = "error") -> list[int]:
+        """Leave this rank's last words for the others, and time to read them.
+
+        Returns:
+            The ranks that did not read them, though the store answers.
+        """
+        words = json.dumps({"rank": self._rank, "message": str(message)[:2000], "kind": kind})
+        silent: list[int] = []
 
         def leave() -> Failure:
             self._store.compare_set("failed", "", words)
             self._store.set(f"alive/{self._rank}", "")
             # Whoever holds the store takes it along when it ends.
-            self._wait_for_all(self._store)
+            silent.extend(self._wait_for_all(self._store))
             return Failure("error", self._rank, "")
 
         self._in_time(leave)
+        return silent
 
     def explain(self) -> Failure:
         """What happened on another rank, after communication broke on this one."""
@@ -279,8 +319,10 @@ class _Watch:
         silent = self._wait_for_all(store)
         if words := _words(store):
             return words
-        reason = "the ranks lost touch with one another (is the network cut?)"
-        return _silence(silent) or Failure("lost", None, reason)
+        if not silent:
+            reason = "the ranks lost touch with one another (is the network cut?)"
+            return Failure("lost", None, reason)
+        return _died(silent)
 
     def _wait_for_all(
         self, store: dist.Store, answer: str = "alive", seconds: float = ANSWER_S
@@ -331,27 +373,21 @@ class _Beats:
         return max(self._still_s) > self._lost_s
 
 
-def _silence(silent: list[int]) -> Failure | None:
-    """What is to be said of ranks that did not answer."""
-    if not silent:
-        return None
-    who = ", ".join(map(str, silent))
-    return Failure(
-        "died",
-        silent[0],
-        f"rank{'s' if len(silent) > 1 else ''} {who} died without a word (killed, or out of "
-        "memory) or hangs",
-    )
-
-
 def _own_connection(store: dist.Store) -> dist.Store:
     """The same store, for another thread: one connection answers one question at a time."""
     clone: dist.Store = store.clone()  # type: ignore[attr-defined]  # torch's stubs lack it
     return clone
 
 
+def _died(silent: Sequence[int]) -> Failure:
+    """The ranks that do not answer, though the store does."""
+    who = f"rank{'s' if len(silent) > 1 else ''} {', '.join(map(str, silent))}"
+    reason = f"{who} died without a word (killed, or out of memory) or hangs"
+    return Failure("died", silent[0], reason)
+
+
 def _words(store: dist.Store) -> Failure | None:
     if not store.check(["failed"]):
         return None
     words = json.loads(store.get("failed"))
-    return Failure("error", words["rank"], words["message"])
+    return Failure(words["kind"], words["rank"], words["message"])

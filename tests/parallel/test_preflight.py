@@ -65,7 +65,9 @@ def test_other_versions_on_one_rank_are_named_with_both_values_and_the_host(
     with launched(planted.folder, tmp_path / "run", program=doctor_program(other_versions)) as run:
         assert run.wait() == 1
         told = run.output()
-    assert set(run.exit_codes()) == {2}
+    # torchrun may be faster to end one of them.
+    assert 2 in run.exit_codes()
+    assert set(run.exit_codes()) <= {2, -15}
     assert told.count("\ncluster\n") + told.startswith("cluster\n") == 1
     assert re.search(
         rf"PROBLEM  numpy +1\.2\.3 on rank 1 \(\S+\), {version} on rank 0 \(\S+\)", told
