@@ -9,7 +9,8 @@ does not resolve (torchrun waits in silence), a port that another program holds,
 that stands for 127.0.1.1 (Debian's /etc/hosts: the others would be told to call themselves).
 
 Exit codes: 0; 2 when a rank refused its input, which no restart mends, so that torchrun is
-stopped; 75 when SIGTERM came and a checkpoint was written; otherwise torchrun's own.
+stopped; 75 when SIGTERM came and a checkpoint was written; 1 when the first host does not
+answer; otherwise torchrun's own.
 Standard library only: it must work where nothing else does.
 """
 
@@ -32,7 +33,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dat_rec.errors import UserError
+from dat_rec.errors import RankError, UserError
 
 RENDEZVOUS = "last_call_timeout=5,keep_alive_interval=1,keep_alive_max_attempt=5"
 """A lost host is noticed in seconds. Below 3 attempts, a host that comes back can form a
@@ -50,7 +51,7 @@ EXIT_FILE = "DAT_REC_EXIT_FILE"
 """Names a file in which a rank that ends with exit code 2 or 75 leaves the code."""
 JOB = "DAT_REC_JOB"
 """Names the scheduler's job, which stays the same when it is queued again."""
-BAD_INPUT, STOPPED = 2, 75
+FAILED, BAD_INPUT, STOPPED = 1, 2, 75
 PORTS = range(20_000, 30_000)
 """Of jobs without a --port; below the kernel's own range."""
 LOOK_S = 0.2
@@ -79,9 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if most > 1:
             port = options.port or port_of(options.job)
             meeting = meet(options.first, port, options.replica == 0, options.meet_s)
-    except UserError as error:
+    except (UserError, RankError) as error:
         print(f"dat-rec: {socket.gethostname()}: error: {error}", file=sys.stderr)
-        return BAD_INPUT
+        # A host that does not answer may do so when the job is tried again.
+        return BAD_INPUT if isinstance(error, UserError) else FAILED
     command = torchrun(options, meeting, first=most == 1 or options.replica == 0)
     return run(command, environment(options.job, meeting))
 
@@ -96,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--replica", type=int, default=0, help="this host's number")
     parser.add_argument("--port", type=int, default=0, help="on the first host; 0: by the job's id")
     parser.add_argument("--max-restarts", type=int, default=3, help="of the ranks, by torchrun")
-    parser.add_argument("--meet-s", type=float, default=120, help="seconds to wait for the first")
+    parser.add_argument("--meet-s", type=float, default=600, help="seconds to wait for the first")
     parser.add_argument("--module", default="dat_rec", help="what each rank runs")
     parser.add_argument("arguments", nargs="*", help="the module's, after --")
     return parser
@@ -128,7 +130,8 @@ def meet(first: str, port: int, is_first: bool, wait_s: float) -> Meeting:
         wait_s: seconds for its name to be known and its machine to answer.
 
     Raises:
-        UserError: the name is unknown, the machine does not answer, or the port is taken.
+        UserError: the port is taken, or it is not clear by which address others call this host.
+        RankError: the name stays unknown, or the machine does not answer.
     """
     if is_first:
         _check_free(port)
@@ -234,7 +237,7 @@ def _reach(first: str, port: int, wait_s: float) -> str:
             reason = f"{address} does not answer ({error})"
         waited = time.monotonic() - begin
         if waited > wait_s:
-            raise UserError(
+            raise RankError(
                 f"the first host, {first}: {reason}, after {waited:.0f} s: mend the name service, "
                 "or let hosts of one job reach one another (firewall, network)"
             )

@@ -12,6 +12,7 @@ components and their arguments are those of ``launch/components.py``. Nothing is
 import argparse
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,22 @@ BAD_INPUT = 2
 """Exit code of ranks that refused what they were given, and would again."""
 TORCHX_TAKES_MB = 1024
 """Of each host's memory, TorchX asks Volcano for so much less."""
+LONGEST_NAME = 30
+"""Of a job: 15 letters make it unique, and its pods add their own to at most 63."""
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+"""Of what stands in Kubernetes."""
+WORD = re.compile(r"[A-Za-z/][^\n]+")
+"""What every reader of YAML takes for text, unless PyYAML itself has doubts; kubectl's takes 1e3
+for a number and y for a truth, and PyYAML does not."""
+KUBEFLOWS = (
+    "PET_NNODES",
+    "PET_NPROC_PER_NODE",
+    "PET_NODE_RANK",
+    "PET_MASTER_ADDR",
+    "PET_MASTER_PORT",
+)
+"""Variables that Kubeflow sets, whatever a TrainJob says. All are torchrun's defaults:
+`dat_rec.host` gives the first two itself, and the others count only without its rendezvous."""
 
 Manifest = dict[str, Any]
 
@@ -43,25 +60,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the manifests."""
     options = _parser().parse_args(arguments)
     app: AppDef = materialize_appdef(getattr(components, options.component), options.arguments)
+    _check(app, options)
+    role = app.roles[0]
+    # TorchX would look for macros in what the user gives.
+    role.env = {name: value.replace("$", "$$") for name, value in role.env.items()}
+    namespace, queue, grace_s = options.namespace, options.queue, options.grace_s
+    if options.road == "trainjob":
+        name = make_unique(app.name)
+        manifests = trainjob(role, name, options.runtime or name, namespace, queue, grace_s)
+    else:
+        manifests = [volcano(app, namespace, queue, grace_s)]
+    print(yaml.dump_all(manifests, Dumper=_Plain, sort_keys=False), end="")
+    return 0
+
+
+def _check(app: AppDef, options: argparse.Namespace) -> None:
+    """Refuse what neither road takes."""
     role = app.roles[0]
     if not role.image:
         refuse("--image: pods run in a container: name one made with launch/Dockerfile")
     if options.grace_s < 1:
         refuse(f"--grace-s {options.grace_s}: 1 or more")
-    name = re.sub(r"[^a-z0-9-]", "", make_unique(app.name).lower())[:50].rstrip("-")
-    if options.road == "trainjob":
-        manifests = trainjob(role, name, options.namespace, options.queue, options.grace_s)
-    else:
-        manifests = [volcano(app, options.namespace, options.queue, options.grace_s)]
-    print(yaml.dump_all(manifests, Dumper=_Plain, sort_keys=False), end="")
-    return 0
+    if len(app.name) > LONGEST_NAME:
+        refuse(f"--name {app.name}: at most {LONGEST_NAME} letters: pods add theirs, to 63 in all")
+    if options.runtime and options.road == "volcano":
+        refuse(f"--runtime {options.runtime}: Volcano has none: leave it out")
+    for option in ("namespace", "queue", "runtime"):
+        value = getattr(options, option)
+        if value and not NAME.fullmatch(value):
+            refuse(f"--{option} {value}: small letters, digits and dashes, at most 63")
+    for mount in role.mounts:
+        if isinstance(mount, DeviceMount):
+            refuse(f"--mounts type=device,src={mount.src_path}: would need a privileged pod")
 
 
 class _Plain(yaml.SafeDumper):  # type: ignore[misc]  # PyYAML ships no types
-    """Without YAML's references to what stood before."""
+    """Without YAML's references to what stood before; text in quotes where readers may differ."""
 
     def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
         return True
+
+    def represent_str(self, data: str) -> yaml.Node:
+        return self.represent_scalar(
+            "tag:yaml.org,2002:str", data, style=None if WORD.fullmatch(data) else "'"
+        )
+
+
+_Plain.add_representer(str, _Plain.represent_str)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--namespace", default="default")
     parser.add_argument("--queue", default="", help="Kueue's local queue, or Volcano's queue")
     parser.add_argument(
+        "--runtime",
+        default="",
+        help="the TrainingRuntime's name, to replace one that stands; without it the job's own",
+    )
+    parser.add_argument(
         "--grace-s", type=int, default=300, help="seconds for a checkpoint when a pod must go"
     )
     parser.add_argument("component", choices=COMPONENTS)
@@ -78,12 +128,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def trainjob(role: Role, name: str, namespace: str, queue: str, grace_s: int) -> list[Manifest]:
+def trainjob(
+    role: Role, name: str, runtime_name: str, namespace: str, queue: str, grace_s: int
+) -> list[Manifest]:
     """The TrainingRuntime and the TrainJob of one submission.
 
     Args:
         role: of a component.
-        name: of both; the job's id too, the same when pods start again.
+        name: of the TrainJob; the job's id too, the same when pods start again.
+        runtime_name: of the TrainingRuntime.
         namespace: of both.
         queue: a LocalQueue of Kueue's, or nothing.
         grace_s: seconds between a pod's SIGTERM and SIGKILL.
@@ -93,6 +146,9 @@ def trainjob(role: Role, name: str, namespace: str, queue: str, grace_s: int) ->
             f"-j {role.min_replicas}:{role.num_replicas}x…: a TrainJob has a fixed size: "
             "give one number, or take volcano"
         )
+    for variable in KUBEFLOWS:
+        if variable in role.env:
+            refuse(f"--env {variable}: Kubeflow sets it: leave it out")
     metadata: Manifest = {"name": name, "namespace": namespace}
     labels = {"app.kubernetes.io/name": "dat-rec", "app.kubernetes.io/instance": name}
     kueue = {"kueue.x-k8s.io/queue-name": queue} if queue else {}
@@ -107,7 +163,7 @@ def trainjob(role: Role, name: str, namespace: str, queue: str, grace_s: int) ->
     runtime = {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainingRuntime",
-        "metadata": metadata | {"labels": labels},
+        "metadata": metadata | {"name": runtime_name, "labels": labels},
         "spec": {
             "mlPolicy": {"numNodes": role.num_replicas, "torch": {}},
             "template": {"spec": _job_set(filled, labels, grace_s)},
@@ -122,7 +178,7 @@ def trainjob(role: Role, name: str, namespace: str, queue: str, grace_s: int) ->
             "runtimeRef": {
                 "apiGroup": "trainer.kubeflow.org",
                 "kind": "TrainingRuntime",
-                "name": name,
+                "name": runtime_name,
             },
             "trainer": {
                 "image": role.image,
@@ -173,7 +229,7 @@ def _job_set(role: Role, labels: dict[str, str], grace_s: int) -> Manifest:
             "maxRestarts": role.max_retries,
             "rules": [
                 {
-                    "name": "bad-input",
+                    "name": "bad_input",
                     "action": "FailJobSet",
                     "onJobFailureReasons": ["PodFailurePolicy"],
                 }
@@ -182,6 +238,7 @@ def _job_set(role: Role, labels: dict[str, str], grace_s: int) -> Manifest:
         "replicatedJobs": [
             {
                 "name": CONTAINER,
+                "replicas": 1,  # Kubeflow takes no other
                 "template": {
                     "metadata": {"labels": {STEP: "trainer"}},
                     "spec": job,
@@ -192,8 +249,8 @@ def _job_set(role: Role, labels: dict[str, str], grace_s: int) -> Manifest:
 
 
 def _literal(text: str) -> str:
-    """Text in which Kubernetes fills in no variables: it takes ``$(NAME)`` for one."""
-    return text.replace("$(", "$$(")
+    """Text that Kubernetes gives on as it was: it fills in ``$(NAME)``, and makes one $ of $$."""
+    return text.replace("$", "$$")
 
 
 def _resources(role: Role) -> dict[str, str]:
@@ -212,8 +269,6 @@ def _volumes(role: Role) -> tuple[list[Manifest], list[Manifest]]:
         elif isinstance(mount, VolumeMount):
             claim = {"claimName": mount.src, "readOnly": mount.read_only}
             volumes.append({"name": name, "persistentVolumeClaim": claim})
-        elif isinstance(mount, DeviceMount):
-            refuse(f"--mounts type=device,src={mount.src_path}: would need a privileged pod")
         mounts.append({"name": name, "mountPath": mount.dst_path, "readOnly": mount.read_only})
     return volumes, mounts
 
@@ -254,15 +309,17 @@ def volcano(app: AppDef, namespace: str, queue: str, grace_s: int) -> Manifest:
             f"--memMB {role.resource.memMB}: TorchX asks Volcano for {TORCHX_TAKES_MB} MB less, "
             "and so for nothing: give more"
         )
-    for mount in role.mounts:
-        if isinstance(mount, DeviceMount):
-            refuse(f"--mounts type=device,src={mount.src_path}: would need a privileged pod")
-    job: Manifest = sanitize_for_serialization(app_to_resource(app, queue, None))
+    with warnings.catch_warnings():
+        # Of Volcano 1.4, as launch/kubernetes.md says.
+        warnings.filterwarnings("ignore", "(?s).*does NOT support retries correctly")
+        job: Manifest = sanitize_for_serialization(app_to_resource(app, queue, None))
     job["metadata"]["namespace"] = namespace
     # As long as so many pods run, the job goes on; and so many must have room to begin.
     job["spec"]["minAvailable"] = role.min_replicas or role.num_replicas
-    job["spec"]["policies"] = [{"exitCode": BAD_INPUT, "action": "AbortJob"}]
     for task in job["spec"]["tasks"]:
+        # First, since the first that fits counts: TorchX starts the job again after any failure.
+        bad_input = {"exitCode": BAD_INPUT, "action": "TerminateJob"}
+        task["policies"] = [bad_input, *task.get("policies", [])]
         for container in task["template"]["spec"]["containers"]:
             container["command"] = [_literal(word) for word in container["command"]]
             for variable in container["env"]:
