@@ -54,9 +54,9 @@ JOB = "DAT_REC_JOB"
 FAILED, BAD_INPUT, STOPPED = 1, 2, 75
 PORTS = range(20_000, 30_000)
 """Of jobs without a --port; below the kernel's own range."""
-LOOK_S = 0.2
-LAST_WORDS_S = 3.0
-"""In which the other ranks of this host end by themselves, before torchrun is stopped."""
+LOOK_S = 0.1
+LAST_WORDS_S = 5.0
+"""In which the ranks of this host end by themselves, once torchrun is told to stop."""
 SIOCGIFADDR = 0x8915
 
 
@@ -337,19 +337,11 @@ def _die_with_parent() -> None:
 
 def _stop(process: subprocess.Popen[bytes], file: Path) -> None:
     """Stop torchrun and its ranks, which have the time to end by themselves."""
-    if not _ends(process):
-        process.terminate()
-        _ends(process)
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(LAST_WORDS_S)
     _kill_all(file)
     process.wait()
-
-
-def _ends(process: subprocess.Popen[bytes]) -> bool:
-    try:
-        process.wait(LAST_WORDS_S)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
 
 
 def _kill_all(file: Path) -> None:

