@@ -74,6 +74,8 @@ class Meeting:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run this host's part; gives the exit code."""
     options = _parser().parse_args(arguments)
+    # As the first process of a container it would be deaf to it while it waits for others.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         _, most = _nodes(options.nnodes)
         meeting = Meeting("localhost:0")

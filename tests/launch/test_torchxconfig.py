@@ -11,6 +11,8 @@ from torchx.schedulers import get_scheduler_factories
 from dat_rec.install import CHECKOUT
 
 FILE = CHECKOUT / ".torchxconfig"
+READ = {bool: {"True": True, "False": False}.__getitem__, int: int, str: str}
+"""By type of option; raises for text of another."""
 SECTIONS = ("local_cwd", "slurm", "kubernetes", "aws_batch")
 
 
@@ -30,7 +32,7 @@ def test_options_are_known(scheduler: str) -> None:
         for name, text in parser[scheduler].items():
             option = options.get(name)
             assert option is not None, name
-            assert option.opt_type is not bool or text in ("True", "False")
+            READ[option.opt_type](text)
 
 
 def test_the_defaults_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
