@@ -246,6 +246,10 @@ def _run(arguments: Arguments) -> None:
         _end(1, failure, f"stopped: {failure}: go on with --resume")
     except KeyboardInterrupt as stop:
         _end(130, stop, "interrupted; what had been finished is whole", first_only=True)
+    except BrokenPipeError:
+        # Whoever read what we print has enough of it, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         if not full and error.filename is None:

@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         _, most = _nodes(options.nnodes)
+        if options.nproc_per_node < 1:
+            raise UserError(f"--nproc-per-node is {options.nproc_per_node}: at least 1")
         meeting = Meeting("localhost:0")
         if most > 1:
             port = options.port or port_of(options.job)
@@ -141,7 +143,8 @@ def meet(first: str, port: int, is_first: bool, wait_s: float) -> Meeting:
             address, interface = own_address()
         except UserError:
             # Some schedulers call the first host so in its own environment alone.
-            if first != "localhost":
+            alone = all(ip.startswith("127.") for ip in interface_addresses().values())
+            if first != "localhost" or not alone or "GLOO_SOCKET_IFNAME" in os.environ:
                 raise
             address, interface = "127.0.0.1", "lo"
         return Meeting(f"{address}:{port}", address, interface)
@@ -298,23 +301,27 @@ def run(command: list[str], variables: dict[str, str]) -> int:
         file = Path(folder) / "codes"
         # torchrun would leave its own copies of the output in /tmp.
         variables = {"PET_LOG_DIR": folder} | variables | {EXIT_FILE: str(file)}
-        process = subprocess.Popen(command, env=variables, preexec_fn=_die_with_parent)
+        # In a session of its own, so that what is sent to all of ours reaches it once.
+        process = subprocess.Popen(
+            command, env=variables, preexec_fn=_die_with_parent, start_new_session=True
+        )
         asked = False
 
         def forward(number: int, _: FrameType | None) -> None:
             nonlocal asked
-            # A scheduler signals the whole job, perhaps: torchrun must not hear it twice.
             if not asked:
                 asked = True
                 process.send_signal(number)
 
         signal.signal(signal.SIGTERM, forward)
-        signal.signal(signal.SIGINT, lambda *_: None)  # the terminal tells torchrun, too
+        signal.signal(signal.SIGINT, forward)
         while process.poll() is None:
             time.sleep(LOOK_S)
             if BAD_INPUT in _codes(file):
                 _stop(process, file)
         codes = _codes(file)
+        # Of a torchrun that was killed: nobody would watch over them.
+        _kill_all(file)
     if BAD_INPUT in codes:
         return BAD_INPUT
     if asked and STOPPED in codes:

@@ -7,7 +7,7 @@ hints must be ``typing``'s own spelling. TorchX runs this file's text inside a m
 so that nothing but the components may stand here.
 """
 
-from typing import Dict, List, Optional
+from typing import List, Optional
 
 from torchx import specs
 
@@ -27,7 +27,7 @@ def train(
     gpu: int = -1,
     memMB: int = 0,
     mounts: Optional[List[str]] = None,
-    env: Optional[Dict[str, str]] = None,
+    env: Optional[List[str]] = None,
     max_restarts: int = 3,
     max_retries: int = 3,
     rdzv_port: int = 0,
@@ -71,7 +71,7 @@ def evaluate(
     gpu: int = -1,
     memMB: int = 0,
     mounts: Optional[List[str]] = None,
-    env: Optional[Dict[str, str]] = None,
+    env: Optional[List[str]] = None,
     max_retries: int = 0,
 ) -> specs.AppDef:
     """Rank every held-out item among all items; writes metrics.json into the run's folder.
@@ -107,7 +107,7 @@ def export(
     gpu: int = -1,
     memMB: int = 0,
     mounts: Optional[List[str]] = None,
-    env: Optional[Dict[str, str]] = None,
+    env: Optional[List[str]] = None,
     max_retries: int = 0,
 ) -> specs.AppDef:
     """Write what serving needs: item vectors, index, query tower with its tables.
@@ -144,7 +144,7 @@ def benchmark(
     gpu: int = -1,
     memMB: int = 0,
     mounts: Optional[List[str]] = None,
-    env: Optional[Dict[str, str]] = None,
+    env: Optional[List[str]] = None,
 ) -> specs.AppDef:
     """Answer one question of benchmarks/, on one host; JSON lines on standard output.
 

@@ -114,6 +114,8 @@ def check_training(arguments: Sequence[str], size: Size, image: str) -> list[str
         refuse(f"-j: {ranks} ranks for {schema.examples} examples of {config.data}")
     if (config.out / "config.json").exists() and not (config.resume or config.overwrite):
         refuse(f"{config.out} holds a run: pass --resume or --overwrite, after --")
+    if config.warm_start is not None and not (config.warm_start / "config.json").exists():
+        refuse(f"--warm-start {config.warm_start} holds no run: name the folder that train made")
     if config.out.exists() and not config.out.is_dir():
         refuse(f"{config.out} is no folder: choose another --out")
     there = next(path for path in (config.out, *config.out.absolute().parents) if path.exists())
@@ -123,10 +125,10 @@ def check_training(arguments: Sequence[str], size: Size, image: str) -> list[str
 
 
 def _absolute(arguments: Sequence[str]) -> list[str]:
-    """The arguments with --data and --out made absolute."""
+    """The arguments with all folders made absolute."""
     found = list(arguments)
     for at, word in enumerate(found):
-        if word in ("--data", "--out") and at + 1 < len(found):
+        if word in ("--data", "--out", "--warm-start") and at + 1 < len(found):
             found[at + 1] = str(Path(found[at + 1]).absolute())
     return found
 
@@ -214,7 +216,7 @@ def app(
     size: Size,
     resource: specs.Resource,
     mounts: Sequence[str] | None,
-    env: Mapping[str, str] | None,
+    env: Sequence[str] | None,
     max_retries: int = 0,
     metadata: Mapping[str, str] | None = None,
 ) -> specs.AppDef:
@@ -223,9 +225,6 @@ def app(
         refuse(f"--name {name}: small letters, digits and dashes, as Kubernetes wants it")
     if max_retries < 0:
         refuse(f"--max_retries {max_retries}: 0 or more")
-    for variable in env or {}:
-        if not VARIABLE.fullmatch(variable):
-            refuse(f"--env {variable}: no name of an environment variable")
     if mounts and not image:
         refuse(
             "--mounts without --image: without a container a host sees its own disks as they are"
@@ -243,7 +242,7 @@ def app(
                 image=image,
                 entrypoint=command[0],
                 args=list(command[1:]),
-                env={**ours, **(env or {})},
+                env={**ours, **_environment(env or ())},
                 min_replicas=size.least,
                 num_replicas=size.most,
                 max_retries=max_retries,
@@ -260,6 +259,21 @@ def check_no_image(job: specs.AppDef, scheduler: str) -> None:
     for role in job.roles:
         if role.image:
             refuse(f"--image {role.image}: -s {scheduler} runs no containers: leave it out")
+
+
+def _environment(words: Sequence[str]) -> dict[str, str]:
+    """``A=1``, ``B=2``, …; what has no name belongs to the value before it, as ``A=1,2`` has."""
+    found: dict[str, str] = {}
+    name = ""
+    for word in words:
+        if "=" in word:
+            name, _, value = word.partition("=")
+            found[name] = value
+        elif name:
+            found[name] += f",{word}"
+        if not VARIABLE.fullmatch(name):
+            refuse(f"--env {word}: names and values, as in A=1,B=2")
+    return found
 
 
 def _bad_mounts(mounts: Sequence[str] | None, error: Exception) -> NoReturn:

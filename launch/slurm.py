@@ -17,7 +17,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -55,13 +55,28 @@ IDLE_S = 10
 TRY_S = 120
 BUSY = ("nodes are busy", "Socket timed out")
 """What srun says when the nodes that it wants are not free now."""
-END = """
-code=$?
+SHORTEST_MIN = 10
+"""A job with less time would do little but start and stop."""
+SCRIPT = """#!/bin/bash
+{options}
+export SLURM_UNBUFFEREDIO=1
+restarts=${{SLURM_RESTART_COUNT:-0}}
+for try in {{1..20}}; do
+    begin=$SECONDS
+    srun {tasks}
+    code=$?
+    # Of a start whose first node was lost, Slurm may run parts yet when it starts the job again.
+    [ $code -eq 1 ] && [ $restarts -gt 0 ] && [ $((SECONDS - begin)) -lt 5 ] || break
+    sleep 3
+done
 echo "the job's exit code is $code"
-# 2: the ranks refused what they were given, and would again.
-if [ $code -ne 0 ] && [ $code -ne 2 ] && [ {retries} -gt "${{SLURM_RESTART_COUNT:-0}}" ]; then
-    scontrol requeue "$SLURM_JOB_ID"
-fi
+# 2: the ranks refused what they were given, and would again. 75: they have saved, and can go on,
+# as often as there is need.
+case $code in
+    0 | 2) ;;
+    75) [ {retries} -gt 0 ] && scontrol requeue "$SLURM_JOB_ID" ;;
+    *) [ {retries} -gt $restarts ] && scontrol requeue "$SLURM_JOB_ID" ;;
+esac
 exit $code
 """
 
@@ -76,10 +91,13 @@ class Request(torchx_slurm.SlurmBatchRequest):  # type: ignore[misc]  # TorchX s
     def materialize(self) -> str:
         """The script, a heterogeneous job with a component for each replica."""
         groups = [replica.materialize() for replica in self.replicas.values()]
-        options = "#SBATCH hetjob\n".join(f"#SBATCH {shlex.join(sbatch)}\n" for sbatch, _ in groups)
-        tasks = " :\\\n    ".join(" ".join(srun) for _, srun in groups)
-        end = END.format(retries=self.max_retries)
-        return f"#!/bin/bash\n{options}export SLURM_UNBUFFEREDIO=1\nsrun {tasks}{end}"
+        return SCRIPT.format(
+            options="\n#SBATCH hetjob\n".join(
+                f"#SBATCH {shlex.join(words)}" for words, _ in groups
+            ),
+            tasks=" :\\\n        ".join(" ".join(words) for _, words in groups),
+            retries=self.max_retries,
+        )
 
 
 class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
@@ -90,8 +108,19 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
         opts.add("preflight", type_=bool, default=True, help="try the nodes before queueing")
         return opts
 
+    def build_workspace_and_update_role(
+        self,
+        role: Role,  # noqa: ARG002
+        workspace: str,  # noqa: ARG002
+        cfg: Mapping[str, Any],
+    ) -> None:
+        """Refuse ``job_dir``, where TorchX would copy this folder: jobs run this checkout."""
+        if cfg.get("job_dir"):
+            refuse(f"-cfg job_dir={cfg['job_dir']}: jobs run this very checkout: leave it out")
+
     def _submit_dryrun(self, app: AppDef, cfg: dict[str, Any]) -> AppDryRunInfo[Request]:
         check_no_image(app, "slurm")
+        _check_time(cfg.get("time"))
         for role in app.roles:
             if role.min_replicas not in (None, role.num_replicas):
                 refuse(
@@ -100,6 +129,9 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
                 )
         theirs = super()._submit_dryrun(app, cfg).request
         for replica in theirs.replicas.values():
+            if not theirs.max_retries:
+                del replica.sbatch_opts["requeue"]
+                replica.sbatch_opts["no-requeue"] = None
             replica.sbatch_opts["signal"] = f"TERM@{STOP_BEFORE_END_S}"
             if cpus := replica.sbatch_opts.get("cpus-per-task"):
                 replica.srun_opts["cpus-per-task"] = cpus
@@ -134,8 +166,7 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
         """Try the nodes, then queue the job; gives its id."""
         if dryrun_info.request.check:
             _try_nodes(dryrun_info.request.check)
-        folder = Path(dryrun_info.request.job_dir or ".")
-        (folder / LOGS).mkdir(parents=True, exist_ok=True)
+        Path(LOGS).mkdir(exist_ok=True)
         try:
             job: str = super().schedule(dryrun_info)
         except FileNotFoundError:
@@ -195,19 +226,42 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
         return filter_regex(regex, lines) if regex else lines
 
 
-def _check_number(wanted: int, partition: str | None) -> None:
+def _check_number(wanted: int, partitions: str | None) -> None:
     """Refuse more nodes than there are, for which a job of several components waits for ever."""
     nodes: dict[str, int] = {}
-    for name, number in _rows("sinfo", "--noheader", "--format=%P|%D"):
+    usual = None
+    for name, number in _rows("sinfo", "--noheader", "--responding", "--format=%P|%D"):
         # The usual partition has a star.
-        partition = name.rstrip("*") if partition is None and name.endswith("*") else partition
+        usual = name.rstrip("*") if name.endswith("*") else usual
         nodes[name.rstrip("*")] = nodes.get(name.rstrip("*"), 0) + int(number)
-    if not nodes:  # no Slurm here: a dry run may do without
+    names = (partitions or usual or "").split(",")
+    if not nodes or names == [""]:  # no Slurm here, for a dry run; or the site chooses
         return
-    if partition not in nodes:
-        refuse(f"-cfg partition={partition}: one of {', '.join(nodes)}")
-    if wanted > nodes[partition]:
-        refuse(f"-j: {wanted} nodes, and the partition {partition} has {nodes[partition]}")
+    for name in names:
+        if name not in nodes:
+            refuse(f"-cfg partition={name}: one of {', '.join(nodes)}")
+    if wanted > (most := max(nodes[name] for name in names)):
+        refuse(f"-j: {wanted} nodes, and the partition {','.join(names)} has {most} that respond")
+
+
+def _check_time(limit: str | None) -> None:
+    """Refuse a time limit in which a job would be asked to stop before it has begun."""
+    if limit is None:
+        return
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    if found is None:  # "infinite", or what Slurm refuses
+        return
+    days, *rest = found.groups()
+    parts = [int(part) for part in rest if part is not None]
+    if days is not None:
+        minutes = int(days) * 1440 + parts[0] * 60 + (parts[1] if len(parts) > 1 else 0)
+    else:
+        minutes = parts[0] * 60 + parts[1] if len(parts) == 3 else parts[0]
+    if minutes < SHORTEST_MIN:
+        refuse(
+            f"-cfg time={limit}: a job is asked to save {STOP_BEFORE_END_S} s before its end, and "
+            f"must have begun: at least {SHORTEST_MIN} minutes"
+        )
 
 
 def _try_nodes(check: list[str]) -> None:
@@ -250,8 +304,11 @@ def _problems(stdout: str, stderr: str) -> str:
 
 
 def _rows(*command: str) -> list[list[str]]:
-    """What a command of Slurm's lists, cut at bars; nothing if it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """What a command of Slurm's lists, cut at bars; nothing if it fails or is not there."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return []
     return [line.split("|") for line in done.stdout.splitlines() if line]
 
 

@@ -58,9 +58,7 @@ def check_shared(out: Path, speakers: Sequence[int], group: dist.ProcessGroup) -
     rank = dist.get_rank()
     chosen: list[Any] = [None, None]
     if rank == 0:
-        absolute = out.resolve()
-        nearest = next(path for path in (absolute, *absolute.parents) if path.is_dir())
-        chosen = [str(nearest), PREFIX + uuid.uuid4().hex]
+        chosen = [str(_nearest(out.resolve())), PREFIX + uuid.uuid4().hex]
     dist.broadcast_object_list(chosen, group=group)
     folder, token = Path(chosen[0]), str(chosen[1])
     files = {speaker: folder / f"{token}-{speaker}" for speaker in sorted({0, *speakers})}
@@ -96,6 +94,17 @@ def _write(path: Path, token: str) -> str:
     except OSError as error:
         return f"cannot write in {path.parent} ({error.strerror})"
     return ""
+
+
+def _nearest(out: Path) -> Path:
+    """What exists there or above; what may not be looked into, or is no folder, fails later."""
+    for path in (out, *out.parents):
+        try:
+            if path.exists():
+                return path
+        except OSError:
+            return path
+    return out
 
 
 def _read(path: Path, token: str, writer: int) -> str:

@@ -72,6 +72,10 @@ def status(run: Path) -> Status:
         UserError: the folder holds no run.
     """
     path = run / "config.json"
+    if not path.exists() and (run / LOCK).exists():
+        raise UserError(
+            f"{run}: a run that has not begun yet, or could not: see what its job has printed"
+        )
     if not path.exists():
         raise UserError(f"{run} is not a run (no config.json): make one with `dat-rec train`")
     config = read_json(path, "the run's configuration")

@@ -274,7 +274,7 @@ def install() -> int:
     """Install the packages where they are missing, without starting their services."""
     why = missing(PROGRAMS)
     if not why or os.geteuid() != 0:
-        print(f"not installed: {why}" if why else "Slurm is installed")
+        print(f"skipped: {why}" if why else "Slurm is installed")
         return 0
     policy = Path("/usr/sbin/policy-rc.d")
     ours = not policy.exists()

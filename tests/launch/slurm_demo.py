@@ -23,15 +23,15 @@ def main() -> int:
     parser.add_argument("arguments", nargs="*", help="of dat-rec train, after --")
     options = parser.parse_args()
     if why := missing(PROGRAMS):
-        print(f"no Slurm here: {why}: nothing is shown", file=sys.stderr)
-        return 0
+        print(f"no Slurm here: {why}", file=sys.stderr)
+        return 2
     begin = time.monotonic()
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - begin:5.0f} s  {text}", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="slurm-") as folder:
-        cluster = Cluster(Path(folder), 2)
+        cluster = Cluster(Path(folder), 2, network=77)
         try:
             cluster.up()
             say(f"Slurm is up: {', '.join(cluster.names)}")

@@ -90,10 +90,10 @@ def test_relative_paths_become_absolute(
 
 def test_several_hosts_meet_at_the_first(data: Path, tmp_path: Path) -> None:
     sizes = ("-j", "2:3x4", "--rdzv_port", "29600", "--max_restarts", "5", "--max_retries", "4")
-    app = dry_run("train", "--data", data, "--out", tmp_path / "run", *sizes, "--env", "A=1,B=$C")
+    app = dry_run("train", "--data", data, "--out", tmp_path / "run", *sizes, "--env", "A=1,2,B=$C")
     role = app.roles[0]
     assert (role.min_replicas, role.num_replicas, role.max_retries) == (2, 3, 4)
-    assert (role.env["A"], role.env["B"]) == ("1", "$C")
+    assert (role.env["A"], role.env["B"]) == ("1,2", "$C")
     found = host_arguments(app, TORCHX_RANK0_HOST="host-a")
     assert (found.nnodes, found.nproc_per_node, found.first) == ("2:3", 4, "host-a")
     assert (found.port, found.max_restarts) == (29_600, 5)
@@ -158,7 +158,9 @@ TRAIN = ("train", "--data", "DATA", "--out", "OUT")
         ((*TRAIN, "--host", "h100"), "--host h100: unknown: one of cpu, cpu-16"),
         ((*TRAIN, "--host", "8xh100", "-j", "1x9"), "-j: 9 workers on hosts of 8 GPUs"),
         ((*TRAIN, "--cpu", "-1"), "--cpu -1: a number"),
-        ((*TRAIN, "--env", "1A=2"), "--env 1A: no name"),
+        ((*TRAIN, "--env", "1A=2"), "--env 1A=2: names and values"),
+        ((*TRAIN, "--env", "A"), "--env A: names and values"),
+        ((*TRAIN, "--", "--warm-start", "OUT"), "--warm-start OUT holds no run"),
         ((*TRAIN, "--mounts", "type=bind,src=/a,dst=/b"), "--mounts without --image"),
         ((*TRAIN, "--image", "i", "--mounts", "type=bind,src=/a"), "--mounts type=bind,src=/a: "),
         ((*TRAIN, "--rdzv_port", "65536"), "--rdzv_port 65536: a port is below 65536"),
@@ -218,6 +220,14 @@ def test_a_port_in_use_on_this_machine_is_refused_before_anything_is_started(
     assert ended.value.code == 2
     assert f"--rdzv_port {port}: Address already in use" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_for_slurm_needs_no_slurm(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    app = dry_run("train", "--data", data, "--out", tmp_path / "run", scheduler="slurm")
+    assert app.roles[0].num_replicas == 1
 
 
 def test_the_command_to_go_on_with_resumes() -> None:

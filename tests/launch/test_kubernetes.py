@@ -439,7 +439,7 @@ def test_namespace_queue_and_runtime_stand_where_they_belong(
     [
         (("trainjob", *TRAIN, "-j", "1:2x8"), "-j 1:2x…: a TrainJob has a fixed size"),
         (("trainjob", *TRAIN, "--env", "PET_NNODES=3"), "--env PET_NNODES: Kubeflow sets it"),
-        (("trainjob", *TRAIN, "--env", "A"), "train: `A` does not have"),
+        (("trainjob", *TRAIN, "--env", "A"), "--env A: names and values"),
         (("trainjob", "train", *PLACES), "--image: pods run in a container"),
         (("trainjob", *TRAIN, "--name", "x" * 31), "at most 30 letters"),
         (("trainjob", "--grace-s", "0", *TRAIN), "--grace-s 0: 1 or more"),

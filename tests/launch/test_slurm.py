@@ -168,7 +168,9 @@ def test_a_cancelled_job_is_told_as_cancelled_and_can_be_resumed(
     assert bits(run) == bits(undisturbed)
 
 
+@pytest.mark.parametrize("component", [0, 1])
 def test_a_killed_node_costs_under_a_minute(
+    component: int,
     cluster: Cluster,
     planted: Dataset,
     undisturbed: Path,
@@ -179,7 +181,7 @@ def test_a_killed_node_costs_under_a_minute(
     run = tmp_path / "run"
     job = submit(cluster, planted, run)
     wait_until(lambda: steps(run))
-    victim = cluster.run("squeue", "-h", f"--jobs={job}", "--format=%N").stdout.split()[1]
+    victim = cluster.run("squeue", "-h", f"--jobs={job}", "--format=%N").stdout.split()[component]
     cluster.kill(victim)
     begin = time.monotonic()
     try:
@@ -188,7 +190,9 @@ def test_a_killed_node_costs_under_a_minute(
         (resumed,) = starts(cluster, job)
         wait_until(lambda: max(steps(run)) > resumed)
         seconds = time.monotonic() - begin
-        record_property("figure", f"a Slurm node killed: next step after {seconds:.1f} s")
+        record_property(
+            "figure", f"a Slurm node killed ({component}): next step after {seconds:.1f} s"
+        )
         assert cluster.wait(job) == "COMPLETED"
     finally:
         cluster.restart_node(victim)
@@ -287,6 +291,8 @@ def test_a_port_in_use_on_a_node_is_found_before_anything_is_queued(
         ("partition=none", "2x1", "partition=none: one of main"),
         ("", "9x1", "9 nodes, and the partition main has 3"),
         ("", "1:2x1", "Slurm gives a job a fixed number of nodes"),
+        ("time=3", "2x1", "-cfg time=3: a job is asked to save 120 s before its end"),
+        ("job_dir=/tmp/no", "2x1", "-cfg job_dir=/tmp/no: jobs run this very checkout"),
     ],
 )
 def test_what_the_cluster_cannot_do_is_refused(
