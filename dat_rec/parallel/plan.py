@@ -12,9 +12,21 @@ from typing import Any, Literal, cast
 from torch import nn
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
+from torchrec.distributed.planner.constants import DEFAULT_PERF_ESTIMATOR
 from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.estimator import EmbeddingPerfEstimatorFactory
+from torchrec.distributed.planner.proposers import (
+    GreedyProposer,
+    GridSearchProposer,
+    UniformProposer,
+)
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
+from torchrec.distributed.planner.types import (
+    ParameterConstraints,
+    PlannerError,
+    Proposer,
+    ShardingOption,
+)
 from torchrec.distributed.types import (
     CacheParams,
     EmbeddingModuleShardingPlan,
@@ -27,6 +39,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dat_rec.errors import UserError
 from dat_rec.parallel.plan_estimate import PlanEstimate
+from dat_rec.parallel.plan_memory import StorageEstimator
 from dat_rec.parallel.process_group import Place
 from dat_rec.table_rules import (
     BY_COLUMN,
@@ -41,6 +54,9 @@ from dat_rec.table_rules import (
 
 MEMORY_RESERVE = 0.15
 """Share of each device's memory that is left to towers, activations and the batch."""
+
+MOST_PLACEMENTS = 80_000
+"""Most combinations of a grid search, times the ranks that each is placed on."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +107,15 @@ class _Enumerator(EmbeddingEnumerator):  # type: ignore[misc]  # TorchRec ships 
         return sorted(super()._filter_compute_kernels(*arguments), key=KERNELS.index)
 
 
+class DoesNotFitError(UserError):
+    """No plan fits the memory that there is."""
+
+    def __init__(self, message: str, smallest: Sequence[ShardingOption]) -> None:
+        super().__init__(message)
+        self.smallest = tuple(smallest)
+        """Of each table, the way of sharding that takes the least memory in all."""
+
+
 def make_plan(
     model: nn.Module,
     pooling_factors: dict[str, float],
@@ -99,7 +124,7 @@ def make_plan(
     sharder: Sharder,
     estimate: PlanEstimate | None = None,
 ) -> ShardingPlan:
-    """Plan where the tables go.
+    """Plan where the tables go on the cluster that this process is part of.
 
     Args:
         model: its EmbeddingBagCollections may be on the meta device.
@@ -110,8 +135,34 @@ def make_plan(
         estimate: takes what the planner expects of the plan.
 
     Raises:
-        UserError: no plan fits the devices' memory, a type or kernel does not work here, or a
-            rule names no table (the same on every rank).
+        UserError: as ``plan_on``.
+    """
+    topology = _topology(place, options.sharding_group_size or place.world_size)
+    return plan_on(topology, model, pooling_factors, options, sharder, estimate)
+
+
+def plan_on(
+    topology: Topology,
+    model: nn.Module,
+    pooling_factors: dict[str, float],
+    options: ShardingOptions,
+    sharder: Sharder,
+    estimate: PlanEstimate | None = None,
+) -> ShardingPlan:
+    """Plan where the tables go on any cluster, this process's or one that is only described.
+
+    Args:
+        topology: of the ranks that share one copy of the tables.
+        model: its EmbeddingBagCollections may be on the meta device.
+        pooling_factors: mean number of values in a bag, by feature; 1 where absent.
+        options: what may be chosen.
+        sharder: that will shard the model.
+        estimate: takes what the planner expects of the plan.
+
+    Raises:
+        DoesNotFitError: no plan fits the devices' memory.
+        UserError: a type or kernel does not work there, or a rule names no table (the same on
+            every rank).
     """
     tables = [
         config
@@ -119,18 +170,22 @@ def make_plan(
         if isinstance(module, EmbeddingBagCollection)
         for config in module.embedding_bag_configs()
     ]
-    rules = _rules(tables, place, options)
-    group = options.sharding_group_size or place.world_size
-    topology = _topology(place, group)
+    rules = _rules(tables, topology, options)
     constraints = {
         table.name: _constraints(table, rules[table.name], pooling_factors) for table in tables
     }
+    times = EmbeddingPerfEstimatorFactory.create(
+        DEFAULT_PERF_ESTIMATOR, topology=topology, constraints=constraints
+    )
+    memory = StorageEstimator(topology, constraints)
+    enumerator = _Enumerator(topology, options.batch_size, constraints, [times, memory])
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=options.batch_size,
         constraints=constraints,
-        enumerator=_Enumerator(topology, options.batch_size, constraints),
+        enumerator=enumerator,
         storage_reservation=FixedPercentageStorageReservation(MEMORY_RESERVE),
+        proposer=_proposers(topology.world_size),
         stats=[] if estimate is None else [estimate],
         debug=False,
     )
@@ -138,12 +193,44 @@ def make_plan(
         return planner.plan(model, [cast(ModuleSharder[nn.Module], sharder)])
     except PlannerError as error:
         reason = textwrap.shorten(str(error), 300, placeholder=" …")
-        raise UserError(
-            f"no sharding plan fits {group} × {place.device.type} of "
-            f"{place.memory_bytes / 2**30:.3g} GiB each: {reason}: use more ranks, raise "
+        on_gpu = topology.compute_device == "cuda"
+        storage = topology.devices[0].storage
+        given = storage.hbm if on_gpu else storage.ddr
+        raise DoesNotFitError(
+            f"no sharding plan fits {topology.world_size} × {topology.compute_device} of "
+            f"{given / 2**30:.3g} GiB each: {reason}: use more ranks, raise "
             "--memory-gb if there is more, allow other types or kernels, or lower "
-            "--model.embedding-dim or --batch-size"
+            "--model.embedding-dim or --batch-size",
+            _smallest(enumerator.last_stored_search_space or (), on_gpu=on_gpu),
         ) from error
+
+
+def _proposers(ranks: int) -> list[Proposer]:
+    """TorchRec's own four; the grid, which tries every combination, only where that takes seconds.
+
+    With its own limit of 10,000, seven tables on a hundred ranks would take it ten times as long
+    as the other three, which find the same (benchmarks/LOG.md); beyond the limit it tries nothing.
+    """
+    return [
+        GridSearchProposer(max_proposals=min(10_000, MOST_PLACEMENTS // ranks)),
+        GreedyProposer(),
+        GreedyProposer(use_depth=False),
+        UniformProposer(),
+    ]
+
+
+def _smallest(found: Sequence[ShardingOption], *, on_gpu: bool) -> list[ShardingOption]:
+    best: dict[str, ShardingOption] = {}
+    for option in found:
+        before = best.get(option.fqn)
+        if before is None or _bytes(option, on_gpu) < _bytes(before, on_gpu):
+            best[option.fqn] = option
+    return list(best.values())
+
+
+def _bytes(option: ShardingOption, on_gpu: bool) -> int:
+    total = option.total_storage
+    return int(total.hbm if on_gpu else total.ddr)
 
 
 def _topology(place: Place, group: int) -> Topology:
@@ -159,26 +246,26 @@ def _topology(place: Place, group: int) -> Topology:
 
 
 def _rules(
-    tables: Sequence[EmbeddingBagConfig], place: Place, options: ShardingOptions
+    tables: Sequence[EmbeddingBagConfig], topology: Topology, options: ShardingOptions
 ) -> dict[str, TableRule]:
-    """By table, its types and kernels, all of which work here."""
+    """By table, its types and kernels, all of which work there."""
     given = [parse_rule(pin) for pin in options.pins]
     check_patterns(given, [table.name for table in tables])
     # Splitting tables over one rank would only add an exchange with itself.
-    usual = ("table_wise",) if place.world_size == 1 else options.sharding_types
-    group = options.sharding_group_size or place.world_size
+    usual = ("table_wise",) if topology.world_size == 1 else options.sharding_types
     rules = {}
     for table in tables:
         rule = rule_for(table.name, given)
         wanted: tuple[ShardingType, ...] = rule.sharding_types or usual
-        types = tuple(kind for kind in wanted if not _leaves_empty(table, kind, place, group))
+        types = tuple(kind for kind in wanted if not _leaves_empty(table, kind, topology))
         if not types and not rule.sharding_types:
             types = ("table_wise",)
         if not types:
             raise UserError(
                 f"table {table.name}: its {table.num_embeddings} rows, cut by {wanted[0]}, would "
-                f"leave one of {group} ranks without any, which FBGEMM does not survive: pin it to "
-                "table_wise or data_parallel, before the pattern that names it now"
+                f"leave one of {topology.world_size} ranks without any, which FBGEMM does not "
+                "survive: pin it to table_wise or data_parallel, before the pattern that names it "
+                "now"
             )
         kernels = rule.kernels or ("fused",)
         rules[table.name] = TableRule(
@@ -189,25 +276,24 @@ def _rules(
             rule.pooling_factor,
             rule.cache_load_factor,
         )
-        _check_rule(table, rules[table.name], place)
+        _check_rule(table, rules[table.name], on_cpu=topology.compute_device == "cpu")
     return rules
 
 
-def _leaves_empty(table: EmbeddingBagConfig, kind: ShardingType, place: Place, group: int) -> bool:
+def _leaves_empty(table: EmbeddingBagConfig, kind: ShardingType, topology: Topology) -> bool:
     """Whether a rank's part would have no rows: blocks of equal height run out before the ranks.
 
     FBGEMM's CPU backward then reads beyond its arrays ("more than 2B rows", or worse).
     """
     by_host = {"table_row_wise", "grid_shard"}
-    ranks = min(place.local_world_size, group) if kind in by_host else group
+    ranks = topology.local_world_size if kind in by_host else topology.world_size
     height = -(-table.num_embeddings // ranks)
     by_row = kind == "row_wise" or kind in by_host
     return by_row and height * (ranks - 1) >= table.num_embeddings
 
 
-def _check_rule(table: EmbeddingBagConfig, rule: TableRule, place: Place) -> None:
+def _check_rule(table: EmbeddingBagConfig, rule: TableRule, *, on_cpu: bool) -> None:
     name, types = table.name, set(rule.sharding_types)
-    on_cpu = place.device.type == "cpu"
     if on_cpu and (uvm := sorted(kernel for kernel in rule.kernels if "uvm" in kernel)):
         raise UserError(
             f"table {name}: the kernel {uvm[0]} needs a GPU: on CPU every table lies in host "

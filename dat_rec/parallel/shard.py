@@ -56,12 +56,7 @@ def shard(
     """
     with together():
         _check_backend(place, options)
-    optimizer = RowWiseAdagrad if options.optimizer == "rowwise_adagrad" else Adagrad
-    for module in model.modules():
-        if isinstance(module, EmbeddingBagCollection):
-            # A fresh dict each time: TorchRec changes it in place.
-            kwargs = {"lr": options.table_lr, "eps": EPS}
-            apply_optimizer_in_backward(optimizer, module.parameters(), kwargs)
+    fuse_optimizer(model, options)
     sharder = Sharder(
         # Ids are checked where they are read; here they would train row 0, with a warning.
         fused_params={"bounds_check_mode": BoundsCheckMode.FATAL},
@@ -95,6 +90,16 @@ def shard(
     if options.optimizer == "rowwise_adagrad":
         _keep_whole_rows(sharded)
     return sharded, plan
+
+
+def fuse_optimizer(model: nn.Module, options: ShardingOptions) -> None:
+    """Give the tables their optimizer, which the planner counts the state of."""
+    optimizer = RowWiseAdagrad if options.optimizer == "rowwise_adagrad" else Adagrad
+    for module in model.modules():
+        if isinstance(module, EmbeddingBagCollection):
+            # A fresh dict each time: TorchRec changes it in place.
+            kwargs = {"lr": options.table_lr, "eps": EPS}
+            apply_optimizer_in_backward(optimizer, module.parameters(), kwargs)
 
 
 def _check_backend(place: Place, options: ShardingOptions) -> None:

@@ -294,7 +294,7 @@ def build_model(
     """
     torch.manual_seed(config.seed)
     task = TrainTask(dataset.schema, config.model, config.loss, torch.device("meta"))
-    factors = _pooling_factors(dataset, BadIds(config.examples.bad_ids, OPTION_CURE))
+    factors = pooling_factors(dataset, BadIds(config.examples.bad_ids, OPTION_CURE))
     options = sharding_options(config, batch_size or config.batch_size)
     model, plan = shard(task, factors, place, options, estimate)
     rows = plan_to_json(plan)
@@ -302,7 +302,7 @@ def build_model(
     return model, rows
 
 
-def _pooling_factors(dataset: Dataset, bad_ids: BadIds) -> dict[str, float]:
+def pooling_factors(dataset: Dataset, bad_ids: BadIds) -> dict[str, float]:
     """Mean number of values in a bag: as of the split for users, over the catalogue for items."""
     columns = dataset.user_columns(bad_ids) | dataset.item_columns(bad_ids)
     return {

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchrec.distributed.planner.partitioners import GreedyPerfPartitioner
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim import RowWiseAdagrad
@@ -224,3 +225,22 @@ def test_the_planned_memory_is_that_of_the_weights_and_sums_that_the_plan_gives_
         assert one.device_bytes == 0
         assert one.host_bytes == pytest.approx(expected[rank], rel=0.05, abs=4_000)
         assert one.step_ms > 0
+
+
+def test_the_grid_is_left_out_where_it_would_take_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three ways for each of seven tables are 2,187 combinations."""
+    placed: list[int] = []
+    partition = GreedyPerfPartitioner.partition
+
+    def counted(self: Any, proposal: Any, storage_constraint: Any) -> Any:
+        placed[-1] += 1
+        return partition(self, proposal, storage_constraint)
+
+    monkeypatch.setattr(GreedyPerfPartitioner, "partition", counted)
+    seven = model(rows={f"t{number}": 5_000 for number in range(7)})
+    for world in (4, 64):
+        placed.append(0)
+        where = replace(place(world), local_world_size=4)
+        make_plan(seven, {}, where, OPTIONS, Sharder())
+    assert placed[0] >= 3**7
+    assert 0 < placed[1] < 60

@@ -1,0 +1,70 @@
+"""Bytes that a table's part takes: TorchRec's estimate, with what it leaves out.
+
+TorchRec counts the optimizer's state in the table's own type and by the row's share of columns.
+FBGEMM keeps it in float32, and with RowWiseAdagrad a sum for each row of each part: with float16
+tables, or columns cut apart, twice as much or more. And tables that every rank holds whole
+(data_parallel) have a dense gradient as large as they are.
+"""
+
+from math import prod
+from typing import Any
+
+from torchrec.distributed.planner.shard_estimators import EmbeddingStorageEstimator
+from torchrec.distributed.planner.types import Shard, ShardingOption, Storage
+from torchrec.optim import RowWiseAdagrad
+
+STATE_BYTES = 4
+"""Of each number of the optimizer's state."""
+TORCHREC_CACHE = 0.2
+"""Share of rows in the cache where no rule says it."""
+
+
+def weight_bytes(option: ShardingOption, shard: Shard) -> int:
+    """Of the part's weights, wherever they lie."""
+    return int(prod(shard.size)) * int(option.tensor.element_size())
+
+
+def state_bytes(option: ShardingOption, shard: Shard) -> int:
+    """Of the part's optimizer state, as FBGEMM makes it; 0 for a table without an optimizer."""
+    kind = _optimizer(option)
+    if kind is None:
+        return 0
+    return STATE_BYTES * int(shard.size[0] if kind is RowWiseAdagrad else prod(shard.size))
+
+
+def shares(option: ShardingOption, *, on_gpu: bool) -> tuple[float, float]:
+    """How much of weights and state the GPU and the host hold: (1, 0) for all on the GPU."""
+    if not on_gpu:
+        return 0.0, 1.0
+    if option.compute_kernel == "fused_uvm_caching":
+        return option.cache_load_factor or TORCHREC_CACHE, 1.0
+    return (0.0, 1.0) if option.compute_kernel == "fused_uvm" else (1.0, 0.0)
+
+
+class StorageEstimator(EmbeddingStorageEstimator):  # type: ignore[misc]  # no types in TorchRec
+    """TorchRec's, corrected."""
+
+    def estimate(self, sharding_options: list[ShardingOption], *more: Any, **named: Any) -> None:
+        """Set every part's storage."""
+        super().estimate(sharding_options, *more, **named)
+        on_gpu = self._topology.compute_device == "cuda"
+        for option in sharding_options:
+            device, host = shares(option, on_gpu=on_gpu)
+            for shard in option.shards:
+                missing = state_bytes(option, shard) - _counted(option, shard)
+                if option.sharding_type == "data_parallel":
+                    missing += weight_bytes(option, shard)
+                shard.storage += Storage(hbm=int(device * missing), ddr=int(host * missing))
+
+
+def _counted(option: ShardingOption, shard: Shard) -> int:
+    """Of the state, as TorchRec counts it."""
+    kind, weights = _optimizer(option), weight_bytes(option, shard)
+    if kind is None:
+        return 0
+    return weights // int(option.tensor.shape[1]) if kind is RowWiseAdagrad else weights
+
+
+def _optimizer(option: ShardingOption) -> type | None:
+    found: list[type] = getattr(option.tensor, "_optimizer_classes", [])
+    return found[0] if found else None
