@@ -3,8 +3,8 @@
 A command imports what it needs when it is called, so that ``doctor`` can speak of a torch
 that does not import. Exit codes: 0 done, 2 bad input (one line says what, where, cure), 75
 stopped by SIGTERM with a checkpoint, 130 interrupted, 1 another rank failed, or another start of
-the run has taken it over (one line says which, and why); anything else is a bug, with its
-traceback.
+the run has taken it over (one line says which, and why), or what was to be planned does not fit;
+anything else is a bug, with its traceback.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dat_rec.config import PRESETS, TrainConfig, preset
+from dat_rec.config import PRESETS, PlanConfig, TrainConfig, preset
 from dat_rec.errors import RankError, SharedError, StoppedError, SupersededError, UserError
 
 Arguments = Sequence[str]
@@ -79,9 +79,19 @@ def parse_train(arguments: Arguments) -> TrainConfig:
 def _refuse_repeated(arguments: Arguments) -> None:
     """Refuse a list of rules that is begun twice: the parser would forget the first, silently."""
     options = [word.partition("=")[0].replace("_", "-") for word in arguments]
-    for option in ("--pin", "--model.fp16-tables"):
+    for option in ("--pin", "--model.fp16-tables", "--fp16-tables"):
         if options.count(option) > 1:
             raise UserError(f"{option} is given twice: give all its values behind one {option}")
+
+
+def _plan(arguments: Arguments) -> None:
+    """Say where tables would go on a cluster, and whether they fit."""
+    _refuse_repeated(arguments)
+    config: PlanConfig = _parse("plan", PlanConfig, arguments)
+    from dat_rec.train.plan_question import plan_command
+
+    if code := plan_command(config):
+        sys.exit(code)
 
 
 @dataclass(frozen=True)
@@ -207,6 +217,7 @@ def _doctor(arguments: Arguments) -> None:
 COMMANDS: dict[str, Callable[[Arguments], None]] = {
     "doctor": _doctor,
     "prepare": _prepare,
+    "plan": _plan,
     "train": _train,
     "status": _status,
     "evaluate": _evaluate,

@@ -1,0 +1,202 @@
+"""A described cluster in, TorchRec's ``Topology`` of it out; no machine of it need be there.
+
+Either ``PRESET:HOSTSxRANKS``, as in h100-80gb:16x8, or a JSON file with the same fields::
+
+    {"device": "cuda", "hosts": 16, "ranks_per_host": 8, "memory_gb": 79.1, "host_memory_gb": 2048,
+     "hbm_mem_bw": 3350, "ddr_mem_bw": 76.8, "hbm_to_ddr_mem_bw": 63, "intra_host_bw": 450,
+     "inter_host_bw": 50, "measured": true}
+"""
+
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from torchrec.distributed.planner import Topology
+
+from dat_rec.errors import UserError
+from dat_rec.files import read_json
+
+BANDWIDTHS = ("hbm_mem_bw", "ddr_mem_bw", "hbm_to_ddr_mem_bw", "intra_host_bw", "inter_host_bw")
+"""As TorchRec's Topology calls them: a rank's own, one direction where there are two."""
+MOST_RANKS = 2**14
+MOST_GB = 2.0**20
+"""A PiB."""
+LEAST_GB_S, MOST_GB_S = 1e-6, 1e6
+Device = Literal["cuda", "cpu"]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One kind of host."""
+
+    name: str
+    device: Device
+    memory_gb: float | None
+    """GiB of each GPU as PyTorch finds them; on CPU of each rank, None: its part of the host's."""
+    host_memory_gb: float
+    """GiB of a host."""
+    bandwidths: dict[str, float] = field(default_factory=dict)
+    """GB/s (1e9 bytes) by the names of ``BANDWIDTHS``; TorchRec's own guess where absent."""
+    measured: bool = False
+    """Whether the bandwidths were measured on such a host, and are no data sheet's."""
+
+
+_A100 = {
+    "hbm_to_ddr_mem_bw": 31.5,  # PCIe 4.0 × 16, one direction
+    "intra_host_bw": 300.0,  # third-generation NVLink, 600 GB/s both ways: A100 data sheet
+    "inter_host_bw": 25.0,  # one 200 Gb/s adapter for each GPU: DGX A100 data sheet
+    "ddr_mem_bw": 51.2,  # 2 sockets × 8 channels of DDR4-3200 over 8 GPUs: EPYC 7742's page
+}
+_HOPPER = {
+    "hbm_to_ddr_mem_bw": 63.0,  # PCIe 5.0 × 16, one direction
+    "intra_host_bw": 450.0,  # fourth-generation NVLink, 900 GB/s both ways: H100 data sheet
+    "inter_host_bw": 50.0,  # one 400 Gb/s adapter for each GPU: DGX H100 data sheet
+    "ddr_mem_bw": 76.8,  # 2 sockets × 8 channels of DDR5-4800 over 8 GPUs: Xeon 8480C's page
+}
+PRESETS = {
+    hardware.name: hardware
+    for hardware in (
+        # GPU memory: the total that PyTorch's out-of-memory messages tell. Host memory and GPU
+        # memory's bandwidth: NVIDIA's data sheets of the SXM modules and of the DGX they are in.
+        Hardware("a100-40gb", "cuda", 39.4, 1024, {"hbm_mem_bw": 1555.0, **_A100}),
+        Hardware("a100-80gb", "cuda", 79.1, 2048, {"hbm_mem_bw": 2039.0, **_A100}),
+        Hardware("h100-80gb", "cuda", 79.1, 2048, {"hbm_mem_bw": 3350.0, **_HOPPER}),
+        Hardware("h200-141gb", "cuda", 139.8, 2048, {"hbm_mem_bw": 4800.0, **_HOPPER}),
+        # Hosts without GPUs differ too much for figures: TorchRec's own, as in training.
+        Hardware("cpu-64gb", "cpu", None, 64),
+        Hardware("cpu-256gb", "cpu", None, 256),
+        Hardware("cpu-1tb", "cpu", None, 1024),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Hosts of one kind."""
+
+    hardware: Hardware
+    hosts: int
+    ranks_per_host: int
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in all."""
+        return self.hosts * self.ranks_per_host
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the ranks are GPUs."""
+        return self.hardware.device == "cuda"
+
+    @property
+    def host_bytes(self) -> int:
+        """Of a host's memory, each rank's part."""
+        return int(self.hardware.host_memory_gb * 2**30) // self.ranks_per_host
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of each rank's device."""
+        given = self.hardware.memory_gb
+        return self.host_bytes if given is None else int(given * 2**30)
+
+    def with_memory(self, memory_gb: float) -> "Cluster":
+        """The same with so many GiB for each rank."""
+        return replace(self, hardware=replace(self.hardware, memory_gb=memory_gb))
+
+    def topology(self, hosts: int | None = None) -> Topology:
+        """What the planner takes; of another number of ``hosts`` if one is given."""
+        return Topology(
+            world_size=self.ranks_per_host * (hosts or self.hosts),
+            local_world_size=self.ranks_per_host,
+            compute_device=self.hardware.device,
+            hbm_cap=self.memory_bytes if self.on_gpu else None,
+            ddr_cap=self.host_bytes if self.on_gpu else self.memory_bytes,
+            # GB/s to bytes a millisecond.
+            **{name: speed * 1e6 for name, speed in self.hardware.bandwidths.items()},
+        )
+
+    def __str__(self) -> str:
+        """As in 16 × 8 h100-80gb."""
+        return f"{self.hosts} × {self.ranks_per_host} {self.hardware.name}"
+
+
+def parse_cluster(text: str) -> Cluster:
+    """The cluster that ``PRESET:HOSTSxRANKS`` stands for.
+
+    Raises:
+        UserError: names the part that is wrong, and what there is.
+    """
+    name, _, size = text.partition(":")
+    if name not in PRESETS:
+        raise UserError(
+            f"--cluster {text}: no hosts {name!r}: one of {', '.join(PRESETS)}, or describe yours "
+            "in a file for --topology"
+        )
+    match = re.fullmatch(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,3})", size, re.ASCII)
+    if match is None:
+        raise UserError(
+            f"--cluster {text}: {size!r} is no HOSTSxRANKS, as in {name}:16x8 for 16 hosts of 8 "
+            "ranks"
+        )
+    cluster = Cluster(PRESETS[name], int(match[1]), int(match[2]))
+    _check_size(f"--cluster {text}", cluster)
+    return cluster
+
+
+def read_cluster(path: Path) -> Cluster:
+    """The cluster that a topology file describes.
+
+    Raises:
+        UserError: names the file, the field and its cure.
+    """
+    value = read_json(path, "the topology")
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: the topology is no JSON object: write one, as --help says")
+    required = ("device", "hosts", "ranks_per_host", "host_memory_gb")
+    known = (*required, "memory_gb", "measured", *BANDWIDTHS)
+    if unknown := [name for name in value if name not in known]:
+        raise UserError(f"{path}: unknown field {unknown[0]!r}: there are {', '.join(known)}")
+    if missing := [name for name in required if name not in value]:
+        raise UserError(f"{path}: {missing[0]} is missing: add it")
+    device = value["device"]
+    if device not in get_args(Device):
+        raise UserError(f"{path}: device is {device!r}: it must be cuda or cpu")
+    if device == "cuda" and value.get("memory_gb") is None:
+        raise UserError(f"{path}: memory_gb is missing: add the GiB of each GPU")
+    for name in ("hosts", "ranks_per_host"):
+        if type(value[name]) is not int or value[name] < 1:
+            raise UserError(f"{path}: {name} is {value[name]!r}: it must be an integer above 0")
+    for name in ("memory_gb", "host_memory_gb"):
+        _check_number(path, value, name, 2.0**-20, MOST_GB)
+    for name in BANDWIDTHS:
+        _check_number(path, value, name, LEAST_GB_S, MOST_GB_S)
+    measured = value.get("measured", False)
+    if type(measured) is not bool:
+        raise UserError(f"{path}: measured is {measured!r}: it must be true or false")
+    hardware = Hardware(
+        path.name,
+        cast(Device, device),
+        value.get("memory_gb"),
+        value["host_memory_gb"],
+        {name: float(value[name]) for name in BANDWIDTHS if name in value},
+        measured,
+    )
+    cluster = Cluster(hardware, value["hosts"], value["ranks_per_host"])
+    _check_size(str(path), cluster)
+    return cluster
+
+
+def _check_number(path: Path, value: dict[str, Any], name: str, least: float, most: float) -> None:
+    if name not in value:
+        return
+    number = value[name]
+    if type(number) not in (int, float) or not least <= number <= most:
+        raise UserError(
+            f"{path}: {name} is {number!r}: it must be a number from {least:.3g} to {most:.3g}"
+        )
+
+
+def _check_size(where: str, cluster: Cluster) -> None:
+    if cluster.world_size > MOST_RANKS:
+        raise UserError(f"{where}: {cluster.world_size:,} ranks: at most {MOST_RANKS:,}")
