@@ -79,6 +79,9 @@ class Cluster(Hosts):
         self.kill(node)
         (self.folder / f"slurmd-{node}.pid").unlink(missing_ok=True)
         self.start_node(node, mounts)
+        # Slurm may take it for idle all the time, and not reach it yet.
+        answers = ("srun", "--immediate=5", f"--nodelist={node}", "true")
+        self._wait(f"{node} to answer", lambda: self._works(*answers))
         self.wait_until_idle()
 
     def wait_until_idle(self) -> None:

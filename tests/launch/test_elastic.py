@@ -165,5 +165,7 @@ def test_a_lost_host_is_done_without_and_taken_back(
     theirs = json.loads((undisturbed / "train.json").read_text())["loss"]
     assert told["loss"] == pytest.approx(theirs, rel=1e-3)
     # To take the host back, all stop in order: no step is made twice.
-    stopped = [int(step) for step in re.findall(r"SIGTERM after step (\d+)", job.output())]
+    stopped = [
+        int(step) for step in re.findall(r"dat-rec: .*SIGTERM after step (\d+)", job.output())
+    ]
     assert stopped == job.starts()[1:]
