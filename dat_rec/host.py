@@ -138,7 +138,7 @@ def meet(first: str, port: int, is_first: bool, wait_s: float) -> Meeting:
         RankError: the name stays unknown, or the machine does not answer.
     """
     if is_first:
-        _check_free(port)
+        check_free(port)
         try:
             address, interface = own_address()
         except UserError:
@@ -153,7 +153,12 @@ def meet(first: str, port: int, is_first: bool, wait_s: float) -> Meeting:
     return Meeting(f"{address}:{port}", own, _interface_of(own))
 
 
-def _check_free(port: int) -> None:
+def check_free(port: int) -> None:
+    """Refuse a port on which nothing can listen here.
+
+    Raises:
+        UserError: another program does, or it is no port.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -4,7 +4,6 @@ A port that another program holds would else be noticed only by torchrun, which 
 whoever listens there.
 """
 
-import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,8 @@ from torchx.schedulers.local_scheduler import (
 )
 from torchx.specs import AppDef
 
+from dat_rec.errors import UserError
+from dat_rec.host import check_free
 from launch.job import PORT, check_no_image
 from launch.refuse import refuse
 
@@ -36,21 +37,12 @@ class Scheduler(LocalScheduler):  # type: ignore[misc]  # TorchX ships no types
         for role in dryrun_info._app.roles:
             port = int(role.metadata.get(PORT, 0))
             if port and role.num_replicas > 1:
-                _check_free(port)
+                try:
+                    check_free(port)
+                except UserError as error:
+                    refuse(str(error))
         job: str = super().schedule(dryrun_info)
         return job
-
-
-def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            refuse(
-                f"--rdzv_port {port}: {error.strerror}: choose another, or 0 for one of the job's "
-                "own"
-            )
 
 
 def create_scheduler(session_name: str, cache_size: int = 100, **_: Mapping[str, Any]) -> Scheduler:

@@ -218,7 +218,7 @@ def test_a_port_in_use_on_this_machine_is_refused_before_anything_is_started(
                 cfg={"log_dir": str(tmp_path / "logs")},
             )
     assert ended.value.code == 2
-    assert f"--rdzv_port {port}: Address already in use" in capsys.readouterr().err
+    assert f"port {port} cannot be listened on" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
