@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dat_rec.config import PRESETS, PlanConfig, TrainConfig, preset
+from dat_rec.config import PRESETS, TrainConfig, preset
 from dat_rec.errors import RankError, SharedError, StoppedError, SupersededError, UserError
+from dat_rec.plan_config import PlanConfig
 
 Arguments = Sequence[str]
 EXIT_FILE = "DAT_REC_EXIT_FILE"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dat_rec.config import PlanConfig, TrainConfig, preset
+from dat_rec.config import TrainConfig, preset
 from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import OPTION_CURE
@@ -37,6 +37,7 @@ from dat_rec.parallel.plan_report import (
     report,
 )
 from dat_rec.parallel.table_file import read_tables
+from dat_rec.plan_config import PlanConfig
 from dat_rec.train.loop import pooling_factors, sharding_options
 from dat_rec.train.objective import TrainTask
 from dat_rec.train.trained import check_same_rows, load_config

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dat_rec.config import PlanConfig
 from dat_rec.errors import UserError
 from dat_rec.parallel.hardware import PRESETS, parse_cluster, read_cluster
+from dat_rec.plan_config import PlanConfig
 
 GOOD: dict[str, Any] = {
     "device": "cuda",
