@@ -1,0 +1,170 @@
+"""Models of any tables, fed with random ids: what a step costs, without a dataset.
+
+The model, its losses, the planner and the sharding are those of training (``TrainTask``,
+``shard``); the batches lie in memory and are used in turn.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.types import ShardingPlan
+from torchrec.optim.keyed import CombinedOptimizer
+
+from dat_rec.config import Preset, TrainConfig, preset
+from dat_rec.data.batch import Batch, negative_key, to_kjt
+from dat_rec.data.columns import Column
+from dat_rec.data.schema import ITEM, USER, Feature, Schema, Side
+from dat_rec.parallel.initialize import initialize_tables
+from dat_rec.parallel.plan_estimate import PlanEstimate
+from dat_rec.parallel.process_group import Place
+from dat_rec.parallel.shard import shard
+from dat_rec.train.loop import sharding_options
+from dat_rec.train.objective import TrainTask
+from dat_rec.train.optimizers import build_optimizer
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Tables, towers and batches of a model; besides its features each has a category."""
+
+    query_rows: tuple[int, ...]
+    """Rows of each table of the query tower; the first is the user's."""
+    item_rows: tuple[int, ...]
+    """Rows of each table of the item tower; the first is the item's."""
+    dim: int = 32
+    hidden: tuple[int, ...] = (256, 128)
+    output_dim: int = 32
+    batch_size: int = 2048
+    """Examples a step, of all ranks together."""
+    negatives: int = 1
+    """For each example."""
+    categories: int = 44
+    bag: int = 1
+    """Values in a bag, of all features but user, item and category."""
+    skew: float = 0.0
+    """Ids are drawn with P(id) ∝ id^-skew, 0 ≤ skew < 1; 0: uniformly."""
+
+    def schema(self) -> Schema:
+        """The dataset that the model would be trained on."""
+        return Schema(
+            source="random",
+            features=(
+                *self._features("query", USER, self.query_rows),
+                *self._features("item", ITEM, self.item_rows),
+                Feature("category", "item", "category", self.categories),
+            ),
+            category="category",
+            history_length=0,
+            users=self.query_rows[0],
+            items=self.item_rows[0],
+            trained_items=self.item_rows[0],
+            examples=0,
+            tests=0,
+            example_files=(),
+            split="none",
+            rows_read=0,
+            rejected={},
+        )
+
+    def _features(self, side: Side, first: str, rows: tuple[int, ...]) -> Iterator[Feature]:
+        yield Feature(first, side, first, rows[0])
+        for number, count in enumerate(rows[1:], start=1):
+            name = f"{side}_{number}"
+            yield Feature(name, side, name, count, multi_valued=self.bag > 1)
+
+    def pooling_factors(self) -> dict[str, float]:
+        """Mean number of values in a bag, by feature."""
+        multi_valued = (feature.name for feature in self.schema().features if feature.multi_valued)
+        return dict.fromkeys(multi_valued, float(self.bag))
+
+    def config(self, name: Preset = "modern", **changes: Any) -> TrainConfig:
+        """The configuration of ``preset`` with this shape, and with these ``changes`` at last."""
+        config = preset(name, Path("none"), Path("none"))
+        model = dataclasses.replace(
+            config.model,
+            embedding_dim=self.dim,
+            hidden=self.hidden,
+            output_dim=self.output_dim,
+        )
+        loss = dataclasses.replace(config.loss, negatives=self.negatives)
+        return dataclasses.replace(config, model=model, loss=loss, **changes)
+
+    def batches(
+        self, number: int, rank: int = 0, world_size: int = 1, seed: int = 0
+    ) -> list[Batch]:
+        """``number`` of this rank's batches, all examples there."""
+        share = self.batch_size // world_size
+        rng = np.random.default_rng([seed, rank])
+        return [self._batch(rng, share, world_size) for _ in range(number)]
+
+    def _batch(self, rng: np.random.Generator, rows: int, world_size: int) -> Batch:
+        columns = {}
+        for feature in self.schema().features:
+            for candidate in range(1 + self.negatives if feature.side == "item" else 1):
+                key = negative_key(feature.name, candidate) if candidate else feature.name
+                columns[key] = self._column(rng, feature, rows)
+        candidates = range(1, 1 + self.negatives)
+        index, category = (
+            torch.from_numpy(
+                np.column_stack(
+                    [
+                        columns[name].values,
+                        *(columns[negative_key(name, c)].values for c in candidates),
+                    ]
+                )
+            )
+            for name in (ITEM, "category")
+        )
+        return Batch(
+            features=to_kjt(columns, list(columns), rows),
+            item_index=index,
+            category=category,
+            log_q=torch.full(index.shape, -np.log(self.item_rows[0]), dtype=torch.float32),
+            counts=(rows,) * world_size,
+        )
+
+    def _column(self, rng: np.random.Generator, feature: Feature, rows: int) -> Column:
+        values = rows * (self.bag if feature.multi_valued else 1)
+        offsets = np.arange(0, values + 1, self.bag) if feature.multi_valued else None
+        return Column(self._ids(rng, feature.rows, values), offsets)
+
+    def _ids(self, rng: np.random.Generator, rows: int, number: int) -> NDArray[np.int64]:
+        uniform = rng.random(number) ** (1 / (1 - self.skew))
+        return np.minimum((uniform * rows).astype(np.int64), rows - 1)
+
+
+@dataclass
+class Built:
+    """A sharded model and all that steps it."""
+
+    model: DistributedModelParallel
+    optimizer: CombinedOptimizer
+    plan: ShardingPlan
+    estimate: PlanEstimate = field(default_factory=PlanEstimate)
+    """What the planner expects of the plan, on the first rank."""
+
+
+def build(shape: Shape, config: TrainConfig, place: Place) -> Built:
+    """The model, planned, sharded and filled as in training."""
+    torch.manual_seed(config.seed)
+    task = TrainTask(shape.schema(), config.model, config.loss, torch.device("meta"))
+    options = sharding_options(config, shape.batch_size // place.world_size)
+    estimate = PlanEstimate()
+    model, plan = shard(task, shape.pooling_factors(), place, options, estimate)
+    initialize_tables(model, config.seed, config.optimizer.table_init)
+    learn = config.optimizer
+    optimizer = build_optimizer(model, learn.tower_lr, learn.table_lr, learn.table)
+    return Built(model, optimizer, plan, estimate)
+
+
+def endless(batches: list[Batch]) -> Iterator[Batch]:
+    """The same batches in turn, for ever."""
+    return itertools.cycle(batches)

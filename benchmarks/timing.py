@@ -1,0 +1,40 @@
+"""Steps of several kinds, timed in turn, so that what disturbs the machine disturbs all."""
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+
+from tqdm import tqdm
+
+
+def interleaved(
+    steps: Mapping[str, Callable[[], object]],
+    rounds: int,
+    steps_a_round: int = 1,
+    warmup: int = 3,
+) -> dict[str, list[float]]:
+    """Seconds a step of each kind: one figure a round, the mean of that round's steps.
+
+    Args:
+        steps: by name, what makes one step.
+        rounds: how often each has its turn.
+        steps_a_round: steps of one kind before it is another's turn.
+        warmup: steps of each before the clock starts.
+    """
+    for step in steps.values():
+        for _ in range(warmup):
+            step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    gc.collect()
+    for _ in tqdm(range(rounds), desc="measure", unit="round"):
+        for name, step in steps.items():
+            begin = time.perf_counter()
+            for _ in range(steps_a_round):
+                step()
+            times[name].append((time.perf_counter() - begin) / steps_a_round)
+    return times
+
+
+def ratios(times: Mapping[str, list[float]], over: str, under: str) -> list[float]:
+    """Round by round, the seconds of ``over`` divided by those of ``under``."""
+    return [a / b for a, b in zip(times[over], times[under], strict=True)]
