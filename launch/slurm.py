@@ -158,6 +158,8 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
             *(f"--{name}={value}" for name, value in options.items() if value),
             *(f"--nodes={role.num_replicas}", "--ntasks-per-node=1", "--cpus-per-task=1"),
             *(f"--immediate={IDLE_S}", "--time=5", "--job-name=dat-rec-doctor", "--quiet"),
+            # Otherwise the other nodes would wait for one that has found its problem.
+            "--kill-on-bad-exit=1",
             *([f"--gpus-per-node={wanted.gpu}"] if wanted.gpu else []),
             *("bash", "-c", role.metadata[CHECK]),
         ]

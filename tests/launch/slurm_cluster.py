@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -42,8 +42,12 @@ class Cluster(Hosts):
         """With it, Slurm's commands speak to this cluster."""
         return super().environment | {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
-    def up(self) -> None:
-        """Start everything; returns when all nodes are idle."""
+    def up(self, mounts: Mapping[str, str] | None = None) -> None:
+        """Start everything; returns when all nodes are idle.
+
+        Args:
+            mounts: by node, a shell command, whose mounts only this node will see.
+        """
         self.down()
         for name in ("log", "state", "db", *(f"spool/{node}" for node in self.names)):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -52,46 +56,18 @@ class Cluster(Hosts):
         self._start_munge()
         self._start_database()
         self.do(*self.at(self.controller, "slurmctld", "-f", str(self.folder / "slurm.conf")))
-        self._wait("slurmctld", lambda: self._works("scontrol", "ping"))
+        self.wait_for("slurmctld", lambda: self._works("scontrol", "ping"))
+        conf = str(self.folder / "slurm.conf")
         for node in self.names:
-            self.start_node(node)
-        self.wait_until_idle()
+            own = (mounts or {}).get(node, "true")
+            self.do(*self.at(node, "slurmd", "-f", conf, "-N", node, mounts=own))
+        self.wait_for("nodes", lambda: self._idle() == set(self.names))
 
     def down(self) -> None:
         """Stop what ``up`` has started, and whatever runs on the nodes."""
         for file in sorted(self.folder.glob("*.pid")):
             _end(file)
         super().down()
-
-    def start_node(self, node: str, mounts: str = "true") -> None:
-        """Start a node's slurmd, as its machine does when it boots.
-
-        Args:
-            node: its name.
-            mounts: a shell command, whose mounts only this node will see.
-        """
-        self.mend(node)
-        conf = str(self.folder / "slurm.conf")
-        self.do(*self.at(node, "slurmd", "-f", conf, "-N", node, mounts=mounts))
-
-    def restart_node(self, node: str, mounts: str = "true") -> None:
-        """Kill a node, and start it with these mounts."""
-        self.kill(node)
-        (self.folder / f"slurmd-{node}.pid").unlink(missing_ok=True)
-        self.start_node(node, mounts)
-        # Slurm may take it for idle all the time, and not reach it yet.
-        answers = ("srun", "--immediate=5", f"--nodelist={node}", "true")
-        self._wait(f"{node} to answer", lambda: self._works(*answers))
-        self.wait_until_idle()
-
-    def wait_until_idle(self) -> None:
-        """Wait until all nodes are there and have nothing to do."""
-        self._wait("nodes", lambda: self.idle() == set(self.names))
-
-    def idle(self) -> set[str]:
-        """The nodes that wait for jobs."""
-        done = self.run("sinfo", "--noheader", "--states=idle", "--format=%n")
-        return set(done.stdout.split())
 
     def torchx(self, *arguments: str, folder: Path | None = None) -> Done:
         """Run ``torchx ARGUMENTS``, in this folder or another."""
@@ -123,8 +99,20 @@ class Cluster(Hosts):
             RuntimeError: it has not, by then.
         """
         left = ("", "PENDING", "RUNNING", "COMPLETING", "REQUEUED")
-        self._wait(f"job {job}'s end", lambda: self.state(job) not in left, seconds)
+        self.wait_for(f"job {job}'s end", lambda: self.state(job) not in left, seconds)
         return self.state(job)
+
+    def wait_for(self, what: str, ready: Callable[[], bool], seconds: float = 90.0) -> None:
+        """Wait until it is so.
+
+        Raises:
+            RuntimeError: it is not, by then; with what the cluster says.
+        """
+        deadline = time.monotonic() + seconds
+        while not ready():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"waited {seconds:.0f} s for {what}: {self._log()}")
+            time.sleep(0.1)
 
     def logs(self, job: str, stream: Literal["out", "err"]) -> str:
         """What a job's tasks have printed."""
@@ -132,6 +120,10 @@ class Cluster(Hosts):
         return "\n".join(file.read_text("utf-8", "replace") for file in files)
 
     # Its parts
+
+    def _idle(self) -> set[str]:
+        done = self.run("sinfo", "--noheader", "--states=idle", "--format=%n")
+        return set(done.stdout.split())
 
     def _write_configuration(self) -> None:
         folder, control = self.folder, self.address(self.controller)
@@ -241,29 +233,25 @@ class Cluster(Hosts):
                 start_new_session=True,
             )
         ping = ("mariadb-admin", "--no-defaults", f"--socket={folder / 'db.sock'}", "ping")
-        self._wait("mariadbd", lambda: self._works(*ping))
+        self.wait_for("mariadbd", lambda: self._works(*ping))
         database = f"MYSQL_UNIX_PORT={folder / 'db.sock'}"
         self.do(*self.at(self.controller, "env", database, "slurmdbd"))
-        self._wait("slurmdbd", lambda: self._works("sacctmgr", "-n", "show", "cluster"))
+        self.wait_for("slurmdbd", lambda: self._works("sacctmgr", "-n", "show", "cluster"))
         self._works("sacctmgr", "-i", "add", "cluster", "datrec")
 
     def _works(self, *command: str) -> bool:
         return self.run(*command).returncode == 0
 
-    def _wait(self, what: str, ready: Callable[[], bool], seconds: float = 60.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not ready():
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"waited {seconds:.0f} s for {what}: {self._log()}")
-            time.sleep(0.1)
-
     def _log(self) -> str:
-        files = (self.folder / "log").iterdir()
-        return "\n".join(
+        """What the queue, the nodes, the daemons and the jobs say, for messages."""
+        told = [self.run(*words).stdout for words in (("squeue",), ("sinfo", "-N", "-l"))]
+        files = [*sorted((self.folder / "log").iterdir()), *sorted(Path("logs").glob("slurm-*"))]
+        lines = [
             f"{file.name}: {line}"
-            for file in sorted(files)
-            for line in file.read_text("utf-8", "replace").splitlines()[-5:]
-        )
+            for file in files
+            for line in file.read_text("utf-8", "replace").splitlines()[-15:]
+        ]
+        return "\n".join([*told, *lines])
 
 
 def _end(file: Path) -> None:
