@@ -6,7 +6,7 @@ The model, its losses, the planner and the sharding are those of training (``Tra
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torchrec.distributed.types import ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer
 
 from dat_rec.config import Preset, TrainConfig, preset
-from dat_rec.data.batch import Batch, negative_key, to_kjt
+from dat_rec.data.batch import Batch, Items, negative_key, to_kjt
 from dat_rec.data.columns import Column
 from dat_rec.data.schema import ITEM, USER, Feature, Schema, Side
 from dat_rec.parallel.initialize import initialize_tables
@@ -46,6 +46,8 @@ class Shape:
     """Examples a step, of all ranks together."""
     negatives: int = 1
     """For each example."""
+    shared_negatives: int = 0
+    """For each global batch, in place of those, and of the other examples' positives."""
     categories: int = 44
     bag: int = 1
     """Values in a bag, of all features but user, item and category."""
@@ -94,7 +96,12 @@ class Shape:
             hidden=self.hidden,
             output_dim=self.output_dim,
         )
-        loss = dataclasses.replace(config.loss, negatives=self.negatives)
+        loss = dataclasses.replace(
+            config.loss,
+            negatives=self.negatives,
+            shared_negatives=self.shared_negatives,
+            in_batch=not self.shared_negatives,
+        )
         return dataclasses.replace(config, model=model, loss=loss, **changes)
 
     def batches(
@@ -105,31 +112,34 @@ class Shape:
         rng = np.random.default_rng([seed, rank])
         return [self._batch(rng, share, world_size) for _ in range(number)]
 
-    def _batch(self, rng: np.random.Generator, rows: int, world_size: int) -> Batch:
+    def _batch(self, rng: np.random.Generator, rows: int, ranks: int) -> Batch:
+        negatives = -(-self.shared_negatives // ranks) or rows * self.negatives
         columns = {}
         for feature in self.schema().features:
-            for candidate in range(1 + self.negatives if feature.side == "item" else 1):
-                key = negative_key(feature.name, candidate) if candidate else feature.name
-                columns[key] = self._column(rng, feature, rows)
-        candidates = range(1, 1 + self.negatives)
-        index, category = (
-            torch.from_numpy(
-                np.column_stack(
-                    [
-                        columns[name].values,
-                        *(columns[negative_key(name, c)].values for c in candidates),
-                    ]
-                )
-            )
-            for name in (ITEM, "category")
-        )
+            columns[feature.name] = self._column(rng, feature, rows)
+        for number in range(-(-negatives // rows)):
+            for feature in self.schema().side("item"):
+                column = self._column(rng, feature, min(rows, negatives - number * rows))
+                columns[negative_key(feature.name, number + 1)] = column
+        names = [negative_key("{}", number + 1) for number in range(-(-negatives // rows))]
         return Batch(
             features=to_kjt(columns, list(columns), rows),
-            item_index=index,
-            category=category,
-            log_q=torch.full(index.shape, -np.log(self.item_rows[0]), dtype=torch.float32),
-            counts=(rows,) * world_size,
+            positives=self._items(columns, ["{}"]),
+            negatives=self._items(columns, names),
+            counts=(rows,) * ranks,
+            negative_counts=(negatives,) * ranks,
         )
+
+    def _items(self, columns: Mapping[str, Column], names: Sequence[str]) -> Items:
+        index, category = (
+            torch.from_numpy(
+                np.concatenate(
+                    [np.zeros(0, np.int64)] + [columns[name.format(key)].values for name in names]
+                )
+            )
+            for key in (ITEM, "category")
+        )
+        return Items(index, category, torch.full(index.shape, -np.log(self.item_rows[0])).float())
 
     def _column(self, rng: np.random.Generator, feature: Feature, rows: int) -> Column:
         values = rows * (self.bag if feature.multi_valued else 1)
@@ -155,8 +165,9 @@ class Built:
 def build(shape: Shape, config: TrainConfig, place: Place) -> Built:
     """The model, planned, sharded and filled as in training."""
     torch.manual_seed(config.seed)
-    task = TrainTask(shape.schema(), config.model, config.loss, torch.device("meta"))
-    options = sharding_options(config, shape.batch_size // place.world_size)
+    rows, meta = shape.batch_size // place.world_size, torch.device("meta")
+    task = TrainTask(shape.schema(), config.model, config.loss, meta, rows, place.world_size)
+    options = sharding_options(config, rows)
     estimate = PlanEstimate()
     model, plan = shard(task, shape.pooling_factors(), place, options, estimate)
     initialize_tables(model, config.seed, config.optimizer.table_init)

@@ -31,9 +31,10 @@ class ModelConfig:
     """ReLU after the last layer too, as in the paper."""
     augment: bool = True
     """Give each user and item an augmented vector, from tables of their own."""
-    precision: Literal["float32", "float64"] = "float32"
-    """Of towers and losses. In float64, runs at different world sizes stay equal for longer:
-    rounding depends on how the batch is cut, and training amplifies it step by step."""
+    precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Of towers and losses. bfloat16: of the towers' products alone, twice as fast where the
+    processor multiplies such numbers. In float64, runs at different world sizes stay equal for
+    longer: rounding depends on how the batch is cut, and training amplifies it step by step."""
     fp16_tables: tuple[str, ...] = ()
     """Tables whose weights are float16, by name or pattern, as in item 'augmented_*'."""
 
@@ -46,6 +47,10 @@ class LossConfig:
     """Sampled softmax over the global batch, or the paper's binary cross entropy (4)."""
     negatives: int = 1
     """S, negatives drawn for each example. With softmax all ranks' negatives are shared."""
+    shared_negatives: int = 0
+    """Softmax: so many drawn for each global batch, in place of S for each example."""
+    in_batch: bool = True
+    """Softmax: the other examples' positives are candidates too."""
     negative_power: float = 0.0
     """Negatives are drawn ∝ (training count)^power: 0 uniform, 1 by popularity."""
     temperature: float = 0.05
@@ -177,6 +182,7 @@ class TrainConfig:
             "--memory-gb": self.memory_gb,
             "--sharding-group-size": self.sharding_group_size,
             "--loss.negatives": self.loss.negatives,
+            "--loss.shared-negatives": self.loss.shared_negatives,
             "--loss.negative-power": self.loss.negative_power,
             "--loss.log-q": self.loss.log_q,
             "--loss.mimic-user": self.loss.mimic_user,
@@ -211,14 +217,30 @@ class TrainConfig:
             parse_rule(pin)
         if not self.sharding_types:
             raise UserError("--sharding-types is empty: name at least table_wise")
-        if self.loss.main == "bce" and self.loss.negatives == 0:
+        self._check_negatives()
+
+    def _check_negatives(self) -> None:
+        loss = self.loss
+        if loss.main == "bce" and (loss.shared_negatives or not loss.in_batch):
+            name = "shared-negatives" if loss.shared_negatives else "no-in-batch"
+            raise UserError(
+                f"--loss.{name} is for --loss.main softmax: bce scores each example's own "
+                "negatives: leave it out"
+            )
+        if loss.main == "bce" and loss.negatives == 0:
             raise UserError("--loss.main bce needs negatives: pass --loss.negatives 1 or more")
+        if not (loss.in_batch or loss.negatives or loss.shared_negatives):
+            raise UserError(
+                "--loss.no-in-batch leaves the softmax without candidates: pass "
+                "--loss.shared-negatives or --loss.negatives"
+            )
 
     def _check_effect(self) -> None:
         """Refuse an option that was set, and that another one makes void."""
         void = {
             "without augmented vectors": (not self.model.augment, ("mimic_user", "mimic_item")),
             "with --loss.main bce": (self.loss.main == "bce", ("temperature", "log_q")),
+            "with --loss.shared-negatives": (self.loss.shared_negatives > 0, ("negatives",)),
         }
         usual = preset(self.preset, self.data, self.out).loss
         for why, (holds, names) in void.items():

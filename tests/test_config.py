@@ -36,6 +36,8 @@ MODERN: dict[str, Any] = {
     "model.fp16_tables": (),
     "loss.main": "softmax",
     "loss.negatives": 1,
+    "loss.shared_negatives": 0,
+    "loss.in_batch": True,
     "loss.negative_power": 0.0,
     "loss.temperature": 0.05,
     "loss.log_q": 1.2,
@@ -111,12 +113,12 @@ OTHER = TrainConfig(
     timeout_s=30,
     preflight=False,
     model=ModelConfig(8, (16, 12, 10), 4, True, False, "float64", ("item", "augmented_*")),
-    loss=LossConfig("bce", 2, 0.5, 0.05, 0.0, 0.0, 0.0, 1.3),
+    loss=LossConfig("bce", 2, 0, True, 0.5, 0.05, 0.0, 0.0, 0.0, 1.3),
     optimizer=OptimizerConfig("adagrad", 0.1, 0.01, 3, "none", 0.2),
     examples=DataConfig(0.1, True, "unknown"),
 )
-USUAL = ["data", "out", "loss.temperature"]
-"""Its only fields as by default; a temperature would be void beside bce."""
+USUAL = ["data", "out", "loss.shared_negatives", "loss.in_batch", "loss.temperature"]
+"""Its only fields as by default; those of the softmax would be void beside bce."""
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:
@@ -168,6 +170,7 @@ NOT_NEGATIVE = (
     "memory_gb",
     "sharding_group_size",
     "loss.negatives",
+    "loss.shared_negatives",
     "loss.negative_power",
     "loss.log_q",
     "loss.mimic_user",
@@ -210,6 +213,26 @@ def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:
             "loss",
             LossConfig(main="bce", negatives=0),
             "--loss.main bce needs negatives: pass --loss.negatives 1 or more",
+        ),
+        (
+            "loss",
+            LossConfig(main="bce", shared_negatives=8),
+            "--loss.shared-negatives is for --loss.main softmax",
+        ),
+        (
+            "loss",
+            LossConfig(main="bce", in_batch=False),
+            "--loss.no-in-batch is for --loss.main softmax",
+        ),
+        (
+            "loss",
+            LossConfig(negatives=0, in_batch=False),
+            "--loss.no-in-batch leaves the softmax without candidates",
+        ),
+        (
+            "loss",
+            LossConfig(negatives=2, shared_negatives=8),
+            "--loss.negatives is 2, and does nothing with --loss.shared-negatives",
         ),
     ],
 )

@@ -1,8 +1,8 @@
 """Columns in, a ``Batch`` of KeyedJaggedTensors out: what the pipeline moves to a device.
 
-A KeyedJaggedTensor has one stride for all its keys. Negatives therefore come as keys of
-their own, ``item@1`` … ``item@S``, which read the same tables as ``item``: every key keeps
-one bag for each example, and nothing is padded.
+A KeyedJaggedTensor has one stride for all its keys, B. A rank's negatives therefore fill keys of
+their own, ``item@1``, ``item@2``, …, which read the same tables as ``item``: the first B of them
+the rows of the first key, and so on; the rows that are left have empty bags.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from dat_rec.data.columns import Column
 
 
 def negative_key(feature: str, number: int) -> str:
-    """The key under which the ``number``-th negative (from 1) has its ``feature``."""
+    """The key of ``feature`` for the ``number``-th B negatives (from 1)."""
     return f"{feature}@{number}"
 
 
@@ -47,46 +47,77 @@ def to_kjt(columns: Mapping[str, Column], keys: Sequence[str], rows: int) -> Key
 
 
 @dataclass
-class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
-    """One rank's part of a global batch: B rows on every rank, S negatives for each.
+class Items(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
+    """What the losses know of some items: of those that are there, then padding (zeros)."""
 
-    The rank's examples come first. Rows behind them are padding: empty bags, and 0 (item 0,
-    category unknown) in the tensors.
+    index: Tensor
+    """(N,) int64: catalogue rows."""
+    category: Tensor
+    """(N,) int64."""
+    log_q: Tensor
+    """(N,) float32: log of each one's expected share among the softmax candidates."""
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Items":
+        """The items on ``device``."""
+        return Items(*(tensor.to(device, non_blocking=non_blocking) for tensor in self.tensors()))
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Tell the allocator that ``stream`` uses the items' memory."""
+        for tensor in self.tensors():
+            tensor.record_stream(stream)
+
+    def pin_memory(self) -> "Items":
+        """The items in page-locked host memory."""
+        return Items(*(tensor.pin_memory() for tensor in self.tensors()))
+
+    def first(self, number: int) -> "Items":
+        """The first ``number`` of them."""
+        return Items(*(tensor[:number] for tensor in self.tensors()))
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All three."""
+        return self.index, self.category, self.log_q
+
+
+@dataclass
+class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
+    """One rank's part of a global batch: B rows on every rank, and N negatives.
+
+    The rank's examples, and its negatives, come first; padding has empty bags.
     """
 
     features: KeyedJaggedTensor
     """Query features, item features, and item features of the negatives; stride B."""
-    item_index: Tensor
-    """(B, 1 + S) int64: catalogue rows of the positive (first) and of the negatives."""
-    category: Tensor
-    """(B, 1 + S) int64: category of the same items."""
-    log_q: Tensor
-    """(B, 1 + S) float32: log of each item's expected share among the softmax candidates."""
+    positives: Items
+    """B."""
+    negatives: Items
+    """N; where each example has S of its own, the first S are the first example's."""
     counts: tuple[int, ...]
     """How many of the B rows are examples, on each rank."""
+    negative_counts: tuple[int, ...]
+    """How many of the N negatives are there, on each rank."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The batch on ``device``."""
         return Batch(
-            features=self.features.to(device, non_blocking=non_blocking),
-            item_index=self.item_index.to(device, non_blocking=non_blocking),
-            category=self.category.to(device, non_blocking=non_blocking),
-            log_q=self.log_q.to(device, non_blocking=non_blocking),
-            counts=self.counts,
+            self.features.to(device, non_blocking=non_blocking),
+            self.positives.to(device, non_blocking),
+            self.negatives.to(device, non_blocking),
+            self.counts,
+            self.negative_counts,
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Tell the allocator that ``stream`` uses the batch's memory."""
-        self.features.record_stream(stream)
-        for tensor in (self.item_index, self.category, self.log_q):
-            tensor.record_stream(stream)
+        for part in (self.features, self.positives, self.negatives):
+            part.record_stream(stream)
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked host memory."""
         return Batch(
-            features=self.features.pin_memory(),
-            item_index=self.item_index.pin_memory(),
-            category=self.category.pin_memory(),
-            log_q=self.log_q.pin_memory(),
-            counts=self.counts,
+            self.features.pin_memory(),
+            self.positives.pin_memory(),
+            self.negatives.pin_memory(),
+            self.counts,
+            self.negative_counts,
         )

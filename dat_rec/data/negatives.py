@@ -39,22 +39,23 @@ class NegativeSampler:
 
 
 def log_candidate_share(
-    counts: NDArray[np.int64], sampler: NegativeSampler, negatives: int
+    counts: NDArray[np.int64], sampler: NegativeSampler, positives: int, negatives: int
 ) -> NDArray[np.float32]:
     """Log of each item's expected share of the softmax's candidates.
 
-    Of 1 + S candidates that an example adds to the pool, one is a positive, drawn by
-    popularity, and S come from the sampler: Q = (count/Σcount + S·P) / (1 + S)
-    (Yang et al., WWW 2020, section 3.3).
+    B of them are positives, drawn by popularity, and N come from the sampler:
+    Q = (B·count/Σcount + N·P) / (B + N) (Yang et al., WWW 2020, section 3.3).
 
     Args:
         counts: (trained items,) how often each occurs in training.
         sampler: where the negatives come from.
-        negatives: S, negatives for each example.
+        positives: B, positives that are candidates; in a batch, or for each negative.
+        negatives: N, negatives beside them.
 
     Returns:
         (trained items,) float32.
     """
-    share = (counts / counts.sum() + negatives * sampler.probabilities) / (1 + negatives)
+    drawn = positives * (counts / counts.sum()) + negatives * sampler.probabilities
+    share = drawn / (positives + negatives)
     result: NDArray[np.float32] = np.log(share).astype(np.float32)
     return result

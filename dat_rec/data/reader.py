@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dat_rec.data.batch import Batch, negative_key, to_kjt
+from dat_rec.data.batch import Batch, Items, negative_key, to_kjt
 from dat_rec.data.columns import CURE, BadIds, Column, read_columns
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.negatives import (
@@ -49,6 +49,10 @@ class ReaderOptions:
     seed: int
     negatives: int
     """S, negatives for each example."""
+    shared_negatives: int = 0
+    """Negatives for each global batch, in place of S for each example."""
+    in_batch: bool = True
+    """Whether positives are candidates of other examples, which decides what log Q is."""
     negative_power: float = 0.0
     """Negatives are drawn ∝ (training count)^power."""
     id_dropout: float = 0.0
@@ -137,7 +141,7 @@ class ExampleReader:
                 "are not all trained: prepare the dataset anew"
             )
         self._sampler = NegativeSampler(counts, options.negative_power)
-        self._log_q = log_candidate_share(counts, self._sampler, options.negatives)
+        self._log_q = self._log_shares(counts)
 
     def _check_files(self) -> None:
         """Refuse at the door what the files' metadata betray, with the message of the value."""
@@ -270,28 +274,61 @@ class ExampleReader:
                 values = np.where(dropped[:, number], UNKNOWN, columns[name].values)
                 columns[name] = Column(values, None)
 
-        rng = generator(options.seed, NEGATIVES, step)
-        negatives = self._sampler.draw((size, options.negatives), rng)[mine]
-        for number in range(options.negatives):
+        counts = tuple(stop - first for first, stop in pairwise(ends))
+        padded = -(-options.global_batch // self._world_size)
+        negatives, negative_counts = self._negatives(step, counts)
+        most = padded * options.negatives
+        if options.shared_negatives:
+            most = -(-options.shared_negatives // self._world_size)
+        for number in range(-(-most // padded)):
+            part = negatives[number * padded : (number + 1) * padded]
             for feature in self._schema.side("item"):
                 key = negative_key(feature.name, number + 1)
-                columns[key] = self._catalogue[feature.name].take(negatives[:, number])
-
-        items = np.column_stack([rows.item_index[begin:end], negatives])
-        padded = -(-options.global_batch // self._world_size)
+                columns[key] = self._catalogue[feature.name].take(part)
         return Batch(
             features=to_kjt(columns, list(columns), padded),
-            item_index=_padded(items, padded),
-            category=_padded(self._catalogue[self._schema.category].values[items], padded),
-            log_q=_padded(self._log_q[items], padded),
-            counts=tuple(stop - first for first, stop in pairwise(ends)),
+            positives=self._items(rows.item_index[begin:end], padded),
+            negatives=self._items(negatives, most),
+            counts=counts,
+            negative_counts=negative_counts,
+        )
+
+    def _negatives(
+        self, step: int, counts: tuple[int, ...]
+    ) -> tuple[NDArray[np.int64], tuple[int, ...]]:
+        """This rank's negatives, catalogue rows, and how many each rank has."""
+        options, ranks = self._options, self._world_size
+        rng = generator(options.seed, NEGATIVES, step)
+        if options.shared_negatives:
+            drawn = self._sampler.draw((options.shared_negatives, 1), rng).ravel()
+            ends = [rank * len(drawn) // ranks for rank in range(ranks + 1)]
+        else:
+            drawn = self._sampler.draw((sum(counts), options.negatives), rng).ravel()
+            ends = [0, *(np.cumsum(counts) * options.negatives).tolist()]
+        mine = drawn[ends[self._rank] : ends[self._rank + 1]]
+        return mine, tuple(stop - first for first, stop in pairwise(ends))
+
+    def _items(self, index: NDArray[np.int64], rows: int) -> Items:
+        return Items(
+            index=_padded(index, rows),
+            category=_padded(self._catalogue[self._schema.category].values[index], rows),
+            log_q=_padded(self._log_q[index], rows),
+        )
+
+    def _log_shares(self, counts: NDArray[np.int64]) -> NDArray[np.float32]:
+        options = self._options
+        positives, negatives = 1, options.negatives
+        if options.shared_negatives:
+            positives, negatives = options.global_batch, options.shared_negatives
+        return log_candidate_share(
+            counts, self._sampler, positives if options.in_batch else 0, negatives
         )
 
 
 def _padded(values: NDArray[Any], rows: int) -> Tensor:
-    """``values`` with rows of zeros (item 0, category UNKNOWN) up to ``rows``."""
+    """``values`` with zeros (item 0, category UNKNOWN) up to ``rows``."""
     if len(values) < rows:
-        values = np.pad(values, ((0, rows - len(values)), (0, 0)))
+        values = np.pad(values, (0, rows - len(values)))
     return torch.from_numpy(values)
 
 

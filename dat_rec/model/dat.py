@@ -1,6 +1,6 @@
 """The Dual Augmented Two-tower model: ids in, unit vectors and augmented vectors out.
 
-Shapes: B examples, S negatives for each, D output width. Single-device code: the two
+Shapes: B examples, N negatives, D output width. Single-device code: the two
 EmbeddingBagCollections are sharded from outside (``dat_rec.parallel``).
 """
 
@@ -25,24 +25,27 @@ AUGMENTED = {USER: "augmented_user", ITEM: "augmented_item"}
 
 
 class DATOutput(NamedTuple):
-    """What the losses need of one batch; item 0 of each example is its positive."""
+    """What the losses need of one batch."""
 
     query_BD: Tensor
     """p_u, unit vectors."""
-    item_BSD: Tensor
-    """(B, 1 + S, D): p_v of the positive and of the negatives, unit vectors."""
+    item_BD: Tensor
+    """p_v of each example's positive, unit vectors."""
+    negative_ND: Tensor
+    """p_v of the negatives, unit vectors."""
     augmented_user_BD: Tensor | None
     """a_u, not normalised; None without augmented vectors."""
     augmented_item_BD: Tensor | None
     """a_v of the positive, not normalised; None without augmented vectors."""
 
-    def first(self, examples: int) -> "DATOutput":
-        """The output for the first ``examples`` of the batch."""
-        if examples == len(self.query_BD):
+    def first(self, examples: int, negatives: int) -> "DATOutput":
+        """The output for the first ``examples`` and ``negatives`` of the batch."""
+        if examples == len(self.query_BD) and negatives == len(self.negative_ND):
             return self
         return DATOutput(
             query_BD=self.query_BD[:examples],
-            item_BSD=self.item_BSD[:examples],
+            item_BD=self.item_BD[:examples],
+            negative_ND=self.negative_ND[:negatives],
             augmented_user_BD=_first(self.augmented_user_BD, examples),
             augmented_item_BD=_first(self.augmented_item_BD, examples),
         )
@@ -62,7 +65,8 @@ class DAT(nn.Module):
     Args:
         schema: names the features, their towers and tables.
         config: widths and switches.
-        negatives: S, how many negatives a batch brings for each example.
+        negatives: keys of B negatives that each batch brings.
+        last_negatives: of the last of these keys, the rows that are used; None: all.
         embedding_device: where the tables are made; ``meta`` if they are to be sharded.
 
     Raises:
@@ -74,9 +78,11 @@ class DAT(nn.Module):
         schema: Schema,
         config: ModelConfig,
         negatives: int = 0,
+        last_negatives: int | None = None,
         embedding_device: torch.device | None = None,
     ) -> None:
         super().__init__()
+        self._last_negatives = last_negatives
         self._query_keys = [feature.name for feature in schema.side("query")]
         item_keys = [feature.name for feature in schema.side("item")]
         self._candidate_keys = [
@@ -108,9 +114,16 @@ class DAT(nn.Module):
         extra = config.output_dim if config.augment else 0
         query_width = len(self._query_keys) * config.embedding_dim + extra
         item_width = len(item_keys) * config.embedding_dim + extra
-        shape = (config.hidden, config.output_dim)
-        self.query_tower = Tower(query_width, *shape, last_relu=config.last_relu)
-        self.item_tower = Tower(item_width, *shape, last_relu=config.last_relu)
+        self.query_tower, self.item_tower = (
+            Tower(
+                width,
+                config.hidden,
+                config.output_dim,
+                last_relu=config.last_relu,
+                bfloat16=config.precision == "bfloat16",
+            )
+            for width in (query_width, item_width)
+        )
         self._dtype = torch.float64 if config.precision == "float64" else torch.float32
         self.query_tower.to(self._dtype)
         self.item_tower.to(self._dtype)
@@ -134,12 +147,18 @@ class DAT(nn.Module):
             query.append(a_u)
             for number, embeddings in enumerate(candidates):
                 embeddings.append(vectors[_key(ITEM, number)])
-        # All candidates in one row, so that their numbers are copied once.
-        item_BW = torch.cat([embedding for item in candidates for embedding in item], dim=-1)
-        item_BSF = item_BW.unflatten(-1, (len(candidates), -1))
+        items = [torch.cat(embeddings, dim=-1) for embeddings in candidates]
+        if self._last_negatives is not None:
+            items[-1] = items[-1][: self._last_negatives]
+        item_BD = self.item_tower(items[0].to(self._dtype))
+        negative_ND = item_BD[:0]
+        if len(items) > 1:
+            negative_NF = torch.cat(items[1:]) if len(items) > 2 else items[1]
+            negative_ND = self.item_tower(negative_NF.to(self._dtype))
         return DATOutput(
             query_BD=self.query_tower(torch.cat(query, dim=-1).to(self._dtype)),
-            item_BSD=self.item_tower(item_BSF.to(self._dtype)),
+            item_BD=item_BD,
+            negative_ND=negative_ND,
             augmented_user_BD=a_u,
             augmented_item_BD=a_v,
         )
@@ -153,7 +172,7 @@ class DAT(nn.Module):
 
 
 def _key(feature: str, candidate: int) -> str:
-    """The key of a feature of the positive (candidate 0) or of a negative."""
+    """The key of a feature of the positives (candidate 0) or of negatives."""
     return negative_key(feature, candidate) if candidate else feature
 
 

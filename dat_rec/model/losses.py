@@ -7,6 +7,7 @@ Shapes: B examples, S negatives for each, D width of the vectors, N candidates, 
 Equation numbers are the paper's (Yu et al., DLP-KDD 2021).
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dat_rec.data.batch import Items
 from dat_rec.data.schema import UNKNOWN
 from dat_rec.model.towers import inner_products
 
@@ -136,27 +138,28 @@ def category_alignment(moments: CategoryMoments) -> Tensor:
 
 def sampled_softmax(
     query_BD: Tensor,
+    positive_BD: Tensor,
     candidate_ND: Tensor,
-    own_B: Tensor,
-    candidate_item_N: Tensor,
-    log_q_N: Tensor,
+    positive: Items,
+    candidate: Items,
     queries: float,
     temperature: float,
     log_q_strength: float = 1.0,
 ) -> Tensor:
     """Softmax over sampled candidates, corrected for how they were sampled.
 
-    −1/T Σ_i log softmax_j(⟨p_i, p_j⟩ / τ − w·log Q_j)[own_i], after Yi et al. (RecSys 2019),
-    equation (4); w is 1 there. A candidate that is the same item as the own positive, in
-    another place, is no negative: it is masked ("accidental hit"). At equal scores and
-    equal Q it costs ln N.
+    −1/T Σ_i log softmax_j(⟨p_i, p_j⟩ / τ − w·log Q_j)[own positive], over the own positive and
+    all candidates of other items, after Yi et al. (RecSys 2019), equation (4); w is 1 there. A
+    candidate that is the own positive's item is no negative: it is left out ("accidental hit"),
+    and so the own positive may stand among the candidates too. At equal scores and equal Q it
+    costs ln of the number of what is scored.
 
     Args:
         query_BD: (B, D) unit vectors.
-        candidate_ND: (N, D) unit vectors, all positives and negatives of the global batch.
-        own_B: int64, row of each query's positive among the candidates.
-        candidate_item_N: int64, catalogue row of each candidate.
-        log_q_N: log of each candidate's expected share of the candidates.
+        positive_BD: (B, D) unit vectors, each query's positive.
+        candidate_ND: (N, D) unit vectors, of the global batch.
+        positive: B items.
+        candidate: N items.
         queries: T, the queries that the mean is over.
         temperature: τ.
         log_q_strength: w.
@@ -164,18 +167,37 @@ def sampled_softmax(
     Returns:
         Scalar, Σ over the B queries divided by ``queries``.
     """
+    offset_B, offset_N = (
+        (-log_q_strength * items.log_q).to(candidate_ND.dtype) for items in (positive, candidate)
+    )
     loss: Tensor = _CrossEntropyOfProducts.apply(  # type: ignore[no-untyped-call]
         query_BD / temperature,
+        positive_BD,
         candidate_ND,
-        (-log_q_strength * log_q_N).to(candidate_ND.dtype),
-        own_B,
-        candidate_item_N,
+        offset_B,
+        offset_N,
+        *_hits(positive.index, candidate.index),
     )
     return loss / queries
 
 
+def _hits(item_B: Tensor, item_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Where a query's own item stands among the candidates.
+
+    Returns:
+        (B + 1,) int64, where each query's begin; and the candidates, query after query.
+    """
+    sorted_N, order_N = item_N.sort()
+    first_B = torch.searchsorted(sorted_N, item_B)
+    count_B = torch.searchsorted(sorted_N, item_B, right=True) - first_B
+    begin_B = torch.zeros(len(item_B) + 1, dtype=torch.int64, device=item_B.device)
+    torch.cumsum(count_B, 0, out=begin_B[1:])
+    shift_H = torch.repeat_interleave(first_B - begin_B[:-1], count_B)
+    return begin_B, order_N[shift_H + torch.arange(len(shift_H), device=item_B.device)]
+
+
 class _CrossEntropyOfProducts(torch.autograd.Function):
-    """Sum of −log softmax_j(⟨q_i, c_j⟩ + o_j)[own_i], masked, with its gradient beside it.
+    """Sum of −log softmax over own positive and candidates, with its gradients beside it.
 
     A few queries at a time, from logits to gradients while they are in the cache: (B, N)
     numbers are never held, and the exponential is taken once (benchmarks/LOG.md).
@@ -185,38 +207,42 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
     def forward(
         ctx: Any,
         query_BD: Tensor,
+        positive_BD: Tensor,
         candidate_ND: Tensor,
+        offset_B: Tensor,
         offset_N: Tensor,
-        own_B: Tensor,
-        item_N: Tensor,
+        hits_begin_B: Tensor,
+        hits_H: Tensor,
     ) -> Tensor:
-        gradient_BD = torch.empty_like(query_BD)
+        queries, candidates = len(query_BD), len(candidate_ND)
+        gradient_BD, share_B = torch.empty_like(query_BD), torch.empty_like(offset_B)
         gradient_ND = torch.zeros_like(candidate_ND)
-        losses = []
-        rows = max(1, CHUNK.get(query_BD.device.type, CHUNK["cuda"]) // len(candidate_ND))
-        for query_CD, own_C, gradient_CD in zip(
-            query_BD.split(rows), own_B.split(rows), gradient_BD.split(rows), strict=True
-        ):
-            number_C = torch.arange(len(own_C), device=own_C.device)
-            logits_CN = inner_products(query_CD, candidate_ND).add_(offset_N)
-            hits_CN = item_N[own_C][:, None] == item_N
-            hits_CN[number_C, own_C] = False
-            logits_CN.masked_fill_(hits_CN, float("-inf"))
-            own_logit_C = logits_CN[number_C, own_C]
-            top_C1 = logits_CN.amax(dim=1, keepdim=True)
-            weight_CN = logits_CN.sub_(top_C1).exp_()
-            total_C1 = weight_CN.sum(dim=1, keepdim=True)
-            losses.append(top_C1.squeeze(1) + total_C1.log().squeeze(1) - own_logit_C)
-            # ∂/∂logits = p − one-hot, p = weight / total.
-            torch.mm(weight_CN, candidate_ND, out=gradient_CD)
-            gradient_CD.div_(total_C1).sub_(candidate_ND[own_C])
-            gradient_ND.addmm_(weight_CN.T, query_CD / total_C1)
-        gradient_ND.index_add_(0, own_B, query_BD, alpha=-1)
-        ctx.save_for_backward(gradient_BD, gradient_ND)
-        return torch.cat(losses).sum()
+        own_B = (query_BD * positive_BD).sum(dim=1) + offset_B
+        loss = query_BD.new_zeros(())
+        rows = max(1, CHUNK.get(query_BD.device.type, CHUNK["cuda"]) // max(1, candidates))
+        number_B = torch.arange(queries, device=query_BD.device)
+        row_H = torch.repeat_interleave(number_B, hits_begin_B.diff())
+        place_H = row_H % rows * candidates + hits_H
+        ends = [*range(0, queries, rows), queries]
+        places = place_H.split(hits_begin_B[ends].diff().tolist())
+        for (begin, end), place in zip(pairwise(ends), places, strict=True):
+            query_CD, own_C = query_BD[begin:end], own_B[begin:end]
+            weight_CN = inner_products(query_CD, candidate_ND).add_(offset_N)
+            top_C = torch.maximum(weight_CN.amax(dim=1), own_C) if candidates else own_C
+            weight_CN.sub_(top_C[:, None]).exp_().view(-1).index_fill_(0, place, 0.0)
+            own_weight_C = (own_C - top_C).exp()
+            total_C = weight_CN.sum(dim=1) + own_weight_C
+            loss += (top_C + total_C.log() - own_C).sum()
+            # ∂/∂logit = share of the total, of the own positive less 1.
+            torch.div(own_weight_C, total_C, out=share_B[begin:end])
+            torch.mm(weight_CN, candidate_ND, out=gradient_BD[begin:end]).div_(total_C[:, None])
+            gradient_ND.addmm_(weight_CN.T, query_CD / total_C[:, None])
+        error_B1 = (share_B - 1)[:, None]
+        gradient_BD.addcmul_(error_B1, positive_BD)
+        ctx.save_for_backward(gradient_BD, error_B1 * query_BD, gradient_ND)
+        return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        gradient_BD, gradient_ND = ctx.saved_tensors
-        return gradient_BD * gradient, gradient_ND * gradient, None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return *(saved * gradient for saved in ctx.saved_tensors), None, None, None, None

@@ -6,6 +6,7 @@ Shapes: B examples, F input width, D output width, N items.
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,13 +20,21 @@ class Tower(nn.Module):
         output_dim: D.
         last_relu: ReLU after the last layer too: the paper's letter, which confines
             scores to [0, 1].
+        bfloat16: multiply in bfloat16, and keep weights and outputs in float32 (autocast).
     """
 
     def __init__(
-        self, input_dim: int, hidden: Sequence[int], output_dim: int, *, last_relu: bool
+        self,
+        input_dim: int,
+        hidden: Sequence[int],
+        output_dim: int,
+        *,
+        last_relu: bool,
+        bfloat16: bool = False,
     ) -> None:
         super().__init__()
         self.output_dim = output_dim
+        self._bfloat16 = bfloat16
         widths = [input_dim, *hidden, output_dim]
         layers: list[nn.Module] = []
         for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
@@ -36,7 +45,9 @@ class Tower(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (…, F) to unit vectors (…, D); a zero vector stays zero."""
-        return F.normalize(self.layers(features), dim=-1)
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=self._bfloat16):
+            outputs: Tensor = self.layers(features)
+        return F.normalize(outputs.to(features.dtype), dim=-1)
 
 
 def inner_products(query_BD: Tensor, item_ND: Tensor) -> Tensor:

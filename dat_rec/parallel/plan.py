@@ -331,7 +331,8 @@ def _constraints(
     if "data_parallel" in rule.sharding_types and "dense" not in kernels:
         kernels.append("dense")
     factors = [
-        rule.pooling_factor or pooling_factors.get(name, 1.0) for name in table.feature_names
+        rule.pooling_factor or pooling_factors.get(name) or pooling_factors.get(_feature(name), 1.0)
+        for name in table.feature_names
     ]
     by_column = bool(set(rule.sharding_types) & BY_COLUMN)
     cache = rule.cache_load_factor
@@ -343,6 +344,11 @@ def _constraints(
         pooling_factors=factors,
         cache_params=None if cache is None else CacheParams(load_factor=cache),
     )
+
+
+def _feature(key: str) -> str:
+    """The feature of a key, which has a number behind it where it is negatives'."""
+    return key.partition("@")[0]
 
 
 def _half(dim: int) -> int:

@@ -85,7 +85,13 @@ def shard(
         )
     else:
         sharded = DistributedModelParallel(
-            model, device=place.device, plan=plan, sharders=sharders, init_parameters=True
+            model,
+            device=place.device,
+            plan=plan,
+            sharders=sharders,
+            # Alone, DDP would copy every gradient for nobody.
+            init_data_parallel=place.world_size > 1,
+            init_parameters=True,
         )
     if options.optimizer == "rowwise_adagrad":
         _keep_whole_rows(sharded)

@@ -36,7 +36,7 @@ def encode_items(model: DAT, dataset: Dataset) -> NDArray[np.float32]:
     columns = dataset.item_columns()
     keys = [feature.name for feature in dataset.schema.features]
     rows = np.arange(dataset.schema.items)
-    return _encode(model, columns, keys, rows, lambda output: output.item_BSD[:, 0])
+    return _encode(model, columns, keys, rows, lambda output: output.item_BD)
 
 
 @torch.no_grad()

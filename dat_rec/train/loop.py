@@ -293,13 +293,14 @@ def build_model(
         estimate: takes what the planner expects of the plan, on the first rank.
     """
     torch.manual_seed(config.seed)
-    task = TrainTask(dataset.schema, config.model, config.loss, torch.device("meta"))
+    rows = batch_size or config.batch_size
+    meta = torch.device("meta")
+    task = TrainTask(dataset.schema, config.model, config.loss, meta, rows, place.world_size)
     factors = pooling_factors(dataset, BadIds(config.examples.bad_ids, OPTION_CURE))
-    options = sharding_options(config, batch_size or config.batch_size)
+    options = sharding_options(config, rows)
     model, plan = shard(task, factors, place, options, estimate)
-    rows = plan_to_json(plan)
     initialize_tables(model, config.seed, config.optimizer.table_init)
-    return model, rows
+    return model, plan_to_json(plan)
 
 
 def pooling_factors(dataset: Dataset, bad_ids: BadIds) -> dict[str, float]:
@@ -333,6 +334,8 @@ def reader_options(config: TrainConfig, global_batch: int) -> ReaderOptions:
         epochs=config.epochs,
         seed=config.seed,
         negatives=config.loss.negatives,
+        shared_negatives=config.loss.shared_negatives,
+        in_batch=config.loss.in_batch,
         negative_power=config.loss.negative_power,
         id_dropout=config.examples.id_dropout,
         skip_repeats=config.examples.skip_repeats,

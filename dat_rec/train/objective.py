@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dat_rec.config import LossConfig, ModelConfig
-from dat_rec.data.batch import Batch
+from dat_rec.data.batch import Batch, Items
 from dat_rec.data.schema import Schema
 from dat_rec.model.dat import DAT, DATOutput
 from dat_rec.model.losses import (
@@ -53,10 +53,10 @@ class Objective(nn.Module):
     def forward(
         self,
         output: DATOutput,
-        item_index: Tensor,
-        category: Tensor,
-        log_q: Tensor,
+        positives: Items,
+        negatives: Items,
         counts: tuple[int, ...],
+        negative_counts: tuple[int, ...],
     ) -> tuple[Tensor, Tensor]:
         """This rank's share of the global loss, whose mean over ranks is that loss.
 
@@ -64,29 +64,49 @@ class Objective(nn.Module):
         this rank's own add to it: their sum divided by 1/N of all examples' number.
 
         Args:
-            output: of the model for this rank's B rows: its examples, then padding.
-            item_index: (B, 1 + S) int64, catalogue rows.
-            category: (B, 1 + S) int64.
-            log_q: (B, 1 + S) float32, log share of each item among the candidates.
+            output: of the model for this rank's rows: its examples and negatives, then padding.
+            positives: of the same rows.
+            negatives: of the same rows.
             counts: how many of the B rows are examples, on each of the N ranks.
+            negative_counts: how many of the negatives are there, on each.
 
         Returns:
             Scalar loss, and its (detached) terms as a vector in the order of ``TERMS``.
         """
-        config = self._config
-        own, share = counts[dist.get_rank()], sum(counts) / len(counts)
-        pairs = share * item_index.shape[1] if config.main == "bce" else share
-        query_BD, item_BSD, a_u, a_v = output.first(own)
+        config, rank = self._config, dist.get_rank()
+        own, own_negatives = counts[rank], negative_counts[rank]
+        share = sum(counts) / len(counts)
+        query_BD, item_BD, negative_ND, a_u, a_v = output.first(own, own_negatives)
+        pairs = share
         if config.main == "bce":
+            pairs = share * (1 + config.negatives)
+            negative_BSD = negative_ND.view(own, config.negatives, negative_ND.shape[1])
+            item_BSD = torch.cat([item_BD.unsqueeze(1), negative_BSD], dim=1)
             terms = {"main": binary_cross_entropy(query_BD, item_BSD, pairs)}
         else:
-            terms = {"main": self._softmax(query_BD, output.item_BSD, item_index, log_q, counts)}
+            candidates = [(output.negative_ND, negatives, negative_counts)]
+            if config.in_batch:
+                candidates.insert(0, (output.item_BD, positives, counts))
+            candidate_ND, candidate = _of_all_ranks(candidates)
+            terms = {
+                "main": sampled_softmax(
+                    query_BD=query_BD,
+                    positive_BD=item_BD,
+                    candidate_ND=candidate_ND,
+                    positive=positives.first(own),
+                    candidate=candidate,
+                    queries=share,
+                    temperature=config.temperature,
+                    log_q_strength=config.log_q,
+                )
+            }
         if a_u is not None and a_v is not None:
-            terms["mimic_user"] = mimic(a_u, item_BSD[:, 0], pairs)
+            terms["mimic_user"] = mimic(a_u, item_BD, pairs)
             terms["mimic_item"] = mimic(a_v, query_BD, pairs)
         if config.alignment > 0:
+            category_N = torch.cat([positives.category[:own], negatives.category[:own_negatives]])
             moments = category_moments(
-                item_BSD.flatten(0, 1), category[:own].flatten(), self._categories
+                torch.cat([item_BD, negative_ND]), category_N, self._categories
             )
             moments = CategoryMoments(*(sum_over_ranks(moment) for moment in moments))
             terms["alignment"] = category_alignment(moments)
@@ -102,31 +122,21 @@ class Objective(nn.Module):
         logged = torch.stack([terms.get(name, zero).detach() for name in TERMS])
         return torch.stack(used).sum(), logged
 
-    def _softmax(
-        self,
-        query_BD: Tensor,
-        item_BSD: Tensor,
-        item_index: Tensor,
-        log_q: Tensor,
-        counts: tuple[int, ...],
-    ) -> Tensor:
-        """This rank's examples (``query_BD``, no padding) against all ranks' candidates."""
-        rank, candidates = dist.get_rank(), item_index.shape[1]
-        numbers_B = torch.arange(counts[rank], device=item_index.device) + sum(counts[:rank])
-        return sampled_softmax(
-            query_BD=query_BD,
-            candidate_ND=_all_examples(item_BSD, counts).flatten(0, 1),
-            own_B=numbers_B * candidates,
-            candidate_item_N=_all_examples(item_index, counts).flatten(),
-            log_q_N=_all_examples(log_q, counts).flatten(),
-            queries=sum(counts) / len(counts),
-            temperature=self._config.temperature,
-            log_q_strength=self._config.log_q,
-        )
+
+def _of_all_ranks(
+    parts: list[tuple[Tensor, Items, tuple[int, ...]]],
+) -> tuple[Tensor, Items]:
+    """The vectors and items of all ranks, part after part, rank after rank, without padding."""
+    there = [part for part in parts if sum(part[2])]
+    vectors = [_rows_of_all_ranks(vectors, counts) for vectors, _, counts in there]
+    items = [
+        [_rows_of_all_ranks(tensor, counts) for tensor in items.tensors()]
+        for _, items, counts in there
+    ]
+    return torch.cat(vectors), Items(*(torch.cat(kind) for kind in zip(*items, strict=True)))
 
 
-def _all_examples(local: Tensor, counts: tuple[int, ...]) -> Tensor:
-    """All ranks' rows, one after another by rank, without padding: (Σ counts, …)."""
+def _rows_of_all_ranks(local: Tensor, counts: tuple[int, ...]) -> Tensor:
     rows = gather_rows(local)
     if sum(counts) == len(rows):
         return rows
@@ -135,7 +145,16 @@ def _all_examples(local: Tensor, counts: tuple[int, ...]) -> Tensor:
 
 
 class TrainTask(nn.Module):
-    """The model with its objective: what the pipeline calls for each batch."""
+    """The model with its objective: what the pipeline calls for each batch.
+
+    Args:
+        schema: names the features.
+        model: of the towers.
+        loss: of the objective.
+        embedding_device: where the tables are made; ``meta`` if they are to be sharded.
+        rows: B, of each rank's batches; with shared negatives alone it decides anything.
+        ranks: that share each global batch; likewise.
+    """
 
     def __init__(
         self,
@@ -143,15 +162,22 @@ class TrainTask(nn.Module):
         model: ModelConfig,
         loss: LossConfig,
         embedding_device: torch.device | None = None,
+        rows: int = 1,
+        ranks: int = 1,
     ) -> None:
         super().__init__()
-        self.dat = DAT(schema, model, loss.negatives, embedding_device)
+        keys, last = loss.negatives, None
+        if loss.shared_negatives:
+            each = -(-loss.shared_negatives // ranks)
+            keys = -(-each // rows)
+            last = each - (keys - 1) * rows
+        self.dat = DAT(schema, model, keys, last, embedding_device)
         self.objective = Objective(loss, schema.feature(schema.category).rows)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss of the batch, and its terms."""
         output = self.dat(batch.features)
         loss: tuple[Tensor, Tensor] = self.objective(
-            output, batch.item_index, batch.category, batch.log_q, batch.counts
+            output, batch.positives, batch.negatives, batch.counts, batch.negative_counts
         )
         return loss

@@ -157,9 +157,12 @@ def _of_training(config: PlanConfig, cluster: Cluster) -> Question:
         ),
     )
 
+    rows = config.batch_size or batch
+
     def model(fp16: Any) -> TrainTask:
         shape = dataclasses.replace(training.model, fp16_tables=tuple(fp16))
-        return TrainTask(dataset.schema, shape, training.loss, torch.device("meta"))
+        ranks = cluster.world_size
+        return TrainTask(dataset.schema, shape, training.loss, torch.device("meta"), rows, ranks)
 
     fp16 = config.fp16_tables or training.model.fp16_tables
     bad_ids = BadIds(training.examples.bad_ids, OPTION_CURE)
@@ -167,7 +170,7 @@ def _of_training(config: PlanConfig, cluster: Cluster) -> Question:
         model,
         pooling_factors(dataset, bad_ids),
         cluster,
-        sharding_options(changed, config.batch_size or batch),
+        sharding_options(changed, rows),
         fp16,
         towers_bytes(model(fp16)),
     )

@@ -54,14 +54,13 @@ def load_model(run: Path, data: Path | None = None) -> Trained:
     check_same_rows(run, dataset)
     # On CPU, and to be encoded with: float16 tables become float32.
     shape = dataclasses.replace(config.model, fp16_tables=())
-    task = TrainTask(dataset.schema, shape, config.loss)
-    load_weights(folder, task)
     # Queries and items are embedded apart from now on: no negatives beside them.
-    model = DAT(dataset.schema, shape)
-    model.load_state_dict(task.dat.state_dict())
+    loss = dataclasses.replace(config.loss, negatives=0, shared_negatives=0)
+    task = TrainTask(dataset.schema, shape, loss)
+    load_weights(folder, task)
     # What was trained as unknown is encoded as unknown.
     dataset = dataclasses.replace(dataset, bad_ids=config.examples.bad_ids)
-    return Trained(model.requires_grad_(False).eval(), dataset, step)
+    return Trained(task.dat.requires_grad_(False).eval(), dataset, step)
 
 
 def check_same_rows(run: Path, dataset: Dataset) -> None:

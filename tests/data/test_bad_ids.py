@@ -135,11 +135,12 @@ def test_the_catalogue_follows_the_same_policy(planted: Dataset, tmp_path: Path)
     reader = ExampleReader(dataset, UNKNOWN)
     assert reader.bad_ids == {"category": 2}
     for batch in reader:
-        items, category = (x[: batch.counts[0]] for x in (batch.item_index, batch.category))
+        items, category = batch.positives.first(batch.counts[0]).tensors()[:2]
         unknown = (items == 3) | (items == 7)
         assert not category[unknown].any()
         assert category[~unknown].all()
-        assert (batch.features["category@1"].values() == category[:, 1]).all()
+        negative = batch.negatives.first(batch.negative_counts[0]).category
+        assert (batch.features["category@1"].values() == negative).all()
     assert reader.bad_ids == {"category": 2}
 
 

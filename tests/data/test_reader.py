@@ -120,9 +120,18 @@ def remainder(dataset: Dataset, rows: int) -> int:
     return next(g for g in range(500, examples) if examples % g == rows and g % 2 and g % 3)
 
 
-def joined(ranks: Sequence[Batch], name: str) -> Tensor:
-    """The examples' rows of every rank."""
-    return torch.cat([getattr(b, name)[: b.counts[rank]] for rank, b in enumerate(ranks)])
+def joined(ranks: Sequence[Batch], which: str, field: str = "index") -> Tensor:
+    """The positives or negatives of every rank, without padding."""
+    counts = {"positives": ranks[0].counts, "negatives": ranks[0].negative_counts}[which]
+    parts = [getattr(getattr(b, which), field) for b in ranks]
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def negative_bags(batch: Batch, feature: str, rank: int = 0) -> list[tuple[int, ...]]:
+    """The bags of the rank's negatives, key after key, padding left out."""
+    keys = [key for key in batch.features.keys() if key.startswith(f"{feature}@")]  # noqa: SIM118
+    found = [tuple(bag.tolist()) for key in keys for bag in batch.features[key].to_dense()]
+    return found[: batch.negative_counts[rank]]
 
 
 def check_parts(whole: Batch, ranks: Sequence[Batch]) -> None:
@@ -131,37 +140,55 @@ def check_parts(whole: Batch, ranks: Sequence[Batch]) -> None:
     ends = [math.floor(rank * examples / world) for rank in range(world + 1)]
     assert {b.counts for b in ranks} == {tuple(b - a for a, b in pairwise(ends))}
     for key in whole.features.keys():  # noqa: SIM118
-        assert bags(whole, key) == [v for rank, b in enumerate(ranks) for v in bags(b, key, rank)]
-    for name in ("item_index", "category", "log_q"):
-        assert torch.equal(joined([whole], name), joined(ranks, name))
+        if "@" not in key:
+            parts = [v for rank, b in enumerate(ranks) for v in bags(b, key, rank)]
+            assert bags(whole, key) == parts
+    for feature in ("item", "category"):
+        parts = [v for rank, b in enumerate(ranks) for v in negative_bags(b, feature, rank)]
+        assert negative_bags(whole, feature) == parts
+    for name, field in product(("positives", "negatives"), ("index", "category", "log_q")):
+        assert torch.equal(joined([whole], name, field), joined(ranks, name, field))
 
 
-def check_padding(batch: Batch, rank: int, rows: int) -> None:
-    """``rows`` rows, of which those behind the examples are empty."""
-    own = batch.counts[rank]
+def check_padding(batch: Batch, rank: int, rows: int, negatives: int) -> None:
+    """``rows`` rows, and negatives, of which those behind what is there are empty."""
+    own, own_negatives = batch.counts[rank], batch.negative_counts[rank]
     lengths = batch.features.lengths().view(-1, rows)
     assert len(lengths) == len(batch.features.keys())
     assert lengths.sum() == len(batch.features.values())
-    assert not lengths[:, own:].any()
-    for tensor in (batch.item_index, batch.category, batch.log_q):
-        assert tensor.shape == (rows, 1 + OPTIONS.negatives)
-        assert not tensor[own:].any()
+    for key, length in zip(batch.features.keys(), lengths, strict=True):
+        name, _, number = key.partition("@")
+        there = own_negatives - rows * (int(number) - 1) if number else own
+        assert not length[max(0, there) :].any()
+        if name in ("user", "item", "category"):
+            assert length[: max(0, there)].all()
+    for items, count, size in (
+        (batch.positives, own, rows),
+        (batch.negatives, own_negatives, negatives),
+    ):
+        for tensor in items.tensors():
+            assert tensor.shape == (size,)
+            assert not tensor[count:].any()
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-@pytest.mark.parametrize("last", [1, 3, 50])
+@pytest.mark.parametrize(("shared", "last"), [(0, 1), (0, 3), (0, 50), (1, 3), (1000, 50)])
 def test_ranks_cut_each_global_batch_and_pad_it_alike(
-    chopped: Dataset, world: int, last: int
+    chopped: Dataset, shared: int, world: int, last: int
 ) -> None:
     size = remainder(chopped, last)
-    options = replace(OPTIONS, global_batch=size, epochs=1, id_dropout=0.3)
+    options = replace(OPTIONS, global_batch=size, epochs=1, id_dropout=0.3, shared_negatives=shared)
+    rows = math.ceil(size / world)
+    negatives = math.ceil(shared / world) if shared else OPTIONS.negatives * rows
     alone = ExampleReader(chopped, options)
     readers = [ExampleReader(chopped, options, rank, world) for rank in range(world)]
     sizes = []
     for whole, *ranks in zip(alone, *readers, strict=True):
         check_parts(whole, ranks)
         for rank, batch in enumerate(ranks):
-            check_padding(batch, rank, math.ceil(size / world))
+            check_padding(batch, rank, rows, negatives)
+            if shared:
+                assert sum(batch.negative_counts) == shared
         sizes.append(sum(ranks[0].counts))
     assert sizes == [size] * (chopped.schema.examples // size) + [last]
     assert {reader.steps for reader in readers} == {len(sizes)}
@@ -171,7 +198,7 @@ def test_ranks_cut_each_global_batch_and_pad_it_alike(
 @pytest.mark.parametrize("global_batch", [3, 777, 20_000])
 def test_the_order_does_not_depend_on_the_global_batch(chopped: Dataset, global_batch: int) -> None:
     def items(options: ReaderOptions) -> list[int]:
-        return [int(v) for b in ExampleReader(chopped, options) for v in joined([b], "item_index")]
+        return [int(v) for b in ExampleReader(chopped, options) for v in joined([b], "positives")]
 
     plain = replace(OPTIONS, negatives=0)
     assert items(replace(plain, global_batch=global_batch)) == items(plain)
@@ -209,12 +236,12 @@ def test_nothing_is_left_after_the_last_step(chopped: Dataset) -> None:
 def test_negatives_carry_their_own_items_features(chopped: Dataset) -> None:
     items = pq.read_table(chopped.folder / "items.parquet").to_pylist()
     batch = next(iter(ExampleReader(chopped, OPTIONS)))
-    for column, key in enumerate(["", "@1", "@2"]):
-        for feature in chopped.schema.side("item"):
-            found = bags(batch, feature.name + key)
-            for row, index in enumerate(batch.item_index[:, column].tolist()):
-                value = items[index][feature.name]
-                assert found[row] == tuple(value if isinstance(value, list) else [value])
+    for feature in chopped.schema.side("item"):
+        found = bags(batch, feature.name) + negative_bags(batch, feature.name)
+        index = torch.cat([batch.positives.index, batch.negatives.index]).tolist()
+        for bag, row in zip(found, index, strict=True):
+            value = items[row][feature.name]
+            assert bag == tuple(value if isinstance(value, list) else [value])
     assert negative_key("item", 2) == "item@2"
 
 
@@ -229,7 +256,7 @@ def test_id_dropout_hides_ids_and_nothing_else(chopped: Dataset) -> None:
             assert torch.equal(after[~dropped], before[~dropped])
         else:
             assert torch.equal(before, after)
-    assert torch.equal(plain.item_index, hidden.item_index)
+    assert torch.equal(plain.positives.index, hidden.positives.index)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
@@ -250,7 +277,25 @@ def test_log_q_is_the_share_among_simulated_candidates() -> None:
     positives = rng.choice(3, 60_000, p=counts / counts.sum())
     candidates = np.concatenate([positives, sampler.draw((60_000, 3), rng).ravel()])
     share = np.bincount(candidates, minlength=3) / len(candidates)
-    np.testing.assert_allclose(np.exp(log_candidate_share(counts, sampler, 3)), share, atol=0.005)
+    found = np.exp(log_candidate_share(counts, sampler, 1, 3))
+    np.testing.assert_allclose(found, share, atol=0.005)
+
+
+def test_log_q_of_shared_negatives_knows_the_batch_and_whether_positives_are_candidates(
+    chopped: Dataset,
+) -> None:
+    counts = pq.read_table(chopped.folder / "items.parquet", columns=["train_count"])
+    popularity = counts["train_count"].to_numpy()[: chopped.schema.trained_items].astype(float)
+    popularity /= popularity.sum()
+    options = replace(OPTIONS, negatives=0, shared_negatives=16)
+    for in_batch in (True, False):
+        batch = next(iter(ExampleReader(chopped, replace(options, in_batch=in_batch))))
+        share = 1 / len(popularity)
+        for items in (batch.positives, batch.negatives):
+            expected = np.full(len(items.index), share)
+            if in_batch:
+                expected = (64 * popularity[items.index.numpy()] + 16 * share) / 80
+            np.testing.assert_allclose(items.log_q.exp().numpy(), expected, rtol=1e-5)
 
 
 def test_log_q_counts_the_examples_that_are_trained_on(chopped: Dataset) -> None:
@@ -259,8 +304,8 @@ def test_log_q_counts_the_examples_that_are_trained_on(chopped: Dataset) -> None
         counts = Counter(row["item_index"] for row in rows if not (skip and row["repeat"]))
         options = replace(OPTIONS, negatives=0, skip_repeats=skip)
         batch = next(iter(ExampleReader(chopped, options)))
-        expected = [counts[item] / counts.total() for item in batch.item_index[:, 0].tolist()]
-        np.testing.assert_allclose(batch.log_q[:, 0].exp().numpy(), expected, rtol=1e-5)
+        expected = [counts[item] / counts.total() for item in batch.positives.index.tolist()]
+        np.testing.assert_allclose(batch.positives.log_q.exp().numpy(), expected, rtol=1e-5)
 
 
 def test_no_examples_are_refused(chopped: Dataset, tmp_path: Path) -> None:

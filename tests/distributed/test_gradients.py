@@ -34,20 +34,29 @@ CASES = {
 MODEL = ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8, precision="float64")
 LOSSES = {
     "softmax": LossConfig(negatives=2),
+    "shared": LossConfig(negatives=0, shared_negatives=70, in_batch=False),
     "bce": LossConfig(main="bce", negatives=2),
 }
 Gradients = dict[str, Tensor]
 """By parameter: a tower's gradient, or the root mean square of each table row's."""
 
 
-def build(dataset: Dataset, loss: LossConfig, device: str) -> TrainTask:
+def build(dataset: Dataset, loss: LossConfig, device: str, case: str, world: int) -> TrainTask:
     torch.manual_seed(5)
-    return TrainTask(dataset.schema, MODEL, loss, torch.device(device))
+    rows = -(-CASES[case][1] // world)
+    return TrainTask(dataset.schema, MODEL, loss, torch.device(device), rows, world)
 
 
-def batch_of(dataset: Dataset, negatives: int, case: str, rank: int, world: int) -> Batch:
+def batch_of(dataset: Dataset, loss: LossConfig, case: str, rank: int, world: int) -> Batch:
     _, global_batch, step, _ = CASES[case]
-    options = ReaderOptions(global_batch, epochs=1, seed=3, negatives=negatives)
+    options = ReaderOptions(
+        global_batch,
+        epochs=1,
+        seed=3,
+        negatives=loss.negatives,
+        shared_negatives=loss.shared_negatives,
+        in_batch=loss.in_batch,
+    )
     return next(iter(ExampleReader(dataset, options, rank, world, start_step=step)))
 
 
@@ -55,10 +64,10 @@ def on_one_rank(dataset: Dataset, cases: list[str]) -> dict[tuple[str, str], Gra
     with process_group(60) as place:
         result = {}
         for case, (name, loss) in product(cases, LOSSES.items()):
-            task = build(dataset, loss, "meta")
-            batch = batch_of(dataset, loss.negatives, case, place.rank, place.world_size)
+            task = build(dataset, loss, "meta", case, place.world_size)
+            batch = batch_of(dataset, loss, case, place.rank, place.world_size)
             assert batch.counts == CASES[case][3]
-            model, _ = shard(task, {}, place, ShardingOptions(len(batch.item_index), 0.05))
+            model, _ = shard(task, {}, place, ShardingOptions(len(batch.positives.index), 0.05))
             initialize_tables(model, seed=7, scale=0.5)
             value, _ = model(batch)
             value.backward()
@@ -97,13 +106,13 @@ def whole(tensor: Any) -> Tensor:
 def on_one_process(dataset: Dataset, loss: LossConfig, case: str) -> Gradients:
     """Unsharded, with the same numbers; plain autograd gives the gradients."""
     with process_group(60):
-        towers = build(dataset, loss, "meta").state_dict()
-        task = build(dataset, loss, "cpu")
+        towers = build(dataset, loss, "meta", case, 1).state_dict()
+        task = build(dataset, loss, "cpu", case, 1)
         task.load_state_dict(
             {name: value for name, value in towers.items() if not value.is_meta}, strict=False
         )
         initialize_tables(task, seed=7, scale=0.5)
-        value, _ = task(batch_of(dataset, loss.negatives, case, 0, 1))
+        value, _ = task(batch_of(dataset, loss, case, 0, 1))
         value.backward()
         gradients = tower_gradients(task) | {"loss": value.detach()}
         for name, table in task.named_parameters():

@@ -4,50 +4,78 @@ In float64, and with padding of NaN: whatever takes a part of it shows.
 """
 
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
 from torch import Tensor
 
 from dat_rec.config import LossConfig
+from dat_rec.data.batch import Items
 from dat_rec.model.dat import DATOutput
 from dat_rec.parallel.process_group import process_group
 from dat_rec.train.objective import Objective
 from tests.distributed.ranks import run_ranks
 
 ROWS, S, D, K = 5, 2, 4, 3
+SHARED = 11
 LOSSES = {
     "softmax": LossConfig(negatives=S, temperature=0.3),
+    "negatives alone": LossConfig(negatives=S, in_batch=False, temperature=0.3),
+    "shared negatives": LossConfig(shared_negatives=SHARED, temperature=0.3),
+    "shared negatives alone": LossConfig(shared_negatives=SHARED, in_batch=False, temperature=0.3),
     "bce": LossConfig(main="bce", negatives=S),
 }
 COUNTS = {2: [(5, 5), (3, 4), (0, 4)], 3: [(4, 5, 3), (4, 0, 1), (0, 0, 4)]}
 """By world size: how many of its ROWS rows are examples, on each rank."""
+NEGATIVE = 2
+"""Place of the negatives' gradient in a result."""
 Result = tuple[Tensor, Tensor, list[Tensor]]
-"""Loss, its terms, and the gradients of p_u, p_v, a_u, a_v."""
+"""Loss, its terms, and the gradients of p_u, p_v of positives and negatives, a_u, a_v."""
+Counts = tuple[tuple[int, ...], tuple[int, ...]]
+"""Examples and negatives of each rank."""
 
 
-def inputs(examples: int) -> tuple[list[Tensor], list[Tensor]]:
-    """The model's output as one process has it; item_index, category and log_q."""
-    generator = torch.manual_seed(examples)
-    shapes = [(examples, D), (examples, 1 + S, D), (examples, D), (examples, D)]
-    output = [torch.randn(s, dtype=torch.float64, generator=generator) for s in shapes]
-    items = torch.randint(0, 9, (examples, 1 + S), generator=generator)
-    log_q = torch.randn(examples, 1 + S, dtype=torch.float64, generator=generator)
-    return output, [items, items % K, log_q]
+def counts_of(loss: LossConfig, examples: tuple[int, ...]) -> Counts:
+    if not loss.shared_negatives:
+        return examples, tuple(S * count for count in examples)
+    ends = [rank * SHARED // len(examples) for rank in range(len(examples) + 1)]
+    return examples, tuple(b - a for a, b in pairwise(ends))
 
 
-def padded(part: Tensor) -> Tensor:
-    """NaN in ROWS - len(part) rows more; item 3, of a category that counts, for integers."""
+def inputs(counts: Counts) -> tuple[list[Tensor], list[Tensor]]:
+    """What one process has, a row for each example: p_u, p_v, a_u, a_v, item, category, log Q.
+
+    Then what it has with a row for each negative: p_v, item, category, log Q.
+    """
+    examples, negatives = (sum(each) for each in counts)
+    generator = torch.manual_seed(10 * examples + negatives)
+    vectors = [
+        torch.randn(rows, D, dtype=torch.float64, generator=generator)
+        for rows in (examples, examples, examples, examples, negatives)
+    ]
+    known = []
+    for rows in (examples, negatives):
+        items = torch.randint(0, 9, (rows,), generator=generator)
+        log_q = torch.randn(rows, dtype=torch.float64, generator=generator)
+        known.append([items, items % K, log_q])
+    return [*vectors[:4], *known[0]], [vectors[4], *known[1]]
+
+
+def padded(part: Tensor, rows: int) -> Tensor:
+    """NaN in what is missing to ``rows``; item 3, of a category that counts, for integers."""
     fill = float("nan") if part.is_floating_point() else 3 * K + 1
-    return torch.cat([part, part.new_full((ROWS - len(part), *part.shape[1:]), fill)])
+    return torch.cat([part, part.new_full((rows - len(part), *part.shape[1:]), fill)])
 
 
 def evaluate(
-    loss: LossConfig, output: list[Tensor], rest: list[Tensor], counts: tuple[int, ...]
+    loss: LossConfig, examples: list[Tensor], negatives: list[Tensor], counts: Counts
 ) -> Result:
-    leaves = [tensor.clone().requires_grad_() for tensor in output]
-    value, terms = Objective(loss, 3 * K + 2)(DATOutput(*leaves), *rest, counts)
+    p_u, p_v, a_u, a_v = examples[:4]
+    leaves = [tensor.clone().requires_grad_() for tensor in (p_u, p_v, negatives[0], a_u, a_v)]
+    value, terms = Objective(loss, 3 * K + 2)(
+        DATOutput(*leaves), Items(*examples[4:]), Items(*negatives[1:]), *counts
+    )
     value.backward()
     return value.detach(), terms, [leaf.grad for leaf in leaves if leaf.grad is not None]
 
@@ -56,10 +84,14 @@ def on_one_rank() -> dict[tuple[str, tuple[int, ...]], Result]:
     with process_group(60) as place:
         results = {}
         for name, counts in product(LOSSES, COUNTS[place.world_size]):
-            first = sum(counts[: place.rank])
-            mine = slice(first, first + counts[place.rank])
-            parts = [[padded(x[mine]) for x in tensors] for tensors in inputs(sum(counts))]
-            results[name, counts] = evaluate(LOSSES[name], *parts, counts)
+            both = counts_of(LOSSES[name], counts)
+            parts = []
+            rows = -(-SHARED // place.world_size) if LOSSES[name].shared_negatives else S * ROWS
+            for tensors, each, most in zip(inputs(both), both, (ROWS, rows), strict=True):
+                first = sum(each[: place.rank])
+                mine = slice(first, first + each[place.rank])
+                parts.append([padded(x[mine], most) for x in tensors])
+            results[name, counts] = evaluate(LOSSES[name], *parts, both)
         return results
 
 
@@ -69,15 +101,17 @@ def test_uneven_ranks_have_together_the_loss_and_the_gradients_of_one(world: int
     ranks = run_ranks(on_one_rank, world)
     for name, counts in product(LOSSES, COUNTS[world]):
         with process_group(60):
-            whole = evaluate(LOSSES[name], *inputs(sum(counts)), (sum(counts),))
+            both = counts_of(LOSSES[name], counts)
+            whole = evaluate(LOSSES[name], *inputs(both), tuple((sum(c),) for c in both))
         results = [rank[name, counts] for rank in ranks]
         equal(torch.stack([result[0] for result in results]).mean(), whole[0])
         equal(torch.stack([result[1] for result in results]).mean(dim=0), whole[1])
         assert whole[1].all(), "a term that is zero shows nothing"
         for number, gradient in enumerate(whole[2]):
             pieces = [result[2][number] for result in results]
-            own = [piece[:count] for piece, count in zip(pieces, counts, strict=True)]
+            each = both[number == NEGATIVE]
+            own = [piece[:count] for piece, count in zip(pieces, each, strict=True)]
             # The average over ranks is what DDP and TorchRec make of the ranks' gradients.
             equal(torch.cat(own) / world, gradient)
-            for piece, count in zip(pieces, counts, strict=True):
+            for piece, count in zip(pieces, each, strict=True):
                 assert not piece[count:].any()

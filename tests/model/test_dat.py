@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dat_rec.config import ModelConfig
-from dat_rec.data.batch import negative_key, to_kjt
+from dat_rec.data.batch import Items, negative_key, to_kjt
 from dat_rec.data.columns import Column
 from dat_rec.data.schema import ExampleFile, Feature, Schema
 from dat_rec.model.dat import DAT, DATOutput
@@ -61,12 +61,17 @@ def tower_by_hand(layers: list[tuple[Tensor, Tensor]], x: Tensor, last_relu: boo
 
 @pytest.mark.parametrize("last_relu", [False, True])
 @pytest.mark.parametrize("augment", [False, True])
-def test_output_is_section_2_3_example_by_example(augment: bool, last_relu: bool) -> None:
+@pytest.mark.parametrize("last", [None, 4])
+def test_output_is_section_2_3_example_by_example(
+    last: int | None, augment: bool, last_relu: bool
+) -> None:
     torch.manual_seed(0)
     rows, negatives = 6, 2
-    model = DAT(SCHEMA, replace(CONFIG, augment=augment, last_relu=last_relu), negatives)
+    model = DAT(SCHEMA, replace(CONFIG, augment=augment, last_relu=last_relu), negatives, last)
     given = columns(rows, negatives, np.random.default_rng(0))
     output = model(to_kjt(given, list(given), rows))
+    assert len(output.negative_ND) == (12 if last is None else 10)
+    vectors = torch.cat([output.item_BD, output.negative_ND])
     weights = {
         name.removesuffix(".weight").rsplit(".", 1)[1]: tensor
         for name, tensor in model.state_dict().items()
@@ -102,7 +107,8 @@ def test_output_is_section_2_3_example_by_example(augment: bool, last_relu: bool
             if augment:
                 z_v.append(weights["augmented_item"][item])
             p_v = tower_by_hand(towers["item"], torch.cat(z_v), last_relu)
-            torch.testing.assert_close(output.item_BSD[row, number], p_v)
+            if number * rows + row < len(vectors):
+                torch.testing.assert_close(vectors[number * rows + row], p_v)
 
 
 def test_augmented_vectors_have_tables_of_their_own() -> None:
@@ -145,13 +151,13 @@ def recall_after_training(model: DAT, mimic_weight: float, steps: int = 150) -> 
         IDS,
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    own, log_q = torch.arange(IDS), torch.zeros(IDS)
+    own = Items(torch.arange(IDS), torch.zeros(IDS), torch.zeros(IDS))
     for _ in range(steps):
         output = model(features)
         assert output.augmented_user_BD is not None
         assert output.augmented_item_BD is not None
-        item = output.item_BSD[:, 0]
-        loss = sampled_softmax(output.query_BD, item, own, own, log_q, IDS, 0.1)
+        item = output.item_BD
+        loss = sampled_softmax(output.query_BD, item, item, own, own, IDS, 0.1)
         # Summed over the batch, as the peer that shares rows does: its weight is B.
         loss = loss + mimic_weight * mimic(output.augmented_user_BD, item, 1)
         loss = loss + mimic_weight * mimic(output.augmented_item_BD, output.query_BD, 1)
@@ -159,7 +165,7 @@ def recall_after_training(model: DAT, mimic_weight: float, steps: int = 150) -> 
         loss.backward()
         optimizer.step()
     output = model(features)
-    scores = output.query_BD @ output.item_BSD[:, 0].T
+    scores = output.query_BD @ output.item_BD.T
     better = (scores > scores.diagonal()[:, None]).sum(1)
     return float((better < 5).float().mean())
 
@@ -181,3 +187,20 @@ def test_own_tables_learn_where_a_shared_row_collapses() -> None:
     assert recall["off"] > 0.9
     assert recall["own"] > 0.9
     assert recall["shared"] < 0.5, recall
+
+
+def test_bfloat16_towers_keep_float32_weights_and_outputs_near_float32s() -> None:
+    outputs = {}
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        model = DAT(SCHEMA, replace(CONFIG, precision=precision))
+        given = columns(6, 0, np.random.default_rng(0))
+        outputs[precision] = model(to_kjt(given, list(given), 6)).item_BD
+        outputs[precision].sum().backward()
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        assert all(p.grad is not None for p in model.item_tower.parameters())
+    close, exact = outputs["bfloat16"], outputs["float32"]
+    assert close.dtype == torch.float32
+    error = (close - exact).abs().max()
+    assert 0 < error < 0.03
+    torch.testing.assert_close(close.norm(dim=1), torch.ones(6))

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dat_rec.data.batch import Items
 from dat_rec.model.losses import (
     CHUNK,
     binary_cross_entropy,
@@ -133,48 +134,76 @@ def test_category_moments_of_two_halves_add_up_to_those_of_the_whole() -> None:
         torch.testing.assert_close(total, first + second)
 
 
+def known(index: list[int] | Tensor, log_q: Tensor | None = None) -> Items:
+    index = torch.as_tensor(index)
+    return Items(
+        index, torch.zeros_like(index), torch.zeros(len(index)) if log_q is None else log_q
+    )
+
+
 def softmax_by_loops(
     query: Array,
+    positive: Array,
     candidate: Array,
-    own: list[int],
-    items: list[int],
-    log_q: Array,
+    items: tuple[Items, Items],
     tau: float,
     w: float,
 ) -> float:
     total = 0.0
-    for i, mine in enumerate(own):
-        logits = {}
+    for i in range(len(query)):
+        own = float(query[i] @ positive[i]) / tau - w * float(items[0].log_q[i])
+        logits = [own]
         for j in range(len(candidate)):
-            if items[j] != items[mine] or j == mine:
-                logits[j] = float(query[i] @ candidate[j]) / tau - w * log_q[j]
-        total -= logits[mine] - math.log(sum(math.exp(value) for value in logits.values()))
-    return total / len(own)
+            if items[1].index[j] != items[0].index[i]:
+                score = float(query[i] @ candidate[j])
+                logits.append(score / tau - w * float(items[1].log_q[j]))
+        total -= own - math.log(sum(math.exp(value) for value in logits))
+    return total / len(query)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
 def test_sampled_softmax_corrects_and_masks(strength: float) -> None:
-    query, candidate = unit(3, D), unit(8, D, seed=1)
-    own, items = [0, 3, 5], [10, 11, 10, 12, 12, 11, 13, 10]
-    log_q = torch.randn(8, dtype=torch.float64, generator=torch.manual_seed(4))
-    found = sampled_softmax(
-        query, candidate, torch.tensor(own), torch.tensor(items), log_q, 3, 0.3, strength
-    )
-    expected = softmax_by_loops(
-        query.numpy(), candidate.numpy(), own, items, log_q.numpy(), 0.3, strength
-    )
+    query, positive, candidate = unit(3, D), unit(3, D, seed=2), unit(8, D, seed=1)
+    log_q = torch.randn(11, dtype=torch.float64, generator=torch.manual_seed(4))
+    items = known([10, 14, 11], log_q[:3]), known([10, 11, 10, 12, 12, 11, 13, 10], log_q[3:])
+    found = sampled_softmax(query, positive, candidate, *items, 3, 0.3, strength)
+    vectors = (query.numpy(), positive.numpy(), candidate.numpy())
+    expected = softmax_by_loops(*vectors, items, 0.3, strength)
     assert found.item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_own_positive_among_the_candidates_counts_once() -> None:
+    query, candidate = unit(3, D), unit(8, D, seed=1)
+    items = known([5, 6, 7]), known([5, 6, 7, 1, 2, 3, 4, 5])
+    among = sampled_softmax(query, candidate[:3], candidate, *items, 3, 0.3)
+    others = [[1, 2, 3, 4, 5, 6], [0, 2, 3, 4, 5, 6, 7], [0, 1, 3, 4, 5, 6, 7]]
+    apart = [
+        sampled_softmax(
+            query[i : i + 1],
+            candidate[i : i + 1],
+            candidate[rest],
+            known([5 + i]),
+            known(items[1].index[rest]),
+            3,
+            0.3,
+        )
+        for i, rest in enumerate(others)
+    ]
+    assert among.item() == pytest.approx(sum(loss.item() for loss in apart), abs=1e-12)
 
 
 def test_sampled_softmax_in_chunks_has_the_gradient_of_the_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def gradients() -> tuple[Tensor, ...]:
-        query, candidate = unit(7, D).requires_grad_(), unit(9, D, seed=1).requires_grad_()
+        leaves = [unit(n, D, seed=n).requires_grad_() for n in (7, 8, 9)]
+        query, positive, candidate = leaves[0], leaves[1][:7], leaves[2]
         items = torch.tensor([1, 1, 2, 3, 3, 4, 5, 6, 1])
         log_q = torch.arange(9, dtype=torch.float64)
-        loss = sampled_softmax(query, candidate, torch.arange(7), items, log_q, 7, 0.3)
-        return loss.detach(), *torch.autograd.grad(3 * loss, (query, candidate))
+        softmax = sampled_softmax(
+            query, positive, candidate, known(items[:7], log_q[:7]), known(items, log_q), 7, 0.3
+        )
+        return softmax.detach(), *torch.autograd.grad(3 * softmax, leaves)
 
     whole = gradients()
     monkeypatch.setitem(CHUNK, "cpu", 2 * 9 + 1)  # two queries at a time, the last alone
@@ -184,18 +213,39 @@ def test_sampled_softmax_in_chunks_has_the_gradient_of_the_whole(
 def test_sampled_softmax_of_equal_scores_is_ln_n() -> None:
     query = torch.ones(2, 1, dtype=torch.float64)
     candidate = torch.ones(6, 1, dtype=torch.float64)
-    equal = torch.zeros(6, dtype=torch.float64)
-    loss = sampled_softmax(query, candidate, torch.tensor([0, 1]), torch.arange(6), equal, 2, 0.1)
+    items = known([0, 1]), known(list(range(6)))
+    loss = sampled_softmax(query, candidate[:2], candidate, *items, 2, 0.1)
     assert loss.item() == pytest.approx(math.log(6), abs=1e-12)
+
+
+def test_sampled_softmax_holds_for_far_apart_logits() -> None:
+    query = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    candidate = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    for own, expected in ((0, 2e4), (1, 0.0)):
+        items = known([own]), known([0, 1])
+        loss = sampled_softmax(query, candidate[own : own + 1], candidate, *items, 1, 1e-4)
+        assert loss.item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_without_other_items_the_softmax_costs_nothing() -> None:
+    query, positive = unit(2, D).requires_grad_(), unit(2, D, seed=1).requires_grad_()
+    items = known([3, 3]), known([3, 3])
+    loss = sampled_softmax(query, positive, positive, *items, 2, 0.1)
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    for gradient in torch.autograd.grad(loss, (query, positive)):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient))
 
 
 def test_parts_of_the_queries_add_up_to_the_whole_and_none_add_nothing() -> None:
     query, item = unit(B, D), unit(B, 1 + S, D, seed=1)
     candidate, items = unit(9, D, seed=2), torch.tensor([1, 1, 2, 3, 3, 4, 5, 6, 1])
-    log_q, own = torch.arange(9, dtype=torch.float64), torch.arange(B)
+    log_q = torch.arange(9, dtype=torch.float64)
 
     def losses(part: slice) -> Tensor:
-        softmax = sampled_softmax(query[part], candidate, own[part], items, log_q, B, 0.3)
+        own = known(items[:B][part], log_q[:B][part])
+        softmax = sampled_softmax(
+            query[part], candidate[:B][part], candidate, own, known(items, log_q), B, 0.3
+        )
         return torch.stack([softmax, binary_cross_entropy(query[part], item[part], B * (1 + S))])
 
     parts = [losses(part) for part in (slice(0, 3), slice(3, 3), slice(3, B))]
@@ -208,11 +258,10 @@ def test_gradients_agree_with_differences() -> None:
     item = unit(B, 1 + S, D, seed=1).requires_grad_()
     category = torch.randint(0, K, (B * (1 + S),), generator=torch.manual_seed(3))
     items = torch.randint(0, 9, (B * (1 + S),), generator=torch.manual_seed(5))
-    log_q = torch.zeros(B * (1 + S), dtype=torch.float64)
-    own = torch.arange(B) * (1 + S)
 
     def softmax(query: Tensor, item: Tensor) -> Tensor:
-        return sampled_softmax(query, item.flatten(0, 1), own, items, log_q, B, 0.2)
+        own = known(items[:: 1 + S].contiguous())
+        return sampled_softmax(query, item[:, 0], item.flatten(0, 1), own, known(items), B, 0.2)
 
     def alignment(item: Tensor) -> Tensor:
         return category_alignment(category_moments(item.flatten(0, 1), category, K))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dat_rec.config import LossConfig
+from dat_rec.data.batch import Items
 from dat_rec.model.dat import DATOutput
 from dat_rec.parallel.process_group import process_group
 from dat_rec.train.objective import TERMS, Objective
@@ -35,6 +36,7 @@ LAMBDAS = {
 MAIN = {
     "bce": LossConfig(main="bce", negatives=S),
     "softmax": LossConfig(main="softmax", negatives=S, temperature=0.3, log_q=0.8),
+    "negatives alone": LossConfig(negatives=S, in_batch=False, temperature=0.3, log_q=0.8),
 }
 
 
@@ -79,14 +81,15 @@ def equation_4(x: Vectors) -> float:
     return total / (B * (1 + S))
 
 
-def softmax(x: Vectors, tau: float, strength: float) -> float:
+def softmax(x: Vectors, config: LossConfig) -> float:
     """Yi et al. (RecSys 2019), with what is the positive's item elsewhere left out."""
-    total = 0.0
+    total, tau, strength = 0.0, config.temperature, config.log_q
     for i in range(B):
         logits = {}
         for k in range(B):
             for j in range(1 + S):
-                if (k, j) == (i, 0) or ITEMS[k, j] != ITEMS[i, 0]:
+                candidate = ITEMS[k, j] != ITEMS[i, 0] and (j > 0 or config.in_batch)
+                if (k, j) == (i, 0) or candidate:
                     logits[k, j] = x.p_u[i] @ x.p_v[k, j] / tau - strength * LOG_Q[k, j]
         total += math.log(sum(math.exp(logit) for logit in logits.values())) - logits[i, 0]
     return total / B
@@ -108,7 +111,7 @@ def expected_terms(config: LossConfig, x: Vectors, held: Vectors) -> dict[str, f
     bce = config.main == "bce"
     pairs = B * (1 + S) if bce else B
     return {
-        "main": equation_4(x) if bce else softmax(x, config.temperature, config.log_q),
+        "main": equation_4(x) if bce else softmax(x, config),
         "mimic_user": equation_2(x.a_u, held.p_v[:, 0], pairs),
         "mimic_item": equation_2(x.a_v, held.p_u, pairs),
         "alignment": equation_3(x),
@@ -127,14 +130,20 @@ def expected_loss(config: LossConfig, x: Vectors, held: Vectors) -> float:
 
 
 def objective(config: LossConfig, output: DATOutput) -> tuple[Tensor, dict[str, Tensor]]:
-    loss, terms = Objective(config, K)(
-        output, torch.tensor(ITEMS), torch.tensor(CATEGORIES), torch.tensor(LOG_Q), (B,)
-    )
+    known = [torch.tensor(x) for x in (ITEMS, CATEGORIES, LOG_Q)]
+    positives = Items(*(x[:, 0] for x in known))
+    negatives = Items(*(x[:, 1:].flatten() for x in known))
+    loss, terms = Objective(config, K)(output, positives, negatives, (B,), (B * S,))
     return loss, dict(zip(TERMS, terms, strict=True))
 
 
-def leaves(x: Vectors) -> DATOutput:
-    return DATOutput(*(torch.tensor(v, requires_grad=True) for v in (x.p_u, x.p_v, x.a_u, x.a_v)))
+def leaves(x: Vectors) -> dict[str, Tensor]:
+    return {name: torch.tensor(value, requires_grad=True) for name, value in vars(x).items()}
+
+
+def as_output(leaf: dict[str, Tensor]) -> DATOutput:
+    p_v = leaf["p_v"]
+    return DATOutput(leaf["p_u"], p_v[:, 0], p_v[:, 1:].flatten(0, 1), leaf["a_u"], leaf["a_v"])
 
 
 @pytest.mark.parametrize("lambdas", LAMBDAS)
@@ -142,7 +151,7 @@ def leaves(x: Vectors) -> DATOutput:
 def test_loss_is_equation_5_and_logs_its_terms_unweighted(main: str, lambdas: str) -> None:
     config = configured(main, lambdas)
     x = vectors()
-    loss, terms = objective(config, leaves(x))
+    loss, terms = objective(config, as_output(leaves(x)))
     assert loss.item() == pytest.approx(expected_loss(config, x, x), abs=1e-12)
     expected = expected_terms(config, x, x)
     if not config.alignment:
@@ -155,10 +164,9 @@ def test_loss_is_equation_5_and_logs_its_terms_unweighted(main: str, lambdas: st
 @pytest.mark.parametrize("main", MAIN)
 def test_gradients_are_those_of_equation_5_with_the_mimic_targets_held(main: str) -> None:
     config = configured(main, "all")
-    output = leaves(vectors())
-    objective(config, output)[0].backward()
-    for name, leaf in zip(("p_u", "p_v", "a_u", "a_v"), output, strict=True):
-        assert leaf is not None
+    by_name = leaves(vectors())
+    objective(config, as_output(by_name))[0].backward()
+    for name, leaf in by_name.items():
         assert leaf.grad is not None
         np.testing.assert_allclose(leaf.grad.numpy(), differences(config, name), atol=1e-8)
 
@@ -176,10 +184,9 @@ def differences(config: LossConfig, name: str, step: float = 1e-5) -> Array:
 
 @pytest.mark.parametrize("lambdas", ["none", "user", "item"])
 def test_a_term_of_weight_0_gives_no_gradient(lambdas: str) -> None:
-    output = leaves(vectors())
-    objective(configured("softmax", lambdas), output)[0].backward()
-    for name, a in (("user", output.augmented_user_BD), ("item", output.augmented_item_BD)):
-        assert a is not None
+    leaf = leaves(vectors())
+    objective(configured("softmax", lambdas), as_output(leaf))[0].backward()
+    for name, a in (("user", leaf["a_u"]), ("item", leaf["a_v"])):
         assert (a.grad is not None) == (name == lambdas)
 
 
@@ -187,7 +194,7 @@ def test_a_term_of_weight_0_gives_no_gradient(lambdas: str) -> None:
 def test_without_augmented_vectors_the_mimic_terms_are_0(main: str) -> None:
     config = configured(main, "all")
     x = vectors()
-    output = leaves(x)._replace(augmented_user_BD=None, augmented_item_BD=None)
+    output = as_output(leaves(x))._replace(augmented_user_BD=None, augmented_item_BD=None)
     loss, terms = objective(config, output)
     expected = expected_terms(config, x, x)
     assert loss.item() == pytest.approx(expected["main"] + 1.3 * expected["alignment"], abs=1e-12)
