@@ -1,112 +1,255 @@
-"""How many samples a second does one rank train, and how long does it wait for data?
+"""What does a step cost, part by part, and beside a two-tower, plain PyTorch and bare FBGEMM?
 
-    python -m benchmarks.train_step --data DIR [--batch-size 2048] [--seconds 30]
+    python -m benchmarks.train_step [--shape small|tables|modern] [--rounds 30]
 
-Runs the real loop's parts — reader, planner, DMP, pipeline — and times each step. The
-result is a JSON line: percentiles of samples/s over steps, the share of time spent waiting
-for data, peak memory, and the circumstances.
+One process, one core, one thread; batches lie in memory. The kinds take turns, so that what
+disturbs the machine disturbs all; ratios are taken round by round. Each figure is a JSON line
+(``name``, ``value``), and so is all that was measured.
 """
 
 import dataclasses
 import itertools
 import resource
-import tempfile
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import torch
+import torchrec
 import tyro
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
-from tqdm import tqdm
+from torchrec.modules.fused_embedding_modules import fuse_embedding_optimizer
 
+from benchmarks.plain import PlainDAT
+from benchmarks.ranks import on_ranks
 from benchmarks.record import append, circumstances, percentiles
-from dat_rec.config import Preset, TrainConfig, preset
-from dat_rec.data.dataset import Dataset
-from dat_rec.data.prefetch import Prefetcher
-from dat_rec.data.prepare import prepare
-from dat_rec.data.reader import ExampleReader
-from dat_rec.data.sources.synthetic import Synthetic
-from dat_rec.parallel.process_group import process_group
-from dat_rec.train.loop import build_model, reader_options
-from dat_rec.train.optimizers import build_optimizer
+from benchmarks.shapes import Shape, build, endless
+from benchmarks.timing import interleaved, ratios
+from dat_rec.config import TrainConfig
+from dat_rec.data.batch import Batch
+from dat_rec.model.losses import category_alignment, category_moments
+from dat_rec.parallel.initialize import initialize_tables
+from dat_rec.parallel.process_group import Place, process_group
+from dat_rec.parallel.shard import EPS
+from dat_rec.train.objective import TrainTask
+
+SHAPES = {
+    "small": Shape(
+        (100_000,) * 4,
+        (100_000,) * 4,
+        dim=16,
+        hidden=(256, 128, 64),
+        output_dim=16,
+        batch_size=4096,
+        shared_negatives=1024,
+    ),
+    "tables": Shape((500_000,) * 7, (500_000,) * 7, batch_size=8192, shared_negatives=1024),
+    "modern": Shape((500_000, 100, 1000, 10_000), (100_000, 1000, 10_000), bag=3),
+}
+SMOKE = Shape((1000,) * 2, (1000,) * 2, dim=8, hidden=(16,), output_dim=8, batch_size=64)
+BATCHES = 16
+Kind = Literal["dat", "bfloat16", "two_tower", "fbgemm", "plain"]
+PARTS = {
+    "copy": ("## copy_batch_to_gpu", "## next_batch", "## load_batch"),
+    "input dist": ("## start_sparse_data_dist", "## wait_sparse_data_dist", "## wait_for_batch"),
+    "lookup": ("[lookup]",),
+    "output dist": ("[output_dist]",),
+    "towers": ("towers",),
+    "losses": ("losses",),
+    "forward": ("## forward",),
+    "backward": ("## backward",),
+    "table update": ("fbgemm::split_embedding_backward",),
+    "optimizer": ("## optimizer",),
+    "zero grad": ("## zero_grad",),
+}
+"""By part of a step, how the profiler's events begin that make it up."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Samples a second of training."""
+    """What a step costs."""
 
-    data: Path | None = None
-    """A prepared dataset; a small planted world without it."""
-    preset: Preset = "modern"
-    """Which set-up."""
-    batch_size: int = 2048
-    """Examples a batch."""
-    seconds: float = 30.0
-    """How long to measure."""
-    warmup_steps: int = 20
-    """Steps before the clock starts."""
+    shape: Literal["small", "tables", "modern"] = "small"
+    """small: 8 features of 100 k rows × 16, batch 4096; tables: 14 of 500 k × 32, batch 8192 (both
+    with 1,024 shared negatives); modern: the preset's towers, batch 2048, in-batch negatives."""
+    kinds: tuple[Kind, ...] = ("dat", "bfloat16", "two_tower", "fbgemm", "plain")
+    """What takes part: the model sharded by TorchRec as in training, with towers in bfloat16,
+    without augmented vectors and their losses, on unsharded FBGEMM tables, in plain PyTorch."""
+    rounds: int = 30
+    """Turns of each kind."""
     out: Path = Path("benchmarks/results/train_step.jsonl")
     """File to append to."""
     smoke: bool = False
-    """A second on a tiny world: shows that the script works, no figure."""
+    """Tiny tables, twice: shows that the script works, no figure."""
 
 
-def measure(config: TrainConfig, seconds: float, warmup_steps: int) -> dict[str, Any]:
-    """Train for ``seconds`` after ``warmup_steps``; every figure of that span."""
-    with process_group(config.timeout_s) as place:
-        dataset = Dataset.open(config.data)
-        model, _ = build_model(config, dataset, place)
-        learn = config.optimizer
-        optimizer = build_optimizer(model, learn.tower_lr, learn.table_lr, learn.table)
-        options = reader_options(config, config.batch_size * place.world_size)
-        reader = ExampleReader(dataset, options, place.rank, place.world_size)
-        batches = Prefetcher(iter(reader))
-        pipeline = TrainPipelineSparseDist(model, optimizer, place.device, execute_all_batches=True)
-        for _ in range(warmup_steps):
-            pipeline.progress(batches)
-        waited, times = batches.wait_s, [time.perf_counter()]
-        with tqdm(desc="measure", unit="step") as bar:
-            while times[-1] - times[0] < seconds:
-                pipeline.progress(batches)
-                times.append(time.perf_counter())
-                bar.update()
-        batches.close()
-        waited = batches.wait_s - waited
-    span = times[-1] - times[0]
-    global_batch = config.batch_size * place.world_size
-    rates = [global_batch / (after - before) for before, after in itertools.pairwise(times)]
-    return {
-        "preset": config.preset,
-        "dataset": dataset.schema.source,
-        "batch_size": config.batch_size,
-        "world_size": place.world_size,
-        "steps": len(rates),
-        "samples_per_s": global_batch * len(rates) / span,
-        "samples_per_s_by_step": percentiles(rates),
-        "data_wait_share": waited / span,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+def sharded(shape: Shape, config: TrainConfig, place: Place) -> Callable[[], object]:
+    """A step of training's pipeline."""
+    built = build(shape, config, place)
+    for name, module in built.model.named_modules():
+        part = {"query_tower": "towers", "item_tower": "towers", "objective": "losses"}
+        if label := part.get(name.rpartition(".")[2]):
+            _label(module, label)
+    batches = endless(shape.batches(BATCHES))
+    pipeline = TrainPipelineSparseDist[Batch, Any](
+        built.model, built.optimizer, place.device, execute_all_batches=True
+    )
+    return lambda: pipeline.progress(batches)
+
+
+def _label(module: nn.Module, name: str) -> None:
+    """Show the module's forward to the profiler under this name."""
+    marks: list[Any] = []
+
+    def begin(*_: Any) -> None:
+        marks.append(record_function(name))
+        marks[-1].__enter__()
+
+    def end(*_: Any) -> None:
+        marks.pop().__exit__(None, None, None)
+
+    module.register_forward_pre_hook(begin)
+    module.register_forward_hook(end)
+
+
+def unsharded(shape: Shape, config: TrainConfig) -> Callable[[], object]:
+    """A step of the same model on FBGEMM's tables, without process group, planner, pipeline."""
+    task = TrainTask(shape.schema(), config.model, config.loss, rows=shape.batch_size)
+    initialize_tables(task, config.seed, config.optimizer.table_init)
+    learn, device = config.optimizer, torch.device("cpu")
+    rowwise = torchrec.optim.RowWiseAdagrad
+    fuse_embedding_optimizer(task, rowwise, {"lr": learn.table_lr, "eps": EPS}, device)
+    towers = [p for name, p in task.named_parameters() if "_tower." in name]
+    adam = torch.optim.Adam(towers, lr=learn.tower_lr)
+    return _plain_step(lambda batch: task(batch)[0], [adam], endless(shape.batches(BATCHES)))
+
+
+def plain(shape: Shape, config: TrainConfig) -> Callable[[], object]:
+    """A step of the same model in plain PyTorch."""
+    model = PlainDAT(shape.schema(), config)
+    return _plain_step(model, model.optimizers(), endless(shape.batches(BATCHES)))
+
+
+def _plain_step(
+    loss_of: Callable[[Batch], Tensor],
+    optimizers: list[torch.optim.Optimizer],
+    batches: Iterator[Batch],
+) -> Callable[[], object]:
+    def step() -> None:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss_of(next(batches)).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    return step
+
+
+def alignment_alone(shape: Shape) -> Callable[[], object]:
+    """The alignment loss of as many items, and its gradient, without the rest of the step."""
+    batch = shape.batches(1)[0]
+    category = torch.cat([batch.positives.category, batch.negatives.category])
+    items = torch.randn(len(category), shape.output_dim, requires_grad=True)
+
+    def step() -> None:
+        items.grad = None
+        moments = category_moments(items, category, shape.categories)
+        category_alignment(moments).backward()
+
+    return step
+
+
+def parts_of(step: Callable[[], object], steps: int) -> dict[str, float]:
+    """Milliseconds of each part, by the profiler, which slows what is small."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for _ in range(steps):
+            step()
+    found = dict.fromkeys(PARTS, 0.0)
+    for event in profiled.key_averages():
+        for part, begins in PARTS.items():
+            if event.key.startswith(begins):
+                found[part] += event.cpu_time_total / 1e3 / steps
+    inside = ("lookup", "output dist", "towers", "losses")
+    found["rest of forward"] = found.pop("forward") - sum(found[part] for part in inside)
+    found["rest of backward"] = found.pop("backward") - found["table update"]
+    return {part: ms for part, ms in found.items() if ms > 0}
+
+
+def measure(shape: Shape, kinds: tuple[Kind, ...], rounds: int) -> dict[str, Any]:
+    """Seconds a step of each kind, round by round, and the parts of DAT's."""
+    with process_group(60) as place:
+        config = shape.config()
+        half = dataclasses.replace(config.model, precision="bfloat16")
+        make: dict[str, Callable[[], Callable[[], object]]] = {
+            "dat": lambda: sharded(shape, config, place),
+            "bfloat16": lambda: sharded(shape, dataclasses.replace(config, model=half), place),
+            "two_tower": lambda: sharded(shape, shape.config("two-tower"), place),
+            "fbgemm": lambda: unsharded(shape, config),
+            "plain": lambda: plain(shape, config),
+        }
+        steps: dict[str, Callable[[], object]] = {kind: make[kind]() for kind in kinds}
+        steps["alignment"] = alignment_alone(shape)
+        times = interleaved(steps, rounds)
+        parts = parts_of(steps["dat"], min(rounds, 10)) if "dat" in steps else {}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": times, "parts_ms": parts, "peak_memory_mb": peak}
+
+
+def figures(name: str, shape: Shape, times: dict[str, list[float]]) -> Iterator[dict[str, Any]]:
+    """The named figures that the kinds allow."""
+    wanted = {
+        "dat_over_two_tower": ("dat", "two_tower"),
+        "alignment_share": ("alignment", "dat"),
+        "speedup_over_plain_pytorch": ("plain", "dat"),
+        "bfloat16_speedup_over_plain_pytorch": ("plain", "bfloat16"),
+        "speedup_over_unsharded_fbgemm": ("fbgemm", "dat"),
     }
+    for figure, (over, under) in wanted.items():
+        if {over, under} <= times.keys():
+            yield {"name": figure, **spread(ratios(times, over, under))}
+    for kind, figure in (("dat", "samples_per_s"), ("bfloat16", "bfloat16_samples_per_s")):
+        if kind in times:
+            rates = [shape.batch_size / seconds for seconds in times[kind]]
+            yield {"name": f"{name}_{figure}", **spread(rates)}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """The median as ``value``, and the percentiles."""
+    return {"value": float(np.median(values)), **percentiles(values)}
 
 
 def main() -> None:
-    """Measure once and append the result."""
+    """Measure, print the figures, append all of it."""
     arguments = tyro.cli(Arguments)
-    with tempfile.TemporaryDirectory() as scratch:
-        data = arguments.data
-        if data is None:
-            data = Path(scratch) / "data"
-            prepare(Synthetic(out=data))
-        config = dataclasses.replace(
-            preset(arguments.preset, data, Path(scratch) / "run"),
-            batch_size=256 if arguments.smoke else arguments.batch_size,
-            epochs=1_000_000,
-        )
-        span = (1.0, 2) if arguments.smoke else (arguments.seconds, arguments.warmup_steps)
-        (Path(scratch) / "run").mkdir()
-        result = measure(config, *span)
+    shape = SMOKE if arguments.smoke else SHAPES[arguments.shape]
+    rounds = 2 if arguments.smoke else arguments.rounds
+    begin = time.perf_counter()
+    (found,) = on_ranks(1, measure, shape, arguments.kinds, rounds)
+    times = found["seconds"]
+    facts = {"shape": arguments.shape, **circumstances()}
     out = None if arguments.smoke else arguments.out
-    append(out, {"benchmark": "train_step"} | result | circumstances())
+    for figure in figures(arguments.shape, shape, times):
+        append(out, figure | facts)
+    samples = {
+        kind: percentiles([shape.batch_size / seconds for seconds in of_kind])
+        for kind, of_kind in itertools.islice(times.items(), len(times) - 1)
+    }
+    row = {
+        "benchmark": "train_step",
+        "rounds": rounds,
+        "batch_size": shape.batch_size,
+        "samples_per_s": samples,
+        "alignment_s": percentiles(times["alignment"]),
+        "parts_ms": found["parts_ms"],
+        "peak_memory_mb": found["peak_memory_mb"],
+        "took_s": time.perf_counter() - begin,
+    }
+    append(out, row | facts)
 
 
 if __name__ == "__main__":

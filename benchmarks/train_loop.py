@@ -1,0 +1,113 @@
+"""How many samples a second does one rank train, and how long does it wait for data?
+
+    python -m benchmarks.train_loop --data DIR [--batch-size 2048] [--seconds 30]
+
+Runs the real loop's parts — reader, planner, DMP, pipeline — and times each step. The
+result is a JSON line: percentiles of samples/s over steps, the share of time spent waiting
+for data, peak memory, and the circumstances.
+"""
+
+import dataclasses
+import itertools
+import resource
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from tqdm import tqdm
+
+from benchmarks.record import append, circumstances, percentiles
+from dat_rec.config import Preset, TrainConfig, preset
+from dat_rec.data.dataset import Dataset
+from dat_rec.data.prefetch import Prefetcher
+from dat_rec.data.prepare import prepare
+from dat_rec.data.reader import ExampleReader
+from dat_rec.data.sources.synthetic import Synthetic
+from dat_rec.parallel.process_group import process_group
+from dat_rec.train.loop import build_model, reader_options
+from dat_rec.train.optimizers import build_optimizer
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Samples a second of training."""
+
+    data: Path | None = None
+    """A prepared dataset; a small planted world without it."""
+    preset: Preset = "modern"
+    """Which set-up."""
+    batch_size: int = 2048
+    """Examples a batch."""
+    seconds: float = 30.0
+    """How long to measure."""
+    warmup_steps: int = 20
+    """Steps before the clock starts."""
+    out: Path = Path("benchmarks/results/train_loop.jsonl")
+    """File to append to."""
+    smoke: bool = False
+    """A second on a tiny world: shows that the script works, no figure."""
+
+
+def measure(config: TrainConfig, seconds: float, warmup_steps: int) -> dict[str, Any]:
+    """Train for ``seconds`` after ``warmup_steps``; every figure of that span."""
+    with process_group(config.timeout_s) as place:
+        dataset = Dataset.open(config.data)
+        model, _ = build_model(config, dataset, place)
+        learn = config.optimizer
+        optimizer = build_optimizer(model, learn.tower_lr, learn.table_lr, learn.table)
+        options = reader_options(config, config.batch_size * place.world_size)
+        reader = ExampleReader(dataset, options, place.rank, place.world_size)
+        batches = Prefetcher(iter(reader))
+        pipeline = TrainPipelineSparseDist(model, optimizer, place.device, execute_all_batches=True)
+        for _ in range(warmup_steps):
+            pipeline.progress(batches)
+        waited, times = batches.wait_s, [time.perf_counter()]
+        with tqdm(desc="measure", unit="step") as bar:
+            while times[-1] - times[0] < seconds:
+                pipeline.progress(batches)
+                times.append(time.perf_counter())
+                bar.update()
+        batches.close()
+        waited = batches.wait_s - waited
+    span = times[-1] - times[0]
+    global_batch = config.batch_size * place.world_size
+    rates = [global_batch / (after - before) for before, after in itertools.pairwise(times)]
+    return {
+        "preset": config.preset,
+        "dataset": dataset.schema.source,
+        "batch_size": config.batch_size,
+        "world_size": place.world_size,
+        "steps": len(rates),
+        "samples_per_s": global_batch * len(rates) / span,
+        "samples_per_s_by_step": percentiles(rates),
+        "data_wait_share": waited / span,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def main() -> None:
+    """Measure once and append the result."""
+    arguments = tyro.cli(Arguments)
+    with tempfile.TemporaryDirectory() as scratch:
+        data = arguments.data
+        if data is None:
+            data = Path(scratch) / "data"
+            prepare(Synthetic(out=data))
+        config = dataclasses.replace(
+            preset(arguments.preset, data, Path(scratch) / "run"),
+            batch_size=256 if arguments.smoke else arguments.batch_size,
+            epochs=1_000_000,
+        )
+        span = (1.0, 2) if arguments.smoke else (arguments.seconds, arguments.warmup_steps)
+        (Path(scratch) / "run").mkdir()
+        result = measure(config, *span)
+    out = None if arguments.smoke else arguments.out
+    append(out, {"benchmark": "train_loop"} | result | circumstances())
+
+
+if __name__ == "__main__":
+    main()
