@@ -40,7 +40,7 @@ class Tower(nn.Module):
         for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
             layers.append(nn.Linear(fan_in, fan_out))
             if i < len(hidden) or last_relu:
-                layers.append(nn.ReLU())
+                layers.append(nn.ReLU(inplace=True))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -1,0 +1,114 @@
+"""How much faster are more ranks: the same global batch on them (strong), or each its own (weak)?
+
+    python -m benchmarks.scaling [--worlds 1 2 4] [--rounds 3]
+
+Each rank has one thread, and a core of its own as long as there are cores; beyond, ranks share
+them, and the figure says nothing of the code. Worlds take turns. The same shape as
+``train_step --shape tables``.
+"""
+
+import dataclasses
+import itertools
+import os
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from tqdm import tqdm
+
+from benchmarks.ranks import on_ranks
+from benchmarks.record import append, circumstances, percentiles
+from benchmarks.shapes import Shape, build, endless
+from benchmarks.train_step import SHAPES, SMOKE, spread
+from dat_rec.parallel.process_group import process_group
+
+Kind = Literal["strong", "weak"]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Samples a second on more ranks."""
+
+    worlds: tuple[int, ...] = (1, 2, 4)
+    """How many ranks."""
+    kinds: tuple[Kind, ...] = ("strong", "weak")
+    """strong: 8192 examples a step of all ranks together; weak: 4096 of each rank."""
+    rounds: int = 3
+    """Turns of each world."""
+    steps: int = 20
+    """Steps of a turn."""
+    comms: Literal["fp32", "fp16"] = "fp32"
+    """As in training."""
+    out: Path = Path("benchmarks/results/scaling.jsonl")
+    """File to append to."""
+    smoke: bool = False
+    """Tiny tables, once, on one rank and on two: shows that the script works, no figure."""
+
+
+def one_turn(shape: Shape, comms: Literal["fp32", "fp16"], steps: int) -> dict[str, Any]:
+    """Seconds of each step on this rank, and its peak memory."""
+    with process_group(300) as place:
+        config = shape.config(comms=comms, sharding_types=("table_wise", "row_wise"))
+        built = build(shape, config, place)
+        batches = endless(shape.batches(8, place.rank, place.world_size))
+        pipeline = TrainPipelineSparseDist(
+            built.model, built.optimizer, place.device, execute_all_batches=True
+        )
+        for _ in range(min(steps, 5)):
+            pipeline.progress(batches)
+        times = [time.perf_counter()]
+        for _ in range(steps):
+            pipeline.progress(batches)
+            times.append(time.perf_counter())
+    seconds = [after - before for before, after in itertools.pairwise(times)]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "peak_memory_mb": peak}
+
+
+def of_kind(kind: Kind, shape: Shape, world: int) -> Shape:
+    """The shape whose global batch is the same on all worlds, or each rank's."""
+    half = shape.batch_size // 2
+    return shape if kind == "strong" else dataclasses.replace(shape, batch_size=half * world)
+
+
+def main() -> None:
+    """Measure in turns, print the figures, append all of it."""
+    arguments = tyro.cli(Arguments)
+    shape = SMOKE if arguments.smoke else SHAPES["tables"]
+    worlds = (1, 2) if arguments.smoke else arguments.worlds
+    rounds, steps = (1, 2) if arguments.smoke else (arguments.rounds, arguments.steps)
+    cases = list(itertools.product(arguments.kinds, worlds))
+    rates: dict[tuple[Kind, int], list[float]] = {case: [] for case in cases}
+    peaks: dict[tuple[Kind, int], float] = {}
+    for kind, world in tqdm(cases * rounds, desc="measure", unit="turn"):
+        own = of_kind(kind, shape, world)
+        found = on_ranks(world, one_turn, own, arguments.comms, steps)
+        rates[kind, world].append(own.batch_size / float(np.median(found[0]["seconds"])))
+        peaks[kind, world] = max(rank["peak_memory_mb"] for rank in found)
+    cores = len(os.sched_getaffinity(0))
+    facts = {"cores": cores, "comms": arguments.comms, **circumstances()}
+    out = None if arguments.smoke else arguments.out
+    for (kind, world), of_case in rates.items():
+        row: dict[str, Any] = {
+            "benchmark": "scaling",
+            "kind": kind,
+            "world_size": world,
+            "samples_per_s": percentiles(of_case),
+            "peak_memory_mb_of_a_rank": peaks[kind, world],
+            "own_cores": world <= cores,
+        }
+        if 1 in worlds and world > 1:
+            alone = rates[kind, 1]
+            row["speedup"] = spread([a / b for a, b in zip(of_case, alone, strict=True)])
+        append(out, row | facts)
+        if (kind, world) == ("strong", 2) and 1 in worlds:
+            append(out, {"name": "two_rank_speedup", **row["speedup"]} | facts)
+
+
+if __name__ == "__main__":
+    main()
