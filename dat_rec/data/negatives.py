@@ -34,8 +34,12 @@ class NegativeSampler:
         """Catalogue rows (int64) of ``shape``."""
         if self._uniform:
             return rng.integers(0, len(self.probabilities), shape)
-        found = np.searchsorted(self._cumulative, rng.random(shape), side="right")
-        return np.minimum(found, len(self.probabilities) - 1)
+        uniform = rng.random(shape).ravel()
+        # Searched for in rising order, neighbours find the same sums in the cache.
+        order = np.argsort(uniform)
+        found = np.empty(len(uniform), np.int64)
+        found[order] = np.searchsorted(self._cumulative, uniform[order], side="right")
+        return np.minimum(found, len(self.probabilities) - 1).reshape(shape)
 
 
 def log_candidate_share(

@@ -270,6 +270,16 @@ def test_negatives_are_drawn_by_popularity_to_the_power(power: float) -> None:
     np.testing.assert_allclose(share, expected, atol=0.01)
 
 
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_draws_are_those_of_a_plain_search(power: float) -> None:
+    counts = np.random.default_rng(0).integers(1, 1000, 5_000)
+    sums = np.cumsum((counts / counts.max()) ** power / ((counts / counts.max()) ** power).sum())
+    uniform = generator(3, 1, 4).random((300, 5))
+    wanted = [[min(int((sums <= number).sum()), 4_999) for number in row] for row in uniform]
+    drawn = NegativeSampler(counts, power).draw((300, 5), generator(3, 1, 4))
+    assert drawn.tolist() == wanted
+
+
 def test_log_q_is_the_share_among_simulated_candidates() -> None:
     counts = np.array([1, 4, 15])
     sampler = NegativeSampler(counts, 0.0)
