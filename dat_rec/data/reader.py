@@ -382,7 +382,8 @@ def _new_pairs(table: pa.Table, group: _RowGroup) -> NDArray[np.int64]:
 def _read_row_group(group: _RowGroup, names: list[str]) -> pa.Table:
     try:
         with pq.ParquetFile(group.path) as file:
-            missing = [name for name in names if name not in file.schema_arrow.names]
+            there = set(file.schema_arrow.names)
+            missing = [name for name in names if name not in there]
             if missing:
                 raise UserError(f"{group}: column {missing[0]!r} is missing: prepare it anew")
             return file.read_row_group(group.number, columns=names)
