@@ -43,6 +43,38 @@ def test_checkpoint() -> None:
 
 
 @pytest.mark.slow
+def test_reader() -> None:
+    row, ratio = map(json.loads, run("benchmarks.reader", "--smoke").splitlines()[-2:])
+    assert row.keys() >= CIRCUMSTANCES
+    rates = [row[f"{name}_samples_per_s"] for name in ("reader", "trainer")]
+    assert rates[0]["p90"] / rates[1]["p10"] >= row["reader_over_trainer"]["p90"] > 0
+    assert ratio == {
+        "name": "reader_over_trainer",
+        "value": row["reader_over_trainer"]["p50"],
+    }
+
+
+def test_negatives() -> None:
+    lines = run("benchmarks.negatives", "--smoke").splitlines()
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [row["what"] for row in rows] == ["drawing", "batches", "batches", "batches"]
+    assert all(row.keys() >= CIRCUMSTANCES for row in rows)
+    assert all(rate["p50"] > 0 for rate in rows[0]["draws_per_s"].values())
+    assert all(0 < row["drawing_share"]["p50"] < 1 for row in rows[1:])
+
+
+def test_retrieval() -> None:
+    row = json.loads(run("benchmarks.retrieval", "--smoke").splitlines()[-1])
+    assert row.keys() >= CIRCUMSTANCES
+    points = {point["search"]: point for point in row["points"]}
+    assert points["product"]["recall"] == 1
+    probed = [point["recall"] for name, point in points.items() if "nprobe" in name]
+    assert probed == sorted(probed)
+    assert 0 < probed[0] < 0.9 < probed[-1] <= 1
+    assert all(point["queries_per_s"]["p10"] > 0 for point in points.values())
+
+
+@pytest.mark.slow
 def test_quality(planted: Dataset, tmp_path: Path) -> None:
     printed = run(
         "benchmarks.quality", "--data", planted.folder, "--work", tmp_path, "--smoke"
