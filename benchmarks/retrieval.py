@@ -123,7 +123,7 @@ def recall(found_BK: Rows, best_BK: Rows) -> float:
 
 def indexes(item_ND: Vectors, *, graph: bool) -> tuple[dict[str, Any], dict[str, float]]:
     """Faiss's indexes of the vectors, by name, and the seconds that each took."""
-    lists = 2 ** round(np.log2(4 * len(item_ND) ** 0.5))
+    lists = 2 ** round(np.log2(len(item_ND) ** 0.5))
     makers: dict[str, Callable[[], Any]] = {
         "exact": lambda: faiss.IndexFlatIP(DIM),
         f"IVF {lists}": lambda: faiss.IndexIVFFlat(
