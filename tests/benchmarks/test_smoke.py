@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.ebcs import LAYOUTS
 from benchmarks.quality import SETUPS, table
 from dat_rec.data.dataset import Dataset
 
@@ -72,6 +73,57 @@ def test_retrieval() -> None:
     assert probed == sorted(probed)
     assert 0 < probed[0] < 0.9 < probed[-1] <= 1
     assert all(point["queries_per_s"]["p10"] > 0 for point in points.values())
+
+
+@pytest.mark.slow
+def test_ebcs() -> None:
+    row = json.loads(run("benchmarks.ebcs", "--smoke").splitlines()[-1])
+    assert row.keys() >= CIRCUMSTANCES
+    assert row["step_ms"].keys() == set(LAYOUTS)
+    tables = {name: len(plan) for name, plan in row["sharding"].items()}
+    assert tables == {"two collections": 5, "one collection": 5, "wide rows": 3}
+    assert all(0 < ratio["p50"] < 10 for ratio in row["of_two_collections"].values())
+
+
+@pytest.mark.slow
+def test_kernels() -> None:
+    row = json.loads(run("benchmarks.kernels", "--smoke").splitlines()[-1])
+    assert row.keys() >= CIRCUMSTANCES
+    assert (row["world_size"], row["rows"]) == (1, 1_000)
+    assert 0.1 < row["dense_over_fused"]["p50"] < 10
+
+
+@pytest.mark.slow
+def test_comms() -> None:
+    lines = run("benchmarks.comms", "--smoke").splitlines()
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [row["sharding"] for row in rows] == ["table_wise", "row_wise"]
+    for row in rows:
+        assert row.keys() >= CIRCUMSTANCES
+        # Float16 has changed what was sent, and little else.
+        assert 0 < row["loss_difference"] < 0.01
+
+
+@pytest.mark.slow
+def test_meituan() -> None:
+    row = json.loads(run("benchmarks.meituan", "--smoke").splitlines()[-1])
+    assert row.keys() >= CIRCUMSTANCES
+    full = row["planned_in_full"]
+    assert full["float32"]["fits"]
+    weights = 2 * (82_347_275 + 3_561_499) * 32 * 4
+    assert full["float32"]["all_ranks_bytes"] > weights > full["float16"]["all_ranks_bytes"]
+    assert row["users"] == 8235
+    # Float16 weights and one float32 for each row, of five tables.
+    wanted = (2 * (8235 + 357) + 10) * (32 * 2 + 4)
+    assert row["measured_bytes"]["tables"] == wanted
+
+
+def test_plot(tmp_path: Path) -> None:
+    drawn = [Path(line) for line in run("benchmarks.plot", "--out", tmp_path).splitlines()]
+    assert drawn
+    for path in drawn:
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert 5_000 < path.stat().st_size < 80_000
 
 
 @pytest.mark.slow
