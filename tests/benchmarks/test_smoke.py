@@ -113,8 +113,8 @@ def test_meituan() -> None:
     weights = 2 * (82_347_275 + 3_561_499) * 32 * 4
     assert full["float32"]["all_ranks_bytes"] > weights > full["float16"]["all_ranks_bytes"]
     assert row["users"] == 8235
-    # Float16 weights and one float32 for each row, of five tables.
-    wanted = (2 * (8235 + 357) + 10) * (32 * 2 + 4)
+    # Float16 weights and one float32 for each row; the categories' weights are float32.
+    wanted = 2 * (8235 + 357) * (32 * 2 + 4) + 10 * (32 * 4 + 4)
     assert row["measured_bytes"]["tables"] == wanted
 
 
