@@ -41,7 +41,7 @@ DIM = 32
 ITEMS_A_CENTRE = 250
 NOISE = 0.8
 """Length of what is added to a unit centre, as in the planted worlds."""
-PROBES = (1, 2, 4, 8, 16, 32, 64)
+PROBES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 EFFORTS = (64, 128, 256, 512)
 """HNSW's efSearch; Faiss looks at no fewer than K."""
 
@@ -111,8 +111,10 @@ def _unit(vectors: Vectors) -> Vectors:
 def exact(item_ND: Vectors, query_BD: Vectors, k: int) -> Rows:
     """(B, K) best items, by a float64 product and a partition."""
     item_ND64 = item_ND.astype(np.float64)
-    best = [np.argpartition(-(item_ND64 @ query_D), k)[:k] for query_D in query_BD.astype("f8")]
-    return np.stack(best)
+    best_BK = np.empty((len(query_BD), k), np.int64)
+    for best_K, query_D in zip(best_BK, query_BD.astype(np.float64), strict=True):
+        best_K[:] = np.argpartition(-(item_ND64 @ query_D), k)[:k]
+    return best_BK
 
 
 def recall(found_BK: Rows, best_BK: Rows) -> float:
@@ -207,7 +209,7 @@ def main() -> None:
     faiss.omp_set_num_threads(1)
     sizes, rounds = ((2_000,), 2) if arguments.smoke else (arguments.items, arguments.rounds)
     out = None if arguments.smoke else arguments.out
-    for items in sizes:
+    for items in tqdm(sizes, desc="catalogues"):
         graph = items <= arguments.most_in_graph
         result = measure(items, arguments, rounds, graph=graph)
         append(out, {"benchmark": "retrieval"} | result | circumstances())
