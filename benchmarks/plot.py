@@ -18,7 +18,7 @@ import tyro
 
 from benchmarks import pictures
 
-DPI = 100
+DPI = 90
 
 
 @dataclass(frozen=True)
