@@ -1,6 +1,6 @@
 """Two collections of tables, one, or one wide row for each id: which steps fastest?
 
-    python -m benchmarks.ebcs [--users 4000000] [--items 500000] [--worlds 1 2]
+    python -m benchmarks.ebcs [--users 4000000] [--items 500000] [--worlds 1 2] [--pin]
 
 DAT keeps augmented vectors in an EmbeddingBagCollection of their own. Here are its tables alone,
 without towers and losses: lookup, backward and fused update of the same ids, through training's
@@ -52,7 +52,9 @@ class Arguments:
     """For each example."""
     worlds: tuple[int, ...] = (1, 2)
     """Numbers of ranks."""
-    rounds: int = 40
+    pin: tuple[str, ...] = ("*=table_wise",)
+    """As in training; without one, what the planner chooses, which may differ by layout."""
+    rounds: int = 60
     """Turns of each layout."""
     out: Path = Path("benchmarks/results/ebcs.jsonl")
     """File to append to."""
@@ -111,10 +113,10 @@ def lookups(layout: str, shape: Shape) -> Lookups:
 
 
 def stepper(
-    layout: str, shape: Shape, place: Place, batches: list[Batch]
+    layout: str, shape: Shape, pins: tuple[str, ...], place: Place, batches: list[Batch]
 ) -> tuple[Callable[[], object], list[dict[str, Any]]]:
     """What steps a layout, and its plan."""
-    config = shape.config()
+    config = shape.config(pin=pins)
     options = sharding_options(config, shape.batch_size // place.world_size)
     model, plan = shard(lookups(layout, shape), {}, place, options)
     initialize_tables(model, config.seed, config.optimizer.table_init)
@@ -124,13 +126,13 @@ def stepper(
     return functools.partial(pipeline.progress, endless(batches)), plan_to_json(plan)
 
 
-def measure(shape: Shape, rounds: int) -> dict[str, Any]:
+def measure(shape: Shape, pins: tuple[str, ...], rounds: int) -> dict[str, Any]:
     """Every figure of this rank."""
     with process_group(300) as place:
         batches = shape.batches(BATCHES, place.rank, place.world_size)
         steps, plans = {}, {}
         for layout in LAYOUTS:
-            steps[layout], plans[layout] = stepper(layout, shape, place, batches)
+            steps[layout], plans[layout] = stepper(layout, shape, pins, place, batches)
         times = interleaved(steps, rounds, steps_a_round=5)
     return {
         "step_ms": {name: percentiles([1000 * s for s in times[name]]) for name in LAYOUTS},
@@ -155,10 +157,11 @@ def main() -> None:
     shape = Shape((users,), (items,), negatives=arguments.negatives, categories=10)
     for world in worlds:
         shape = dataclasses.replace(shape, batch_size=arguments.batch_size * world)
-        result = on_ranks(world, measure, shape, rounds)[0]
+        result = on_ranks(world, measure, shape, arguments.pin, rounds)[0]
         row = {
             "benchmark": "ebcs",
             "world_size": world,
+            "pin": list(arguments.pin),
             "batch_size": arguments.batch_size,
             "users": users,
             "items": items,
