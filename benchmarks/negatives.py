@@ -2,10 +2,10 @@
 
     python -m benchmarks.negatives [--items 10000 1000000 50000000]
 
-Draws a second by number of items and power of popularity, one thread. Then a reader makes epochs
-of a planted world with negatives and without, in turn: what is between them is the negatives'
-share of a batch's making, of which drawing alone is timed too. The results are JSON lines, one for
-each number of items and one for the batches.
+Draws a second of one thread's own time, by number of items and power of popularity. Then a reader
+makes epochs of a planted world with negatives and without, in turn: what is between them is the
+negatives' share of a batch's making, of which drawing alone is timed too. The results are JSON
+lines, one for each number of items and one for each power's batches.
 """
 
 import itertools
@@ -65,7 +65,10 @@ def drawing(items: int, shape: tuple[int, int], rounds: int) -> dict[str, Any]:
         samplers[f"power {power:g}"] = NegativeSampler(counts, power)
         built_s[f"power {power:g}"] = time.perf_counter() - begin
     times = interleaved(
-        {name: _drawer(sampler, shape) for name, sampler in samplers.items()}, rounds, 5
+        {name: _drawer(sampler, shape) for name, sampler in samplers.items()},
+        rounds,
+        5,
+        clock=time.process_time,
     )
     number = shape[0] * shape[1]
     return {
@@ -109,6 +112,7 @@ def batches(data: Path, power: float, shape: tuple[int, int], rounds: int) -> di
         },
         rounds,
         warmup=1,
+        clock=time.process_time,
     )
     return {
         "items": dataset.schema.trained_items,

@@ -22,7 +22,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     for panel, (items, row) in zip(panels, sorted(newest.items()), strict=True):
         _panel(panel, row)
         panel.set_title(f"{items:,} items, {row['dim']} numbers each", fontsize=10)
-        panel.set_xlabel("queries/s (median; bar: P10 to P90), logarithmic")
+        panel.set_xlabel("queries/s of CPU time (median; bar: P10 to P90), log scale")
         panel.legend(loc="lower left", fontsize=8)
     panels[0].set_ylabel(f"recall@{k} against exact float64 search")
     return figure
