@@ -4,10 +4,15 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from benchmarks import pictures
 
 MARKS = {"IVF": ("o", "tab:blue"), "HNSW": ("s", "tab:green")}
+SETTINGS = {"IVF": "nprobe", "HNSW": "efSearch"}
+LABEL_AT = {"IVF": (3, 5), "HNSW": (-12, -13)}
+"""Offset in points: above a curve, below the other."""
+TICKS = (100, 300, 1_000, 3_000, 10_000, 30_000)
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
@@ -18,11 +23,11 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
         f"What does an exact answer cost? Recall@{k} against queries/s of one thread",
         list(newest.values()),
     )
-    panels = figure.subplots(1, len(newest), sharey=True, squeeze=False)[0]
+    panels = figure.subplots(1, len(newest), sharex=True, sharey=True, squeeze=False)[0]
     for panel, (items, row) in zip(panels, sorted(newest.items()), strict=True):
         _panel(panel, row)
         panel.set_title(f"{items:,} items, {row['dim']} numbers each", fontsize=10)
-        panel.set_xlabel("queries/s of CPU time (median; bar: P10 to P90), log scale")
+        panel.set_xlabel("queries/s of CPU time, median and P10 to P90")
         panel.legend(loc="lower left", fontsize=8)
     panels[0].set_ylabel(f"recall@{k} against exact float64 search")
     return figure
@@ -42,14 +47,18 @@ def _panel(panel: Axes, row: dict[str, Any]) -> None:
         recall = [point["recall"] for point in points]
         kind = name.split()[0]
         mark, colour = MARKS.get(kind, ("*" if name == "product" else "D", "crimson"))
-        label = {"product": "dat-rec recommend", "exact": "its index alone (flat)"}.get(name, name)
+        label = {"product": "search of dat-rec recommend", "exact": "its index alone (flat)"}.get(name, name)
         if kind in MARKS:
-            setting = {"IVF": "nprobe", "HNSW": "efSearch"}[kind]
-            label = f"{label}: {setting} beside each point"
+            label = f"{label}: {SETTINGS[kind]} beside each point"
             for point, x, y in zip(points, middle, recall, strict=True):
                 text = point["search"].rsplit(" ", 1)[1]
                 panel.annotate(
-                    text, (x, y), (4, 4), textcoords="offset points", fontsize=8, color=colour
+                    text,
+                    (x, y),
+                    LABEL_AT[kind],
+                    textcoords="offset points",
+                    fontsize=8,
+                    color=colour,
                 )
         panel.errorbar(
             middle,
@@ -62,4 +71,7 @@ def _panel(panel: Axes, row: dict[str, Any]) -> None:
             label=label,
         )
     panel.set_xscale("log")
-    panel.set_ylim(0, 1.05)
+    panel.set_xticks(TICKS)
+    panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.set_ylim(0.2, 1.05)
