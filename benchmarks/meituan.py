@@ -55,7 +55,7 @@ class Arguments:
     """Examples a batch."""
     negatives: int = 4
     """For each example."""
-    steps: int = 200
+    steps: int = 100
     """Timed, after 20 others."""
     out: Path = Path("benchmarks/results/meituan.jsonl")
     """File to append to."""
