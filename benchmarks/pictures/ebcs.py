@@ -36,6 +36,9 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     ]
     axes.set_xticks(range(len(worlds)), labels)
     axes.set_ylabel("step time of the tables alone ÷ that of two collections\n(median, P10 to P90)")
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="lower right")
+    one = newest[worlds[0]]
+    pins = f", --pin {' '.join(one['pin'])}" if one["pin"] else ""
+    axes.set_title(f"{one['users']:,} users, {one['items']:,} items{pins}", fontsize=10)
+    axes.set_ylim(0, 1.3)
+    axes.legend(loc="upper center", ncols=3)
     return figure

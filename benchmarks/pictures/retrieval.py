@@ -47,7 +47,9 @@ def _panel(panel: Axes, row: dict[str, Any]) -> None:
         recall = [point["recall"] for point in points]
         kind = name.split()[0]
         mark, colour = MARKS.get(kind, ("*" if name == "product" else "D", "crimson"))
-        label = {"product": "search of dat-rec recommend", "exact": "its index alone (flat)"}.get(name, name)
+        label = {"product": "search of dat-rec recommend", "exact": "its index alone (flat)"}.get(
+            name, name
+        )
         if kind in MARKS:
             label = f"{label}: {SETTINGS[kind]} beside each point"
             for point, x, y in zip(points, middle, recall, strict=True):
