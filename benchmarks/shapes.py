@@ -162,14 +162,16 @@ class Built:
     """What the planner expects of the plan, on the first rank."""
 
 
-def build(shape: Shape, config: TrainConfig, place: Place) -> Built:
-    """The model, planned, sharded and filled as in training."""
+def build(
+    shape: Shape, config: TrainConfig, place: Place, plan: ShardingPlan | None = None
+) -> Built:
+    """The model, planned (or sharded by ``plan``), and filled as in training."""
     torch.manual_seed(config.seed)
     rows, meta = shape.batch_size // place.world_size, torch.device("meta")
     task = TrainTask(shape.schema(), config.model, config.loss, meta, rows, place.world_size)
     options = sharding_options(config, rows)
     estimate = PlanEstimate()
-    model, plan = shard(task, shape.pooling_factors(), place, options, estimate)
+    model, plan = shard(task, shape.pooling_factors(), place, options, estimate, plan)
     initialize_tables(model, config.seed, config.optimizer.table_init)
     learn = config.optimizer
     optimizer = build_optimizer(model, learn.tower_lr, learn.table_lr, learn.table)

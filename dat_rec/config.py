@@ -143,6 +143,9 @@ class TrainConfig:
     memory_gb: float = 0.0
     """Memory of each rank, in GiB, for the planner and the checkpoints' copies; 0: the GPU's, or
     this machine's divided by its ranks."""
+    topology: Path | None = None
+    """Bandwidths of this cluster, as benchmarks/calibrate.py writes them, for the planner; `dat-rec
+    plan --topology` reads the same file. Its memory and sizes are not used."""
     comms: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Numbers as which pooled embeddings and their gradients travel between ranks; bf16: GPUs."""
     sharding_group_size: int = 0
@@ -285,7 +288,9 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     """The configuration as JSON values, paths absolute."""
     value = dataclasses.asdict(config)
     value["data"], value["out"] = str(config.data.resolve()), str(config.out.resolve())
-    value["warm_start"] = config.warm_start and str(config.warm_start.resolve())
+    for name in ("warm_start", "topology"):
+        path = getattr(config, name)
+        value[name] = path and str(path.resolve())
     for name in ("hidden", "fp16_tables"):
         value["model"][name] = list(value["model"][name])
     value["sharding_types"] = list(config.sharding_types)
@@ -346,6 +351,7 @@ def from_json(value: dict[str, Any], where: str) -> TrainConfig:
                 "data": Path(value["data"]),
                 "out": Path(value["out"]),
                 "warm_start": value["warm_start"] and Path(value["warm_start"]),
+                "topology": value["topology"] and Path(value["topology"]),
                 "model": ModelConfig(**model),
                 "loss": LossConfig(**value["loss"]),
                 "optimizer": OptimizerConfig(**value["optimizer"]),

@@ -116,6 +116,8 @@ def check_training(arguments: Sequence[str], size: Size, image: str) -> list[str
         refuse(f"{config.out} holds a run: pass --resume or --overwrite, after --")
     if config.warm_start is not None and not (config.warm_start / "config.json").exists():
         refuse(f"--warm-start {config.warm_start} holds no run: name the folder that train made")
+    if config.topology is not None and not config.topology.exists():
+        refuse(f"--topology {config.topology} is not there: name the file that calibrate wrote")
     if config.out.exists() and not config.out.is_dir():
         refuse(f"{config.out} is no folder: choose another --out")
     there = next(path for path in (config.out, *config.out.absolute().parents) if path.exists())
@@ -128,7 +130,7 @@ def _absolute(arguments: Sequence[str]) -> list[str]:
     """The arguments with all folders made absolute."""
     found = list(arguments)
     for at, word in enumerate(found):
-        if word in ("--data", "--out", "--warm-start") and at + 1 < len(found):
+        if word in ("--data", "--out", "--warm-start", "--topology") and at + 1 < len(found):
             found[at + 1] = str(Path(found[at + 1]).absolute())
     return found
 

@@ -123,6 +123,7 @@ def ask(question: Question) -> Answer:
             question.options,
             Sharder(),
             estimate,
+            question.cluster.hardware.costs,
         )
     except DoesNotFitError as error:
         return Answer(question, misfit=_misfit(error.smallest, on_gpu=question.cluster.on_gpu))

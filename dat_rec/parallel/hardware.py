@@ -5,10 +5,13 @@ Either ``PRESET:HOSTSxRANKS``, as in h100-80gb:16x8, or a JSON file with the sam
     {"device": "cuda", "hosts": 16, "ranks_per_host": 8, "memory_gb": 79.1, "host_memory_gb": 2048,
      "hbm_mem_bw": 3350, "ddr_mem_bw": 76.8, "hbm_to_ddr_mem_bw": 63, "intra_host_bw": 450,
      "inter_host_bw": 50, "measured": true}
+
+For CPUs also "costs", as ``benchmarks/calibrate.py`` measures them (``plan_time``).
 """
 
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -23,7 +26,21 @@ MOST_RANKS = 2**14
 MOST_GB = 2.0**20
 """A PiB."""
 LEAST_GB_S, MOST_GB_S = 1e-6, 1e6
+MOST_NS = 1e9
 Device = Literal["cuda", "cpu"]
+Way = Literal["table_wise", "column_wise", "row_wise", "data_parallel"]
+"""To shard; the others cost as one of these."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Nanoseconds of a step for each unit of a part's work, on CPU: see ``plan_time``."""
+
+    bag_ns: float
+    bag_byte_ns: float
+    value_ns: float
+    value_byte_ns: float
+    row_byte_ns: float
 
 
 @dataclass(frozen=True)
@@ -40,6 +57,8 @@ class Hardware:
     """GB/s (1e9 bytes) by the names of ``BANDWIDTHS``; TorchRec's own guess where absent."""
     measured: bool = False
     """Whether the bandwidths were measured on such a host, and are no data sheet's."""
+    costs: dict[Way, Cost] = field(default_factory=dict)
+    """Of every way to shard, on CPU; they go before the bandwidths. None where not measured."""
 
 
 _A100 = {
@@ -112,13 +131,17 @@ class Cluster:
             compute_device=self.hardware.device,
             hbm_cap=self.memory_bytes if self.on_gpu else None,
             ddr_cap=self.host_bytes if self.on_gpu else self.memory_bytes,
-            # GB/s to bytes a millisecond.
-            **{name: speed * 1e6 for name, speed in self.hardware.bandwidths.items()},
+            **topology_bandwidths(self.hardware.bandwidths),
         )
 
     def __str__(self) -> str:
         """As in 16 × 8 h100-80gb."""
         return f"{self.hosts} × {self.ranks_per_host} {self.hardware.name}"
+
+
+def topology_bandwidths(bandwidths: Mapping[str, float]) -> dict[str, float]:
+    """As TorchRec's Topology takes them: bytes a millisecond."""
+    return {name: speed * 1e6 for name, speed in bandwidths.items()}
 
 
 def parse_cluster(text: str) -> Cluster:
@@ -154,7 +177,7 @@ def read_cluster(path: Path) -> Cluster:
     if not isinstance(value, dict):
         raise UserError(f"{path}: the topology is no JSON object: write one, as --help says")
     required = ("device", "hosts", "ranks_per_host", "host_memory_gb")
-    known = (*required, "memory_gb", "measured", *BANDWIDTHS)
+    known = (*required, "memory_gb", "measured", "costs", *BANDWIDTHS)
     if unknown := [name for name in value if name not in known]:
         raise UserError(f"{path}: unknown field {unknown[0]!r}: there are {', '.join(known)}")
     if missing := [name for name in required if name not in value]:
@@ -181,10 +204,28 @@ def read_cluster(path: Path) -> Cluster:
         value["host_memory_gb"],
         {name: float(value[name]) for name in BANDWIDTHS if name in value},
         measured,
+        _costs(path, value),
     )
     cluster = Cluster(hardware, value["hosts"], value["ranks_per_host"])
     _check_size(str(path), cluster)
     return cluster
+
+
+def _costs(path: Path, value: dict[str, Any]) -> dict[Way, Cost]:
+    if "costs" not in value:
+        return {}
+    ways, names = get_args(Way), [one.name for one in fields(Cost)]
+    if value["device"] != "cpu":
+        raise UserError(f"{path}: costs are those of CPUs: leave them out")
+    costs = value["costs"]
+    if not isinstance(costs, dict) or sorted(costs) != sorted(ways):
+        raise UserError(f"{path}: costs: it must have {', '.join(ways)}: measure them anew")
+    for name, cost in costs.items():
+        if not isinstance(cost, dict) or sorted(cost) != sorted(names):
+            raise UserError(f"{path}: costs: {name} must have {', '.join(names)}")
+        for one in names:
+            _check_number(path, cost, one, 0.0, MOST_NS)
+    return {name: Cost(**{one: float(costs[name][one]) for one in names}) for name in ways}
 
 
 def _check_number(path: Path, value: dict[str, Any], name: str, least: float, most: float) -> None:

@@ -5,16 +5,15 @@ together. The same inputs give the same plan in every process.
 """
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from torch import nn
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
-from torchrec.distributed.planner.constants import DEFAULT_PERF_ESTIMATOR
 from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
-from torchrec.distributed.planner.estimator import EmbeddingPerfEstimatorFactory
 from torchrec.distributed.planner.proposers import (
     GreedyProposer,
     GridSearchProposer,
@@ -38,8 +37,10 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dat_rec.errors import UserError
+from dat_rec.parallel.hardware import Cost, Way, read_cluster, topology_bandwidths
 from dat_rec.parallel.plan_estimate import PlanEstimate
 from dat_rec.parallel.plan_memory import StorageEstimator
+from dat_rec.parallel.plan_time import TimeEstimator
 from dat_rec.parallel.process_group import Place
 from dat_rec.table_rules import (
     BY_COLUMN,
@@ -76,6 +77,8 @@ class ShardingOptions:
     comms: Literal["fp32", "fp16", "bf16"] = "fp32"
     sharding_group_size: int = 0
     """Ranks that share one copy of the tables; 0: all."""
+    topology: Path | None = None
+    """File of ``read_cluster`` with the cluster's bandwidths and costs; None: TorchRec's own."""
 
 
 class Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]  # TorchRec ships no types
@@ -135,10 +138,24 @@ def make_plan(
         estimate: takes what the planner expects of the plan.
 
     Raises:
-        UserError: as ``plan_on``.
+        UserError: as ``plan_on``; or the topology file is bad, or another device's.
     """
-    topology = _topology(place, options.sharding_group_size or place.world_size)
-    return plan_on(topology, model, pooling_factors, options, sharder, estimate)
+    bandwidths, costs = _measured(place, options.topology)
+    topology = _topology(place, options.sharding_group_size or place.world_size, bandwidths)
+    return plan_on(topology, model, pooling_factors, options, sharder, estimate, costs)
+
+
+def _measured(place: Place, path: Path | None) -> tuple[Mapping[str, float], Mapping[Way, Cost]]:
+    """Bandwidths and costs."""
+    if path is None:
+        return {}, {}
+    hardware = read_cluster(path).hardware
+    if hardware.device != place.device.type:
+        raise UserError(
+            f"--topology {path}: of {hardware.device}, and this run is on {place.device.type}: "
+            "name one of such hosts, or leave it out"
+        )
+    return hardware.bandwidths, hardware.costs
 
 
 def plan_on(
@@ -148,6 +165,7 @@ def plan_on(
     options: ShardingOptions,
     sharder: Sharder,
     estimate: PlanEstimate | None = None,
+    costs: Mapping[Way, Cost] | None = None,
 ) -> ShardingPlan:
     """Plan where the tables go on any cluster, this process's or one that is only described.
 
@@ -158,27 +176,14 @@ def plan_on(
         options: what may be chosen.
         sharder: that will shard the model.
         estimate: takes what the planner expects of the plan.
+        costs: as measured on such a cluster.
 
     Raises:
         DoesNotFitError: no plan fits the devices' memory.
         UserError: a type or kernel does not work there, or a rule names no table (the same on
             every rank).
     """
-    tables = [
-        config
-        for module in model.modules()
-        if isinstance(module, EmbeddingBagCollection)
-        for config in module.embedding_bag_configs()
-    ]
-    rules = _rules(tables, topology, options)
-    constraints = {
-        table.name: _constraints(table, rules[table.name], pooling_factors) for table in tables
-    }
-    times = EmbeddingPerfEstimatorFactory.create(
-        DEFAULT_PERF_ESTIMATOR, topology=topology, constraints=constraints
-    )
-    memory = StorageEstimator(topology, constraints)
-    enumerator = _Enumerator(topology, options.batch_size, constraints, [times, memory])
+    enumerator, constraints = _enumerator(topology, model, pooling_factors, options, costs)
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=options.batch_size,
@@ -203,6 +208,68 @@ def plan_on(
             "--model.embedding-dim or --batch-size",
             _smallest(enumerator.last_stored_search_space or (), on_gpu=on_gpu),
         ) from error
+
+
+def _enumerator(
+    topology: Topology,
+    model: nn.Module,
+    pooling_factors: dict[str, float],
+    options: ShardingOptions,
+    costs: Mapping[Way, Cost] | None,
+) -> tuple[_Enumerator, dict[str, ParameterConstraints]]:
+    """What lists the ways to shard each table, and what each may be."""
+    tables = [
+        config
+        for module in model.modules()
+        if isinstance(module, EmbeddingBagCollection)
+        for config in module.embedding_bag_configs()
+    ]
+    rules = _rules(tables, topology, options)
+    constraints = {
+        table.name: _constraints(table, rules[table.name], pooling_factors) for table in tables
+    }
+    times = TimeEstimator(topology, constraints, costs)
+    memory = StorageEstimator(topology, constraints)
+    estimators = [times, memory]
+    return _Enumerator(topology, options.batch_size, constraints, estimators), constraints
+
+
+def as_planned(
+    plan: ShardingPlan,
+    topology: Topology,
+    model: nn.Module,
+    pooling_factors: dict[str, float],
+    options: ShardingOptions,
+    costs: Mapping[Way, Cost] | None = None,
+) -> list[ShardingOption]:
+    """What the planner expects of a plan, whoever made it: every table's parts, with their ranks.
+
+    Args:
+        plan: of this model; each table sharded as the planner could have.
+        topology: as of ``plan_on``, and so are the others.
+        model: as planned.
+        pooling_factors: mean number of values in a bag, by feature; 1 where absent.
+        options: with the sharding types that the plan has, and no rules.
+        costs: as measured on such a cluster.
+    """
+    enumerator, _ = _enumerator(topology, model, pooling_factors, options, costs)
+    chosen = []
+    for option in enumerator.enumerate(model, [cast(ModuleSharder[nn.Module], Sharder())]):
+        table = cast(EmbeddingModuleShardingPlan, plan.plan[option.path])[option.name]
+        if (table.sharding_type, table.compute_kernel) != (
+            option.sharding_type,
+            option.compute_kernel,
+        ):
+            continue
+        spec = cast(EnumerableShardingSpec | None, table.sharding_spec)
+        placed = {
+            tuple(part.shard_offsets): part.placement.rank() if part.placement else None
+            for part in (spec.shards if spec is not None else ())
+        }
+        for number, shard in enumerate(option.shards):
+            shard.rank = placed[tuple(shard.offset)] if placed else number
+        chosen.append(option)
+    return chosen
 
 
 def _proposers(ranks: int) -> list[Proposer]:
@@ -233,7 +300,7 @@ def _bytes(option: ShardingOption, on_gpu: bool) -> int:
     return int(total.hbm if on_gpu else total.ddr)
 
 
-def _topology(place: Place, group: int) -> Topology:
+def _topology(place: Place, group: int, bandwidths: Mapping[str, float]) -> Topology:
     on_gpu = place.device.type == "cuda"
     return Topology(
         world_size=group,
@@ -242,6 +309,7 @@ def _topology(place: Place, group: int) -> Topology:
         # TorchRec's own guesses are 32 GB a GPU, and 128 GB of host memory for each rank.
         hbm_cap=place.memory_bytes if on_gpu else None,
         ddr_cap=place.host_memory_bytes if on_gpu else place.memory_bytes,
+        **topology_bandwidths(bandwidths),
     )
 
 

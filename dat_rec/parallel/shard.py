@@ -41,6 +41,7 @@ def shard(
     place: Place,
     options: ShardingOptions,
     estimate: PlanEstimate | None = None,
+    plan: ShardingPlan | None = None,
 ) -> tuple[DistributedModelParallel, ShardingPlan]:
     """Plan and shard ``model``'s tables; their optimizer is fused into backward.
 
@@ -50,6 +51,7 @@ def shard(
         place: this process's place.
         options: what the planner may choose, and how tables learn.
         estimate: takes what the planner expects of the plan, on the first rank.
+        plan: to shard by, in place of the planner's; the first rank's counts.
 
     Raises:
         UserError: as ``make_plan``; or an option that needs GPUs on CPU.
@@ -62,22 +64,22 @@ def shard(
         fused_params={"bounds_check_mode": BoundsCheckMode.FATAL},
         qcomm_codecs_registry=_codecs(place, options),
     )
-    plans: list[ShardingPlan | None] = [None]
+    plans = [plan]
     problem = ""
-    if place.is_first:
+    if plan is None and place.is_first:
         try:
             plans = [make_plan(model, pooling_factors, place, options, sharder, estimate)]
         except UserError as error:
             problem = str(error)
     raise_together(problem)
     dist.broadcast_object_list(plans)
-    plan = cast(ShardingPlan, plans[0])
+    agreed = cast(ShardingPlan, plans[0])
     sharders = [cast(ModuleSharder[nn.Module], sharder)]
     if options.sharding_group_size:
         sharded: DistributedModelParallel = DMPCollection(
             model,
             device=place.device,
-            plan=plan,
+            plan=agreed,
             world_size=place.world_size,
             sharding_group_size=options.sharding_group_size,
             global_pg=dist.GroupMember.WORLD,
@@ -87,7 +89,7 @@ def shard(
         sharded = DistributedModelParallel(
             model,
             device=place.device,
-            plan=plan,
+            plan=agreed,
             sharders=sharders,
             # Alone, DDP would copy every gradient for nobody.
             init_data_parallel=place.world_size > 1,
@@ -95,7 +97,7 @@ def shard(
         )
     if options.optimizer == "rowwise_adagrad":
         _keep_whole_rows(sharded)
-    return sharded, plan
+    return sharded, agreed
 
 
 def fuse_optimizer(model: nn.Module, options: ShardingOptions) -> None:

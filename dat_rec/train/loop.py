@@ -324,6 +324,7 @@ def sharding_options(config: TrainConfig, batch_size: int) -> ShardingOptions:
         memory_gb=config.memory_gb,
         comms=config.comms,
         sharding_group_size=config.sharding_group_size,
+        topology=config.topology,
     )
 
 

@@ -245,6 +245,7 @@ class RunFolder:
             "sharding_types",
             "pin",
             "memory_gb",
+            "topology",
             "comms",
             "sharding_group_size",
             "timeout_s",

@@ -1,0 +1,339 @@
+"""What do lookups, updates and exchanges cost here? Writes the file for ``--topology``.
+
+    python -m benchmarks.calibrate --ranks 2 --out topology.json
+
+``dat-rec plan --topology FILE`` and ``dat-rec train --topology FILE`` read it. What TorchRec's
+planner makes of each bandwidth (torchrec 1.8.0, ``planner/estimator/estimator.py``), and how it is
+measured so that the formula comes out right:
+
+- ``ddr_mem_bw`` (CPU) or ``hbm_mem_bw`` (CUDA): a part's lookup takes
+  p · (8 · values + 4 · values · max(D, 32) + 4 · bags · D) / bandwidth, where p is 1.75 for
+  D < 64, 1.15 below 128 and 1 above (1 for row-wise parts), its update twice as long, and tables
+  that are data-parallel have half the bandwidth. So the figure is three times those bytes over the
+  seconds of a lookup and its fused update together: an effective bandwidth at ``--dim`` columns,
+  below the memory's own, as every bag and every row has a cost of its own.
+- ``intra_host_bw``: pooled embeddings of all ranks' examples, 4 · bags · D bytes, over it, forward
+  and backward: the bytes of a rank's buffer over the seconds of an all-to-all.
+- ``inter_host_bw``: between hosts the same. On one host it enters by the all-reduce of
+  data-parallel tables alone: bytes over (it times the ranks of a host); so it is fitted here.
+- ``hbm_to_ddr_mem_bw`` (CUDA): rows into the cache of fused_uvm_caching. On CPU in no formula.
+
+On CPU the formulas stay wrong whatever the bandwidths: row-wise parts count without p and with all
+bags, and nothing stands for a bag. There the file also holds ``costs``: steps of small models,
+sharded in every way, are timed, and the costs of ``dat_rec.parallel.plan_time`` fitted to them,
+not negative, by least squares of relative errors. What a model takes under any plan (towers, ids,
+embeddings received) is a constant of its own, so that the costs are those that plans differ by.
+
+The JSON line has each measurement's spread, and how far the fit is from what it was fitted to.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import tyro
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
+    ComputeDevice,
+    EmbeddingLocation,
+)
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.plans import Planner, on_one_rank, timed
+from benchmarks.ranks import on_ranks
+from benchmarks.record import append, circumstances, percentiles
+from benchmarks.shapes import Shape
+from benchmarks.timing import interleaved
+from dat_rec.files import write_json
+from dat_rec.parallel.hardware import Cluster, Cost, Hardware, Way
+from dat_rec.parallel.plan_time import way, work
+from dat_rec.parallel.process_group import process_group
+
+WAYS: tuple[Way, ...] = get_args(Way)
+SHAPES = {
+    "narrow": Shape((200_000,) * 15, (200_000,) * 15, dim=16, batch_size=4096),
+    "plain": Shape((200_000,) * 6, (200_000,) * 6, dim=32, batch_size=4096),
+    "wide": Shape((100_000,) * 4, (100_000,) * 4, dim=128, batch_size=2048),
+    "bags": Shape((200_000,) * 4, (200_000,) * 4, dim=32, batch_size=2048, bag=8),
+    "wide bags": Shape((100_000,) * 3, (100_000,) * 3, dim=128, batch_size=1024, bag=8),
+    "small": Shape((5_000,) * 20, (5_000,) * 20, dim=16, batch_size=2048),
+    "small wide": Shape((20_000,) * 4, (20_000,) * 4, dim=64, batch_size=1024),
+    "small bags": Shape((2_000,) * 6, (2_000,) * 6, dim=32, batch_size=2048, bag=8),
+}
+"""Models whose steps the costs are fitted to; other than those of ``benchmarks.fidelity``."""
+SMALL = ("small", "small wide", "small bags")
+"""Those that are sharded data-parallel too: others' gradients would fill the memory."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure bandwidths and costs, and write them into a topology file."""
+
+    out: Path = Path("topology.json")
+    """Topology file to write."""
+    ranks: int = 2
+    """Ranks on this host, one core each, or one GPU each."""
+    dim: int = 32
+    """Columns of the tables for which the lookups' bandwidth is right."""
+    rows: int = 4_000_000
+    """Of the table that is looked up: far more than the caches hold."""
+    lookups: int = 65_536
+    """Rows of a lookup, one a bag."""
+    exchanged_mb: int = 16
+    """Bytes that each rank exchanges at a time, in MB."""
+    rounds: int = 15
+    """Figures of each kind."""
+    results: Path = Path("benchmarks/results/calibrate.jsonl")
+    """File to append to."""
+    seed: int = 0
+    """Of rows and ids."""
+    smoke: bool = False
+    """A few small measurements: shows that the script works, no figure."""
+
+
+def main() -> None:
+    """Measure, write the file, append the line."""
+    arguments = tyro.cli(Arguments)
+    shapes = SHAPES
+    if arguments.smoke:
+        small = {"rows": 10_000, "lookups": 1024, "exchanged_mb": 1, "rounds": 2}
+        arguments = dataclasses.replace(arguments, **small)  # type: ignore[arg-type]
+        shapes = {"small bags": SHAPES["small bags"]}
+    begin = time.perf_counter()
+    seconds = _bandwidth_seconds(arguments)
+    bandwidths = fit_bandwidths(seconds, arguments)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    topology: dict[str, Any] = {
+        "device": device,
+        "hosts": 1,
+        "ranks_per_host": arguments.ranks,
+        "host_memory_gb": _host_memory_gb(),
+        **{name: value["p50"] for name, value in bandwidths.items()},
+        "measured": True,
+    }
+    row: dict[str, Any] = {"benchmark": "calibrate", "ranks": arguments.ranks}
+    row |= {"bandwidths_gb_s": bandwidths}
+    row |= {"seconds": {name: percentiles(value) for name, value in seconds.items()}}
+    if device == "cuda":
+        memory = torch.cuda.get_device_properties(0).total_memory
+        topology["memory_gb"] = memory / 2**30
+    else:
+        steps = _measure_steps(shapes, arguments)
+        costs, errors = fit_costs(steps)
+        topology["costs"] = {name: asdict(cost) for name, cost in costs.items()}
+        row["costs"] = topology["costs"]
+        row["relative_errors"] = errors
+        row["steps"] = [
+            {"shape": one.shape, "plan": one.plan, "step_ms": percentiles(one.times_ms)}
+            for one in steps
+        ]
+    # A topology file of a smoke run would pass for measured.
+    write_json(arguments.out, topology | {"measured": not arguments.smoke})
+    row |= {"took_s": time.perf_counter() - begin}
+    append(None if arguments.smoke else arguments.results, row | circumstances())
+
+
+def _host_memory_gb() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def _bandwidth_seconds(arguments: Arguments) -> dict[str, list[float]]:
+    """By what is done, of the slowest rank in each round."""
+    found = on_ranks(arguments.ranks, _bandwidths_on_rank, arguments)
+    return {
+        name: [max(of) for of in zip(*(one[name] for one in found), strict=True)]
+        for name in found[0]
+    }
+
+
+def _bandwidths_on_rank(arguments: Arguments) -> dict[str, list[float]]:
+    with process_group(300) as place:
+        generator = torch.Generator().manual_seed(arguments.seed + place.rank)
+        steps = _lookups(arguments, place.device, generator)
+        size = arguments.exchanged_mb * 10**6 // 4 // place.world_size * place.world_size
+        sent = torch.ones(size, device=place.device)
+        received = torch.empty_like(sent)
+        if place.world_size > 1:
+            steps["all_to_all"] = lambda: dist.all_to_all_single(received, sent)
+            steps["all_reduce"] = lambda: dist.all_reduce(received)
+        if place.device.type == "cuda":
+            host = torch.ones(size, pin_memory=True)
+            steps["host_to_device"] = lambda: sent.copy_(host)
+        waited = {name: _waiting(step, place.device) for name, step in steps.items()}
+        return interleaved(waited, arguments.rounds)
+
+
+def _waiting(step: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """The step, begun by all ranks at once, and ended when the device has done it."""
+
+    def waited() -> None:
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return waited
+
+
+def _lookups(
+    arguments: Arguments, device: torch.device, generator: torch.Generator
+) -> dict[str, Callable[[], object]]:
+    """Lookups of random rows, one a bag; and lookups with their update."""
+    on_gpu = device.type == "cuda"
+    table = SplitTableBatchedEmbeddingBagsCodegen(
+        [
+            (
+                arguments.rows,
+                arguments.dim,
+                EmbeddingLocation.DEVICE if on_gpu else EmbeddingLocation.HOST,
+                ComputeDevice.CUDA if on_gpu else ComputeDevice.CPU,
+            )
+        ],
+        optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+        device=device,
+    )
+    table.init_embedding_weights_uniform(-1.0, 1.0)
+    shape = (4, arguments.lookups)
+    ids = torch.randint(arguments.rows, shape, generator=generator).to(device)
+    offsets = torch.arange(arguments.lookups + 1, device=device)
+    gradient = torch.ones(arguments.lookups, arguments.dim, device=device)
+    turn = iter(range(10**9))
+
+    def lookup() -> Tensor:
+        found: Tensor = table(ids[next(turn) % len(ids)], offsets)
+        return found
+
+    return {"lookup": lookup, "lookup_update": lambda: lookup().backward(gradient)}
+
+
+def fit_bandwidths(
+    seconds: Mapping[str, list[float]], arguments: Arguments
+) -> dict[str, dict[str, float]]:
+    """GB/s by their names in the file, as the docstring above says."""
+    dim, on_gpu = arguments.dim, "host_to_device" in seconds
+    penalty = 1.75 if dim < 64 else 1.15 if dim < 128 else 1.0
+    moved = penalty * arguments.lookups * (8 + 4 * max(dim, 32) + 4 * dim)
+    exchanged = arguments.exchanged_mb * 1e6
+    of = {"hbm_mem_bw" if on_gpu else "ddr_mem_bw": (3 * moved, "lookup_update")}
+    if "all_to_all" in seconds:
+        of["intra_host_bw"] = (exchanged, "all_to_all")
+        of["inter_host_bw"] = (exchanged / arguments.ranks, "all_reduce")
+    if on_gpu:
+        of["hbm_to_ddr_mem_bw"] = (exchanged, "host_to_device")
+    return {
+        name: percentiles([size / 1e9 / one for one in seconds[kind]])
+        for name, (size, kind) in of.items()
+    }
+
+
+@dataclass(frozen=True)
+class Step:
+    """A plan that was timed."""
+
+    shape: str
+    plan: str
+    times_ms: list[float]
+    work: dict[Way, Cost]
+    """Of the rank that has most."""
+
+
+def _measure_steps(shapes: Mapping[str, Shape], arguments: Arguments) -> list[Step]:
+    """Every shape, sharded in every way."""
+    rest = Cluster(Hardware("here", "cpu", None, _host_memory_gb()), 1, arguments.ranks)
+    steps = []
+    for name, shape in shapes.items():
+        shape = dataclasses.replace(shape, hidden=(8,), output_dim=8)
+        planner = Planner(shape, arguments.ranks)
+        ways = WAYS if name in SMALL else [one for one in WAYS if one != "data_parallel"]
+        plans = {one: planner.plan(rest, (f"*={one}",)) for one in ways}
+        if arguments.ranks > 1:
+            plans["one rank"] = on_one_rank(planner.plan(rest, ("*=table_wise",)), "cpu")
+        times = timed(shape, plans, arguments.ranks, arguments.rounds)
+        for kind, plan in plans.items():
+            milliseconds = [1000 * one for one in times[kind].seconds]
+            steps.append(Step(name, kind, milliseconds, _work(planner, plan, rest)))
+    return steps
+
+
+def _work(planner: Planner, plan: Any, cluster: Cluster) -> dict[Way, Cost]:
+    """Of the rank with most bags."""
+    ranks: dict[int, dict[Way, NDArray[np.float64]]] = {}
+    for option in planner.parts(plan, cluster):
+        for part in option.shards:
+            mine = ranks.setdefault(part.rank or 0, {})
+            one = np.array(astuple(work(option, part, cluster.topology())))
+            mine[way(option)] = mine.get(way(option), np.zeros_like(one)) + one
+    most = max(ranks.values(), key=lambda mine: sum(one[0] for one in mine.values()))
+    return {kind: Cost(*map(float, one)) for kind, one in most.items()}
+
+
+def fit_costs(steps: Sequence[Step]) -> tuple[dict[Way, Cost], dict[str, float]]:
+    """Costs, and percentiles of the fit's relative errors.
+
+    Relative errors are squared. Each shape has a constant of its own beside the costs.
+    """
+    shapes = sorted({one.shape for one in steps})
+    width = len(dataclasses.fields(Cost))
+    matrix = np.zeros((len(steps), len(WAYS) * width + len(shapes)))
+    times = np.array([np.median(one.times_ms) for one in steps])
+    for row, one in zip(matrix, steps, strict=True):
+        for kind, factors in one.work.items():
+            start = WAYS.index(kind) * width
+            row[start : start + width] = np.array(astuple(factors)) / 1e6
+        row[len(WAYS) * width + shapes.index(one.shape)] = 1.0
+    solution = not_negative(matrix / times[:, None], np.ones(len(steps)))
+    costs = {
+        kind: Cost(*map(float, solution[at * width : (at + 1) * width]))
+        for at, kind in enumerate(WAYS)
+    }
+    return costs, percentiles(list(np.abs(matrix @ solution / times - 1)))
+
+
+def not_negative(matrix: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Least squares with no negative number: Lawson and Hanson's active sets.
+
+    Args:
+        matrix: (equations, numbers).
+        wanted: (equations,).
+
+    Returns:
+        (numbers,)
+    """
+    scale = np.linalg.norm(matrix, axis=0)
+    scale[scale == 0] = 1.0
+    scaled = matrix / scale
+    count = scaled.shape[1]
+    free, found = np.zeros(count, bool), np.zeros(count)
+    for _ in range(10 * count):
+        slope = scaled.T @ (wanted - scaled @ found)
+        slope[free] = -np.inf
+        if slope.max() <= 1e-9:
+            break
+        free[slope.argmax()] = True
+        while True:
+            best = np.zeros(count)
+            best[free] = np.linalg.lstsq(scaled[:, free], wanted, rcond=None)[0]
+            below = free & (best <= 0)
+            if not below.any():
+                break
+            step = (found[below] / (found[below] - best[below])).min()
+            found += step * (best - found)
+            free &= found > 1e-12
+            found[~free] = 0.0
+        found = best
+    result: NDArray[np.float64] = found / scale
+    return result
+
+
+if __name__ == "__main__":
+    main()

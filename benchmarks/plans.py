@@ -1,0 +1,149 @@
+"""Plans of one shape: made without ranks, estimated, and their steps timed in turn on N ranks.
+
+The towers are small and the loss is the cheapest, so that tables take most of a step.
+"""
+
+import dataclasses
+import resource
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch.distributed.remote_device import _remote_device
+from torchrec.distributed.planner.types import ShardingOption
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.types import (
+    EmbeddingModuleShardingPlan,
+    EnumerableShardingSpec,
+    ShardingPlan,
+)
+
+from benchmarks.ranks import on_ranks
+from benchmarks.shapes import Shape, build, endless
+from benchmarks.timing import interleaved
+from dat_rec.config import TrainConfig
+from dat_rec.data.batch import Batch
+from dat_rec.parallel.hardware import Cluster
+from dat_rec.parallel.plan import Sharder, as_planned, plan_on
+from dat_rec.parallel.plan_estimate import PlanEstimate
+from dat_rec.parallel.process_group import process_group
+from dat_rec.parallel.shard import fuse_optimizer
+from dat_rec.table_rules import ShardingType
+from dat_rec.train.loop import sharding_options
+from dat_rec.train.objective import TrainTask
+
+TYPES: tuple[ShardingType, ...] = ("data_parallel", "table_wise", "row_wise", "column_wise")
+"""Without those that need several hosts."""
+BATCHES = 4
+"""In memory, used in turn."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Of one plan's steps."""
+
+    seconds: list[float]
+    """A step; one figure a round, that of the slowest rank."""
+    peak_memory_mb: float
+    """Of the largest rank, with all plans of the shape alive."""
+
+
+def config_of(shape: Shape, pins: tuple[str, ...] = ()) -> TrainConfig:
+    """A two-tower model with binary cross entropy."""
+    config = shape.config("two-tower", pin=pins, sharding_types=TYPES)
+    return dataclasses.replace(config, loss=dataclasses.replace(config.loss, main="bce"))
+
+
+class Planner:
+    """Of one shape, for a cluster that is described."""
+
+    def __init__(self, shape: Shape, world_size: int) -> None:
+        self._shape, self._world_size = shape, world_size
+
+    def plan(self, cluster: Cluster, pins: tuple[str, ...] = ()) -> ShardingPlan:
+        """The planner's own choice, from what ``pins`` leave open."""
+        config = config_of(self._shape, pins)
+        task = self._task(config)
+        return plan_on(
+            cluster.topology(),
+            task,
+            self._shape.pooling_factors(),
+            sharding_options(config, self._batch),
+            Sharder(),
+            costs=cluster.hardware.costs,
+        )
+
+    def parts(self, plan: ShardingPlan, cluster: Cluster) -> list[ShardingOption]:
+        """Every table of ``plan`` as the planner sees it, with estimates."""
+        config = config_of(self._shape)
+        return as_planned(
+            plan,
+            cluster.topology(),
+            self._task(config),
+            self._shape.pooling_factors(),
+            sharding_options(config, self._batch),
+            cluster.hardware.costs,
+        )
+
+    def step_ms(self, plan: ShardingPlan, cluster: Cluster) -> float:
+        """What ``dat-rec plan`` would print as the step of the slowest rank's tables."""
+        estimate = PlanEstimate()
+        estimate.log(topology=cluster.topology(), best_plan=self.parts(plan, cluster))
+        return max(one.step_ms for one in estimate.ranks.values())
+
+    @property
+    def _batch(self) -> int:
+        return self._shape.batch_size // self._world_size
+
+    def _task(self, config: TrainConfig) -> TrainTask:
+        schema = self._shape.schema()
+        task = TrainTask(schema, config.model, config.loss, torch.device("meta"))
+        fuse_optimizer(task, sharding_options(config, self._batch))
+        return task
+
+
+def on_one_rank(plan: ShardingPlan, device: str) -> ShardingPlan:
+    """The same plan with every part moved to rank 0; changes ``plan``."""
+    for module in plan.plan.values():
+        for table in cast(EmbeddingModuleShardingPlan, module).values():
+            table.ranks = [0]
+            for part in cast(EnumerableShardingSpec, table.sharding_spec).shards:
+                where = "cpu" if device == "cpu" else "cuda:0"
+                part.placement = _remote_device(f"rank:0/{where}")
+    return plan
+
+
+def timed(
+    shape: Shape, plans: Mapping[str, ShardingPlan], world_size: int, rounds: int, warmup: int = 3
+) -> dict[str, Times]:
+    """Steps of every plan, in turn, all alive in the same ranks."""
+    found = on_ranks(world_size, _on_rank, shape, dict(plans), rounds, warmup)
+    peak = max(memory for _, memory in found)
+    return {
+        name: Times(
+            [max(of) for of in zip(*(times[name] for times, _ in found), strict=True)], peak
+        )
+        for name in plans
+    }
+
+
+def _on_rank(
+    shape: Shape, plans: dict[str, ShardingPlan], rounds: int, warmup: int
+) -> tuple[dict[str, list[float]], float]:
+    config = config_of(shape)
+    with process_group(config.timeout_s) as place:
+        batches = shape.batches(BATCHES, place.rank, place.world_size)
+        steps: dict[str, Callable[[], Any]] = {}
+        for name, plan in plans.items():
+            built = build(shape, config, place, plan)
+            pipeline = TrainPipelineSparseDist(
+                built.model, built.optimizer, place.device, execute_all_batches=True
+            )
+            steps[name] = _step(pipeline, batches)
+        times = interleaved(steps, rounds, warmup=warmup)
+    return times, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _step(pipeline: Any, batches: list[Batch]) -> Callable[[], Any]:
+    turn = endless(batches)
+    return lambda: pipeline.progress(turn)
