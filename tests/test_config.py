@@ -83,6 +83,7 @@ HOW_IT_RUNS = {
     "sharding_types",
     "pin",
     "memory_gb",
+    "topology",
     "comms",
     "sharding_group_size",
     "timeout_s",
@@ -108,6 +109,7 @@ OTHER = TrainConfig(
     sharding_types=("row_wise",),
     pin=("item=row_wise",),
     memory_gb=1.5,
+    topology=Path("/topology.json"),
     comms="bf16",
     sharding_group_size=2,
     timeout_s=30,
@@ -273,9 +275,10 @@ def test_json_holds_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     config = preset("modern", Path("data"), Path("runs/../run"))
     value = to_json(config)
     assert (value["data"], value["out"]) == (str(tmp_path / "data"), str(tmp_path / "run"))
-    assert value["warm_start"] is None
-    value = to_json(dataclasses.replace(config, warm_start=Path("./yesterday")))
-    assert value["warm_start"] == str(tmp_path / "yesterday")
+    for name in ("warm_start", "topology"):
+        assert value[name] is None
+        changed = dataclasses.replace(config, **{name: Path("./yesterday")})  # type: ignore[arg-type]
+        assert to_json(changed)[name] == str(tmp_path / "yesterday")
 
 
 GROUPS = ("", "model", "loss", "optimizer", "examples")
@@ -309,6 +312,7 @@ def test_a_missing_field_is_refused(field: str) -> None:
         "examples.bad_ids",
         "warm_start",
         "keep_best",
+        "topology",
         "comms",
     ],
 )
@@ -340,6 +344,7 @@ def test_what_is_no_list_is_refused_where_a_list_belongs(field: str, worth: obje
         ("background_saves", 1),
         ("memory_gb", "1"),
         ("warm_start", 3),
+        ("topology", 3),
     ],
 )
 def test_a_value_of_another_type_is_refused(field: str, worth: object) -> None:

@@ -81,9 +81,11 @@ def _estimates(config: TrainConfig, start: Start) -> list[str]:
     lines = [f"memory       of tables, optimizer state, inputs and outputs, as planned{more}"]
     lines += [f"  rank {rank}{of}: {_memory(found[rank], start.place)}" for rank in sorted(shown)]
     slowest = max(one.step_ms for one in found.values())
+    by = "TorchRec's estimate, not calibrated on this hardware"
+    if config.topology is not None:
+        by = f"estimated by {config.topology}"
     lines.append(
-        f"step         {slowest:.2g} ms for the slowest rank's tables, towers not counted: "
-        "TorchRec's estimate, not calibrated on this hardware"
+        f"step         {slowest:.2g} ms for the slowest rank's tables, towers not counted: {by}"
     )
     return lines
 

@@ -161,6 +161,7 @@ TRAIN = ("train", "--data", "DATA", "--out", "OUT")
         ((*TRAIN, "--env", "1A=2"), "--env 1A=2: names and values"),
         ((*TRAIN, "--env", "A"), "--env A: names and values"),
         ((*TRAIN, "--", "--warm-start", "OUT"), "--warm-start OUT holds no run"),
+        ((*TRAIN, "--", "--topology", "OUT/t.json"), "--topology OUT/t.json is not there"),
         ((*TRAIN, "--mounts", "type=bind,src=/a,dst=/b"), "--mounts without --image"),
         ((*TRAIN, "--image", "i", "--mounts", "type=bind,src=/a"), "--mounts type=bind,src=/a: "),
         ((*TRAIN, "--rdzv_port", "65536"), "--rdzv_port 65536: a port is below 65536"),

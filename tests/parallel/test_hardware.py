@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dat_rec.errors import UserError
-from dat_rec.parallel.hardware import PRESETS, parse_cluster, read_cluster
+from dat_rec.parallel.hardware import PRESETS, Cost, parse_cluster, read_cluster
 from dat_rec.plan_config import PlanConfig
 
 GOOD: dict[str, Any] = {
@@ -21,6 +21,15 @@ GOOD: dict[str, Any] = {
     "hbm_mem_bw": 1000.5,
     "measured": True,
 }
+
+
+COST = dict.fromkeys(("bag_ns", "bag_byte_ns", "value_ns", "value_byte_ns", "row_byte_ns"), 1)
+"""Of each way to shard."""
+
+
+def costs(cost: dict[str, Any]) -> dict[str, Any]:
+    ways = ("table_wise", "column_wise", "row_wise", "data_parallel")
+    return {"device": "cpu", "costs": dict.fromkeys(ways, cost)}
 
 
 def test_a_text_stands_for_hosts_of_a_preset() -> None:
@@ -131,6 +140,12 @@ def test_a_file_says_the_same_as_a_text_can(tmp_path: Path) -> None:
         ({"hbm_mem_bw": [1]}, "hbm_mem_bw is [1]"),
         ({"hbm_bw": 5}, "unknown field 'hbm_bw': there are device, hosts"),
         ({"measured": 1}, "measured is 1: it must be true or false"),
+        ({"costs": {}}, "costs are those of CPUs: leave them out"),
+        ({"device": "cpu", "costs": 1}, "costs: it must have table_wise, column_wise"),
+        ({"device": "cpu", "costs": {"row_wise": {}}}, "costs: it must have table_wise"),
+        (costs({"bag_ns": 1}), "costs: table_wise must have bag_ns, bag_byte_ns"),
+        (costs(COST | {"bag_ns": -1}), "bag_ns is -1: it must be a number from 0"),
+        (costs(COST | {"row_byte_ns": "1"}), "row_byte_ns is '1'"),
     ],
 )
 def test_a_wrong_field_is_refused_with_its_cure(
@@ -143,6 +158,14 @@ def test_a_wrong_field_is_refused_with_its_cure(
     assert str(raised.value).startswith(f"{path}: ")
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_a_file_may_hold_costs(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(GOOD | costs(COST | {"value_ns": 2.5})))
+    found = read_cluster(path).hardware.costs
+    assert found["row_wise"] == Cost(1.0, 1.0, 2.5, 1.0, 1.0)
+    assert len(found) == 4
 
 
 @pytest.mark.parametrize("name", ["device", "hosts", "ranks_per_host", "host_memory_gb"])

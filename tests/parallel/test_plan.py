@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +19,13 @@ from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
 from dat_rec.errors import UserError
+from dat_rec.parallel.hardware import parse_cluster
 from dat_rec.parallel.plan import (
     Sharder,
     ShardingOptions,
+    as_planned,
     make_plan,
+    plan_on,
     plan_to_json,
     plan_to_text,
 )
@@ -32,6 +36,8 @@ from dat_rec.table_rules import SHARDING_TYPES
 DIM = 32
 ROWS = {"user": 5_000, "item": 800, "category": 20, "city": 300, "shop": 300}
 OPTIONS = ShardingOptions(batch_size=256, table_lr=0.1)
+SIZES = {"device": "cpu", "hosts": 7, "ranks_per_host": 5, "host_memory_gb": 0.001}
+"""Of a topology file."""
 
 
 def model(dim: int = DIM, rows: dict[str, int] = ROWS) -> nn.Module:
@@ -244,3 +250,62 @@ def test_the_grid_is_left_out_where_it_would_take_longest(monkeypatch: pytest.Mo
         make_plan(seven, {}, where, OPTIONS, Sharder())
     assert placed[0] >= 3**7
     assert 0 < placed[1] < 60
+
+
+def test_training_plans_with_the_bandwidths_of_a_topology_file_and_its_own_memory(
+    tmp_path: Path,
+) -> None:
+    """Ten times the bandwidth is a tenth of the time; the file's memory and ranks do not count."""
+    path = tmp_path / "mine.json"
+    found = []
+    for speed in (1, 10):
+        bandwidths = {"ddr_mem_bw": speed, "intra_host_bw": speed}
+        path.write_text(json.dumps(SIZES | bandwidths))
+        estimate = PlanEstimate()
+        options = replace(OPTIONS, topology=path, pins=("*=table_wise",))
+        made = make_plan(model(), {}, place(2), options, Sharder(), estimate)
+        found.append((plan_to_json(made), max(one.step_ms for one in estimate.ranks.values())))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] == pytest.approx(10 * found[1][1])
+
+
+def test_training_plans_with_the_costs_of_a_topology_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    names = ("bag_ns", "bag_byte_ns", "value_ns", "value_byte_ns", "row_byte_ns")
+    dear, cheap = dict.fromkeys(names, 1000), dict.fromkeys(names, 0)
+    costs = dict.fromkeys(("table_wise", "column_wise", "row_wise", "data_parallel"), dear)
+    path.write_text(json.dumps(SIZES | {"costs": costs | {"row_wise": cheap}}))
+    found = plan(2, replace(OPTIONS, topology=path))
+    assert {row["sharding_type"] for row in found.values()} == {"row_wise"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "mine.json"),
+        ("{", "mine.json"),
+        (
+            json.dumps(SIZES | {"device": "cuda", "memory_gb": 1}),
+            "of cuda, and this run is on cpu: name one of such hosts",
+        ),
+    ],
+)
+def test_a_topology_that_is_no_file_or_anothers_is_refused(
+    text: str | None, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        plan(2, replace(OPTIONS, topology=path))
+
+
+def test_a_plan_is_seen_as_the_planner_saw_it_when_it_made_it() -> None:
+    options = replace(OPTIONS, sharding_types=("table_wise", "row_wise", "column_wise"))
+    topology = parse_cluster("cpu-64gb:1x2").topology()
+    before, after = PlanEstimate(), PlanEstimate()
+    made = plan_on(topology, model(), {}, options, Sharder(), before)
+    seen = as_planned(made, topology, model(), {}, options)
+    after.log(topology=topology, best_plan=seen)
+    assert after.parts == before.parts
+    assert len(after.parts) >= len(ROWS)

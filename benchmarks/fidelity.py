@@ -1,0 +1,223 @@
+"""Does the planner know what a plan costs? Its estimates beside measured steps, before and after.
+
+    python -m benchmarks.calibrate --out topology.json
+    python -m benchmarks.fidelity --topology topology.json
+
+Three shapes of tables, each sharded by the same few rules and as the planner itself would; all
+plans of a shape are alive in the same ranks, one core each, and step in turn. Every plan is
+estimated three times, as ``dat-rec plan`` prints it ("a step takes … ms for the tables of the
+slowest rank"):
+
+- ``assumed``: with the bandwidths that TorchRec assumes, before calibration;
+- ``bandwidths``: with those measured, in TorchRec's formulas;
+- ``calibrated``: with the whole topology file, on CPU its costs (``dat_rec.parallel.plan_time``).
+
+The estimate is of tables alone. Towers, loss and input take the same time under every plan of a
+shape, which no estimate contains; so the rank correlation (Spearman's) of ``within_shapes`` is the
+fairer one, and that over all plans the harder one. A step that was measured is the median.
+
+Regret: what the plan takes that the planner chooses, over the quickest plan that was measured,
+minus 1. The planner may choose from data_parallel, table_wise, row_wise and column_wise.
+"""
+
+import dataclasses
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from torchrec.distributed.types import ShardingPlan
+
+from benchmarks.plans import Planner, on_one_rank, timed
+from benchmarks.record import append, circumstances, percentiles
+from benchmarks.shapes import Shape
+from dat_rec.parallel.hardware import Cluster, Hardware, read_cluster
+from dat_rec.parallel.plan import plan_to_json
+
+TOWERS: dict[str, Any] = {"hidden": (8,), "output_dim": 8}
+SHAPES = {
+    "few huge": Shape((500_000,) * 4, (500_000,) * 4, dim=64, batch_size=8192, **TOWERS),
+    "many small": Shape((10_000,) * 25, (10_000,) * 25, dim=32, batch_size=4096, **TOWERS),
+    "skewed": Shape(
+        (300_000, 50_000, 50_000, 2_000, 2_000),
+        (300_000, 50_000, 50_000, 2_000),
+        batch_size=4096,
+        bag=10,
+        skew=0.7,
+        **TOWERS,
+    ),
+}
+PINS = {
+    "table_wise": ("*=table_wise",),
+    "one rank": ("*=table_wise",),
+    "row_wise": ("*=row_wise",),
+    "column_wise": ("*=column_wise",),
+    "data_parallel": ("*=data_parallel",),
+    "half row_wise": ("query*=row_wise", "*=table_wise"),
+    "half column_wise": ("query*=column_wise", "*=table_wise"),
+    "half data_parallel": ("query*=data_parallel", "*=table_wise"),
+}
+"""Rules of each plan."""
+ESTIMATES = ("assumed", "bandwidths", "calibrated")
+TOO_LARGE = {"few huge": ("data_parallel", "half data_parallel")}
+"""Plans that are not measured: gradients of gigabytes."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The planner's estimates beside measured steps."""
+
+    topology: Path | None = None
+    """Of ``benchmarks.calibrate``, for the same ranks; needed but for --smoke."""
+    ranks: int = 2
+    """One core each, as far as they go."""
+    rounds: int = 25
+    """Steps of each plan."""
+    out: Path = Path("benchmarks/results/fidelity.jsonl")
+    """File to append to."""
+    smoke: bool = False
+    """A tiny shape and three plans: shows that the script works, no figure."""
+
+
+def main() -> None:
+    """Measure every shape, append a line for each plan and the two figures."""
+    arguments = tyro.cli(Arguments)
+    shapes, pins = SHAPES, PINS
+    if arguments.smoke:
+        shapes = {"tiny": dataclasses.replace(SHAPES["skewed"], batch_size=64)}
+        pins = {name: PINS[name] for name in ("table_wise", "row_wise", "one rank")}
+        arguments = dataclasses.replace(arguments, rounds=2)
+    out = None if arguments.smoke else arguments.out
+    clusters = described(arguments)
+    rows: list[dict[str, Any]] = []
+    about = circumstances()
+    for name, shape in shapes.items():
+        wanted = {one: by for one, by in pins.items() if one not in TOO_LARGE.get(name, ())}
+        for row in measure(name, shape, wanted, clusters, arguments.rounds):
+            rows.append(row)
+            append(out, row | about)
+    for figure in (rank_correlation(rows), regret(rows)):
+        append(out, {"benchmark": "fidelity"} | figure | about)
+
+
+def described(arguments: Arguments) -> dict[str, Cluster]:
+    """The cluster as each estimate has it."""
+    if arguments.topology is None and not arguments.smoke:
+        raise SystemExit("--topology is missing: make the file with benchmarks.calibrate")
+    here = Cluster(Hardware("here", "cpu", None, 256), 1, arguments.ranks)
+    if arguments.topology is None:
+        return dict.fromkeys(ESTIMATES, here)
+    measured = read_cluster(arguments.topology)
+    if measured.world_size != arguments.ranks:
+        raise SystemExit(f"{arguments.topology}: of {measured.world_size} ranks: pass --ranks")
+    found = dataclasses.replace(
+        here.hardware, device=measured.hardware.device, memory_gb=measured.hardware.memory_gb
+    )
+    some = dataclasses.replace(found, bandwidths=measured.hardware.bandwidths)
+    every = dataclasses.replace(some, costs=measured.hardware.costs)
+    hardware = dict(zip(ESTIMATES, (found, some, every), strict=True))
+    return {name: dataclasses.replace(here, hardware=one) for name, one in hardware.items()}
+
+
+def measure(
+    name: str,
+    shape: Shape,
+    pins: dict[str, tuple[str, ...]],
+    clusters: dict[str, Cluster],
+    rounds: int,
+) -> list[dict[str, Any]]:
+    """A row for each plan of a shape; the same plan is not measured twice."""
+    first = clusters[ESTIMATES[0]]
+    planner = Planner(shape, first.world_size)
+    plans = {one: planner.plan(first, by) for one, by in pins.items()}
+    if "one rank" in plans:
+        on_one_rank(plans["one rank"], first.hardware.device)
+    chosen: dict[str, list[str]] = {}
+    for kind, cluster in clusters.items():
+        plan = planner.plan(cluster)
+        same = next((one for one in plans if _equal(plans[one], plan)), f"chosen: {kind}")
+        plans.setdefault(same, plan)
+        chosen.setdefault(same, []).append(kind)
+    times = timed(shape, plans, first.world_size, rounds)
+    return [
+        {
+            "benchmark": "fidelity",
+            "shape": name,
+            "plan": one,
+            "ranks": first.world_size,
+            "sharding": _types(plan),
+            "chosen_by": chosen.get(one, []),
+            "step_ms": percentiles([1000 * second for second in times[one].seconds]),
+            "estimated_ms": {
+                kind: planner.step_ms(plan, cluster) for kind, cluster in clusters.items()
+            },
+            "peak_memory_mb": times[one].peak_memory_mb,
+        }
+        for one, plan in plans.items()
+    ]
+
+
+def _equal(one: ShardingPlan, other: ShardingPlan) -> bool:
+    return plan_to_json(one) == plan_to_json(other)
+
+
+def _types(plan: ShardingPlan) -> dict[str, int]:
+    """Number of tables by sharding type."""
+    types = [row["sharding_type"] for row in plan_to_json(plan)]
+    return {kind: types.count(kind) for kind in sorted(set(types))}
+
+
+def rank_correlation(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Spearman's, of estimates and measured steps; after calibration, and the others beside."""
+    shapes = sorted({row["shape"] for row in rows})
+    within = {
+        kind: [spearman([row for row in rows if row["shape"] == one], kind) for one in shapes]
+        for kind in ESTIMATES
+    }
+    return {
+        "name": "planner_rank_correlation",
+        "value": spearman(rows, "calibrated"),
+        "before": spearman(rows, "assumed"),
+        "with_bandwidths_alone": spearman(rows, "bandwidths"),
+        "within_shapes": {
+            kind: dict(zip(shapes, values, strict=True)) for kind, values in within.items()
+        },
+        "within_shapes_mean": {kind: statistics.fmean(of) for kind, of in within.items()},
+        "plans": len(rows),
+    }
+
+
+def spearman(rows: list[dict[str, Any]], kind: str) -> float:
+    """Rank correlation of one estimate with the measured steps; equal values share their rank."""
+    estimated = _ranks([row["estimated_ms"][kind] for row in rows])
+    return float(np.corrcoef(estimated, _ranks([row["step_ms"]["p50"] for row in rows]))[0, 1])
+
+
+def _ranks(values: list[float]) -> list[float]:
+    return [
+        sum(v < value for v in values) + sum(v == value for v in values) / 2 for value in values
+    ]
+
+
+def regret(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Worst over shapes, with the planner's choice after calibration, and the others beside."""
+    by_kind: dict[str, dict[str, float]] = {kind: {} for kind in ESTIMATES}
+    for shape in sorted({row["shape"] for row in rows}):
+        here = [row for row in rows if row["shape"] == shape]
+        best = min(row["step_ms"]["p50"] for row in here)
+        for kind in ESTIMATES:
+            chosen = next(row for row in here if kind in row["chosen_by"])
+            by_kind[kind][shape] = chosen["step_ms"]["p50"] / best - 1
+    return {
+        "name": "planner_regret",
+        "value": max(by_kind["calibrated"].values()),
+        "before": max(by_kind["assumed"].values()),
+        "with_bandwidths_alone": max(by_kind["bandwidths"].values()),
+        "by_shape": by_kind,
+    }
+
+
+if __name__ == "__main__":
+    main()

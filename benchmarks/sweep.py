@@ -1,0 +1,86 @@
+"""Which sharding type is quickest, on how many ranks, for which tables?
+
+    python -m benchmarks.sweep
+
+Sharding type × ranks (1, 2; one core each) × shape of tables × bag, all types of a shape stepping
+in turn. A model's towers are small, so that its tables take most of a step. A line for each, with
+samples/s by the median step of the slowest rank.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from benchmarks.plans import TYPES, Planner, timed
+from benchmarks.record import append, circumstances, percentiles
+from benchmarks.shapes import Shape
+from dat_rec.parallel.hardware import Cluster, Hardware
+
+TOWERS: dict[str, Any] = {"hidden": (8,), "output_dim": 8, "batch_size": 2048}
+SHAPES = {
+    "few huge": Shape((1_000_000,) * 3, (1_000_000,) * 3, **TOWERS),
+    "many small": Shape((5_000,) * 20, (5_000,) * 20, **TOWERS),
+    "skewed": Shape((200_000,) * 5, (200_000,) * 5, skew=0.9, **TOWERS),
+}
+BAGS = (1, 10)
+WORLDS = (1, 2)
+DENSE = ("many small",)
+"""Shapes that are sharded data-parallel too: others' gradients would fill the memory."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Samples a second by sharding type, ranks, tables and bag."""
+
+    rounds: int = 15
+    """Steps of each plan."""
+    out: Path = Path("benchmarks/results/sweep.jsonl")
+    """File to append to."""
+    smoke: bool = False
+    """One shape on one rank: shows that the script works, no figure."""
+
+
+def main() -> None:
+    """Measure all, append a line for each."""
+    arguments = tyro.cli(Arguments)
+    shapes, worlds, bags, rounds = SHAPES, WORLDS, BAGS, arguments.rounds
+    if arguments.smoke:
+        shapes = {"many small": dataclasses.replace(SHAPES["many small"], batch_size=64)}
+        worlds, bags, rounds = (1,), (1,), 2
+    out = None if arguments.smoke else arguments.out
+    about = circumstances()
+    for name, shape in shapes.items():
+        for bag in bags:
+            for world in worlds:
+                for row in measure(name, dataclasses.replace(shape, bag=bag), world, rounds):
+                    append(out, {"benchmark": "sweep"} | row | about)
+
+
+def measure(name: str, shape: Shape, world: int, rounds: int) -> list[dict[str, Any]]:
+    """A row for each sharding type, all of one shape and one number of ranks."""
+    planner = Planner(shape, world)
+    here = Cluster(Hardware("here", "cpu", None, 256), 1, world)
+    types = [one for one in TYPES if one != "data_parallel" or name in DENSE]
+    plans = {one: planner.plan(here, (f"*={one}",)) for one in types}
+    times = timed(shape, plans, world, rounds)
+    return [
+        {
+            "shape": name,
+            "sharding_type": kind,
+            "ranks": world,
+            "bag": shape.bag,
+            "tables": len(shape.schema().features),
+            "batch_size": shape.batch_size,
+            "step_ms": percentiles([1000 * second for second in one.seconds]),
+            "samples_per_s": percentiles([shape.batch_size / second for second in one.seconds]),
+            "peak_memory_mb": one.peak_memory_mb,
+        }
+        for kind, one in times.items()
+    ]
+
+
+if __name__ == "__main__":
+    main()
