@@ -21,8 +21,9 @@ measured so that the formula comes out right:
 On CPU the formulas stay wrong whatever the bandwidths: row-wise parts count without p and with all
 bags, and nothing stands for a bag. There the file also holds ``costs``: steps of small models,
 sharded in every way, are timed, and the costs of ``dat_rec.parallel.plan_time`` fitted to them,
-not negative, by least squares of relative errors. What a model takes under any plan (towers, ids,
-embeddings received) is a constant of its own, so that the costs are those that plans differ by.
+not negative, by least squares of relative errors. What a model takes under any plan (the smallest
+towers, ids sent, embeddings received) is first a constant of its own, so that the costs of the ways
+are those that plans differ by; then ``every_rank`` is fitted to these constants.
 
 The JSON line has each measurement's spread, and how far the fit is from what it was fitted to.
 """
@@ -49,6 +50,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 )
 from numpy.typing import NDArray
 from torch import Tensor
+from torchrec.distributed.types import ShardingPlan
 
 from benchmarks.plans import Planner, on_one_rank, timed
 from benchmarks.ranks import on_ranks
@@ -57,10 +59,11 @@ from benchmarks.shapes import Shape
 from benchmarks.timing import interleaved
 from dat_rec.files import write_json
 from dat_rec.parallel.hardware import Cluster, Cost, Hardware, Way
-from dat_rec.parallel.plan_time import way, work
+from dat_rec.parallel.plan_time import own_work, way, work
 from dat_rec.parallel.process_group import process_group
 
-WAYS: tuple[Way, ...] = get_args(Way)
+WAYS: tuple[Way, ...] = tuple(one for one in get_args(Way) if one != "every_rank")
+EVERY: Way = "every_rank"
 SHAPES = {
     "narrow": Shape((200_000,) * 15, (200_000,) * 15, dim=16, batch_size=4096),
     "plain": Shape((200_000,) * 6, (200_000,) * 6, dim=32, batch_size=4096),
@@ -130,10 +133,11 @@ def main() -> None:
         topology["memory_gb"] = memory / 2**30
     else:
         steps = _measure_steps(shapes, arguments)
-        costs, errors = fit_costs(steps)
+        costs, errors, constants = fit_costs(steps)
         topology["costs"] = {name: asdict(cost) for name, cost in costs.items()}
         row["costs"] = topology["costs"]
         row["relative_errors"] = errors
+        row["constants_ms"] = constants
         row["steps"] = [
             {"shape": one.shape, "plan": one.plan, "step_ms": percentiles(one.times_ms)}
             for one in steps
@@ -244,7 +248,7 @@ class Step:
     plan: str
     times_ms: list[float]
     work: dict[Way, Cost]
-    """Of the rank that has most."""
+    """Of the rank that has most; and what every rank does under any plan."""
 
 
 def _measure_steps(shapes: Mapping[str, Shape], arguments: Arguments) -> list[Step]:
@@ -255,7 +259,7 @@ def _measure_steps(shapes: Mapping[str, Shape], arguments: Arguments) -> list[St
         shape = dataclasses.replace(shape, hidden=(8,), output_dim=8)
         planner = Planner(shape, arguments.ranks)
         ways = WAYS if name in SMALL else [one for one in WAYS if one != "data_parallel"]
-        plans = {one: planner.plan(rest, (f"*={one}",)) for one in ways}
+        plans: dict[str, ShardingPlan] = {one: planner.plan(rest, (f"*={one}",)) for one in ways}
         if arguments.ranks > 1:
             plans["one rank"] = on_one_rank(planner.plan(rest, ("*=table_wise",)), "cpu")
         times = timed(shape, plans, arguments.ranks, arguments.rounds)
@@ -265,38 +269,46 @@ def _measure_steps(shapes: Mapping[str, Shape], arguments: Arguments) -> list[St
     return steps
 
 
-def _work(planner: Planner, plan: Any, cluster: Cluster) -> dict[Way, Cost]:
+def _work(planner: Planner, plan: ShardingPlan, cluster: Cluster) -> dict[Way, Cost]:
     """Of the rank with most bags."""
     ranks: dict[int, dict[Way, NDArray[np.float64]]] = {}
+    own = np.zeros(len(dataclasses.fields(Cost)))
     for option in planner.parts(plan, cluster):
+        own += np.array(astuple(own_work(option)))
         for part in option.shards:
             mine = ranks.setdefault(part.rank or 0, {})
             one = np.array(astuple(work(option, part, cluster.topology())))
             mine[way(option)] = mine.get(way(option), np.zeros_like(one)) + one
     most = max(ranks.values(), key=lambda mine: sum(one[0] for one in mine.values()))
-    return {kind: Cost(*map(float, one)) for kind, one in most.items()}
+    return {kind: Cost(*map(float, one)) for kind, one in (most | {EVERY: own}).items()}
 
 
-def fit_costs(steps: Sequence[Step]) -> tuple[dict[Way, Cost], dict[str, float]]:
-    """Costs, and percentiles of the fit's relative errors.
+def fit_costs(
+    steps: Sequence[Step],
+) -> tuple[dict[Way, Cost], dict[str, float], dict[str, float]]:
+    """Costs; percentiles of the fit's relative errors; constants by shape, in ms.
 
-    Relative errors are squared. Each shape has a constant of its own beside the costs.
+    Relative errors are squared. The constants come beside the ways' costs, and every_rank's costs
+    from the constants.
     """
     shapes = sorted({one.shape for one in steps})
     width = len(dataclasses.fields(Cost))
     matrix = np.zeros((len(steps), len(WAYS) * width + len(shapes)))
+    own = np.zeros((len(shapes), width))
     times = np.array([np.median(one.times_ms) for one in steps])
     for row, one in zip(matrix, steps, strict=True):
-        for kind, factors in one.work.items():
-            start = WAYS.index(kind) * width
-            row[start : start + width] = np.array(astuple(factors)) / 1e6
+        for at, kind in enumerate(WAYS):
+            if kind in one.work:
+                row[at * width : (at + 1) * width] = np.array(astuple(one.work[kind])) / 1e6
         row[len(WAYS) * width + shapes.index(one.shape)] = 1.0
+        own[shapes.index(one.shape)] = np.array(astuple(one.work[EVERY])) / 1e6
     solution = not_negative(matrix / times[:, None], np.ones(len(steps)))
-    costs = {
-        kind: Cost(*map(float, solution[at * width : (at + 1) * width]))
-        for at, kind in enumerate(WAYS)
-    }
-    return costs, percentiles(list(np.abs(matrix @ solution / times - 1)))
+    constants = np.maximum(solution[len(WAYS) * width :], 1e-3)
+    every = not_negative(own / constants[:, None], np.ones(len(shapes)))
+    found = [*solution[: len(WAYS) * width].reshape(len(WAYS), width), every]
+    costs = {kind: Cost(*map(float, one)) for kind, one in zip((*WAYS, EVERY), found, strict=True)}
+    errors = percentiles(list(np.abs(matrix @ solution / times - 1)))
+    return costs, errors, dict(zip(shapes, map(float, constants), strict=True))
 
 
 def not_negative(matrix: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -88,6 +88,7 @@ class Planner:
     def step_ms(self, plan: ShardingPlan, cluster: Cluster) -> float:
         """What ``dat-rec plan`` would print as the step of the slowest rank's tables."""
         estimate = PlanEstimate()
+        estimate.costs = cluster.hardware.costs
         estimate.log(topology=cluster.topology(), best_plan=self.parts(plan, cluster))
         return max(one.step_ms for one in estimate.ranks.values())
 

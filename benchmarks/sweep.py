@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from torchrec.distributed.types import ShardingPlan
 
 from benchmarks.plans import TYPES, Planner, timed
 from benchmarks.record import append, circumstances, percentiles
@@ -25,8 +26,8 @@ SHAPES = {
     "many small": Shape((5_000,) * 20, (5_000,) * 20, **TOWERS),
     "skewed": Shape((200_000,) * 5, (200_000,) * 5, skew=0.9, **TOWERS),
 }
-BAGS = (1, 10)
-WORLDS = (1, 2)
+BAGS: tuple[int, ...] = (1, 10)
+WORLDS: tuple[int, ...] = (1, 2)
 DENSE = ("many small",)
 """Shapes that are sharded data-parallel too: others' gradients would fill the memory."""
 
@@ -64,7 +65,7 @@ def measure(name: str, shape: Shape, world: int, rounds: int) -> list[dict[str, 
     planner = Planner(shape, world)
     here = Cluster(Hardware("here", "cpu", None, 256), 1, world)
     types = [one for one in TYPES if one != "data_parallel" or name in DENSE]
-    plans = {one: planner.plan(here, (f"*={one}",)) for one in types}
+    plans: dict[str, ShardingPlan] = {one: planner.plan(here, (f"*={one}",)) for one in types}
     times = timed(shape, plans, world, rounds)
     return [
         {

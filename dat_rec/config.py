@@ -144,8 +144,8 @@ class TrainConfig:
     """Memory of each rank, in GiB, for the planner and the checkpoints' copies; 0: the GPU's, or
     this machine's divided by its ranks."""
     topology: Path | None = None
-    """Bandwidths of this cluster, as benchmarks/calibrate.py writes them, for the planner; `dat-rec
-    plan --topology` reads the same file. Its memory and sizes are not used."""
+    """File with bandwidths of this cluster, as benchmarks/calibrate.py writes them, for the planner;
+    `dat-rec plan` reads the same file. Its memory and sizes are not used."""
     comms: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Numbers as which pooled embeddings and their gradients travel between ranks; bf16: GPUs."""
     sharding_group_size: int = 0

@@ -32,7 +32,8 @@ class PlanConfig:
     topology: Path | None = None
     """JSON file that describes another cluster: device (cuda, cpu), hosts, ranks_per_host,
     memory_gb (GiB of a rank), host_memory_gb (GiB of a host), and in GB/s hbm_mem_bw, ddr_mem_bw,
-    hbm_to_ddr_mem_bw, intra_host_bw, inter_host_bw; "measured": true if those were."""
+    hbm_to_ddr_mem_bw, intra_host_bw, inter_host_bw; "measured": true if those were. On CPU also
+    costs, as benchmarks/calibrate.py writes them."""
     pin: tuple[str, ...] = ()
     """As in training; goes before the file's rules, and in place of the run's."""
     sharding_types: tuple[ShardingType, ...] = ()

@@ -28,8 +28,8 @@ MOST_GB = 2.0**20
 LEAST_GB_S, MOST_GB_S = 1e-6, 1e6
 MOST_NS = 1e9
 Device = Literal["cuda", "cpu"]
-Way = Literal["table_wise", "column_wise", "row_wise", "data_parallel"]
-"""To shard; the others cost as one of these."""
+Way = Literal["table_wise", "column_wise", "row_wise", "data_parallel", "every_rank"]
+"""To shard; the others cost as one of these. every_rank: what is done under any plan."""
 
 
 @dataclass(frozen=True)

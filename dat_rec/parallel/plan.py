@@ -184,6 +184,8 @@ def plan_on(
             every rank).
     """
     enumerator, constraints = _enumerator(topology, model, pooling_factors, options, costs)
+    if estimate is not None:
+        estimate.costs = costs
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=options.batch_size,

@@ -1,13 +1,15 @@
 """What TorchRec's planner expects of the plan that it has chosen: memory and time of each rank."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from torchrec.distributed.planner import Topology
 from torchrec.distributed.planner.types import ShardingOption, Stats
 
+from dat_rec.parallel.hardware import Cost, Way
 from dat_rec.parallel.plan_memory import shares, state_bytes, weight_bytes
+from dat_rec.parallel.plan_time import own_work, time_ms
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class RankEstimate:
     state_bytes: int = 0
     """The optimizer's, in the same memory."""
     forward_ms: float = 0.0
-    """Lookups. The parts of ``step_ms`` are this and the four that follow."""
+    """Lookups. The parts of ``step_ms`` are this and the four that follow, and ``own_ms``; with
+    measured costs all that a rank's parts of tables take."""
     output_ms: float = 0.0
     """Pooled embeddings on their way to the ranks whose examples they are."""
     backward_ms: float = 0.0
@@ -37,6 +40,8 @@ class RankEstimate:
     """Rows into the GPU's cache."""
     input_ms: float = 0.0
     """Ids on their way to the ranks that hold their rows; no part of ``step_ms``."""
+    own_ms: float = 0.0
+    """With measured costs, what the rank's own examples take whatever the plan; else 0."""
 
     def __add__(self, other: "RankEstimate") -> "RankEstimate":
         """Of both."""
@@ -52,6 +57,8 @@ class PlanEstimate(Stats):  # type: ignore[misc]  # TorchRec ships no types
         """By rank; with copies of the tables (2D parallelism) of one copy."""
         self.parts: dict[tuple[str, int], RankEstimate] = {}
         """By table and rank; parts of one table on one rank together."""
+        self.costs: Mapping[Way, Cost] | None = None
+        """As measured, where they were."""
 
     def log(
         self, *_: Any, topology: Topology, best_plan: Sequence[ShardingOption], **__: Any
@@ -81,4 +88,10 @@ class PlanEstimate(Stats):  # type: ignore[misc]  # TorchRec ships no types
                 key = (option.name, shard.rank)
                 self.parts[key] = self.parts.get(key, RankEstimate()) + one
                 self.ranks[shard.rank] = self.ranks.get(shard.rank, RankEstimate()) + one
+        if self.costs:
+            cost = self.costs["every_rank"]
+            own = sum(time_ms(own_work(option), cost) for option in best_plan)
+            for rank in range(topology.world_size):
+                one = self.ranks.get(rank, RankEstimate())
+                self.ranks[rank] = one + RankEstimate(step_ms=own, own_ms=own)
         self.ranks = dict(sorted(self.ranks.items()))

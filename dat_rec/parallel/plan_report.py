@@ -16,6 +16,7 @@ TIMES = {
     "backward_ms": "backward and update",
     "gradient_ms": "gradients' exchange",
     "prefetch_ms": "prefetch",
+    "own_ms": "for its own examples under any plan",
 }
 
 
@@ -200,10 +201,17 @@ def _times(answer: Answer) -> list[str]:
     times = answer.times_ms()
     slowest = _largest(times)
     one: RankEstimate = answer.estimate.ranks[slowest]
-    parts = ", ".join(
-        f"{name} {getattr(one, field):.3g}" for field, name in TIMES.items() if getattr(one, field)
-    )
     hardware = answer.question.cluster.hardware
+    shown = TIMES | ({"forward_ms": "its parts of the tables"} if hardware.costs else {})
+    parts = ", ".join(
+        f"{name} {getattr(one, field):.3g}" for field, name in shown.items() if getattr(one, field)
+    )
+    if hardware.costs:
+        return [
+            _step_line(times, slowest),
+            f"  in ms: {parts}",
+            f"  by the costs of steps measured in {hardware.name}, with the smallest towers",
+        ]
     if hardware.measured and hardware.bandwidths:
         names = ", ".join(hardware.bandwidths)
         source = f"with the bandwidths measured in {hardware.name}: {names}"
@@ -214,12 +222,18 @@ def _times(answer: Answer) -> list[str]:
     else:
         source = "with bandwidths that TorchRec assumes: uncalibrated, for comparing plans"
     return [
-        f"a step takes {one.step_ms:.3g} ms for the tables of the slowest rank, {slowest}, "
-        f"{_imbalance(times):.2f} times the mean of all ranks",
+        _step_line(times, slowest),
         f"  in ms: {parts}",
         f"  beside the step before, not in it: ids' exchange {one.input_ms:.3g}",
         f"  TorchRec's estimates {source}; towers are not counted",
     ]
+
+
+def _step_line(times: dict[int, float], slowest: int) -> str:
+    return (
+        f"a step takes {times[slowest]:.3g} ms for the tables of the slowest rank, {slowest}, "
+        f"{_imbalance(times):.2f} times the mean of all ranks"
+    )
 
 
 def _largest(values: dict[int, Any]) -> int:

@@ -10,8 +10,10 @@ fits for each way of sharding
           + values · value_ns + values · D · e · value_byte_ns + rows · D · e · row_byte_ns) / 1e6
 
 with a part's bags and values of a step, its D columns, and e bytes a weight; rows count where
-every rank holds the table and its gradient whole. What every rank does under any plan is left
-out: the costs tell plans apart.
+every rank holds the table and its gradient whole. What every rank does for its own examples under
+any plan (ids sent, embeddings received, the model between) has costs of the same kind, by the bags
+and values of that rank's examples. It moves no plan before another, and so the planner does not
+see it; ``PlanEstimate`` adds it.
 """
 
 from collections.abc import Mapping
@@ -70,6 +72,21 @@ def work(option: ShardingOption, shard: Shard, topology: Topology) -> Cost:
     )
 
 
+def own_work(option: ShardingOption) -> Cost:
+    """What a table's bags make every rank do under any plan."""
+    bags = float(option.batch_size * len(option.input_lengths))
+    values = float(option.batch_size * sum(option.input_lengths))
+    columns = option.tensor.shape[1]
+    row_bytes = columns * option.tensor.element_size()
+    return Cost(bags, bags * columns * VECTOR_BYTES, values, values * row_bytes, 0.0)
+
+
+def time_ms(work_of: Cost, cost: Cost) -> float:
+    """Of work at a cost."""
+    pairs = zip(astuple(work_of), astuple(cost), strict=True)
+    return float(sum(a * b for a, b in pairs)) / 1e6
+
+
 class TimeEstimator(ShardEstimator):  # type: ignore[misc]  # no types in TorchRec
     """TorchRec's, or with costs that were measured theirs: whole, as lookups."""
 
@@ -91,8 +108,7 @@ class TimeEstimator(ShardEstimator):  # type: ignore[misc]  # no types in TorchR
         if not self._costs:
             return
         for option in sharding_options:
-            cost = astuple(self._costs[way(option)])
+            cost = self._costs[way(option)]
             for shard in option.shards:
-                factors = astuple(work(option, shard, self._topology))
-                time_ns = sum(a * b for a, b in zip(factors, cost, strict=True))
-                shard.perf = Perf(time_ns / 1e6, 0.0, 0.0, 0.0)
+                one = time_ms(work(option, shard, self._topology), cost)
+                shard.perf = Perf(one, 0.0, 0.0, 0.0)

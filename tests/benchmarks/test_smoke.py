@@ -5,14 +5,25 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.ebcs import LAYOUTS
+from benchmarks.calibrate import WAYS, Arguments, Step, fit_bandwidths, fit_costs
+from benchmarks.fidelity import ESTIMATES
+from benchmarks.pictures import fidelity, sweep
+from benchmarks.plans import TYPES
 from benchmarks.quality import SETUPS, table
 from dat_rec.data.dataset import Dataset
+from dat_rec.parallel.ask import ask
+from dat_rec.parallel.hardware import Cluster, Cost, Hardware, Way, read_cluster
+from dat_rec.parallel.plan_estimate import RankEstimate
+from dat_rec.parallel.table_file import Table
+from tests.parallel.described import question
 
 CIRCUMSTANCES = {"benchmark", "command", "commit", "date", "hardware", "torch", "torchrec"}
 
@@ -124,6 +135,82 @@ def test_plot(tmp_path: Path) -> None:
     for path in drawn:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert 5_000 < path.stat().st_size < 80_000
+
+
+def test_calibrate_and_fidelity(tmp_path: Path) -> None:
+    topology = tmp_path / "topology.json"
+    row = json.loads(run("benchmarks.calibrate", "--smoke", "--out", topology).splitlines()[-1])
+    assert row.keys() >= CIRCUMSTANCES
+    hardware = read_cluster(topology).hardware
+    assert not hardware.measured
+    assert all(
+        row["bandwidths_gb_s"][name]["p50"] == one for name, one in hardware.bandwidths.items()
+    )
+    assert len(hardware.costs) == 5
+    printed = run("benchmarks.fidelity", "--smoke", "--topology", topology).splitlines()
+    rows = [json.loads(line) for line in printed if line.startswith("{")]
+    assert all(row.keys() >= CIRCUMSTANCES for row in rows)
+    assert [row["name"] for row in rows[-2:]] == ["planner_rank_correlation", "planner_regret"]
+    assert -1 <= rows[-2]["value"] <= 1
+    assert rows[-1]["value"] >= 0
+    plans = rows[:-2]
+    assert {row["plan"] for row in plans} >= {"table_wise", "row_wise", "one rank"}
+    assert sorted(kind for row in plans for kind in row["chosen_by"]) == sorted(ESTIMATES)
+    assert len(fidelity.draw(rows).axes) == 2
+
+
+@pytest.mark.slow
+def test_sweep() -> None:
+    printed = run("benchmarks.sweep", "--smoke").splitlines()
+    rows = [json.loads(line) for line in printed if line.startswith("{")]
+    assert all(row.keys() >= CIRCUMSTANCES for row in rows)
+    assert {row["sharding_type"] for row in rows} == set(TYPES)
+    for row in rows:
+        rates = row["samples_per_s"]
+        assert 0 < rates["p10"] <= rates["p50"] <= rates["p90"] < math.inf
+    assert len(sweep.draw(rows).axes) == 1
+
+
+def test_costs_are_found_again_in_steps_made_of_them() -> None:
+    """Steps of five shapes with constants of their own; every fifth number is cost-free."""
+    rng = np.random.default_rng(0)
+    true = rng.uniform(0.5, 2.0, (len(WAYS), 5)) * (np.arange(5) != 4)
+    steps = []
+    for shape in range(5):
+        own = Cost(*rng.uniform(1e6, 2e6, 4), 0.0)
+        constant = sum(factor * 3.0 for factor in astuple(own)) / 1e6
+        for at, kind in enumerate(WAYS):
+            for number in range(2):
+                work = rng.uniform(1e5, 9e5, 5)
+                step_ms = constant + float(work @ true[at]) / 1e6
+                factors: dict[Way, Cost] = {kind: Cost(*work), "every_rank": own}
+                steps.append(Step(str(shape), f"{kind} {number}", [step_ms], factors))
+    costs, errors, _ = fit_costs(steps)
+    assert errors["p90"] < 1e-6
+    for at, kind in enumerate(WAYS):
+        assert astuple(costs[kind]) == pytest.approx(tuple(true[at]), abs=1e-3)
+    assert astuple(costs["every_rank"])[:4] == pytest.approx((3.0,) * 4, rel=1e-3)
+
+
+def test_bandwidths_make_torchrecs_formula_right() -> None:
+    """The estimate of a table on one of two ranks is the time that its bandwidth came from."""
+    arguments = Arguments(dim=64, lookups=1024, ranks=2, exchanged_mb=2)
+    seconds = {"lookup_update": [0.003], "all_to_all": [0.004], "all_reduce": [0.005]}
+    found = {name: one["p50"] for name, one in fit_bandwidths(seconds, arguments).items()}
+    cluster = Cluster(Hardware("here", "cpu", None, 64, found), 1, 2)
+
+    def estimate(kind: str, rows: int) -> RankEstimate:
+        table = Table("one", rows, 64, 1.0)
+        asked = question([table], cluster, batch_size=512, pins=(f"one={kind}",))
+        answer = ask(asked)
+        assert answer.estimate is not None
+        return max(answer.estimate.ranks.values(), key=lambda one: one.step_ms)
+
+    one = estimate("table_wise", 4096)
+    assert one.forward_ms + one.backward_ms == pytest.approx(3.0)
+    # 1024 vectors of 64 numbers are 2**18 bytes, of the 2 MB that take 4 ms.
+    assert one.output_ms == pytest.approx(4.0 * 2**18 / 2e6)
+    assert one.gradient_ms == one.output_ms
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ COST = dict.fromkeys(("bag_ns", "bag_byte_ns", "value_ns", "value_byte_ns", "row
 
 
 def costs(cost: dict[str, Any]) -> dict[str, Any]:
-    ways = ("table_wise", "column_wise", "row_wise", "data_parallel")
+    ways = ("table_wise", "column_wise", "row_wise", "data_parallel", "every_rank")
     return {"device": "cpu", "costs": dict.fromkeys(ways, cost)}
 
 
@@ -165,7 +165,7 @@ def test_a_file_may_hold_costs(tmp_path: Path) -> None:
     path.write_text(json.dumps(GOOD | costs(COST | {"value_ns": 2.5})))
     found = read_cluster(path).hardware.costs
     assert found["row_wise"] == Cost(1.0, 1.0, 2.5, 1.0, 1.0)
-    assert len(found) == 4
+    assert len(found) == 5
 
 
 @pytest.mark.parametrize("name", ["device", "hosts", "ranks_per_host", "host_memory_gb"])

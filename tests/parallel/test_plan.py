@@ -273,7 +273,9 @@ def test_training_plans_with_the_costs_of_a_topology_file(tmp_path: Path) -> Non
     path = tmp_path / "mine.json"
     names = ("bag_ns", "bag_byte_ns", "value_ns", "value_byte_ns", "row_byte_ns")
     dear, cheap = dict.fromkeys(names, 1000), dict.fromkeys(names, 0)
-    costs = dict.fromkeys(("table_wise", "column_wise", "row_wise", "data_parallel"), dear)
+    costs = dict.fromkeys(
+        ("table_wise", "column_wise", "row_wise", "data_parallel", "every_rank"), dear
+    )
     path.write_text(json.dumps(SIZES | {"costs": costs | {"row_wise": cheap}}))
     found = plan(2, replace(OPTIONS, topology=path))
     assert {row["sharding_type"] for row in found.values()} == {"row_wise"}

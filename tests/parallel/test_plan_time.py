@@ -12,7 +12,9 @@ from tests.parallel.described import question
 ROWS, DIM, FACTOR, BATCH, WORLD = 1_000, 64, 3.0, 128, 4
 BAGS, VALUES = BATCH * WORLD, BATCH * WORLD * 3
 NOTHING = Cost(0.0, 0.0, 0.0, 0.0, 0.0)
-FREE = dict.fromkeys(("table_wise", "column_wise", "row_wise", "data_parallel"), NOTHING)
+FREE = dict.fromkeys(
+    ("table_wise", "column_wise", "row_wise", "data_parallel", "every_rank"), NOTHING
+)
 COST = Cost(bag_ns=7.0, bag_byte_ns=0.5, value_ns=11.0, value_byte_ns=0.25, row_byte_ns=2.0)
 
 
@@ -65,6 +67,16 @@ def test_float16_rows_are_half_as_long_and_pooled_vectors_are_not() -> None:
     found = times(asked("table_wise", FREE | {"table_wise": COST}, fp16=True))
     # Their pooled vectors are as long as others': FBGEMM's sum is float32.
     assert max(found) == pytest.approx(one)
+
+
+def test_every_rank_has_its_own_examples_beside_its_parts_of_tables() -> None:
+    bags, values = BATCH, BATCH * 3
+    own = (bags * 7 + bags * DIM * 4 * 0.5 + values * 11 + values * DIM * 4 * 0.25) / 1e6
+    table = Cost(1.0, 0.0, 0.0, 0.0, 0.0)
+    answer = asked("table_wise", FREE | {"table_wise": table, "every_rank": COST})
+    assert times(answer) == pytest.approx([own, own, own, own + BAGS / 1e6])
+    assert answer.estimate is not None
+    assert [one.own_ms for one in answer.estimate.ranks.values()] == pytest.approx([own] * 4)
 
 
 @pytest.mark.parametrize("kind", ["table_wise", "row_wise"])
