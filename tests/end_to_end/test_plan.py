@@ -124,6 +124,36 @@ def test_a_run_is_planned_as_its_training_planned_it(planted: Dataset, tmp_path:
     assert f"step         {found['step_ms']:.2g} ms for the slowest" in page
 
 
+@pytest.mark.slow
+def test_one_topology_file_decides_a_runs_plan_and_its_question(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    run, topology, path = tmp_path / "run", tmp_path / "here.json", tmp_path / "plan.json"
+    names = ("bag_ns", "bag_byte_ns", "value_ns", "value_byte_ns", "row_byte_ns")
+    ways = ("table_wise", "column_wise", "row_wise", "data_parallel", "every_rank")
+    costs = dict.fromkeys(ways, dict.fromkeys(names, 1000.0))
+    costs["row_wise"] = dict.fromkeys(names, 1.0)
+    sizes = {"device": "cpu", "hosts": 1, "ranks_per_host": 2, "host_memory_gb": 2}
+    topology.write_text(json.dumps(sizes | {"costs": costs, "measured": True}))
+    command: list[Any] = ["train", "--data", planted.folder, "--out", run, "--epochs", "1"]
+    command += ["--no-preflight", "--batch-size", "1024"]
+    trained = dat_rec(*command, "--topology", topology, ranks=2)
+    assert trained.returncode == 0, trained.stderr
+    plan = json.loads((run / "plan.json").read_text())
+    assert "row_wise" in {row["sharding_type"] for row in plan}
+    assert json.loads((run / "config.json").read_text())["topology"] == str(topology)
+    text = done(dat_rec("plan", "--run", run, "--topology", topology, "--json", path))
+    found = json.loads(path.read_text())
+    assert found["plan"] == plan
+    assert "by the costs of steps measured in here.json" in text
+    page = (run / "start.txt").read_text()
+    assert f"step         {found['step_ms']:.2g} ms for the slowest" in page
+    assert f"estimated by {topology}" in page
+    # It plans, and decides no number: a resumed run may do without.
+    resumed = dat_rec(*command, "--resume", ranks=2)
+    assert resumed.returncode == 0, resumed.stderr
+
+
 def test_a_dataset_is_planned_with_a_preset(planted: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     text = done(

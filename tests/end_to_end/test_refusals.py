@@ -118,6 +118,7 @@ OPTIONS: list[tuple[str, str]] = [
     ("--memory-gb -1", "--memory-gb is -1.0: it must be 0 or more"),
     ("--memory-gb nan", "--memory-gb is nan: it must be 0 or more"),
     ("--memory-gb 1e300", "--memory-gb is 1e+300: at most 1048576"),
+    ("--topology nowhere.json", "nowhere.json"),
     ("--keep-best -1", "--keep-best is -1: it must be 0 or more"),
     ("--batch-size 1000000000000", "raise --memory-gb if there is more"),
 ]
