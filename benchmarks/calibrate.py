@@ -21,7 +21,9 @@ measured so that the formula comes out right:
 On CPU the formulas stay wrong whatever the bandwidths: row-wise parts count without p and with all
 bags, and nothing stands for a bag. There the file also holds ``costs``: steps of small models,
 sharded in every way, are timed, and the costs of ``dat_rec.parallel.plan_time`` fitted to them,
-not negative, by least squares of relative errors. What a model takes under any plan (the smallest
+not negative, by least squares of relative errors. The time is each rank's CPU time: ranks with a
+core each and one host do nothing else in a step, it tells who does what, and other work on the
+machine hardly changes it. What a model takes under any plan (the smallest
 towers, ids sent, embeddings received) is first a constant of its own, so that the costs of the ways
 are those that plans differ by; then ``every_rank`` is fitted to these constants.
 
@@ -74,9 +76,6 @@ SHAPES = {
     "small bags": Shape((2_000,) * 6, (2_000,) * 6, dim=32, batch_size=4096, bag=8),
 }
 """Models whose steps the costs are fitted to; other than those of ``benchmarks.fidelity``."""
-QUANTILE = 25
-"""Per cent of a plan's steps that are quicker than the one that the costs are fitted to: what
-disturbs a machine only makes steps longer."""
 SMALL = ("small", "small wide", "small bags")
 """Those that are sharded data-parallel too: others' gradients would fill the memory."""
 
@@ -141,7 +140,7 @@ def main() -> None:
         row["relative_errors"] = errors
         row["constants_ms"] = constants
         row["steps"] = [
-            {"shape": one.shape, "plan": one.plan, "step_ms": percentiles(one.times_ms)}
+            {"shape": one.shape, "plan": one.plan, "cpu_ms": percentiles(one.cpu_ms)}
             for one in steps
         ]
     # A topology file of a smoke run would pass for measured.
@@ -244,17 +243,17 @@ def fit_bandwidths(
 
 @dataclass(frozen=True)
 class Step:
-    """A plan that was timed."""
+    """One rank's part of a plan's steps."""
 
     shape: str
     plan: str
-    times_ms: list[float]
+    cpu_ms: list[float]
     work: dict[Way, Cost]
-    """Of the rank that has most; and what every rank does under any plan."""
+    """Of its parts of tables, and of its examples under any plan."""
 
 
 def _measure_steps(shapes: Mapping[str, Shape], arguments: Arguments) -> list[Step]:
-    """Every shape, sharded in every way."""
+    """Every shape, sharded in every way, on every rank."""
     rest = Cluster(Hardware("here", "cpu", None, _host_memory_gb()), 1, arguments.ranks)
     steps = []
     for name, shape in shapes.items():
@@ -266,23 +265,24 @@ def _measure_steps(shapes: Mapping[str, Shape], arguments: Arguments) -> list[St
             plans["one rank"] = on_one_rank(planner.plan(rest, ("*=table_wise",)), "cpu")
         times = timed(shape, plans, arguments.ranks, arguments.rounds)
         for kind, plan in plans.items():
-            milliseconds = [1000 * one for one in times[kind].seconds]
-            steps.append(Step(name, kind, milliseconds, _work(planner, plan, rest)))
+            works = _work(planner, plan, rest)
+            for cpu, mine in zip(times[kind].cpu_seconds, works, strict=True):
+                steps.append(Step(name, kind, [1000 * one for one in cpu], mine))
     return steps
 
 
-def _work(planner: Planner, plan: ShardingPlan, cluster: Cluster) -> dict[Way, Cost]:
-    """Of the rank with most bags."""
-    ranks: dict[int, dict[Way, NDArray[np.float64]]] = {}
-    own = np.zeros(len(dataclasses.fields(Cost)))
+def _work(planner: Planner, plan: ShardingPlan, cluster: Cluster) -> list[dict[Way, Cost]]:
+    """By rank."""
+    nothing = np.zeros(len(dataclasses.fields(Cost)))
+    ranks: list[dict[Way, NDArray[np.float64]]] = [{} for _ in range(cluster.world_size)]
     for option in planner.parts(plan, cluster):
-        own += np.array(astuple(own_work(option)))
+        for mine in ranks:
+            mine[EVERY] = mine.get(EVERY, nothing) + np.array(astuple(own_work(option)))
         for part in option.shards:
-            mine = ranks.setdefault(part.rank or 0, {})
+            mine, kind = ranks[part.rank or 0], way(option)
             one = np.array(astuple(work(option, part, cluster.topology())))
-            mine[way(option)] = mine.get(way(option), np.zeros_like(one)) + one
-    most = max(ranks.values(), key=lambda mine: sum(one[0] for one in mine.values()))
-    return {kind: Cost(*map(float, one)) for kind, one in (most | {EVERY: own}).items()}
+            mine[kind] = mine.get(kind, nothing) + one
+    return [{kind: Cost(*map(float, one)) for kind, one in mine.items()} for mine in ranks]
 
 
 def fit_costs(
@@ -297,7 +297,7 @@ def fit_costs(
     width = len(dataclasses.fields(Cost))
     matrix = np.zeros((len(steps), len(WAYS) * width + len(shapes)))
     own = np.zeros((len(shapes), width))
-    times = np.array([np.percentile(one.times_ms, QUANTILE) for one in steps])
+    times = np.array([np.median(one.cpu_ms) for one in steps])
     for row, one in zip(matrix, steps, strict=True):
         for at, kind in enumerate(WAYS):
             if kind in one.work:

@@ -5,6 +5,7 @@ The towers are small and the loss is the cheapest, so that tables take most of a
 
 import dataclasses
 import resource
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -44,6 +45,9 @@ class Times:
 
     seconds: list[float]
     """A step; one figure a round, that of the slowest rank."""
+    cpu_seconds: list[list[float]]
+    """By rank, the CPU time of its process, one figure a step: what others do on the machine
+    makes steps longer, and this hardly."""
     peak_memory_mb: float
     """Of the largest rank, with all plans of the shape alive."""
 
@@ -119,10 +123,13 @@ def timed(
 ) -> dict[str, Times]:
     """Steps of every plan, in turn, all alive in the same ranks."""
     found = on_ranks(world_size, _on_rank, shape, dict(plans), rounds, warmup)
-    peak = max(memory for _, memory in found)
+    peak = max(memory for _, _, memory in found)
+    walls, clocks = [one[0] for one in found], [one[1] for one in found]
     return {
         name: Times(
-            [max(of) for of in zip(*(times[name] for times, _ in found), strict=True)], peak
+            [max(of) for of in zip(*(one[name] for one in walls), strict=True)],
+            [one[name] for one in clocks],
+            peak,
         )
         for name in plans
     }
@@ -130,21 +137,29 @@ def timed(
 
 def _on_rank(
     shape: Shape, plans: dict[str, ShardingPlan], rounds: int, warmup: int
-) -> tuple[dict[str, list[float]], float]:
+) -> tuple[dict[str, list[float]], dict[str, list[float]], float]:
     config = config_of(shape)
     with process_group(config.timeout_s) as place:
         batches = shape.batches(BATCHES, place.rank, place.world_size)
         steps: dict[str, Callable[[], Any]] = {}
+        cpu: dict[str, list[float]] = {name: [] for name in plans}
         for name, plan in plans.items():
             built = build(shape, config, place, plan)
             pipeline = TrainPipelineSparseDist(
                 built.model, built.optimizer, place.device, execute_all_batches=True
             )
-            steps[name] = _step(pipeline, batches)
+            steps[name] = _step(pipeline, batches, cpu[name])
         times = interleaved(steps, rounds, warmup=warmup)
-    return times, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    cpu = {name: one[warmup:] for name, one in cpu.items()}
+    return times, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _step(pipeline: Any, batches: list[Batch]) -> Callable[[], Any]:
+def _step(pipeline: Any, batches: list[Batch], cpu: list[float]) -> Callable[[], None]:
     turn = endless(batches)
-    return lambda: pipeline.progress(turn)
+
+    def step() -> None:
+        begin = time.process_time()
+        pipeline.progress(turn)
+        cpu.append(time.process_time() - begin)
+
+    return step
