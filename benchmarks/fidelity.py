@@ -12,9 +12,12 @@ slowest rank"):
 - ``bandwidths``: with those measured, in TorchRec's formulas;
 - ``calibrated``: with the whole topology file, on CPU its costs (``dat_rec.parallel.plan_time``).
 
-The estimate is of tables alone. Towers, loss and input take the same time under every plan of a
-shape, which no estimate contains; so the rank correlation (Spearman's) of ``within_shapes`` is the
-fairer one, and that over all plans the harder one. A step that was measured is the median.
+The first two are of tables alone; ``calibrated`` has also what every rank does under any plan,
+fitted by ``benchmarks.calibrate`` to other shapes. No offset is fitted here. Spearman's rank
+correlation is told over all plans, and over the plans of each shape, where what plans share does
+not count. A step is the median of the slowest rank's times (``step_ms``). Where a machine has other
+work to do, steps tell of that too; beside them stands the CPU time of the busiest rank
+(``cpu_ms``), which is what a step takes on cores that it has for itself, but for waiting.
 
 Regret: what the plan takes that the planner chooses, over the quickest plan that was measured,
 minus 1. The planner may choose from data_parallel, table_wise, row_wise and column_wise.
@@ -61,6 +64,7 @@ PINS = {
 }
 """Rules of each plan."""
 ESTIMATES = ("assumed", "bandwidths", "calibrated")
+MEASURED = ("step_ms", "cpu_ms")
 TOO_LARGE = {"few huge": ("data_parallel", "half data_parallel")}
 """Plans that are not measured: gradients of gigabytes."""
 
@@ -150,6 +154,7 @@ def measure(
             "sharding": _types(plan),
             "chosen_by": chosen.get(one, []),
             "step_ms": percentiles([1000 * second for second in times[one].seconds]),
+            "cpu_ms": percentiles([1000 * second for second in times[one].busiest]),
             "estimated_ms": {
                 kind: planner.step_ms(plan, cluster) for kind, cluster in clusters.items()
             },
@@ -172,27 +177,30 @@ def _types(plan: ShardingPlan) -> dict[str, int]:
 def rank_correlation(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Spearman's, of estimates and measured steps; after calibration, and the others beside."""
     shapes = sorted({row["shape"] for row in rows})
-    within = {
-        kind: [spearman([row for row in rows if row["shape"] == one], kind) for one in shapes]
-        for kind in ESTIMATES
+    of = {shape: [row for row in rows if row["shape"] == shape] for shape in shapes}
+    found = {
+        measured: {
+            kind: {
+                "all_plans": spearman(rows, kind, measured),
+                "within_shapes": {one: spearman(of[one], kind, measured) for one in shapes},
+            }
+            for kind in ESTIMATES
+        }
+        for measured in MEASURED
     }
     return {
         "name": "planner_rank_correlation",
-        "value": spearman(rows, "calibrated"),
-        "before": spearman(rows, "assumed"),
-        "with_bandwidths_alone": spearman(rows, "bandwidths"),
-        "within_shapes": {
-            kind: dict(zip(shapes, values, strict=True)) for kind, values in within.items()
-        },
-        "within_shapes_mean": {kind: statistics.fmean(of) for kind, of in within.items()},
+        "value": found["step_ms"]["calibrated"]["all_plans"],
+        "before": found["step_ms"]["assumed"]["all_plans"],
         "plans": len(rows),
+        "by": found,
     }
 
 
-def spearman(rows: list[dict[str, Any]], kind: str) -> float:
-    """Rank correlation of one estimate with the measured steps; equal values share their rank."""
+def spearman(rows: list[dict[str, Any]], kind: str, measured: str = "step_ms") -> float:
+    """Rank correlation of one estimate with what was measured; equal values share their rank."""
     estimated = _ranks([row["estimated_ms"][kind] for row in rows])
-    return float(np.corrcoef(estimated, _ranks([row["step_ms"]["p50"] for row in rows]))[0, 1])
+    return float(np.corrcoef(estimated, _ranks([row[measured]["p50"] for row in rows]))[0, 1])
 
 
 def _ranks(values: list[float]) -> list[float]:
@@ -203,20 +211,26 @@ def _ranks(values: list[float]) -> list[float]:
 
 def regret(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Worst over shapes, with the planner's choice after calibration, and the others beside."""
-    by_kind: dict[str, dict[str, float]] = {kind: {} for kind in ESTIMATES}
-    for shape in sorted({row["shape"] for row in rows}):
-        here = [row for row in rows if row["shape"] == shape]
-        best = min(row["step_ms"]["p50"] for row in here)
-        for kind in ESTIMATES:
-            chosen = next(row for row in here if kind in row["chosen_by"])
-            by_kind[kind][shape] = chosen["step_ms"]["p50"] / best - 1
+    found = {
+        measured: {kind: _regrets(rows, kind, measured) for kind in ESTIMATES}
+        for measured in MEASURED
+    }
     return {
         "name": "planner_regret",
-        "value": max(by_kind["calibrated"].values()),
-        "before": max(by_kind["assumed"].values()),
-        "with_bandwidths_alone": max(by_kind["bandwidths"].values()),
-        "by_shape": by_kind,
+        "value": max(found["step_ms"]["calibrated"].values()),
+        "before": max(found["step_ms"]["assumed"].values()),
+        "by": found,
     }
+
+
+def _regrets(rows: list[dict[str, Any]], kind: str, measured: str) -> dict[str, float]:
+    """By shape."""
+    regrets = {}
+    for shape in sorted({row["shape"] for row in rows}):
+        here = [row for row in rows if row["shape"] == shape]
+        chosen = next(row for row in here if kind in row["chosen_by"])
+        regrets[shape] = chosen[measured]["p50"] / min(row[measured]["p50"] for row in here) - 1
+    return regrets
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The towers are small and the loss is the cheapest, so that tables take most of a
 
 import dataclasses
 import resource
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -50,6 +51,11 @@ class Times:
     makes steps longer, and this hardly."""
     peak_memory_mb: float
     """Of the largest rank, with all plans of the shape alive."""
+
+    @property
+    def busiest(self) -> list[float]:
+        """CPU seconds of the rank that has most to do."""
+        return max(self.cpu_seconds, key=statistics.median)
 
 
 def config_of(shape: Shape, pins: tuple[str, ...] = ()) -> TrainConfig:
