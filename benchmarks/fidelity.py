@@ -24,7 +24,6 @@ minus 1. The planner may choose from data_parallel, table_wise, row_wise and col
 """
 
 import dataclasses
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +76,7 @@ class Arguments:
     """Of ``benchmarks.calibrate``, for the same ranks; needed but for --smoke."""
     ranks: int = 2
     """One core each, as far as they go."""
-    rounds: int = 25
+    rounds: int = 31
     """Steps of each plan."""
     out: Path = Path("benchmarks/results/fidelity.jsonl")
     """File to append to."""

@@ -36,7 +36,7 @@ DENSE = ("many small",)
 class Arguments:
     """Samples a second by sharding type, ranks, tables and bag."""
 
-    rounds: int = 15
+    rounds: int = 11
     """Steps of each plan."""
     out: Path = Path("benchmarks/results/sweep.jsonl")
     """File to append to."""
