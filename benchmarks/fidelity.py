@@ -76,7 +76,7 @@ class Arguments:
     """Of ``benchmarks.calibrate``, for the same ranks; needed but for --smoke."""
     ranks: int = 2
     """One core each, as far as they go."""
-    rounds: int = 31
+    rounds: int = 61
     """Steps of each plan."""
     out: Path = Path("benchmarks/results/fidelity.jsonl")
     """File to append to."""
