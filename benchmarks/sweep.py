@@ -4,10 +4,12 @@
 
 Sharding type × ranks (1, 2; one core each) × shape of tables × bag, all types of a shape stepping
 in turn. A model's towers are small, so that its tables take most of a step. A line for each, with
-samples/s by the median step of the slowest rank.
+samples/s by the median step of the slowest rank, and samples for each CPU second of the busiest
+rank: what cores of its own would give but for waiting, where a machine has other work.
 """
 
 import dataclasses
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,9 @@ def measure(name: str, shape: Shape, world: int, rounds: int) -> list[dict[str, 
             "tables": len(shape.schema().features),
             "batch_size": shape.batch_size,
             "step_ms": percentiles([1000 * second for second in one.seconds]),
+            "cpu_ms": percentiles([1000 * second for second in one.busiest]),
             "samples_per_s": percentiles([shape.batch_size / second for second in one.seconds]),
+            "samples_per_busiest_cpu_s": shape.batch_size / statistics.median(one.busiest),
             "peak_memory_mb": one.peak_memory_mb,
         }
         for kind, one in times.items()

@@ -14,7 +14,7 @@ COLOURS = {
 SHAPES = {
     "few huge": "rows drawn evenly",
     "many small": "rows drawn evenly",
-    "skewed": "rows ∝ id^-0.9",
+    "skewed": "P(row) ∝ row^-0.9",
 }
 
 
@@ -27,8 +27,8 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     figure = Figure(figsize=(11.5, 6.6), layout="constrained")
     figure.suptitle(
         "Which way to shard is quickest?\n"
-        f"{rows[0]['hardware']}, a core for each rank, {rows[0]['batch_size']} examples a step of "
-        f"all ranks together; torch {rows[0]['torch']}, torchrec {rows[0]['torchrec']}",
+        f"{rows[0]['hardware']}, one for each rank, {rows[0]['batch_size']} examples a step of "
+        f"all ranks; bars: median, P10 to P90; torch {rows[0]['torch']}, torchrec {rows[0]['torchrec']}",
         fontsize=11,
     )
     panels = figure.subplots(len(bags), len(shapes), squeeze=False)
@@ -43,7 +43,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     handles, labels = panels[0][
         shapes.index("many small") if "many small" in shapes else 0
     ].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9)
     return figure
 
 
@@ -66,6 +66,20 @@ def _bars(axes: Any, rows: list[dict[str, Any]]) -> None:
             color=COLOURS[kind],
             label=kind,
             error_kw={"linewidth": 0.8, "ecolor": "#333333"},
+        )
+        busiest = {
+            row["ranks"]: row["samples_per_busiest_cpu_s"] / 1000
+            for row in rows
+            if row["sharding_type"] == kind
+        }
+        axes.plot(
+            places,
+            [busiest[world] for world in worlds],
+            "D",
+            color="white",
+            markeredgecolor="black",
+            markersize=5,
+            label="by the busiest rank's CPU time" if number == len(types) - 1 else None,
         )
     axes.set_xticks(range(len(worlds)), [f"{one} rank{'s' if one > 1 else ''}" for one in worlds])
     axes.set_ylabel("1,000 samples a second", fontsize=8.5)
