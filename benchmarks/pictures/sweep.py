@@ -28,7 +28,8 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     figure.suptitle(
         "Which way to shard is quickest?\n"
         f"{rows[0]['hardware']}, one for each rank, {rows[0]['batch_size']} examples a step of "
-        f"all ranks; bars: median, P10 to P90; torch {rows[0]['torch']}, torchrec {rows[0]['torchrec']}",
+        "all ranks; bars: median, P10 to P90; "
+        f"torch {rows[0]['torch']}, torchrec {rows[0]['torchrec']}",
         fontsize=11,
     )
     panels = figure.subplots(len(bags), len(shapes), squeeze=False)

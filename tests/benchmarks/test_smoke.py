@@ -168,6 +168,7 @@ def test_sweep() -> None:
     for row in rows:
         rates = row["samples_per_s"]
         assert 0 < rates["p10"] <= rates["p50"] <= rates["p90"] < math.inf
+        assert 0 < row["samples_per_busiest_cpu_s"] < math.inf
     assert len(sweep.draw(rows).axes) == 1
 
 
