@@ -39,7 +39,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
             _bars(axes, here)
             values = "1 value" if bag == 1 else f"{bag} values"
             axes.set_title(
-                f"{shape}: {here[0]['tables']} tables, {SHAPES[shape]}, {values} a bag", fontsize=9
+                f"{shape}: {here[0]['tables']} tables, {SHAPES[shape]}, {values} a bag", fontsize=8
             )
     handles, labels = panels[0][
         shapes.index("many small") if "many small" in shapes else 0
