@@ -144,7 +144,7 @@ class TrainConfig:
     """Memory of each rank, in GiB, for the planner and the checkpoints' copies; 0: the GPU's, or
     this machine's divided by its ranks."""
     topology: Path | None = None
-    """File with bandwidths of this cluster, as benchmarks/calibrate.py writes them, for the planner;
+    """File with this cluster's bandwidths, as benchmarks/calibrate.py writes them, for the planner;
     `dat-rec plan` reads the same file. Its memory and sizes are not used."""
     comms: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Numbers as which pooled embeddings and their gradients travel between ranks; bf16: GPUs."""
