@@ -93,7 +93,9 @@ def batches(data: Path, power: float, shape: tuple[int, int], rounds: int) -> di
     dataset = Dataset.open(data)
     batch_size, negatives = shape
     readers = {
-        name: ExampleReader(dataset, ReaderOptions(batch_size, 1_000_000, 0, number, power))
+        name: ExampleReader(
+            dataset, ReaderOptions(batch_size, 1_000_000, 0, number, negative_power=power)
+        )
         for name, number in (("with", negatives), ("without", 0))
     }
     an_epoch = readers["with"].examples // batch_size

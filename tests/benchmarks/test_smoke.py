@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.ebcs import LAYOUTS
 from benchmarks.calibrate import WAYS, Arguments, Step, fit_bandwidths, fit_costs
+from benchmarks.ebcs import LAYOUTS
 from benchmarks.fidelity import ESTIMATES
 from benchmarks.pictures import fidelity, sweep
 from benchmarks.plans import TYPES
