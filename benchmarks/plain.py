@@ -66,13 +66,14 @@ class PlainDAT(nn.Module):
                 parts.append(look_up(ITEM + key, AUGMENTED[ITEM]))
             return torch.cat(parts, dim=1)
 
+        rows = len(batch.positives.index)
         parts = [look_up(f.name, f.table) for f in self._schema.side("query")]
         if model.augment:
             parts.append(look_up(USER, AUGMENTED[USER]))
-        query = F.normalize(self.query_tower(torch.cat(parts, dim=1)), dim=1)
-        rows, negatives = len(query), len(batch.negatives.index)
-        keys = ["", *(f"@{number + 1}" for number in range(-(-negatives // rows)))]
-        inputs = torch.cat([item_inputs(key) for key in keys])[: rows + negatives]
+        query = F.normalize(self.query_tower(torch.cat(parts, dim=1)[:rows]), dim=1)
+        negatives = 0 if loss.shared_negatives else loss.negatives
+        keys = ["", *(f"@{number + 1}" for number in range(negatives))]
+        inputs = torch.cat([item_inputs(key) for key in keys])
         items = F.normalize(self.item_tower(inputs), dim=1)
         positive = items[:rows]
         index = torch.cat([batch.positives.index, batch.negatives.index])
@@ -86,7 +87,7 @@ class PlainDAT(nn.Module):
         zeros = torch.zeros(rows, dtype=torch.int64)
         total = F.cross_entropy(logits, zeros)
         if model.augment:
-            a_u, a_v = look_up(USER, AUGMENTED[USER]), look_up(ITEM, AUGMENTED[ITEM])
+            a_u, a_v = (look_up(key, AUGMENTED[key])[:rows] for key in (USER, ITEM))
             total = total + loss.mimic_user * (a_u - positive.detach()).square().sum(1).mean()
             total = total + loss.mimic_item * (a_v - query.detach()).square().sum(1).mean()
         if loss.alignment:

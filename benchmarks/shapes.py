@@ -6,7 +6,7 @@ The model, its losses, the planner and the sharding are those of training (``Tra
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,33 +113,29 @@ class Shape:
         return [self._batch(rng, share, world_size) for _ in range(number)]
 
     def _batch(self, rng: np.random.Generator, rows: int, ranks: int) -> Batch:
-        negatives = -(-self.shared_negatives // ranks) or rows * self.negatives
+        shared = -(-self.shared_negatives // ranks)
         columns = {}
-        for feature in self.schema().features:
+        for feature in self.schema().side("query"):
             columns[feature.name] = self._column(rng, feature, rows)
-        for number in range(-(-negatives // rows)):
-            for feature in self.schema().side("item"):
-                column = self._column(rng, feature, min(rows, negatives - number * rows))
-                columns[negative_key(feature.name, number + 1)] = column
-        names = [negative_key("{}", number + 1) for number in range(-(-negatives // rows))]
-        return Batch(
-            features=to_kjt(columns, list(columns), rows),
-            positives=self._items(columns, ["{}"]),
-            negatives=self._items(columns, names),
-            counts=(rows,) * ranks,
-            negative_counts=(negatives,) * ranks,
-        )
-
-    def _items(self, columns: Mapping[str, Column], names: Sequence[str]) -> Items:
+        for feature in self.schema().side("item"):
+            columns[feature.name] = self._column(rng, feature, rows + shared)
+            for number in range(0 if shared else self.negatives):
+                key = negative_key(feature.name, number + 1)
+                columns[key] = self._column(rng, feature, rows)
         index, category = (
             torch.from_numpy(
-                np.concatenate(
-                    [np.zeros(0, np.int64)] + [columns[name.format(key)].values for name in names]
-                )
+                np.concatenate([column.values for key, column in columns.items() if _is(key, name)])
             )
-            for key in (ITEM, "category")
+            for name in (ITEM, "category")
         )
-        return Items(index, category, torch.full(index.shape, -np.log(self.item_rows[0])).float())
+        log_q = torch.full(index.shape, -np.log(self.item_rows[0])).float()
+        return Batch(
+            features=to_kjt(columns, list(columns), rows + shared),
+            positives=Items(index[:rows], category[:rows], log_q[:rows]),
+            negatives=Items(index[rows:], category[rows:], log_q[rows:]),
+            counts=(rows,) * ranks,
+            negative_counts=(len(index) - rows,) * ranks,
+        )
 
     def _column(self, rng: np.random.Generator, feature: Feature, rows: int) -> Column:
         values = rows * (self.bag if feature.multi_valued else 1)
@@ -149,6 +145,11 @@ class Shape:
     def _ids(self, rng: np.random.Generator, rows: int, number: int) -> NDArray[np.int64]:
         uniform = rng.random(number) ** (1 / (1 - self.skew))
         return np.minimum((uniform * rows).astype(np.int64), rows - 1)
+
+
+def _is(key: str, feature: str) -> bool:
+    """Whether a key is the feature's, of positives or of negatives."""
+    return key.partition("@")[0] == feature
 
 
 @dataclass
@@ -168,7 +169,7 @@ def build(
     """The model, planned (or sharded by ``plan``), and filled as in training."""
     torch.manual_seed(config.seed)
     rows, meta = shape.batch_size // place.world_size, torch.device("meta")
-    task = TrainTask(shape.schema(), config.model, config.loss, meta, rows, place.world_size)
+    task = TrainTask(shape.schema(), config.model, config.loss, meta, place.world_size)
     options = sharding_options(config, rows)
     estimate = PlanEstimate()
     model, plan = shard(task, shape.pooling_factors(), place, options, estimate, plan)

@@ -119,7 +119,7 @@ def _label(module: nn.Module, name: str) -> None:
 
 def unsharded(shape: Shape, config: TrainConfig) -> Callable[[], object]:
     """A step of the same model on FBGEMM's tables, without process group, planner, pipeline."""
-    task = TrainTask(shape.schema(), config.model, config.loss, rows=shape.batch_size)
+    task = TrainTask(shape.schema(), config.model, config.loss)
     initialize_tables(task, config.seed, config.optimizer.table_init)
     learn, device = config.optimizer, torch.device("cpu")
     rowwise = torchrec.optim.RowWiseAdagrad

@@ -1,8 +1,9 @@
 """Columns in, a ``Batch`` of KeyedJaggedTensors out: what the pipeline moves to a device.
 
-A KeyedJaggedTensor has one stride for all its keys, B. A rank's negatives therefore fill keys of
-their own, ``item@1``, ``item@2``, …, which read the same tables as ``item``: the first B of them
-the rows of the first key, and so on; the rows that are left have empty bags.
+A KeyedJaggedTensor has one stride for all its keys. Where each of B examples has S negatives of
+its own, they come as keys of their own, ``item@1`` … ``item@S``, which read the same tables as
+``item``: the first B of them are the rows of the first key, and so on. Negatives that a batch
+shares are rows behind its examples, in which the query's features have empty bags.
 """
 
 from collections.abc import Mapping, Sequence
@@ -87,7 +88,8 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
     """
 
     features: KeyedJaggedTensor
-    """Query features, item features, and item features of the negatives; stride B."""
+    """Query features, item features, and item features of the negatives; stride B, and the shared
+    negatives."""
     positives: Items
     """B."""
     negatives: Items

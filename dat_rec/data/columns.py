@@ -50,6 +50,14 @@ class Column:
         offsets = self.offsets[start : stop + 1]
         return Column(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
+    def padded(self, rows: int) -> "Column":
+        """The column with empty rows up to ``rows``; as it is where there are none."""
+        lacking = rows - len(self)
+        if lacking == 0:
+            return self
+        offsets = np.arange(len(self) + 1) if self.offsets is None else self.offsets
+        return Column(self.values, np.pad(offsets, (0, lacking), mode="edge"))
+
     def lengths(self) -> NDArray[np.int64]:
         """(rows,): how many values each row holds."""
         if self.offsets is None:

@@ -277,18 +277,20 @@ class ExampleReader:
         counts = tuple(stop - first for first, stop in pairwise(ends))
         padded = -(-options.global_batch // self._world_size)
         negatives, negative_counts = self._negatives(step, counts)
-        most = padded * options.negatives
-        if options.shared_negatives:
-            most = -(-options.shared_negatives // self._world_size)
-        for number in range(-(-most // padded)):
-            part = negatives[number * padded : (number + 1) * padded]
-            for feature in self._schema.side("item"):
-                key = negative_key(feature.name, number + 1)
-                columns[key] = self._catalogue[feature.name].take(part)
+        shared = -(-options.shared_negatives // self._world_size)
+        keys = 0 if shared else options.negatives
+        for feature in self._schema.side("item"):
+            name, catalogue = feature.name, self._catalogue[feature.name]
+            if shared:
+                behind = [columns[name].padded(padded), catalogue.take(negatives)]
+                columns[name] = _concatenate_columns(behind)
+            for number in range(keys):
+                part = negatives[number * padded : (number + 1) * padded]
+                columns[negative_key(name, number + 1)] = catalogue.take(part)
         return Batch(
-            features=to_kjt(columns, list(columns), padded),
+            features=to_kjt(columns, list(columns), padded + shared),
             positives=self._items(rows.item_index[begin:end], padded),
-            negatives=self._items(negatives, most),
+            negatives=self._items(negatives, shared or padded * keys),
             counts=counts,
             negative_counts=negative_counts,
         )

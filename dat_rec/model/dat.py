@@ -51,6 +51,10 @@ class DATOutput(NamedTuple):
         )
 
 
+def _without_last(vectors: Tensor | None, rows: int) -> Tensor | None:
+    return None if vectors is None else vectors[:-rows]
+
+
 def _first(vectors: Tensor | None, examples: int) -> Tensor | None:
     return None if vectors is None else vectors[:examples]
 
@@ -65,8 +69,8 @@ class DAT(nn.Module):
     Args:
         schema: names the features, their towers and tables.
         config: widths and switches.
-        negatives: keys of B negatives that each batch brings.
-        last_negatives: of the last of these keys, the rows that are used; None: all.
+        negatives: S, negatives that each example brings, in keys of their own.
+        shared_negatives: rows behind the examples' that hold negatives.
         embedding_device: where the tables are made; ``meta`` if they are to be sharded.
 
     Raises:
@@ -78,11 +82,11 @@ class DAT(nn.Module):
         schema: Schema,
         config: ModelConfig,
         negatives: int = 0,
-        last_negatives: int | None = None,
+        shared_negatives: int = 0,
         embedding_device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        self._last_negatives = last_negatives
+        self._shared_negatives = shared_negatives
         self._query_keys = [feature.name for feature in schema.side("query")]
         item_keys = [feature.name for feature in schema.side("item")]
         self._candidate_keys = [
@@ -132,8 +136,8 @@ class DAT(nn.Module):
         """Embed one batch.
 
         Args:
-            features: query, item and negatives' item features; stride B. A key with empty
-                bags counts as zero vectors.
+            features: query, item and negatives' item features; stride B, and the shared
+                negatives. A key with empty bags counts as zero vectors.
         """
         keyed = self.embeddings(features).to_dict()
         query = [self._mean(keyed, features, key) for key in self._query_keys]
@@ -148,15 +152,23 @@ class DAT(nn.Module):
             for number, embeddings in enumerate(candidates):
                 embeddings.append(vectors[_key(ITEM, number)])
         items = [torch.cat(embeddings, dim=-1) for embeddings in candidates]
-        if self._last_negatives is not None:
-            items[-1] = items[-1][: self._last_negatives]
-        item_BD = self.item_tower(items[0].to(self._dtype))
-        negative_ND = item_BD[:0]
+        item_ND = self.item_tower(items[0].to(self._dtype))
+        query_BF = torch.cat(query, dim=-1).to(self._dtype)
+        if shared := self._shared_negatives:
+            # The rows behind are negatives, and no queries.
+            item_BD, negative_ND, query_BF = (
+                item_ND[:-shared],
+                item_ND[-shared:],
+                query_BF[:-shared],
+            )
+            a_u, a_v = _without_last(a_u, shared), _without_last(a_v, shared)
+        else:
+            item_BD, negative_ND = item_ND, item_ND[:0]
         if len(items) > 1:
             negative_NF = torch.cat(items[1:]) if len(items) > 2 else items[1]
             negative_ND = self.item_tower(negative_NF.to(self._dtype))
         return DATOutput(
-            query_BD=self.query_tower(torch.cat(query, dim=-1).to(self._dtype)),
+            query_BD=self.query_tower(query_BF),
             item_BD=item_BD,
             negative_ND=negative_ND,
             augmented_user_BD=a_u,

@@ -84,32 +84,54 @@ def category_moments(item_ND: Tensor, category_N: Tensor, categories: int) -> Ca
         category_N: int64, category of each item, in [0, categories).
         categories: K, the unknown category 0 included.
     """
-    items, width = item_ND.shape
     count_K = torch.bincount(category_N, minlength=categories)
-    blocks_K = (count_K + BLOCK - 1) // BLOCK
-    blocks = items // BLOCK + categories  # at least blocks_K.sum(), and known without it
-    end_K = blocks_K.cumsum(0)
-    order_N = category_N.argsort(stable=True)
-    sorted_N = category_N[order_N]
-    place_N = torch.arange(items, device=item_ND.device) - (count_K.cumsum(0) - count_K)[sorted_N]
-    slot_N = (end_K - blocks_K)[sorted_N] * BLOCK + place_N
-    block_MRD = (
-        item_ND.new_zeros(blocks * BLOCK, width)
-        .index_copy(0, slot_N, item_ND[order_N])
-        .view(blocks, BLOCK, width)
+    sums: tuple[Tensor, Tensor] = _SumsByCategory.apply(  # type: ignore[no-untyped-call]
+        item_ND, category_N, count_K
     )
-    # Blocks behind the last category are zero; whose they are called makes no difference.
-    block = torch.arange(blocks, device=item_ND.device)
-    category_M = torch.searchsorted(end_K, block, right=True).clamp(max=categories - 1)
-    outer_ME = torch.bmm(block_MRD.transpose(1, 2), block_MRD).flatten(1)
-    zero = item_ND.new_zeros
-    return CategoryMoments(
-        count_K=count_K.to(item_ND.dtype),
-        sum_KD=zero(categories, width).index_add(0, category_M, block_MRD.sum(dim=1)),
-        outer_KDD=zero(categories, width * width)
-        .index_add(0, category_M, outer_ME)
-        .view(categories, width, width),
-    )
+    return CategoryMoments(count_K.to(item_ND.dtype), *sums)
+
+
+class _SumsByCategory(torch.autograd.Function):
+    """Σ p and Σ p pᵀ of each category, with the gradient written out: one product, not two."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, item_ND: Tensor, category_N: Tensor, count_K: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        (items, width), categories = item_ND.shape, len(count_K)
+        blocks_K = (count_K + BLOCK - 1) // BLOCK
+        blocks = items // BLOCK + categories  # at least blocks_K.sum(), and known without it
+        end_K = blocks_K.cumsum(0)
+        sorted_N, order_N = category_N.sort(stable=True)
+        first_K = (end_K - blocks_K) * BLOCK - count_K.cumsum(0) + count_K
+        slot_N = first_K[sorted_N] + torch.arange(items, device=item_ND.device)
+        block_MRD = (
+            item_ND.new_zeros(blocks * BLOCK, width)
+            .index_copy_(0, slot_N, item_ND.index_select(0, order_N))
+            .view(blocks, BLOCK, width)
+        )
+        # Blocks behind the last category are zero; whose they are called makes no difference.
+        block = torch.arange(blocks, device=item_ND.device)
+        category_M = torch.searchsorted(end_K, block, right=True).clamp_(max=categories - 1)
+        outer_ME = torch.bmm(block_MRD.transpose(1, 2), block_MRD).flatten(1)
+        zeros = item_ND.new_zeros
+        sum_KD = zeros(categories, width).index_add_(0, category_M, block_MRD.sum(dim=1))
+        outer_KE = zeros(categories, width * width).index_add_(0, category_M, outer_ME)
+        ctx.save_for_backward(block_MRD, category_M, order_N, slot_N)
+        return sum_KD, outer_KE.view(categories, width, width)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_KD: Tensor, gradient_KDD: Tensor) -> tuple[Tensor, None, None]:
+        block_MRD, category_M, order_N, slot_N = ctx.saved_tensors
+        both_KDD = gradient_KDD + gradient_KDD.transpose(1, 2)
+        gradient_MRD = torch.baddbmm(
+            gradient_KD.index_select(0, category_M).unsqueeze(1),
+            block_MRD,
+            both_KDD.index_select(0, category_M),
+        )
+        sorted_ND = gradient_MRD.flatten(0, 1).index_select(0, slot_N)
+        return torch.empty_like(sorted_ND).index_copy_(0, order_N, sorted_ND), None, None
 
 
 def category_alignment(moments: CategoryMoments) -> Tensor:

@@ -295,7 +295,7 @@ def build_model(
     torch.manual_seed(config.seed)
     rows = batch_size or config.batch_size
     meta = torch.device("meta")
-    task = TrainTask(dataset.schema, config.model, config.loss, meta, rows, place.world_size)
+    task = TrainTask(dataset.schema, config.model, config.loss, meta, place.world_size)
     factors = pooling_factors(dataset, BadIds(config.examples.bad_ids, OPTION_CURE))
     options = sharding_options(config, rows)
     model, plan = shard(task, factors, place, options, estimate)

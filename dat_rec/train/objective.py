@@ -152,8 +152,7 @@ class TrainTask(nn.Module):
         model: of the towers.
         loss: of the objective.
         embedding_device: where the tables are made; ``meta`` if they are to be sharded.
-        rows: B, of each rank's batches; with shared negatives alone it decides anything.
-        ranks: that share each global batch; likewise.
+        ranks: that share each global batch, and its shared negatives.
     """
 
     def __init__(
@@ -162,16 +161,12 @@ class TrainTask(nn.Module):
         model: ModelConfig,
         loss: LossConfig,
         embedding_device: torch.device | None = None,
-        rows: int = 1,
         ranks: int = 1,
     ) -> None:
         super().__init__()
-        keys, last = loss.negatives, None
-        if loss.shared_negatives:
-            each = -(-loss.shared_negatives // ranks)
-            keys = -(-each // rows)
-            last = each - (keys - 1) * rows
-        self.dat = DAT(schema, model, keys, last, embedding_device)
+        shared = -(-loss.shared_negatives // ranks)
+        negatives = 0 if shared else loss.negatives
+        self.dat = DAT(schema, model, negatives, shared, embedding_device)
         self.objective = Objective(loss, schema.feature(schema.category).rows)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:

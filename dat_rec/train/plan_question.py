@@ -162,7 +162,7 @@ def _of_training(config: PlanConfig, cluster: Cluster) -> Question:
     def model(fp16: Any) -> TrainTask:
         shape = dataclasses.replace(training.model, fp16_tables=tuple(fp16))
         ranks = cluster.world_size
-        return TrainTask(dataset.schema, shape, training.loss, torch.device("meta"), rows, ranks)
+        return TrainTask(dataset.schema, shape, training.loss, torch.device("meta"), ranks)
 
     fp16 = config.fp16_tables or training.model.fp16_tables
     bad_ids = BadIds(training.examples.bad_ids, OPTION_CURE)

@@ -28,7 +28,7 @@ def test_plain_pytorch_has_the_same_loss(preset: str, shape: Shape) -> None:
     config = shape.config(preset)  # type: ignore[arg-type]
     batch = shape.batches(1)[0]
     with process_group(60):
-        ours = TrainTask(shape.schema(), config.model, config.loss, rows=shape.batch_size)
+        ours = TrainTask(shape.schema(), config.model, config.loss)
         plain = PlainDAT(shape.schema(), config)
         given = {
             name.removeprefix("dat.")

@@ -128,9 +128,12 @@ def joined(ranks: Sequence[Batch], which: str, field: str = "index") -> Tensor:
 
 
 def negative_bags(batch: Batch, feature: str, rank: int = 0) -> list[tuple[int, ...]]:
-    """The bags of the rank's negatives, key after key, padding left out."""
+    """The bags of the rank's negatives, padding left out: key after key, or behind the examples."""
     keys = [key for key in batch.features.keys() if key.startswith(f"{feature}@")]  # noqa: SIM118
     found = [tuple(bag.tolist()) for key in keys for bag in batch.features[key].to_dense()]
+    if not keys:
+        bags_of_all = batch.features[feature].to_dense()
+        found = [tuple(bag.tolist()) for bag in bags_of_all[len(batch.positives.index) :]]
     return found[: batch.negative_counts[rank]]
 
 
@@ -153,15 +156,19 @@ def check_parts(whole: Batch, ranks: Sequence[Batch]) -> None:
 def check_padding(batch: Batch, rank: int, rows: int, negatives: int) -> None:
     """``rows`` rows, and negatives, of which those behind what is there are empty."""
     own, own_negatives = batch.counts[rank], batch.negative_counts[rank]
-    lengths = batch.features.lengths().view(-1, rows)
+    shared = batch.features.stride() - rows
+    lengths = batch.features.lengths().view(-1, rows + shared)
     assert len(lengths) == len(batch.features.keys())
     assert lengths.sum() == len(batch.features.values())
     for key, length in zip(batch.features.keys(), lengths, strict=True):
         name, _, number = key.partition("@")
         there = own_negatives - rows * (int(number) - 1) if number else own
-        assert not length[max(0, there) :].any()
+        behind = own_negatives if shared and name in ("item", "category", "tags") else 0
+        assert not length[max(0, there) : rows].any()
+        assert not length[rows + behind :].any()
         if name in ("user", "item", "category"):
             assert length[: max(0, there)].all()
+            assert length[rows : rows + behind].all()
     for items, count, size in (
         (batch.positives, own, rows),
         (batch.negatives, own_negatives, negatives),

@@ -41,10 +41,9 @@ Gradients = dict[str, Tensor]
 """By parameter: a tower's gradient, or the root mean square of each table row's."""
 
 
-def build(dataset: Dataset, loss: LossConfig, device: str, case: str, world: int) -> TrainTask:
+def build(dataset: Dataset, loss: LossConfig, device: str, world: int) -> TrainTask:
     torch.manual_seed(5)
-    rows = -(-CASES[case][1] // world)
-    return TrainTask(dataset.schema, MODEL, loss, torch.device(device), rows, world)
+    return TrainTask(dataset.schema, MODEL, loss, torch.device(device), world)
 
 
 def batch_of(dataset: Dataset, loss: LossConfig, case: str, rank: int, world: int) -> Batch:
@@ -64,7 +63,7 @@ def on_one_rank(dataset: Dataset, cases: list[str]) -> dict[tuple[str, str], Gra
     with process_group(60) as place:
         result = {}
         for case, (name, loss) in product(cases, LOSSES.items()):
-            task = build(dataset, loss, "meta", case, place.world_size)
+            task = build(dataset, loss, "meta", place.world_size)
             batch = batch_of(dataset, loss, case, place.rank, place.world_size)
             assert batch.counts == CASES[case][3]
             model, _ = shard(task, {}, place, ShardingOptions(len(batch.positives.index), 0.05))
@@ -106,8 +105,8 @@ def whole(tensor: Any) -> Tensor:
 def on_one_process(dataset: Dataset, loss: LossConfig, case: str) -> Gradients:
     """Unsharded, with the same numbers; plain autograd gives the gradients."""
     with process_group(60):
-        towers = build(dataset, loss, "meta", case, 1).state_dict()
-        task = build(dataset, loss, "cpu", case, 1)
+        towers = build(dataset, loss, "meta", 1).state_dict()
+        task = build(dataset, loss, "cpu", 1)
         task.load_state_dict(
             {name: value for name, value in towers.items() if not value.is_meta}, strict=False
         )
