@@ -139,14 +139,17 @@ class DAT(nn.Module):
             features: query, item and negatives' item features; stride B, and the shared
                 negatives. A key with empty bags counts as zero vectors.
         """
-        keyed = self.embeddings(features).to_dict()
+        # Both lookups are on their way before either is waited for.
+        pooled = self.embeddings(features)
+        augmented = None if self.augmented is None else self.augmented(features)
+        keyed = pooled.to_dict()
         query = [self._mean(keyed, features, key) for key in self._query_keys]
         candidates = [
             [self._mean(keyed, features, key) for key in keys] for keys in self._candidate_keys
         ]
         a_u = a_v = None
-        if self.augmented is not None:
-            vectors = self.augmented(features).to_dict()
+        if augmented is not None:
+            vectors = augmented.to_dict()
             a_u, a_v = vectors[USER].to(self._dtype), vectors[ITEM].to(self._dtype)
             query.append(a_u)
             for number, embeddings in enumerate(candidates):

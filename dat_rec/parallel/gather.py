@@ -6,6 +6,8 @@ what a rank's vectors contribute to the other ranks' losses flows back to it. (A
 ``dist.all_gather`` stops that gradient, silently.)
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_nn
@@ -23,9 +25,13 @@ def gather_rows(local: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def sum_over_ranks(local: Tensor) -> Tensor:
-    """The sum of all ranks' ``local`` tensors; its gradient is summed over ranks too."""
+def sum_over_ranks(local: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The sums of all ranks' ``local`` tensors, of one dtype, in one message.
+
+    Their gradients are summed over ranks too.
+    """
     if dist.get_world_size() == 1:
         return local
-    result: Tensor = dist_nn.all_reduce(local)
-    return result
+    flat: Tensor = dist_nn.all_reduce(torch.cat([tensor.flatten() for tensor in local]))
+    parts = flat.split([tensor.numel() for tensor in local])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, local, strict=True)]

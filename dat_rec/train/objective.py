@@ -108,7 +108,7 @@ class Objective(nn.Module):
             moments = category_moments(
                 torch.cat([item_BD, negative_ND]), category_N, self._categories
             )
-            moments = CategoryMoments(*(sum_over_ranks(moment) for moment in moments))
+            moments = CategoryMoments(*sum_over_ranks(moments))
             terms["alignment"] = category_alignment(moments)
         weights = {
             "main": 1.0,
@@ -126,22 +126,26 @@ class Objective(nn.Module):
 def _of_all_ranks(
     parts: list[tuple[Tensor, Items, tuple[int, ...]]],
 ) -> tuple[Tensor, Items]:
-    """The vectors and items of all ranks, part after part, rank after rank, without padding."""
-    there = [part for part in parts if sum(part[2])]
-    vectors = [_rows_of_all_ranks(vectors, counts) for vectors, _, counts in there]
-    items = [
-        [_rows_of_all_ranks(tensor, counts) for tensor in items.tensors()]
-        for _, items, counts in there
-    ]
-    return torch.cat(vectors), Items(*(torch.cat(kind) for kind in zip(*items, strict=True)))
+    """The vectors and items of all ranks: rank after rank, of each part after part.
 
+    In two messages, one of them for all that is known of the items.
 
-def _rows_of_all_ranks(local: Tensor, counts: tuple[int, ...]) -> Tensor:
-    rows = gather_rows(local)
-    if sum(counts) == len(rows):
-        return rows
-    parts = rows.split(len(local))
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    Args:
+        parts: this rank's vectors and items, padding included, and how many are none on each rank.
+    """
+    vectors = gather_rows(torch.cat([vectors for vectors, _, _ in parts]))
+    of_parts = (items.tensors() for _, items, _ in parts)
+    index, category, log_q = (torch.cat(kind) for kind in zip(*of_parts, strict=True))
+    bits = log_q.double().view(torch.int64)
+    known = gather_rows(torch.stack([index, category, bits], dim=1))
+    sizes = [(len(vectors), counts) for vectors, _, counts in parts]
+    if any(min(counts) < rows for rows, counts in sizes):
+        ranks = range(len(sizes[0][1]))
+        there = [torch.arange(rows) < counts[rank] for rank in ranks for rows, counts in sizes]
+        kept = torch.cat(there).to(vectors.device)
+        vectors, known = vectors[kept], known[kept]
+    index, category, bits = known.T.contiguous()
+    return vectors, Items(index, category, bits.view(torch.float64).to(log_q.dtype))
 
 
 class TrainTask(nn.Module):

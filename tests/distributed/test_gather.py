@@ -31,7 +31,7 @@ def on_one_rank(world: int) -> tuple[Tensor, Tensor, Tensor]:
         mine = slice(place.rank * B, (place.rank + 1) * B)
         local = items[mine].clone().requires_grad_()
         moments = category_moments(local, category[mine], K)
-        alignment = category_alignment(CategoryMoments(*map(sum_over_ranks, moments)))
+        alignment = category_alignment(CategoryMoments(*sum_over_ranks(moments)))
         main = contrast(local, gather_rows(local), place.rank * B)
         (main + alignment).backward()
         assert local.grad is not None
