@@ -7,19 +7,24 @@ from matplotlib.figure import Figure
 from benchmarks import pictures
 
 TITLES = {
-    "strong": "strong: 8192 examples a step, of all ranks together",
-    "weak": "weak: 4096 examples a step, of each rank",
+    ("strong", "modern"): "strong: 8192 examples a step together,\neach with 16,384 candidates",
+    ("strong", "tables"): "strong: 8192 examples a step together,\n1,024 shared negatives",
+    ("weak", "tables"): "weak: 4096 examples a step of each rank,\n1,024 shared negatives",
 }
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """One panel a kind; ranks that share cores are hollow."""
-    newest = {(row["kind"], row["world_size"]): row for row in rows if "kind" in row}
+    newest = {(row["kind"], row["shape"], row["world_size"]): row for row in rows if "kind" in row}
     figure = pictures.figure(
         "How much faster are more ranks, each with one thread?", list(newest.values())
     )
-    for axes, (kind, title) in zip(figure.subplots(1, 2, sharey=True), TITLES.items(), strict=True):
-        found = sorted((world, row) for (of, world), row in newest.items() if of == kind)
+    figure.set_size_inches(12, 5)
+    for axes, (case, title) in zip(figure.subplots(1, 3), TITLES.items(), strict=True):
+        found = sorted(
+            ((world, row) for (*of, world), row in newest.items() if tuple(of) == case),
+            key=lambda pair: pair[0],
+        )
         worlds = [world for world, _ in found]
         middle = [row["samples_per_s"]["p50"] / 1e3 for _, row in found]
         error = [
@@ -41,6 +46,6 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
         axes.set_xlim(min(worlds) - 0.2, max(worlds) + 1.2)
         axes.set_xlabel("ranks")
         axes.legend(loc="upper left")
+        axes.set_ylim(bottom=0)
     figure.axes[0].set_ylabel("thousand samples a second (median of turns)")
-    figure.axes[0].set_ylim(bottom=0)
     return figure

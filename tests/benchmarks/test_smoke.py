@@ -36,13 +36,35 @@ def run(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_train_step() -> None:
-    row = json.loads(run("benchmarks.train_step", "--smoke").splitlines()[-1])
+def test_train_loop() -> None:
+    row = json.loads(run("benchmarks.train_loop", "--smoke").splitlines()[-1])
     assert row.keys() >= CIRCUMSTANCES
     rates = row["samples_per_s_by_step"]
     assert 0 < rates["p10"] <= rates["p50"] <= rates["p90"] < math.inf
     assert 0 <= row["data_wait_share"] < 1
     assert row["peak_memory_mb"] > 0
+
+
+def test_train_step() -> None:
+    lines = run("benchmarks.train_step", "--smoke").splitlines()
+    *named, row = [json.loads(line) for line in lines if line.startswith("{")]
+    assert row.keys() >= CIRCUMSTANCES
+    figures = {figure["name"]: figure["value"] for figure in named}
+    ratios = {"dat_over_two_tower", "alignment_share", "speedup_over_plain_pytorch"}
+    assert figures.keys() >= ratios | {"small_samples_per_s"}
+    assert all(value > 0 for value in figures.values())
+    assert row["samples_per_s"].keys() == {"dat", "bfloat16", "two_tower", "fbgemm", "plain"}
+    assert row["parts_ms"].keys() >= {"lookup", "towers", "losses", "table update", "optimizer"}
+
+
+@pytest.mark.slow
+def test_scaling() -> None:
+    lines = run("benchmarks.scaling", "--smoke").splitlines()
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [row.get("world_size") for row in rows] == [1, 2, None]
+    assert all(row.keys() >= CIRCUMSTANCES - {"benchmark"} for row in rows)
+    assert rows[-1]["name"] == "two_rank_speedup"
+    assert rows[-1]["value"] == rows[1]["speedup"]["p50"] > 0
 
 
 def test_checkpoint() -> None:
