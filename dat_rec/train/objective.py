@@ -77,32 +77,8 @@ class Objective(nn.Module):
         own, own_negatives = counts[rank], negative_counts[rank]
         share = sum(counts) / len(counts)
         query_BD, item_BD, negative_ND, a_u, a_v = output.first(own, own_negatives)
-        pairs = share
-        if config.main == "bce":
-            pairs = share * (1 + config.negatives)
-            negative_BSD = negative_ND.view(own, config.negatives, negative_ND.shape[1])
-            item_BSD = torch.cat([item_BD.unsqueeze(1), negative_BSD], dim=1)
-            terms = {"main": binary_cross_entropy(query_BD, item_BSD, pairs)}
-        else:
-            candidates = [(output.negative_ND, negatives, negative_counts)]
-            if config.in_batch:
-                candidates.insert(0, (output.item_BD, positives, counts))
-            candidate_ND, candidate = _of_all_ranks(candidates)
-            terms = {
-                "main": sampled_softmax(
-                    query_BD=query_BD,
-                    positive_BD=item_BD,
-                    candidate_ND=candidate_ND,
-                    positive=positives.first(own),
-                    candidate=candidate,
-                    queries=share,
-                    temperature=config.temperature,
-                    log_q_strength=config.log_q,
-                )
-            }
-        if a_u is not None and a_v is not None:
-            terms["mimic_user"] = mimic(a_u, item_BD, pairs)
-            terms["mimic_item"] = mimic(a_v, query_BD, pairs)
+        terms: dict[str, Tensor] = {}
+        # Before the softmax, whose end the ranks reach at different times.
         if config.alignment > 0:
             category_N = torch.cat([positives.category[:own], negatives.category[:own_negatives]])
             moments = category_moments(
@@ -110,6 +86,30 @@ class Objective(nn.Module):
             )
             moments = CategoryMoments(*sum_over_ranks(moments))
             terms["alignment"] = category_alignment(moments)
+        pairs = share
+        if config.main == "bce":
+            pairs = share * (1 + config.negatives)
+            negative_BSD = negative_ND.view(own, config.negatives, negative_ND.shape[1])
+            item_BSD = torch.cat([item_BD.unsqueeze(1), negative_BSD], dim=1)
+            terms["main"] = binary_cross_entropy(query_BD, item_BSD, pairs)
+        else:
+            candidates = [(output.negative_ND, negatives, negative_counts)]
+            if config.in_batch:
+                candidates.insert(0, (output.item_BD, positives, counts))
+            candidate_ND, candidate = _of_all_ranks(candidates)
+            terms["main"] = sampled_softmax(
+                query_BD=query_BD,
+                positive_BD=item_BD,
+                candidate_ND=candidate_ND,
+                positive=positives.first(own),
+                candidate=candidate,
+                queries=share,
+                temperature=config.temperature,
+                log_q_strength=config.log_q,
+            )
+        if a_u is not None and a_v is not None:
+            terms["mimic_user"] = mimic(a_u, item_BD, pairs)
+            terms["mimic_item"] = mimic(a_v, query_BD, pairs)
         weights = {
             "main": 1.0,
             "mimic_user": config.mimic_user,
