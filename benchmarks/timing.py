@@ -4,6 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 
+import torch
 from tqdm import tqdm
 
 
@@ -29,13 +30,21 @@ def interleaved(
             step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     gc.collect()
+    _wait_for_gpu()
     for _ in tqdm(range(rounds), desc="measure", unit="round"):
         for name, step in steps.items():
             begin = clock()
             for _ in range(steps_a_round):
                 step()
+            _wait_for_gpu()
             times[name].append((clock() - begin) / steps_a_round)
     return times
+
+
+def _wait_for_gpu() -> None:
+    """Until all that was asked of it is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def ratios(times: Mapping[str, list[float]], over: str, under: str) -> list[float]:

@@ -176,7 +176,7 @@ def parts_of(step: Callable[[], object], steps: int) -> dict[str, float]:
                 found[part] += event.cpu_time_total / 1e3 / steps
     inside = ("lookup", "output dist", "towers", "losses")
     found["rest of forward"] = found.pop("forward") - sum(found[part] for part in inside)
-    found["rest of backward"] = found.pop("backward") - found["table update"]
+    found["backward of towers, losses"] = found.pop("backward") - found["table update"]
     return {part: ms for part, ms in found.items() if ms > 0}
 
 

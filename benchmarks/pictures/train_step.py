@@ -15,9 +15,9 @@ NAMES = {
 }
 COLOURS = ("tab:grey", "tab:olive", "tab:blue", "tab:green", "tab:orange")
 SHAPES = {
-    "small": "8 tables of 100 k × 16\nbatch 4096, 1,024 shared negatives",
-    "tables": "14 tables of 500 k × 32\nbatch 8192, 1,024 shared negatives",
-    "modern": "7 tables × 32, bags of 3\nbatch 2048, in-batch negatives",
+    "small": "8 tables of 100 k × 16\nbatch 4096\n1,024 shared negatives",
+    "tables": "14 tables of 500 k × 32\nbatch 8192\n1,024 shared negatives",
+    "modern": "7 tables × 32, bags of 3\nbatch 2048\nin-batch negatives",
 }
 
 

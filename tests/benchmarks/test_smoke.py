@@ -156,7 +156,7 @@ def test_plot(tmp_path: Path) -> None:
     assert drawn
     for path in drawn:
         assert path.read_bytes().startswith(b"\x89PNG")
-        assert 5_000 < path.stat().st_size < 80_000
+        assert 5_000 < path.stat().st_size < 150_000
 
 
 def test_calibrate_and_fidelity(tmp_path: Path) -> None:
