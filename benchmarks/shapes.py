@@ -170,7 +170,7 @@ def build(
     torch.manual_seed(config.seed)
     rows, meta = shape.batch_size // place.world_size, torch.device("meta")
     task = TrainTask(shape.schema(), config.model, config.loss, meta, place.world_size)
-    options = sharding_options(config, rows)
+    options = sharding_options(config, rows + config.loss.shared_rows(place.world_size))
     estimate = PlanEstimate()
     model, plan = shard(task, shape.pooling_factors(), place, options, estimate, plan)
     initialize_tables(model, config.seed, config.optimizer.table_init)

@@ -65,6 +65,10 @@ class LossConfig:
     alignment: float = 1.0
     """λ3, weight of the category-alignment loss (equation 3)."""
 
+    def shared_rows(self, ranks: int) -> int:
+        """Rows that the shared negatives have behind each rank's examples."""
+        return -(-self.shared_negatives // ranks)
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:

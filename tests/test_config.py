@@ -380,3 +380,9 @@ def test_differences_see_every_field() -> None:
     found = differences(OTHER, preset("modern", DATA, OUT))
     names = [line.split()[0].removeprefix("--").replace("-", "_") for line in found]
     assert names == [field for field in flat(OTHER) if field not in USUAL]
+
+
+def test_shared_negatives_take_as_many_rows_on_every_rank() -> None:
+    loss = LossConfig(shared_negatives=10)
+    assert [loss.shared_rows(ranks) for ranks in (1, 3, 10, 20)] == [10, 4, 1, 1]
+    assert LossConfig().shared_rows(3) == 0

@@ -221,8 +221,9 @@ def _hits(item_B: Tensor, item_N: Tensor) -> tuple[Tensor, Tensor]:
 class _CrossEntropyOfProducts(torch.autograd.Function):
     """Sum of −log softmax over own positive and candidates, with its gradients beside it.
 
-    A few queries at a time, from logits to gradients while they are in the cache: (B, N)
-    numbers are never held, and the exponential is taken once (benchmarks/LOG.md).
+    A few queries at a time, from logits to gradients while they are in the cache: (B, N) logits are
+    never held, of the accidental hits alone the places, and the exponential is taken once
+    (benchmarks/LOG.md).
     """
 
     @staticmethod
@@ -250,8 +251,9 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
         for (begin, end), place in zip(pairwise(ends), places, strict=True):
             query_CD, own_C = query_BD[begin:end], own_B[begin:end]
             weight_CN = inner_products(query_CD, candidate_ND).add_(offset_N)
+            weight_CN.view(-1).index_fill_(0, place, float("-inf"))
             top_C = torch.maximum(weight_CN.amax(dim=1), own_C) if candidates else own_C
-            weight_CN.sub_(top_C[:, None]).exp_().view(-1).index_fill_(0, place, 0.0)
+            weight_CN.sub_(top_C[:, None]).exp_()
             own_weight_C = (own_C - top_C).exp()
             total_C = weight_CN.sum(dim=1) + own_weight_C
             loss += (top_C + total_C.log() - own_C).sum()

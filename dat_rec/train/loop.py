@@ -297,7 +297,7 @@ def build_model(
     meta = torch.device("meta")
     task = TrainTask(dataset.schema, config.model, config.loss, meta, place.world_size)
     factors = pooling_factors(dataset, BadIds(config.examples.bad_ids, OPTION_CURE))
-    options = sharding_options(config, rows)
+    options = sharding_options(config, rows + config.loss.shared_rows(place.world_size))
     model, plan = shard(task, factors, place, options, estimate)
     initialize_tables(model, config.seed, config.optimizer.table_init)
     return model, plan_to_json(plan)

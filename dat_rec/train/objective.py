@@ -168,7 +168,7 @@ class TrainTask(nn.Module):
         ranks: int = 1,
     ) -> None:
         super().__init__()
-        shared = -(-loss.shared_negatives // ranks)
+        shared = loss.shared_rows(ranks)
         negatives = 0 if shared else loss.negatives
         self.dat = DAT(schema, model, negatives, shared, embedding_device)
         self.objective = Objective(loss, schema.feature(schema.category).rows)

@@ -157,11 +157,11 @@ def _of_training(config: PlanConfig, cluster: Cluster) -> Question:
         ),
     )
 
-    rows = config.batch_size or batch
+    ranks = cluster.world_size
+    rows = (config.batch_size or batch) + training.loss.shared_rows(ranks)
 
     def model(fp16: Any) -> TrainTask:
         shape = dataclasses.replace(training.model, fp16_tables=tuple(fp16))
-        ranks = cluster.world_size
         return TrainTask(dataset.schema, shape, training.loss, torch.device("meta"), ranks)
 
     fp16 = config.fp16_tables or training.model.fp16_tables

@@ -227,6 +227,18 @@ def test_sampled_softmax_holds_for_far_apart_logits() -> None:
         assert loss.item() == pytest.approx(expected, abs=1e-9)
 
 
+def test_a_hit_far_above_all_that_counts_does_not_count() -> None:
+    """As where id dropout embeds a positive otherwise than its item among the candidates."""
+    query = torch.tensor([[1.0, 0.0]])
+    positive = torch.tensor([[-0.1, 0.99**0.5]]).requires_grad_()
+    candidate = torch.tensor([[1.0, 0.0], [-0.2, 0.96**0.5]]).requires_grad_()
+    items = known([3]), known([3, 4])
+    loss = sampled_softmax(query, positive, candidate, *items, 1, 0.01)
+    assert loss.item() == pytest.approx(math.log1p(math.exp(-10)), rel=1e-2)
+    for gradient in torch.autograd.grad(loss, (positive, candidate)):
+        assert gradient.isfinite().all()
+
+
 def test_without_other_items_the_softmax_costs_nothing() -> None:
     query, positive = unit(2, D).requires_grad_(), unit(2, D, seed=1).requires_grad_()
     items = known([3, 3]), known([3, 3])
