@@ -81,7 +81,8 @@ def test_reader() -> None:
     row, ratio = map(json.loads, run("benchmarks.reader", "--smoke").splitlines()[-2:])
     assert row.keys() >= CIRCUMSTANCES
     rates = [row[f"{name}_samples_per_s"] for name in ("reader", "trainer")]
-    assert rates[0]["p90"] / rates[1]["p10"] >= row["reader_over_trainer"]["p90"] > 0
+    assert all(0 < rate["p10"] <= rate["p50"] <= rate["p90"] < math.inf for rate in rates)
+    assert row["reader_over_trainer"]["p10"] > 0
     assert ratio == {
         "name": "reader_over_trainer",
         "value": row["reader_over_trainer"]["p50"],

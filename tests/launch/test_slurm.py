@@ -62,9 +62,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def another_cluster(tmp_path: Path) -> Cluster:
+def another_cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
     """For a test that breaks its nodes."""
-    return Cluster(tmp_path / "slurm", 3, ANOTHER_NETWORK)
+    return Cluster(tmp_path_factory.mktemp("slurm"), 3, ANOTHER_NETWORK)
 
 
 @pytest.fixture(scope="module")
