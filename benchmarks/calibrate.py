@@ -175,19 +175,7 @@ def _bandwidths_on_rank(arguments: Arguments) -> dict[str, list[float]]:
         if place.device.type == "cuda":
             host = torch.ones(size, pin_memory=True)
             steps["host_to_device"] = lambda: sent.copy_(host)
-        waited = {name: _waiting(step, place.device) for name, step in steps.items()}
-        return interleaved(waited, arguments.rounds)
-
-
-def _waiting(step: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """The step, begun by all ranks at once, and ended when the device has done it."""
-
-    def waited() -> None:
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    return waited
+        return interleaved(steps, arguments.rounds)
 
 
 def _lookups(

@@ -29,7 +29,7 @@ from benchmarks.shapes import Shape, endless
 from benchmarks.timing import interleaved, ratios
 from dat_rec.data.batch import Batch, negative_key
 from dat_rec.parallel.initialize import initialize_tables
-from dat_rec.parallel.plan import plan_to_json
+from dat_rec.parallel.plan_rows import plan_to_json
 from dat_rec.parallel.process_group import Place, process_group
 from dat_rec.parallel.shard import shard
 from dat_rec.train.loop import sharding_options

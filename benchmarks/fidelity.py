@@ -36,7 +36,7 @@ from benchmarks.plans import Planner, on_one_rank, timed
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape
 from dat_rec.parallel.hardware import Cluster, Hardware, read_cluster
-from dat_rec.parallel.plan import plan_to_json
+from dat_rec.parallel.plan_rows import plan_to_json
 
 TOWERS: dict[str, Any] = {"hidden": (8,), "output_dim": 8}
 SHAPES = {

@@ -14,15 +14,9 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dat_rec.errors import UserError
 from dat_rec.parallel.hardware import MOST_RANKS, Cluster
-from dat_rec.parallel.plan import (
-    MEMORY_RESERVE,
-    DoesNotFitError,
-    Sharder,
-    ShardingOptions,
-    plan_on,
-    plan_to_json,
-)
+from dat_rec.parallel.plan import MEMORY_RESERVE, DoesNotFitError, Sharder, ShardingOptions, plan_on
 from dat_rec.parallel.plan_estimate import PlanEstimate, RankEstimate
+from dat_rec.parallel.plan_rows import plan_to_json
 from dat_rec.parallel.shard import fuse_optimizer
 from dat_rec.table_rules import SHARDING_TYPES
 

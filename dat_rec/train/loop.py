@@ -22,8 +22,9 @@ from dat_rec.data.reader import OPTION_CURE, ExampleReader, ReaderOptions
 from dat_rec.errors import SharedError, StoppedError
 from dat_rec.parallel.agree import check_same_on_all_ranks, together
 from dat_rec.parallel.initialize import initialize_tables
-from dat_rec.parallel.plan import ShardingOptions, plan_to_json
+from dat_rec.parallel.plan import ShardingOptions
 from dat_rec.parallel.plan_estimate import PlanEstimate
+from dat_rec.parallel.plan_rows import plan_to_json
 from dat_rec.parallel.preflight import require
 from dat_rec.parallel.process_group import Place, process_group
 from dat_rec.parallel.shard import shard

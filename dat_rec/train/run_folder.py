@@ -24,7 +24,7 @@ from dat_rec.errors import SharedError, SupersededError, UserError
 from dat_rec.files import PARTIAL_SUFFIX, publish, read_json, whole_file, write_json
 from dat_rec.parallel.agree import raise_first
 from dat_rec.parallel.measures import PREFIX
-from dat_rec.parallel.plan import plan_to_text
+from dat_rec.parallel.plan_rows import plan_to_text
 from dat_rec.parallel.process_group import Place
 from dat_rec.train.failure_record import (
     COMMAND,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dat_rec.config import TrainConfig
-from dat_rec.parallel.plan import MEMORY_RESERVE, plan_to_text
+from dat_rec.parallel.plan import MEMORY_RESERVE
 from dat_rec.parallel.plan_estimate import PlanEstimate, RankEstimate
+from dat_rec.parallel.plan_rows import plan_to_text
 from dat_rec.parallel.process_group import Place
 
 LOGS = "DAT_REC_LOGS"

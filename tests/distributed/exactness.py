@@ -19,7 +19,8 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader, ReaderOptions
 from dat_rec.parallel.initialize import initialize_tables
 from dat_rec.parallel.pieces import is_table, plain_name, table_of, table_pieces
-from dat_rec.parallel.plan import ShardingOptions, plan_to_json
+from dat_rec.parallel.plan import ShardingOptions
+from dat_rec.parallel.plan_rows import plan_to_json
 from dat_rec.parallel.process_group import Place, process_group
 from dat_rec.parallel.shard import EPS, shard
 from dat_rec.train.objective import TrainTask

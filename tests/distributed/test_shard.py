@@ -11,7 +11,8 @@ from dat_rec.config import LossConfig, ModelConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader, ReaderOptions
 from dat_rec.parallel.initialize import initialize_tables
-from dat_rec.parallel.plan import ShardingOptions, plan_to_json
+from dat_rec.parallel.plan import ShardingOptions
+from dat_rec.parallel.plan_rows import plan_to_json
 from dat_rec.parallel.process_group import process_group
 from dat_rec.parallel.shard import shard
 from dat_rec.table_rules import ShardingType

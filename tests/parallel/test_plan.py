@@ -20,16 +20,9 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 
 from dat_rec.errors import UserError
 from dat_rec.parallel.hardware import parse_cluster
-from dat_rec.parallel.plan import (
-    Sharder,
-    ShardingOptions,
-    as_planned,
-    make_plan,
-    plan_on,
-    plan_to_json,
-    plan_to_text,
-)
+from dat_rec.parallel.plan import Sharder, ShardingOptions, as_planned, make_plan, plan_on
 from dat_rec.parallel.plan_estimate import PlanEstimate
+from dat_rec.parallel.plan_rows import plan_to_json, plan_to_text
 from dat_rec.parallel.process_group import Place
 from dat_rec.table_rules import SHARDING_TYPES
 
