@@ -10,11 +10,9 @@ resumed run goes on at row t·G.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -32,7 +30,15 @@ from dat_rec.data.negatives import (
     generator,
     log_candidate_share,
 )
-from dat_rec.data.schema import ITEM, UNKNOWN, USER, Feature
+from dat_rec.data.row_groups import (
+    RowGroup,
+    index_feature,
+    new_pairs,
+    read_row_group,
+    row_groups,
+    without_repeats,
+)
+from dat_rec.data.schema import ITEM, UNKNOWN, USER
 from dat_rec.data.statistics import suspect_groups
 from dat_rec.errors import UserError
 
@@ -63,17 +69,6 @@ class ReaderOptions:
     """Ids outside their table: stop, or put the unknown row in their place and count them."""
     window: int = 8
     """Row groups that are shuffled together."""
-
-
-@dataclass(frozen=True)
-class _RowGroup:
-    path: Path
-    number: int
-    rows: int
-    """Rows to train on, repeats left out where the options say so."""
-
-    def __str__(self) -> str:
-        return f"{self.path} (row group {self.number})"
 
 
 @dataclass
@@ -119,13 +114,13 @@ class ExampleReader:
         self.start_step = start_step
         """Global batches that the next iteration leaves out at the start."""
         self._bad_ids = BadIds(options.bad_ids, OPTION_CURE, says=rank == 0)
-        self._groups = _row_groups(dataset)
+        self._groups = row_groups(dataset)
         self._check_files()
         # How often each trained item is a positive in one epoch.
         counts = dataset.table("items", ["train_count"])["train_count"].to_numpy()
         counts = counts[: self._schema.trained_items].astype(np.int64)
         if options.skip_repeats:
-            self._groups, counts = _without_repeats(self._groups, len(counts))
+            self._groups, counts = without_repeats(self._groups, len(counts))
         self.examples = sum(group.rows for group in self._groups)
         """Examples in one epoch."""
         if self.examples == 0:
@@ -145,7 +140,7 @@ class ExampleReader:
 
     def _check_files(self) -> None:
         """Refuse at the door what the files' metadata betray, with the message of the value."""
-        index = _index(self._schema.trained_items)
+        index = index_feature(self._schema.trained_items)
         features = (*self._schema.features, index)
         names = [feature.name for feature in features]
         may_lie_outside = names[:-1] if self._options.bad_ids == "unknown" else []
@@ -154,8 +149,8 @@ class ExampleReader:
             empty = metadata.schema.to_arrow_schema().empty_table()
             read_columns(empty, features, str(path))
             for number in suspect_groups(metadata, features, nulls_only=may_lie_outside):
-                group = _RowGroup(path, number, 0)
-                table = _read_row_group(group, names)
+                group = RowGroup(path, number, 0)
+                table = read_row_group(group, names)
                 bad_ids = BadIds(self._options.bad_ids, OPTION_CURE)
                 read_columns(table, self._schema.features, str(group), bad_ids)
                 read_columns(table, [index], str(group))
@@ -223,7 +218,7 @@ class ExampleReader:
             for path, found in sorted(numbers.items())
         )
 
-    def _window_groups(self, epoch: int) -> Iterator[tuple[int, list[_RowGroup]]]:
+    def _window_groups(self, epoch: int) -> Iterator[tuple[int, list[RowGroup]]]:
         """The row groups of each window of ``epoch``, with the number that keys its shuffle."""
         options = self._options
         order = generator(options.seed, ORDER, epoch).permutation(len(self._groups))
@@ -244,21 +239,21 @@ class ExampleReader:
                 skip = 0
             epoch += 1
 
-    def _read(self, groups: list[_RowGroup]) -> _Rows:
+    def _read(self, groups: list[RowGroup]) -> _Rows:
         parts = [self._read_group(group) for group in groups]
         result = parts[0]
         return _concatenate(result, *parts[1:]) if len(parts) > 1 else result
 
-    def _read_group(self, group: _RowGroup) -> _Rows:
+    def _read_group(self, group: RowGroup) -> _Rows:
         features, skip = self._schema.features, self._options.skip_repeats
-        index = _index(self._schema.trained_items)
+        index = index_feature(self._schema.trained_items)
         names = [*(feature.name for feature in features), index.name]
-        table = _read_row_group(group, [*names, "repeat"] if skip else names)
+        table = read_row_group(group, [*names, "repeat"] if skip else names)
         columns = read_columns(table, features, str(group), self._bad_ids)
         # A row of items.parquet, not an embedding id: there is none that means unknown.
         item_index = read_columns(table, [index], str(group))[index.name].values
         rows = _Rows(columns, item_index)
-        return rows.take(_new_pairs(table, group)) if skip else rows
+        return rows.take(new_pairs(table, group)) if skip else rows
 
     def _batch(self, rows: _Rows, start: int, size: int, step: int) -> Batch:
         """This rank's part of the global batch ``step``: ``size`` of ``rows`` from ``start``."""
@@ -332,66 +327,6 @@ def _padded(values: NDArray[Any], rows: int) -> Tensor:
     if len(values) < rows:
         values = np.pad(values, (0, rows - len(values)))
     return torch.from_numpy(values)
-
-
-def _row_groups(dataset: Dataset) -> list[_RowGroup]:
-    groups = []
-    for file in dataset.schema.example_files:
-        path = dataset.folder / file.path
-        try:
-            metadata = pq.read_metadata(path)
-        except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: cannot be read ({reason}): prepare it anew") from error
-        if metadata.num_rows != file.rows:
-            raise UserError(
-                f"{path}: {metadata.num_rows} rows, schema.json says {file.rows}: "
-                "prepare the dataset anew"
-            )
-        for number in range(metadata.num_row_groups):
-            groups.append(_RowGroup(path, number, metadata.row_group(number).num_rows))
-    return groups
-
-
-def _without_repeats(
-    groups: list[_RowGroup], trained_items: int
-) -> tuple[list[_RowGroup], NDArray[np.int64]]:
-    """The groups with the rows that are left, and how often each item is among them."""
-    counts = np.zeros(trained_items, np.int64)
-    left = []
-    index = _index(trained_items)
-    for group in groups:
-        table = _read_row_group(group, [index.name, "repeat"])
-        items = read_columns(table, [index], str(group))[index.name].values
-        items = items[_new_pairs(table, group)]
-        counts += np.bincount(items, minlength=trained_items)
-        left.append(_RowGroup(group.path, group.number, len(items)))
-    return left, counts
-
-
-def _index(trained_items: int) -> Feature:
-    return Feature("item_index", "item", "", trained_items)
-
-
-def _new_pairs(table: pa.Table, group: _RowGroup) -> NDArray[np.int64]:
-    """The rows that are no repeats."""
-    repeat = table["repeat"]
-    if repeat.type != pa.bool_() or repeat.null_count:
-        raise UserError(f"{group}: column 'repeat' is not true or false: prepare it anew")
-    return np.flatnonzero(~repeat.to_numpy())
-
-
-def _read_row_group(group: _RowGroup, names: list[str]) -> pa.Table:
-    try:
-        with pq.ParquetFile(group.path) as file:
-            there = set(file.schema_arrow.names)
-            missing = [name for name in names if name not in there]
-            if missing:
-                raise UserError(f"{group}: column {missing[0]!r} is missing: prepare it anew")
-            return file.read_row_group(group.number, columns=names)
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{group}: cannot be read ({reason}): prepare it anew") from error
 
 
 def _concatenate(*parts: _Rows) -> _Rows:
