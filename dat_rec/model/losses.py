@@ -7,6 +7,7 @@ Shapes: B examples, S negatives for each, D width of the vectors, N candidates, 
 Equation numbers are the paper's (Yu et al., DLP-KDD 2021).
 """
 
+import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,11 +18,12 @@ from torch.autograd.function import once_differentiable
 
 from dat_rec.data.batch import Items
 from dat_rec.data.schema import UNKNOWN
-from dat_rec.model.towers import inner_products
 
 BLOCK = 32
 """Items of one category that one small matrix product sums up."""
-CHUNK = {"cpu": 2**19, "cuda": 2**26}
+BITS = math.log2(math.e)
+"""Of a natural unit of log-probability."""
+CHUNK = {"cpu": 2**20, "cuda": 2**26}
 """Logits that the softmax holds at once, by device: on CPU, those that stay in the cache."""
 
 
@@ -222,8 +224,8 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
     """Sum of −log softmax over own positive and candidates, with its gradients beside it.
 
     A few queries at a time, from logits to gradients while they are in the cache: (B, N) logits are
-    never held, of the accidental hits alone the places, and the exponential is taken once
-    (benchmarks/LOG.md).
+    never held, of the accidental hits alone the places, and the exponential is taken once. Logits
+    are in bits, for a power of two costs a third of one of e (benchmarks/LOG.md).
     """
 
     @staticmethod
@@ -240,33 +242,48 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
         queries, candidates = len(query_BD), len(candidate_ND)
         gradient_BD, share_B = torch.empty_like(query_BD), torch.empty_like(offset_B)
         gradient_ND = torch.zeros_like(candidate_ND)
-        own_B = (query_BD * positive_BD).sum(dim=1) + offset_B
+        bits_BD, bits_N = query_BD * BITS, offset_N * BITS
+        own_B = (bits_BD * positive_BD).sum(dim=1) + offset_B * BITS
         loss = query_BD.new_zeros(())
-        rows = max(1, CHUNK.get(query_BD.device.type, CHUNK["cuda"]) // max(1, candidates))
+        weights = _rows_in_cache(query_BD, candidates)
+        rows, stride = len(weights), weights.stride(0)
         number_B = torch.arange(queries, device=query_BD.device)
         row_H = torch.repeat_interleave(number_B, hits_begin_B.diff())
-        place_H = row_H % rows * candidates + hits_H
+        place_H = row_H % rows * stride + hits_H
         ends = [*range(0, queries, rows), queries]
         places = place_H.split(hits_begin_B[ends].diff().tolist())
         for (begin, end), place in zip(pairwise(ends), places, strict=True):
-            query_CD, own_C = query_BD[begin:end], own_B[begin:end]
-            weight_CN = inner_products(query_CD, candidate_ND).add_(offset_N)
-            weight_CN.view(-1).index_fill_(0, place, float("-inf"))
+            own_C = own_B[begin:end]
+            weight_CN = weights[: end - begin, :candidates]
+            torch.addmm(bits_N, bits_BD[begin:end], candidate_ND.T, out=weight_CN)
+            weights.view(-1).index_fill_(0, place, float("-inf"))
             top_C = torch.maximum(weight_CN.amax(dim=1), own_C) if candidates else own_C
-            weight_CN.sub_(top_C[:, None]).exp_()
-            own_weight_C = (own_C - top_C).exp()
+            weight_CN.sub_(top_C[:, None]).exp2_()
+            own_weight_C = (own_C - top_C).exp2_()
             total_C = weight_CN.sum(dim=1) + own_weight_C
-            loss += (top_C + total_C.log() - own_C).sum()
+            loss += (top_C + total_C.log2() - own_C).sum()
             # ∂/∂logit = share of the total, of the own positive less 1.
             torch.div(own_weight_C, total_C, out=share_B[begin:end])
             torch.mm(weight_CN, candidate_ND, out=gradient_BD[begin:end]).div_(total_C[:, None])
-            gradient_ND.addmm_(weight_CN.T, query_CD / total_C[:, None])
+            gradient_ND.addmm_(weight_CN.T, query_BD[begin:end] / total_C[:, None])
         error_B1 = (share_B - 1)[:, None]
         gradient_BD.addcmul_(error_B1, positive_BD)
         ctx.save_for_backward(gradient_BD, error_B1 * query_BD, gradient_ND)
-        return loss
+        return loss / BITS
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return *(saved * gradient for saved in ctx.saved_tensors), None, None, None, None
+
+
+def _rows_in_cache(query_BD: Tensor, candidates: int) -> Tensor:
+    """Room for the logits of some of the queries, with columns to spare.
+
+    A row is an odd number of cache lines long, since rows a power of two apart share the cache's
+    sets, and push one another out.
+    """
+    size = query_BD.element_size()
+    stride = ((candidates * size + 63) // 64 | 1) * 64 // size
+    rows = CHUNK.get(query_BD.device.type, CHUNK["cuda"]) // stride
+    return query_BD.new_empty(max(1, min(rows, len(query_BD))), stride)

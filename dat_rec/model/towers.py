@@ -1,6 +1,6 @@
-"""Concatenated embeddings in, unit vectors out: one tower, and the score of two vectors.
+"""Concatenated embeddings in, unit vectors out: one tower.
 
-Shapes: B examples, F input width, D output width, N items.
+Shapes: B examples, F input width, D output width.
 """
 
 from collections.abc import Sequence
@@ -48,8 +48,3 @@ class Tower(nn.Module):
         with torch.autocast(features.device.type, torch.bfloat16, enabled=self._bfloat16):
             outputs: Tensor = self.layers(features)
         return F.normalize(outputs.to(features.dtype), dim=-1)
-
-
-def inner_products(query_BD: Tensor, item_ND: Tensor) -> Tensor:
-    """Scores s(u, v) = ⟨p_u, p_v⟩ as (B, N): training, exact search and index use this one."""
-    return query_BD @ item_ND.T

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dat_rec.errors import UserError
-from dat_rec.model.towers import inner_products
 from dat_rec.retrieval.protocol import Protocol
 
 BLOCK_BYTES = 64 * 2**20
@@ -83,7 +82,7 @@ def exact_ranks(
     items = torch.from_numpy(item_ND)
     for start in tqdm(range(0, len(protocol.users), block), desc="rank", unit="block"):
         query_BD = torch.from_numpy(query_UD[start : start + block])
-        scores_BN = inner_products(query_BD, items).numpy()
+        scores_BN = (query_BD @ items.T).numpy()
         for i, scores_N in enumerate(scores_BN, start):
             mine = protocol.queries_by_user[i]
             targets = scores_N[protocol.item_index[mine]]
