@@ -24,6 +24,19 @@ AUGMENTED = {USER: "augmented_user", ITEM: "augmented_item"}
 """Tables of the augmented vectors, by the id feature that looks them up."""
 
 
+class TowerInputs(NamedTuple):
+    """What the towers take in."""
+
+    query_BF: Tensor
+    """z_u."""
+    items_BF: list[Tensor]
+    """z_v: of the positives and the shared negatives, then of each example's first negative, …"""
+    augmented_user_BD: Tensor | None
+    """a_u; None without augmented vectors."""
+    augmented_item_BD: Tensor | None
+    """a_v of the positive; None without augmented vectors."""
+
+
 class DATOutput(NamedTuple):
     """What the losses need of one batch."""
 
@@ -139,6 +152,12 @@ class DAT(nn.Module):
             features: query, item and negatives' item features; stride B, and the shared
                 negatives. A key with empty bags counts as zero vectors.
         """
+        inputs = self.look_up(features)
+        item_BD, negative_ND = self.items(inputs)
+        return self.queries(inputs, item_BD, negative_ND)
+
+    def look_up(self, features: KeyedJaggedTensor) -> TowerInputs:
+        """What the towers take in, of one batch."""
         # Both lookups are on their way before either is waited for.
         pooled = self.embeddings(features)
         augmented = None if self.augmented is None else self.augmented(features)
@@ -154,28 +173,32 @@ class DAT(nn.Module):
             query.append(a_u)
             for number, embeddings in enumerate(candidates):
                 embeddings.append(vectors[_key(ITEM, number)])
-        items = [torch.cat(embeddings, dim=-1) for embeddings in candidates]
-        item_ND = self.item_tower(items[0].to(self._dtype))
         query_BF = torch.cat(query, dim=-1).to(self._dtype)
+        items = [torch.cat(embeddings, dim=-1).to(self._dtype) for embeddings in candidates]
         if shared := self._shared_negatives:
             # The rows behind are negatives, and no queries.
-            item_BD, negative_ND, query_BF = (
-                item_ND[:-shared],
-                item_ND[-shared:],
-                query_BF[:-shared],
-            )
+            query_BF = query_BF[:-shared]
             a_u, a_v = _without_last(a_u, shared), _without_last(a_v, shared)
-        else:
-            item_BD, negative_ND = item_ND, item_ND[:0]
-        if len(items) > 1:
-            negative_NF = torch.cat(items[1:]) if len(items) > 2 else items[1]
-            negative_ND = self.item_tower(negative_NF.to(self._dtype))
+        return TowerInputs(query_BF, items, a_u, a_v)
+
+    def items(self, inputs: TowerInputs) -> tuple[Tensor, Tensor]:
+        """p_v of the positives (B, D) and of the negatives (N, D), unit vectors."""
+        first_BF, *more = inputs.items_BF
+        item_ND = self.item_tower(first_BF)
+        if shared := self._shared_negatives:
+            return item_ND[:-shared], item_ND[-shared:]
+        if not more:
+            return item_ND, item_ND[:0]
+        return item_ND, self.item_tower(torch.cat(more) if len(more) > 1 else more[0])
+
+    def queries(self, inputs: TowerInputs, item_BD: Tensor, negative_ND: Tensor) -> DATOutput:
+        """The output, of which the queries' part was missing."""
         return DATOutput(
-            query_BD=self.query_tower(query_BF),
+            query_BD=self.query_tower(inputs.query_BF),
             item_BD=item_BD,
             negative_ND=negative_ND,
-            augmented_user_BD=a_u,
-            augmented_item_BD=a_v,
+            augmented_user_BD=inputs.augmented_user_BD,
+            augmented_item_BD=inputs.augmented_item_BD,
         )
 
     def _mean(self, keyed: dict[str, Tensor], features: KeyedJaggedTensor, key: str) -> Tensor:

@@ -5,6 +5,9 @@ that of one process on all the examples; padding has no part in it. Shapes as in
 ``dat_rec.model.dat``.
 """
 
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -37,11 +40,21 @@ def logged_terms(model: ModelConfig, loss: LossConfig) -> tuple[str, ...]:
     )
 
 
-class Objective(nn.Module):
-    """loss = main + λ1·loss_u + λ2·loss_v + λ3·loss_CA (equation 5).
+class Global(NamedTuple):
+    """What the losses need of the global batch's items, on its way: calling it waits for it."""
+
+    candidates: Callable[[], tuple[Tensor, Items]] | None
+    """(M, D) vectors, and what they are: rank after rank, of each the positives, the negatives.
+    None where each query is scored with its own alone."""
+    moments: Callable[[], Sequence[Tensor]] | None
+    """``CategoryMoments``; None without alignment."""
+
+
+class Exchange(nn.Module):
+    """Sends what is known of this rank's items to all ranks, while the query tower computes.
 
     Args:
-        config: which main loss, and the weights λ.
+        config: what the losses need.
         categories: K, the unknown category included.
     """
 
@@ -52,9 +65,45 @@ class Objective(nn.Module):
 
     def forward(
         self,
-        output: DATOutput,
+        item_BD: Tensor,
+        negative_ND: Tensor,
         positives: Items,
         negatives: Items,
+        counts: tuple[int, ...],
+        negative_counts: tuple[int, ...],
+    ) -> Global:
+        """Send them; arguments as in ``Objective``."""
+        config, rank = self._config, dist.get_rank()
+        own, own_negatives = counts[rank], negative_counts[rank]
+        candidates = moments = None
+        if config.main == "softmax":
+            parts = [(negative_ND, negatives, negative_counts)]
+            if config.in_batch:
+                parts.insert(0, (item_BD, positives, counts))
+            candidates = _send(parts)
+        if config.alignment > 0:
+            item_MD = torch.cat([item_BD[:own], negative_ND[:own_negatives]])
+            category_M = torch.cat([positives.category[:own], negatives.category[:own_negatives]])
+            moments = sum_over_ranks(category_moments(item_MD, category_M, self._categories))
+        return Global(candidates, moments)
+
+
+class Objective(nn.Module):
+    """loss = main + λ1·loss_u + λ2·loss_v + λ3·loss_CA (equation 5).
+
+    Args:
+        config: which main loss, and the weights λ.
+    """
+
+    def __init__(self, config: LossConfig) -> None:
+        super().__init__()
+        self._config = config
+
+    def forward(
+        self,
+        output: DATOutput,
+        everywhere: Global,
+        positives: Items,
         counts: tuple[int, ...],
         negative_counts: tuple[int, ...],
     ) -> tuple[Tensor, Tensor]:
@@ -65,8 +114,8 @@ class Objective(nn.Module):
 
         Args:
             output: of the model for this rank's rows: its examples and negatives, then padding.
+            everywhere: what ``Exchange`` has sent.
             positives: of the same rows.
-            negatives: of the same rows.
             counts: how many of the B rows are examples, on each of the N ranks.
             negative_counts: how many of the negatives are there, on each.
 
@@ -78,25 +127,14 @@ class Objective(nn.Module):
         share = sum(counts) / len(counts)
         query_BD, item_BD, negative_ND, a_u, a_v = output.first(own, own_negatives)
         terms: dict[str, Tensor] = {}
-        # Before the softmax, whose end the ranks reach at different times.
-        if config.alignment > 0:
-            category_N = torch.cat([positives.category[:own], negatives.category[:own_negatives]])
-            moments = category_moments(
-                torch.cat([item_BD, negative_ND]), category_N, self._categories
-            )
-            moments = CategoryMoments(*sum_over_ranks(moments))
-            terms["alignment"] = category_alignment(moments)
         pairs = share
-        if config.main == "bce":
+        if everywhere.candidates is None:
             pairs = share * (1 + config.negatives)
             negative_BSD = negative_ND.view(own, config.negatives, negative_ND.shape[1])
             item_BSD = torch.cat([item_BD.unsqueeze(1), negative_BSD], dim=1)
             terms["main"] = binary_cross_entropy(query_BD, item_BSD, pairs)
         else:
-            candidates = [(output.negative_ND, negatives, negative_counts)]
-            if config.in_batch:
-                candidates.insert(0, (output.item_BD, positives, counts))
-            candidate_ND, candidate = _of_all_ranks(candidates)
+            candidate_ND, candidate = everywhere.candidates()
             terms["main"] = sampled_softmax(
                 query_BD=query_BD,
                 positive_BD=item_BD,
@@ -107,6 +145,8 @@ class Objective(nn.Module):
                 temperature=config.temperature,
                 log_q_strength=config.log_q,
             )
+        if everywhere.moments is not None:
+            terms["alignment"] = category_alignment(CategoryMoments(*everywhere.moments()))
         if a_u is not None and a_v is not None:
             terms["mimic_user"] = mimic(a_u, item_BD, pairs)
             terms["mimic_item"] = mimic(a_v, query_BD, pairs)
@@ -123,29 +163,32 @@ class Objective(nn.Module):
         return torch.stack(used).sum(), logged
 
 
-def _of_all_ranks(
+def _send(
     parts: list[tuple[Tensor, Items, tuple[int, ...]]],
-) -> tuple[Tensor, Items]:
-    """The vectors and items of all ranks: rank after rank, of each part after part.
-
-    In two messages, one of them for all that is known of the items.
+) -> Callable[[], tuple[Tensor, Items]]:
+    """Send vectors and items, in two messages; they arrive rank after rank, part after part.
 
     Args:
         parts: this rank's vectors and items, padding included, and how many are none on each rank.
     """
-    vectors = gather_rows(torch.cat([vectors for vectors, _, _ in parts]))
     of_parts = (items.tensors() for _, items, _ in parts)
     index, category, log_q = (torch.cat(kind) for kind in zip(*of_parts, strict=True))
     bits = log_q.double().view(torch.int64)
-    known = gather_rows(torch.stack([index, category, bits], dim=1))
+    arrive_known = gather_rows(torch.stack([index, category, bits], dim=1))
+    arrive_vectors = gather_rows(torch.cat([vectors for vectors, _, _ in parts]))
     sizes = [(len(vectors), counts) for vectors, _, counts in parts]
-    if any(min(counts) < rows for rows, counts in sizes):
-        ranks = range(len(sizes[0][1]))
-        there = [torch.arange(rows) < counts[rank] for rank in ranks for rows, counts in sizes]
-        kept = torch.cat(there).to(vectors.device)
-        vectors, known = vectors[kept], known[kept]
-    index, category, bits = known.T.contiguous()
-    return vectors, Items(index, category, bits.view(torch.float64).to(log_q.dtype))
+
+    def arrive() -> tuple[Tensor, Items]:
+        vectors, known = arrive_vectors(), arrive_known()
+        if any(min(counts) < rows for rows, counts in sizes):
+            ranks = range(len(sizes[0][1]))
+            there = [torch.arange(rows) < counts[rank] for rank in ranks for rows, counts in sizes]
+            kept = torch.cat(there).to(vectors.device)
+            vectors, known = vectors[kept], known[kept]
+        index, category, bits = known.T.contiguous()
+        return vectors, Items(index, category, bits.view(torch.float64).to(log_q.dtype))
+
+    return arrive
 
 
 class TrainTask(nn.Module):
@@ -171,12 +214,23 @@ class TrainTask(nn.Module):
         shared = loss.shared_rows(ranks)
         negatives = 0 if shared else loss.negatives
         self.dat = DAT(schema, model, negatives, shared, embedding_device)
-        self.objective = Objective(loss, schema.feature(schema.category).rows)
+        self.exchange = Exchange(loss, schema.feature(schema.category).rows)
+        self.objective = Objective(loss)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss of the batch, and its terms."""
-        output = self.dat(batch.features)
+        inputs = self.dat.look_up(batch.features)
+        item_BD, negative_ND = self.dat.items(inputs)
+        everywhere = self.exchange(
+            item_BD,
+            negative_ND,
+            batch.positives,
+            batch.negatives,
+            batch.counts,
+            batch.negative_counts,
+        )
+        output = self.dat.queries(inputs, item_BD, negative_ND)
         loss: tuple[Tensor, Tensor] = self.objective(
-            output, batch.positives, batch.negatives, batch.counts, batch.negative_counts
+            output, everywhere, batch.positives, batch.counts, batch.negative_counts
         )
         return loss

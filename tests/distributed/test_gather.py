@@ -30,9 +30,10 @@ def on_one_rank(world: int) -> tuple[Tensor, Tensor, Tensor]:
         items, category = inputs(world)
         mine = slice(place.rank * B, (place.rank + 1) * B)
         local = items[mine].clone().requires_grad_()
-        moments = category_moments(local, category[mine], K)
-        alignment = category_alignment(CategoryMoments(*sum_over_ranks(moments)))
-        main = contrast(local, gather_rows(local), place.rank * B)
+        arrive_everything = gather_rows(local)
+        arrive_moments = sum_over_ranks(category_moments(local, category[mine], K))
+        main = contrast(local, arrive_everything(), place.rank * B)
+        alignment = category_alignment(CategoryMoments(*arrive_moments()))
         (main + alignment).backward()
         assert local.grad is not None
         return main.detach(), alignment.detach(), local.grad

@@ -14,7 +14,7 @@ from dat_rec.config import LossConfig
 from dat_rec.data.batch import Items
 from dat_rec.model.dat import DATOutput
 from dat_rec.parallel.process_group import process_group
-from dat_rec.train.objective import Objective
+from dat_rec.train.objective import Exchange, Objective
 from tests.distributed.ranks import run_ranks
 
 ROWS, S, D, K = 5, 2, 4, 3
@@ -73,9 +73,11 @@ def evaluate(
 ) -> Result:
     p_u, p_v, a_u, a_v = examples[:4]
     leaves = [tensor.clone().requires_grad_() for tensor in (p_u, p_v, negatives[0], a_u, a_v)]
-    value, terms = Objective(loss, 3 * K + 2)(
-        DATOutput(*leaves), Items(*examples[4:]), Items(*negatives[1:]), *counts
+    output, positives = DATOutput(*leaves), Items(*examples[4:])
+    everywhere = Exchange(loss, 3 * K + 2)(
+        output.item_BD, output.negative_ND, positives, Items(*negatives[1:]), *counts
     )
+    value, terms = Objective(loss)(output, everywhere, positives, *counts)
     value.backward()
     return value.detach(), terms, [leaf.grad for leaf in leaves if leaf.grad is not None]
 

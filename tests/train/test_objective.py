@@ -14,7 +14,7 @@ from dat_rec.config import LossConfig
 from dat_rec.data.batch import Items
 from dat_rec.model.dat import DATOutput
 from dat_rec.parallel.process_group import process_group
-from dat_rec.train.objective import TERMS, Objective
+from dat_rec.train.objective import TERMS, Exchange, Objective
 
 B, S, D, K = 5, 3, 4, 4
 Array = NDArray[np.float64]
@@ -133,7 +133,11 @@ def objective(config: LossConfig, output: DATOutput) -> tuple[Tensor, dict[str, 
     known = [torch.tensor(x) for x in (ITEMS, CATEGORIES, LOG_Q)]
     positives = Items(*(x[:, 0] for x in known))
     negatives = Items(*(x[:, 1:].flatten() for x in known))
-    loss, terms = Objective(config, K)(output, positives, negatives, (B,), (B * S,))
+    counts = ((B,), (B * S,))
+    everywhere = Exchange(config, K)(
+        output.item_BD, output.negative_ND, positives, negatives, *counts
+    )
+    loss, terms = Objective(config)(output, everywhere, positives, *counts)
     return loss, dict(zip(TERMS, terms, strict=True))
 
 
