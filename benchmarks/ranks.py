@@ -3,7 +3,8 @@
 import os
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
@@ -11,7 +12,35 @@ import torch
 import torch.multiprocessing as mp
 
 Answer = tuple[int, Any, str]
-"""Rank, what its function gave, and what ended it otherwise."""
+"""Number of the process, what its function gave, and what ended it otherwise."""
+
+
+@dataclass(frozen=True)
+class World:
+    """Ranks that train together, from some core on."""
+
+    size: int
+    first_core: int = 0
+
+
+@dataclass(frozen=True)
+class Turns:
+    """When this rank's world is to run, and when it is to leave the machine to others."""
+
+    order: Sequence[Sequence[int]]
+    """By turn, the numbers of the worlds that run at the same time."""
+    own: int
+    barrier: Any
+    """Of the ranks of all worlds."""
+
+    def take(self, rounds: int) -> Iterator[int]:
+        """The numbers of the turns that are this world's own, ``rounds`` times in order."""
+        for _ in range(rounds):
+            for number, worlds in enumerate(self.order):
+                self.barrier.wait()
+                if self.own in worlds:
+                    yield number
+                self.barrier.wait()
 
 
 def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -28,71 +57,102 @@ def on_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> 
     Raises:
         RuntimeError: a rank failed: with its traceback.
     """
+    return _run([(World(world_size), (function, *arguments))])[0]
+
+
+def on_worlds(
+    worlds: Sequence[World],
+    order: Sequence[Sequence[int]],
+    function: Callable[..., Any],
+    *arguments: Any,
+) -> list[list[Any]]:
+    """What ``function(turns, *arguments)`` gives on each rank of each world, all alive at once.
+
+    Args:
+        worlds: each with a process group of its own.
+        order: of the ``Turns``.
+        function: of a module, called by every rank; as for ``on_ranks``.
+        arguments: its arguments.
+
+    Raises:
+        RuntimeError: a rank failed: with its traceback.
+    """
+    barrier = mp.get_context("spawn").Barrier(sum(world.size for world in worlds))
+    return _run(
+        [
+            (world, (function, Turns(order, number, barrier), *arguments))
+            for number, world in enumerate(worlds)
+        ]
+    )
+
+
+def _run(calls: Sequence[tuple[World, tuple[Any, ...]]]) -> list[list[Any]]:
     context = mp.get_context("spawn")
     answers: SimpleQueue[Answer] = context.SimpleQueue()
-    port = _free_port()
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    ranks = [
-        context.Process(
-            target=_rank, args=(rank, world_size, port, answers, function, arguments), daemon=True
-        )
-        for rank in range(world_size)
-    ]
+    processes: list[Any] = []
+    for world, call in calls:
+        port = _free_port()
+        for rank in range(world.size):
+            given = (len(processes), rank, world, port, answers, *call)
+            processes.append(context.Process(target=_rank, args=given, daemon=True))
     try:
-        for process in ranks:
+        for process in processes:
             process.start()
     finally:
         os.environ.pop("OMP_NUM_THREADS")
         if before is not None:
             os.environ["OMP_NUM_THREADS"] = before
-    return _collect(ranks, answers)
+    found = iter(_collect(processes, answers))
+    return [[next(found) for _ in range(world.size)] for world, _ in calls]
 
 
-def _collect(ranks: list[Any], answers: "SimpleQueue[Answer]") -> list[Any]:
+def _collect(processes: list[Any], answers: "SimpleQueue[Answer]") -> list[Any]:
     found: dict[int, Any] = {}
     try:
-        while len(found) < len(ranks):
+        while len(found) < len(processes):
             while answers.empty():
-                for rank, process in enumerate(ranks):
+                for process in processes:
                     process.join(0.02)
                     if process.exitcode and answers.empty():
-                        raise RuntimeError(f"rank {rank} ended with exit code {process.exitcode}")
-            rank, value, problem = answers.get()
+                        raise RuntimeError(f"a rank ended with exit code {process.exitcode}")
+            number, value, problem = answers.get()
             if problem:
-                raise RuntimeError(f"rank {rank} failed:\n{problem}")
-            found[rank] = value
+                raise RuntimeError(f"a rank failed:\n{problem}")
+            found[number] = value
     finally:
-        for process in ranks:
-            if len(found) < len(ranks):
+        for process in processes:
+            if len(found) < len(processes):
                 process.kill()
             process.join()
-    return [found[rank] for rank in range(len(ranks))]
+    return [found[number] for number in range(len(processes))]
 
 
 def _rank(
+    number: int,
     rank: int,
-    world_size: int,
+    world: World,
     port: int,
     answers: "SimpleQueue[Answer]",
     function: Callable[..., Any],
-    arguments: tuple[Any, ...],
+    *arguments: Any,
 ) -> None:
     os.environ |= {
         "RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
+        "WORLD_SIZE": str(world.size),
         "LOCAL_RANK": str(rank),
-        "LOCAL_WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world.size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
     cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[rank % len(cores)]})
+    os.sched_setaffinity(0, {cores[(world.first_core + rank) % len(cores)]})
     torch.set_num_threads(1)
     try:
-        answer: Answer = (rank, function(*arguments), "")
+        answer: Answer = (number, function(*arguments), "")
     except BaseException:
-        answer = (rank, None, traceback.format_exc())
+        answer = (number, None, traceback.format_exc())
     answers.put(answer)
 
 

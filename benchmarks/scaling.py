@@ -1,11 +1,17 @@
 """How much faster are more ranks: the same global batch on them (strong), or each its own (weak)?
 
-    python -m benchmarks.scaling [--worlds 1 2 4] [--rounds 3]
+    python -m benchmarks.scaling [--worlds 1 2 4] [--launches 3] [--rounds 8]
 
 Each rank has one thread, and a core of its own as long as there are cores; beyond, ranks share
-them, and the figure says nothing of the code. Worlds take turns. The shapes are those of
-``train_step``: ``modern`` computes much for what it sends, ``tables`` little. (Weak scaling of
-``modern`` would say nothing: more ranks give each query more candidates.)
+them, and the figure says nothing of the code. All worlds are alive at once and take turns of a few
+steps; one of the turns is that of two single ranks that know nothing of one another: what two
+cores of this machine can do at best ("machine"). The shapes are those of ``train_step``:
+``modern`` computes much for what it sends, ``tables`` little. (Weak scaling of ``modern`` would say
+nothing: more ranks give each query more candidates.)
+
+Beyond the worlds measured, samples/s are projected, and marked so: what a rank computes shrinks as
+its share of the batch does, and what two ranks lose to one another grows as the bytes that a rank
+sends (``traffic``). No rank is slower than another there, and no network than this machine's.
 """
 
 import dataclasses
@@ -13,28 +19,30 @@ import itertools
 import os
 import resource
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import tyro
+from numpy.typing import NDArray
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from tqdm import tqdm
 
-from benchmarks.ranks import on_ranks
+from benchmarks.ranks import Turns, World, on_worlds
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, build, endless
+from benchmarks.traffic import bytes_sent
 from benchmarks.train_step import SHAPES, SMOKE, spread
 from dat_rec.parallel.process_group import process_group
 
 Kind = Literal["strong", "weak"]
-CASES: tuple[tuple[Kind, str], ...] = (
-    ("strong", "modern"),
-    ("strong", "tables"),
-    ("weak", "tables"),
-)
+Case = tuple[Kind, str]
+CASES: tuple[Case, ...] = (("strong", "modern"), ("strong", "tables"), ("weak", "tables"))
 GLOBAL_BATCH = 8192
+PROJECTED = (4, 8, 16, 32, 64)
+"""Ranks, of which those measured on cores of their own are left out."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,12 @@ class Arguments:
     """Samples a second on more ranks."""
 
     worlds: tuple[int, ...] = (1, 2, 4)
-    """How many ranks."""
-    rounds: int = 3
-    """Turns of each world."""
-    steps: int = 20
+    """How many ranks; the first is 1."""
+    launches: int = 3
+    """How often all processes start anew: where their memory lies changes their speed."""
+    rounds: int = 8
+    """Turns of each world in a launch."""
+    steps: int = 5
     """Steps of a turn."""
     comms: Literal["fp32", "fp16"] = "fp32"
     """As in training."""
@@ -55,64 +65,140 @@ class Arguments:
     """Tiny tables, once, on one rank and on two: shows that the script works, no figure."""
 
 
-def one_turn(shape: Shape, comms: Literal["fp32", "fp16"], steps: int) -> dict[str, Any]:
-    """Seconds of each step on this rank, and its peak memory."""
-    with process_group(300) as place:
+@dataclass
+class Measured:
+    """A case's rounds, of all launches."""
+
+    samples_per_s: dict[int, list[float]]
+    """By world size."""
+    machine: list[float]
+    """Samples/s of two single ranks together, over those of one alone."""
+    peak_memory_mb: dict[int, float]
+    """Of a rank, by world size."""
+
+
+def take_turns(
+    turns: Turns, shape: Shape, kind: Kind, comms: Literal["fp32", "fp16"], rounds: int, steps: int
+) -> tuple[list[tuple[int, float]], float]:
+    """The number and the seconds a step of each own turn, and this rank's peak memory in MiB."""
+    with process_group(600) as place:
         config = shape.config(comms=comms, sharding_types=("table_wise",))
+        shape = of_world(shape, kind, place.world_size)
         built = build(shape, config, place)
         batches = endless(shape.batches(8, place.rank, place.world_size))
         pipeline = TrainPipelineSparseDist(
             built.model, built.optimizer, place.device, execute_all_batches=True
         )
-        for _ in range(min(steps, 5)):
+        for _ in range(3):
             pipeline.progress(batches)
-        times = [time.perf_counter()]
-        for _ in range(steps):
-            pipeline.progress(batches)
-            times.append(time.perf_counter())
-    seconds = [after - before for before, after in itertools.pairwise(times)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "peak_memory_mb": peak}
+        seconds = []
+        for turn in turns.take(rounds):
+            begin = time.perf_counter()
+            for _ in range(steps):
+                pipeline.progress(batches)
+            seconds.append((turn, (time.perf_counter() - begin) / steps))
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def of_case(kind: Kind, name: str, world: int) -> Shape:
-    """The shape: 8192 examples a step of all ranks together, or 4096 of each."""
-    rows = GLOBAL_BATCH if kind == "strong" else GLOBAL_BATCH // 2 * world
-    return dataclasses.replace(SHAPES[name], batch_size=rows)
+def of_world(shape: Shape, kind: Kind, ranks: int) -> Shape:
+    """The shape for more ranks, whose batch is that of all together, or half of it for each."""
+    rows = shape.batch_size if kind == "strong" else shape.batch_size // 2 * ranks
+    return dataclasses.replace(shape, batch_size=rows)
+
+
+def measure(
+    shape: Shape, kind: Kind, sizes: Sequence[int], arguments: Arguments, rounds: int, steps: int
+) -> Measured:
+    """One launch."""
+    # The second single rank is there for the machine's turn alone, which is the last.
+    worlds = [*(World(size) for size in sizes), World(1, first_core=1)]
+    order = [*((number,) for number in range(len(sizes))), (0, len(sizes))]
+    found = on_worlds(worlds, order, take_turns, shape, kind, arguments.comms, rounds, steps)
+
+    def rates(world: int, turn: int) -> NDArray[np.float64]:
+        """Of each round: of the slowest rank."""
+        seconds = [[s for number, s in rank if number == turn] for rank, _ in found[world]]
+        size = of_world(shape, kind, worlds[world].size).batch_size
+        return np.asarray(size / np.max(seconds, axis=0))
+
+    machine = (rates(0, len(sizes)) + rates(len(sizes), len(sizes))) / rates(0, 0)
+    return Measured(
+        {size: rates(number, number).tolist() for number, size in enumerate(sizes)},
+        machine.tolist(),
+        {size: max(peak for _, peak in ranks) for size, ranks in zip(sizes, found, strict=False)},
+    )
+
+
+def joined(launches: Sequence[Measured]) -> Measured:
+    """All launches' rounds."""
+    sizes = launches[0].samples_per_s
+    return Measured(
+        {size: [rate for one in launches for rate in one.samples_per_s[size]] for size in sizes},
+        [ratio for one in launches for ratio in one.machine],
+        {size: max(one.peak_memory_mb[size] for one in launches) for size in sizes},
+    )
+
+
+def projected(shape: Shape, kind: Kind, found: Measured, ranks: int) -> float:
+    """Samples/s on ``ranks`` ranks, from the medians of one and of two."""
+    one, two = (
+        of_world(shape, kind, size).batch_size / float(np.median(found.samples_per_s[size]))
+        for size in (1, 2)
+    )
+    share = 1.0 if kind == "weak" else 2 / ranks
+    own = one if kind == "weak" else one / 2
+    lost = max(0.0, two - own)
+    traffic = [bytes_sent(of_world(shape, kind, size), size) for size in (ranks, 2)]
+    step = own * share + lost * traffic[0] / traffic[1]
+    return of_world(shape, kind, ranks).batch_size / step
 
 
 def main() -> None:
     """Measure in turns, print the figures, append all of it."""
     arguments = tyro.cli(Arguments)
-    worlds = (1, 2) if arguments.smoke else arguments.worlds
-    rounds, steps = (1, 2) if arguments.smoke else (arguments.rounds, arguments.steps)
-    cases = list(itertools.product(CASES[:1] if arguments.smoke else CASES, worlds))
-    rates: dict[tuple[tuple[Kind, str], int], list[float]] = {case: [] for case in cases}
-    peaks: dict[tuple[tuple[Kind, str], int], float] = {}
-    for case, world in tqdm(cases * rounds, desc="measure", unit="turn"):
-        shape = SMOKE if arguments.smoke else of_case(*case, world)
-        found = on_ranks(world, one_turn, shape, arguments.comms, steps)
-        rates[case, world].append(shape.batch_size / float(np.median(found[0]["seconds"])))
-        peaks[case, world] = max(rank["peak_memory_mb"] for rank in found)
+    sizes = (1, 2) if arguments.smoke else arguments.worlds
+    launches, rounds, steps = (
+        (1, 1, 2) if arguments.smoke else (arguments.launches, arguments.rounds, arguments.steps)
+    )
+    shapes = {
+        case: SMOKE
+        if arguments.smoke
+        else dataclasses.replace(SHAPES[case[1]], batch_size=GLOBAL_BATCH)
+        for case in (CASES[:1] if arguments.smoke else CASES)
+    }
+    parts: dict[Case, list[Measured]] = {case: [] for case in shapes}
+    todo = list(itertools.product(range(launches), shapes.items()))
+    for _, (case, shape) in tqdm(todo, desc="measure", unit="launch"):
+        parts[case].append(measure(shape, case[0], sizes, arguments, rounds, steps))
     cores = len(os.sched_getaffinity(0))
     facts = {"cores": cores, "comms": arguments.comms, **circumstances()}
     out = None if arguments.smoke else arguments.out
-    for (case, world), found_rates in rates.items():
-        row: dict[str, Any] = {
-            "benchmark": "scaling",
-            "kind": case[0],
-            "shape": case[1],
-            "world_size": world,
-            "samples_per_s": percentiles(found_rates),
-            "peak_memory_mb_of_a_rank": peaks[case, world],
-            "own_cores": world <= cores,
-        }
-        if 1 in worlds and world > 1:
-            alone = rates[case, 1]
-            row["speedup"] = spread([a / b for a, b in zip(found_rates, alone, strict=True)])
-        append(out, row | facts)
-        if (case, world) == (CASES[0], 2) and 1 in worlds:
-            append(out, {"name": "two_rank_speedup", **row["speedup"]} | facts)
+    for case, shape in shapes.items():
+        found = joined(parts[case])
+        about: dict[str, Any] = {"benchmark": "scaling", "kind": case[0], "shape": case[1]}
+        for size, rates in found.samples_per_s.items():
+            row = about | {
+                "world_size": size,
+                "samples_per_s": percentiles(rates),
+                "peak_memory_mb_of_a_rank": found.peak_memory_mb[size],
+                "own_cores": size <= cores,
+            }
+            if size > 1:
+                pairs = zip(rates, found.samples_per_s[1], strict=True)
+                row["speedup"] = spread([many / one for many, one in pairs])
+            if size == 2:
+                row["machine"] = spread(found.machine)
+            append(out, row | facts)
+            if (case, size) == (CASES[0], 2):
+                named = {"name": "two_rank_speedup", **row["speedup"], "machine": row["machine"]}
+                append(out, named | facts)
+        if 2 in found.samples_per_s and not arguments.smoke:
+            for size in PROJECTED:
+                row = about | {
+                    "world_size": size,
+                    "projected_samples_per_s": projected(shape, case[0], found, size),
+                }
+                append(out, row | facts)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,16 @@ TITLES = {
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """One panel a kind; ranks that share cores are hollow."""
-    newest = {(row["kind"], row["shape"], row["world_size"]): row for row in rows if "kind" in row}
+    newest = {
+        (row["kind"], row["shape"], row["world_size"]): row
+        for row in rows
+        if "samples_per_s" in row
+    }
+    projected = {
+        (row["kind"], row["shape"], row["world_size"]): row["projected_samples_per_s"] / 1e3
+        for row in rows
+        if "projected_samples_per_s" in row
+    }
     figure = pictures.figure(
         "How much faster are more ranks, each with one thread?", list(newest.values())
     )
@@ -32,7 +41,12 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
             [(row["samples_per_s"]["p90"] - row["samples_per_s"]["p50"]) / 1e3 for _, row in found],
         ]
         one = middle[0] / worlds[0]
-        axes.plot(worlds, [one * world for world in worlds], "--", color="0.5", label="perfect")
+        beyond = sorted((world, rate) for (*of, world), rate in projected.items() if (*of,) == case)
+        known = dict(zip(worlds, middle, strict=True))
+        line = sorted((dict(beyond) | {2: known[2]}).items()) if 2 in known else beyond
+        ends = [1, max([*worlds, *(world for world, _ in line)])]
+        axes.plot(ends, [one * world for world in ends], "--", color="0.5", label="perfect")
+        axes.plot(*zip(*line, strict=True), "o:", color="tab:orange", label="projected", ms=4)
         axes.errorbar(worlds, middle, yerr=error, capsize=4, color="tab:blue", label="measured")
         for world, value, (_, row) in zip(worlds, middle, found, strict=True):
             own = row["own_cores"]
@@ -41,11 +55,15 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
                 "" if own else "\n(shared cores)"
             )
             axes.annotate(note, (world, value), (6, -14), textcoords="offset points", fontsize=8)
+        for world, rate in beyond[-1:]:
+            note = f"× {rate / middle[0]:.0f}"
+            axes.annotate(note, (world, rate), (-4, -16), textcoords="offset points", fontsize=8)
         axes.set_title(title, fontsize=10)
-        axes.set_xticks(worlds)
-        axes.set_xlim(min(worlds) - 0.2, max(worlds) + 1.2)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.yaxis.set_major_formatter("{x:.0f}")
         axes.set_xlabel("ranks")
         axes.legend(loc="upper left")
-        axes.set_ylim(bottom=0)
     figure.axes[0].set_ylabel("thousand samples a second (median of turns)")
     return figure

@@ -1,0 +1,40 @@
+"""What a rank sends to others in a step: counted, not measured."""
+
+from itertools import pairwise
+from math import prod
+
+from benchmarks.shapes import Shape
+
+FLOAT, INT64 = 4, 8
+"""Bytes."""
+
+
+def bytes_sent(shape: Shape, ranks: int) -> float:
+    """By each rank in a step, of tables that lie table-wise and evenly on ``ranks`` ranks.
+
+    Ids to the tables' ranks; pooled embeddings and vectors back, and their gradients; the towers'
+    vectors and what is known of the items; moments and towers' gradients, summed in a ring.
+    """
+    rows = (shape.batch_size + shape.shared_negatives) / ranks
+    candidates = 1 if shape.shared_negatives else 1 + shape.negatives
+    item_keys = (len(shape.item_rows) + 1) * candidates
+    bags = len(shape.query_rows) + item_keys
+    single = 1 + 2 * candidates  # user, item, category
+    values = single + (bags - single) * shape.bag
+    pooled = bags * shape.dim + (1 + candidates) * shape.output_dim
+    away = (ranks - 1) / ranks
+    ids = rows * (values + bags) * INT64 * away
+    embeddings = 2 * rows * pooled * FLOAT * away
+    vectors = rows * candidates * (2 * shape.output_dim * FLOAT + 3 * INT64) * (ranks - 1)
+    moments = shape.categories * (1 + shape.output_dim + shape.output_dim**2)
+    summed = 2 * (2 * moments + _tower_weights(shape)) * FLOAT * away
+    return ids + embeddings + vectors + summed
+
+
+def _tower_weights(shape: Shape) -> int:
+    """Of both towers."""
+    weights = 0
+    for features in (len(shape.query_rows), len(shape.item_rows) + 1):
+        widths = [features * shape.dim + shape.output_dim, *shape.hidden, shape.output_dim]
+        weights += sum(prod(layer) + layer[1] for layer in pairwise(widths))
+    return weights
