@@ -15,6 +15,10 @@ Answer = tuple[int, Any, str]
 """Number of the process, what its function gave, and what ended it otherwise."""
 
 
+LONGEST_TURN_S = 600
+"""After which a rank gives up waiting for its turn."""
+
+
 @dataclass(frozen=True)
 class World:
     """Ranks that train together, from some core on."""
@@ -77,7 +81,8 @@ def on_worlds(
     Raises:
         RuntimeError: a rank failed: with its traceback.
     """
-    barrier = mp.get_context("spawn").Barrier(sum(world.size for world in worlds))
+    ranks = sum(world.size for world in worlds)
+    barrier = mp.get_context("spawn").Barrier(ranks, timeout=LONGEST_TURN_S)
     return _run(
         [
             (world, (function, Turns(order, number, barrier), *arguments))
@@ -92,8 +97,7 @@ def _run(calls: Sequence[tuple[World, tuple[Any, ...]]]) -> list[list[Any]]:
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     processes: list[Any] = []
-    for world, call in calls:
-        port = _free_port()
+    for (world, call), port in zip(calls, _free_ports(len(calls)), strict=True):
         for rank in range(world.size):
             given = (len(processes), rank, world, port, answers, *call)
             processes.append(context.Process(target=_rank, args=given, daemon=True))
@@ -113,13 +117,15 @@ def _collect(processes: list[Any], answers: "SimpleQueue[Answer]") -> list[Any]:
     try:
         while len(found) < len(processes):
             while answers.empty():
-                for process in processes:
+                for number, process in enumerate(processes):
                     process.join(0.02)
                     if process.exitcode and answers.empty():
-                        raise RuntimeError(f"a rank ended with exit code {process.exitcode}")
+                        raise RuntimeError(
+                            f"process {number} ended with exit code {process.exitcode}"
+                        )
             number, value, problem = answers.get()
             if problem:
-                raise RuntimeError(f"a rank failed:\n{problem}")
+                raise RuntimeError(f"process {number} failed:\n{problem}")
             found[number] = value
     finally:
         for process in processes:
@@ -156,7 +162,9 @@ def _rank(
     answers.put(answer)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+def _free_ports(number: int) -> list[int]:
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [server.getsockname()[1] for server in servers]
+    for server in servers:
+        server.close()
+    return ports

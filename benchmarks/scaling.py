@@ -1,6 +1,6 @@
 """How much faster are more ranks: the same global batch on them (strong), or each its own (weak)?
 
-    python -m benchmarks.scaling [--worlds 1 2 4] [--launches 3] [--rounds 8]
+    python -m benchmarks.scaling [--worlds 2 4] [--launches 3] [--rounds 5]
 
 Each rank has one thread, and a core of its own as long as there are cores; beyond, ranks share
 them, and the figure says nothing of the code. All worlds are alive at once and take turns of a few
@@ -9,9 +9,11 @@ cores of this machine can do at best ("machine"). The shapes are those of ``trai
 ``modern`` computes much for what it sends, ``tables`` little. (Weak scaling of ``modern`` would say
 nothing: more ranks give each query more candidates.)
 
-Beyond the worlds measured, samples/s are projected, and marked so: what a rank computes shrinks as
-its share of the batch does, and what two ranks lose to one another grows as the bytes that a rank
-sends (``traffic``). No rank is slower than another there, and no network than this machine's.
+Beyond the worlds measured on cores of their own, samples/s are projected, and marked so, for as
+many ranks as there are tables at most: what a rank computes shrinks as its share of the batch does,
+and what a rank of two lost (less what the machine did) grows as the bytes that a rank sends
+(``traffic``). No rank is slower than another there, nor has more tables, and no network is slower
+than this machine's.
 """
 
 import dataclasses
@@ -33,29 +35,35 @@ from tqdm import tqdm
 from benchmarks.ranks import Turns, World, on_worlds
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, build, endless
-from benchmarks.traffic import bytes_sent
+from benchmarks.traffic import bytes_sent, tables
 from benchmarks.train_step import SHAPES, SMOKE, spread
 from dat_rec.parallel.process_group import process_group
 
 Kind = Literal["strong", "weak"]
-Case = tuple[Kind, str]
-CASES: tuple[Case, ...] = (("strong", "modern"), ("strong", "tables"), ("weak", "tables"))
-GLOBAL_BATCH = 8192
-PROJECTED = (4, 8, 16, 32, 64)
-"""Ranks, of which those measured on cores of their own are left out."""
+Case = tuple[Kind, str, int]
+"""And the examples of a step: of all ranks together, or (weak) of two."""
+CASES: tuple[Case, ...] = (
+    ("strong", "modern", 16_384),
+    ("strong", "modern", 8192),
+    ("strong", "tables", 8192),
+    ("weak", "tables", 8192),
+)
+"""The first gives the figure that has a name."""
+PROJECTED = (4, 8, 16)
+"""Ranks."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Samples a second on more ranks."""
 
-    worlds: tuple[int, ...] = (1, 2, 4)
-    """How many ranks; the first is 1."""
+    worlds: tuple[int, ...] = (2, 4)
+    """How many ranks, beside one."""
     launches: int = 3
     """How often all processes start anew: where their memory lies changes their speed."""
-    rounds: int = 8
+    rounds: int = 5
     """Turns of each world in a launch."""
-    steps: int = 5
+    steps: int = 3
     """Steps of a turn."""
     comms: Literal["fp32", "fp16"] = "fp32"
     """As in training."""
@@ -145,25 +153,23 @@ def projected(shape: Shape, kind: Kind, found: Measured, ranks: int) -> float:
         of_world(shape, kind, size).batch_size / float(np.median(found.samples_per_s[size]))
         for size in (1, 2)
     )
-    share = 1.0 if kind == "weak" else 2 / ranks
-    own = one if kind == "weak" else one / 2
+    # What one of two ranks would take that have nothing to do with one another.
+    own = one * (2 if kind == "weak" else 1) / float(np.median(found.machine))
     lost = max(0.0, two - own)
-    traffic = [bytes_sent(of_world(shape, kind, size), size) for size in (ranks, 2)]
-    step = own * share + lost * traffic[0] / traffic[1]
+    more, few = (bytes_sent(of_world(shape, kind, size), size) for size in (ranks, 2))
+    step = own * (1 if kind == "weak" else 2 / ranks) + lost * more / few
     return of_world(shape, kind, ranks).batch_size / step
 
 
 def main() -> None:
     """Measure in turns, print the figures, append all of it."""
     arguments = tyro.cli(Arguments)
-    sizes = (1, 2) if arguments.smoke else arguments.worlds
+    sizes = (1, 2) if arguments.smoke else (1, *sorted({*arguments.worlds} - {1}))
     launches, rounds, steps = (
         (1, 1, 2) if arguments.smoke else (arguments.launches, arguments.rounds, arguments.steps)
     )
     shapes = {
-        case: SMOKE
-        if arguments.smoke
-        else dataclasses.replace(SHAPES[case[1]], batch_size=GLOBAL_BATCH)
+        case: SMOKE if arguments.smoke else dataclasses.replace(SHAPES[case[1]], batch_size=case[2])
         for case in (CASES[:1] if arguments.smoke else CASES)
     }
     parts: dict[Case, list[Measured]] = {case: [] for case in shapes}
@@ -175,7 +181,12 @@ def main() -> None:
     out = None if arguments.smoke else arguments.out
     for case, shape in shapes.items():
         found = joined(parts[case])
-        about: dict[str, Any] = {"benchmark": "scaling", "kind": case[0], "shape": case[1]}
+        about: dict[str, Any] = {
+            "benchmark": "scaling",
+            "kind": case[0],
+            "shape": case[1],
+            "batch_size": case[2],
+        }
         for size, rates in found.samples_per_s.items():
             row = about | {
                 "world_size": size,
@@ -191,9 +202,10 @@ def main() -> None:
             append(out, row | facts)
             if (case, size) == (CASES[0], 2):
                 named = {"name": "two_rank_speedup", **row["speedup"], "machine": row["machine"]}
-                append(out, named | facts)
-        if 2 in found.samples_per_s and not arguments.smoke:
-            for size in PROJECTED:
+                append(out, named | about | facts)
+        if 2 in sizes and cores >= 2 and arguments.comms == "fp32" and not arguments.smoke:
+            measured = [size for size in sizes if size <= cores]
+            for size in (x for x in PROJECTED if x not in measured and x <= tables(shape)):
                 row = about | {
                     "world_size": size,
                     "projected_samples_per_s": projected(shape, case[0], found, size),

@@ -20,15 +20,23 @@ def bytes_sent(shape: Shape, ranks: int) -> float:
     item_keys = (len(shape.item_rows) + 1) * candidates
     bags = len(shape.query_rows) + item_keys
     single = 1 + 2 * candidates  # user, item, category
+    augmented = 1 + candidates  # user, item
     values = single + (bags - single) * shape.bag
-    pooled = bags * shape.dim + (1 + candidates) * shape.output_dim
+    pooled = bags * shape.dim + augmented * shape.output_dim
     away = (ranks - 1) / ranks
-    ids = rows * (values + bags) * INT64 * away
+    ids = rows * (values + bags + 2 * augmented) * INT64 * away
     embeddings = 2 * rows * pooled * FLOAT * away
-    vectors = rows * candidates * (2 * shape.output_dim * FLOAT + 3 * INT64) * (ranks - 1)
+    # With shared negatives, the examples' own items are no candidates of others.
+    known = shape.shared_negatives / ranks if shape.shared_negatives else rows * candidates
+    vectors = known * (2 * shape.output_dim * FLOAT + 3 * INT64) * (ranks - 1)
     moments = shape.categories * (1 + shape.output_dim + shape.output_dim**2)
     summed = 2 * (2 * moments + _tower_weights(shape)) * FLOAT * away
     return ids + embeddings + vectors + summed
+
+
+def tables(shape: Shape) -> int:
+    """Of both collections."""
+    return len(shape.query_rows) + len(shape.item_rows) + 1 + 2
 
 
 def _tower_weights(shape: Shape) -> int:

@@ -68,6 +68,13 @@ PARTS = {
     "zero grad": ("## zero_grad",),
 }
 """By part of a step, how the profiler's events begin that make it up."""
+LABELS = {
+    "query_tower": "towers",
+    "item_tower": "towers",
+    "exchange": "losses",
+    "objective": "losses",
+}
+"""By module of the model, the part of a step that its forward is."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,7 @@ def sharded(shape: Shape, config: TrainConfig, place: Place) -> Callable[[], obj
     """A step of training's pipeline."""
     built = build(shape, config, place)
     for name, module in built.model.named_modules():
-        part = {"query_tower": "towers", "item_tower": "towers", "objective": "losses"}
-        if label := part.get(name.rpartition(".")[2]):
+        if label := LABELS.get(name.rpartition(".")[2]):
             _label(module, label)
     batches = endless(shape.batches(BATCHES))
     pipeline = TrainPipelineSparseDist[Batch, Any](

@@ -7,29 +7,26 @@ from matplotlib.figure import Figure
 from benchmarks import pictures
 
 TITLES = {
-    ("strong", "modern"): "strong: 8192 examples a step together,\neach with 16,384 candidates",
-    ("strong", "tables"): "strong: 8192 examples a step together,\n1,024 shared negatives",
-    ("weak", "tables"): "weak: 4096 examples a step of each rank,\n1,024 shared negatives",
+    ("strong", "modern", 16_384): "strong: 16,384 examples a step together,\nof 32,768 candidates",
+    ("strong", "modern", 8192): "strong: 8192 examples a step together,\nof 16,384 candidates",
+    ("strong", "tables", 8192): "strong: 8192 examples a step together,\n1,024 shared negatives",
+    ("weak", "tables", 8192): "weak: 4096 examples a step of each rank,\n1,024 shared negatives",
 }
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
     """One panel a kind; ranks that share cores are hollow."""
-    newest = {
-        (row["kind"], row["shape"], row["world_size"]): row
-        for row in rows
-        if "samples_per_s" in row
-    }
+    newest = {_place(row): row for row in rows if "samples_per_s" in row and "batch_size" in row}
     projected = {
-        (row["kind"], row["shape"], row["world_size"]): row["projected_samples_per_s"] / 1e3
+        _place(row): row["projected_samples_per_s"] / 1e3
         for row in rows
-        if "projected_samples_per_s" in row
+        if "projected_samples_per_s" in row and "batch_size" in row
     }
     figure = pictures.figure(
         "How much faster are more ranks, each with one thread?", list(newest.values())
     )
-    figure.set_size_inches(12, 5)
-    for axes, (case, title) in zip(figure.subplots(1, 3), TITLES.items(), strict=True):
+    figure.set_size_inches(15, 5)
+    for axes, (case, title) in zip(figure.subplots(1, 4), TITLES.items(), strict=True):
         found = sorted(
             ((world, row) for (*of, world), row in newest.items() if tuple(of) == case),
             key=lambda pair: pair[0],
@@ -46,7 +43,9 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
         line = sorted((dict(beyond) | {2: known[2]}).items()) if 2 in known else beyond
         ends = [1, max([*worlds, *(world for world, _ in line)])]
         axes.plot(ends, [one * world for world in ends], "--", color="0.5", label="perfect")
-        axes.plot(*zip(*line, strict=True), "o:", color="tab:orange", label="projected", ms=4)
+        if beyond:
+            places = zip(*line, strict=True)
+            axes.plot(*places, "o:", color="tab:orange", label="projected", ms=4)
         axes.errorbar(worlds, middle, yerr=error, capsize=4, color="tab:blue", label="measured")
         for world, value, (_, row) in zip(worlds, middle, found, strict=True):
             own = row["own_cores"]
@@ -67,3 +66,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
         axes.legend(loc="upper left")
     figure.axes[0].set_ylabel("thousand samples a second (median of turns)")
     return figure
+
+
+def _place(row: dict[str, Any]) -> tuple[str, str, int, int]:
+    return row["kind"], row["shape"], row["batch_size"], row["world_size"]

@@ -41,7 +41,7 @@ def logged_terms(model: ModelConfig, loss: LossConfig) -> tuple[str, ...]:
 
 
 class Global(NamedTuple):
-    """What the losses need of the global batch's items, on its way: calling it waits for it."""
+    """What the losses need of the global batch's items, on its way: each part, called, waits."""
 
     candidates: Callable[[], tuple[Tensor, Items]] | None
     """(M, D) vectors, and what they are: rank after rank, of each the positives, the negatives.
@@ -72,7 +72,16 @@ class Exchange(nn.Module):
         counts: tuple[int, ...],
         negative_counts: tuple[int, ...],
     ) -> Global:
-        """Send them; arguments as in ``Objective``."""
+        """Send them.
+
+        Args:
+            item_BD: p_v of this rank's rows: of its examples, then padding.
+            negative_ND: p_v of its negatives, then padding.
+            positives: of the same rows.
+            negatives: of the same rows.
+            counts: how many of the B rows are examples, on each rank.
+            negative_counts: how many of the negatives are there, on each.
+        """
         config, rank = self._config, dist.get_rank()
         own, own_negatives = counts[rank], negative_counts[rank]
         candidates = moments = None

@@ -206,7 +206,8 @@ def test_sampled_softmax_in_chunks_has_the_gradient_of_the_whole(
         return softmax.detach(), *torch.autograd.grad(3 * softmax, leaves)
 
     whole = gradients()
-    monkeypatch.setitem(CHUNK, "cpu", 2 * 9 + 1)  # two queries at a time, the last alone
+    # Rows are three cache lines long: two queries at a time, the last alone.
+    monkeypatch.setitem(CHUNK, "cpu", 2 * 24)
     torch.testing.assert_close(gradients(), whole, rtol=0, atol=1e-12)
 
 
