@@ -103,7 +103,7 @@ class _Arrive(torch.autograd.Function):
 def _all_gather(local: Tensor) -> tuple[dist.Work, Tensor]:
     rows, *width = local.shape
     gathered = local.new_empty(dist.get_world_size() * rows, *width)
-    return _work(dist.all_gather_into_tensor(gathered, local, async_op=True)), gathered
+    return _work(dist.all_gather_single(gathered, local, async_op=True)), gathered
 
 
 def _all_to_all(gradient: Tensor) -> tuple[dist.Work, Tensor]:
