@@ -7,30 +7,25 @@ batches that lie in memory. The results are two JSON lines: every figure, and th
 be 5 or more.
 """
 
-import dataclasses
 import itertools
 import json
-import tempfile
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
+from benchmarks.on_data import configured, pipeline
 from benchmarks.ranks import on_ranks
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import endless
 from benchmarks.timing import interleaved
-from dat_rec.config import Preset, TrainConfig, preset
+from dat_rec.config import Preset, TrainConfig
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.prepare import prepare
 from dat_rec.data.reader import ExampleReader
-from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.parallel.process_group import process_group
-from dat_rec.train.loop import build_model, reader_options
-from dat_rec.train.optimizers import build_optimizer
+from dat_rec.train.loop import reader_options
 
 IN_MEMORY = 16
 """Batches that the trainer takes in turn."""
@@ -60,13 +55,10 @@ def measure(config: TrainConfig, rounds: int, steps: int) -> dict[str, Any]:
     """Every figure of ``rounds`` epochs read, each followed by ``steps`` steps trained."""
     with process_group(config.timeout_s) as place:
         dataset = Dataset.open(config.data)
-        model, _ = build_model(config, dataset, place)
-        learn = config.optimizer
-        optimizer = build_optimizer(model, learn.tower_lr, learn.table_lr, learn.table)
+        steps_of = pipeline(config, dataset, place)
         reader = ExampleReader(dataset, reader_options(config, config.batch_size))
         stream = iter(reader)
         batches = endless(list(itertools.islice(reader, IN_MEMORY)))
-        pipeline = TrainPipelineSparseDist(model, optimizer, place.device, execute_all_batches=True)
         an_epoch = reader.examples // config.batch_size
 
         def read() -> None:
@@ -74,7 +66,7 @@ def measure(config: TrainConfig, rounds: int, steps: int) -> dict[str, Any]:
 
         def train() -> None:
             for _ in range(steps):
-                pipeline.progress(batches)
+                steps_of.progress(batches)
 
         times = interleaved({"reader": read, "trainer": train}, rounds, warmup=1)
     examples = {"reader": an_epoch * config.batch_size, "trainer": steps * config.batch_size}
@@ -96,18 +88,11 @@ def measure(config: TrainConfig, rounds: int, steps: int) -> dict[str, Any]:
 def main() -> None:
     """Measure once, append the result, and print the ratio."""
     arguments = tyro.cli(Arguments)
-    with tempfile.TemporaryDirectory() as scratch:
-        data = arguments.data
-        if data is None:
-            data = Path(scratch) / "data"
-            large = Synthetic(out=data, users=20_000, items=2_000, interactions=1_000_000)
-            prepare(Synthetic(out=data) if arguments.smoke else large)
-        config = dataclasses.replace(
-            preset(arguments.preset, data, Path(scratch) / "run"),
-            batch_size=256 if arguments.smoke else arguments.batch_size,
-            epochs=1_000_000,
-        )
-        size = (2, 2) if arguments.smoke else (arguments.rounds, arguments.steps)
+    size = (2, 2) if arguments.smoke else (arguments.rounds, arguments.steps)
+    batch_size = 256 if arguments.smoke else arguments.batch_size
+    large = {"users": 20_000, "items": 2_000, "interactions": 1_000_000}
+    world = None if arguments.smoke else large
+    with configured(arguments.data, arguments.preset, batch_size, world) as config:
         (result,) = on_ranks(1, measure, config, *size)
     out = None if arguments.smoke else arguments.out
     append(out, {"benchmark": "reader"} | result | circumstances())

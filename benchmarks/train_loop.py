@@ -7,29 +7,24 @@ result is a JSON line: percentiles of samples/s over steps, the share of time sp
 for data, peak memory, and the circumstances.
 """
 
-import dataclasses
 import itertools
 import resource
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from tqdm import tqdm
 
+from benchmarks.on_data import configured, pipeline
 from benchmarks.record import append, circumstances, percentiles
-from dat_rec.config import Preset, TrainConfig, preset
+from dat_rec.config import Preset, TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prefetch import Prefetcher
-from dat_rec.data.prepare import prepare
 from dat_rec.data.reader import ExampleReader
-from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.parallel.process_group import process_group
-from dat_rec.train.loop import build_model, reader_options
-from dat_rec.train.optimizers import build_optimizer
+from dat_rec.train.loop import reader_options
 
 
 @dataclass(frozen=True)
@@ -56,19 +51,16 @@ def measure(config: TrainConfig, seconds: float, warmup_steps: int) -> dict[str,
     """Train for ``seconds`` after ``warmup_steps``; every figure of that span."""
     with process_group(config.timeout_s) as place:
         dataset = Dataset.open(config.data)
-        model, _ = build_model(config, dataset, place)
-        learn = config.optimizer
-        optimizer = build_optimizer(model, learn.tower_lr, learn.table_lr, learn.table)
+        steps_of = pipeline(config, dataset, place)
         options = reader_options(config, config.batch_size * place.world_size)
         reader = ExampleReader(dataset, options, place.rank, place.world_size)
         batches = Prefetcher(iter(reader))
-        pipeline = TrainPipelineSparseDist(model, optimizer, place.device, execute_all_batches=True)
         for _ in range(warmup_steps):
-            pipeline.progress(batches)
+            steps_of.progress(batches)
         waited, times = batches.wait_s, [time.perf_counter()]
         with tqdm(desc="measure", unit="step") as bar:
             while times[-1] - times[0] < seconds:
-                pipeline.progress(batches)
+                steps_of.progress(batches)
                 times.append(time.perf_counter())
                 bar.update()
         batches.close()
@@ -92,18 +84,9 @@ def measure(config: TrainConfig, seconds: float, warmup_steps: int) -> dict[str,
 def main() -> None:
     """Measure once and append the result."""
     arguments = tyro.cli(Arguments)
-    with tempfile.TemporaryDirectory() as scratch:
-        data = arguments.data
-        if data is None:
-            data = Path(scratch) / "data"
-            prepare(Synthetic(out=data))
-        config = dataclasses.replace(
-            preset(arguments.preset, data, Path(scratch) / "run"),
-            batch_size=256 if arguments.smoke else arguments.batch_size,
-            epochs=1_000_000,
-        )
-        span = (1.0, 2) if arguments.smoke else (arguments.seconds, arguments.warmup_steps)
-        (Path(scratch) / "run").mkdir()
+    span = (1.0, 2) if arguments.smoke else (arguments.seconds, arguments.warmup_steps)
+    batch_size = 256 if arguments.smoke else arguments.batch_size
+    with configured(arguments.data, arguments.preset, batch_size) as config:
         result = measure(config, *span)
     out = None if arguments.smoke else arguments.out
     append(out, {"benchmark": "train_loop"} | result | circumstances())

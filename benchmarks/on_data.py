@@ -1,0 +1,50 @@
+"""Training's own step on a prepared dataset, or on a planted world where none is given."""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from dat_rec.config import Preset, TrainConfig, preset
+from dat_rec.data.batch import Batch
+from dat_rec.data.dataset import Dataset
+from dat_rec.data.prepare import prepare
+from dat_rec.data.sources.synthetic import Synthetic
+from dat_rec.parallel.process_group import Place
+from dat_rec.train.loop import build_model
+from dat_rec.train.optimizers import build_optimizer
+
+
+@contextmanager
+def configured(
+    data: Path | None, name: Preset, batch_size: int, world: Mapping[str, Any] | None = None
+) -> Iterator[TrainConfig]:
+    """A configuration of a preset that trains on ``data`` without end.
+
+    Args:
+        data: a prepared dataset; without it a ``world`` is planted, for the block's duration.
+        name: of the preset.
+        batch_size: examples a batch.
+        world: arguments of ``Synthetic``, in place of its own.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Path(scratch) / "run"
+        run.mkdir()
+        if data is None:
+            data = Path(scratch) / "data"
+            prepare(Synthetic(out=data, **(world or {})))
+        yield dataclasses.replace(preset(name, data, run), batch_size=batch_size, epochs=1_000_000)
+
+
+def pipeline(
+    config: TrainConfig, dataset: Dataset, place: Place
+) -> TrainPipelineSparseDist[Batch, Any]:
+    """What makes a step of each batch."""
+    model, _ = build_model(config, dataset, place)
+    learn = config.optimizer
+    optimizer = build_optimizer(model, learn.tower_lr, learn.table_lr, learn.table)
+    return TrainPipelineSparseDist(model, optimizer, place.device, execute_all_batches=True)
