@@ -1,25 +1,10 @@
 """A disk that is really full: a small tmpfs. Nothing half-written stays, one line tells why."""
 
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.train.checkpoint import checkpoints
 from tests.end_to_end.cli import dat_rec, done
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a tmpfs (root)")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_training_leaves_no_half_checkpoint(planted: Dataset, small_disk: Path) -> None:

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -291,17 +291,6 @@ def test_a_rank_without_memory_says_so_and_ends_all(planted: Dataset, tmp_path: 
         assert "stopped: rank 1 failed: out of memory (" in told["dat-rec: rank 0:"]
         assert not OUR_TRACEBACK.search(run.output())
         assert checkpoints(run.out) == []
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a tmpfs (root)")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_ends_all_ranks_and_leaves_no_half_checkpoint(
