@@ -50,16 +50,25 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
         for world, value, (_, row) in zip(worlds, middle, found, strict=True):
             own = row["own_cores"]
             axes.plot(world, value, "o", color="tab:blue", markerfacecolor=None if own else "white")
-            note = f"{value:.0f} k/s: × {value / middle[0]:.2f}" + (
-                "" if own else "\n(shared cores)"
+            note = f"{value:.0f} k/s" + ("" if own else "\n(shared cores)")
+            if "speedup" in row:
+                note = f"× {row['speedup']['p50']:.2f}: {note}"
+            place, side = ((-5, 6), "right") if world == 2 else ((6, -14), "left")
+            axes.annotate(
+                note, (world, value), place, textcoords="offset points", fontsize=8, ha=side
             )
-            axes.annotate(note, (world, value), (6, -14), textcoords="offset points", fontsize=8)
         for world, rate in beyond[-1:]:
-            note = f"× {rate / middle[0]:.0f}"
-            axes.annotate(note, (world, rate), (-4, -16), textcoords="offset points", fontsize=8)
+            axes.annotate(
+                f"× {rate / middle[0]:.1f}",
+                (world, rate),
+                (-8, -2),
+                textcoords="offset points",
+                fontsize=8,
+                ha="right",
+            )
         axes.set_title(title, fontsize=10)
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        axes.set_yscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.yaxis.set_major_formatter("{x:.0f}")
         axes.set_xlabel("ranks")
