@@ -57,3 +57,21 @@ def check(world: int) -> None:
 
 def test_global_losses_and_gradients_at_world_2() -> None:
     check(2)
+
+
+def order_of_backward() -> list[str]:
+    events: list[str] = []
+    with process_group(60):
+        items, queries = (torch.ones(B, D, requires_grad=True) for _ in range(2))
+        arrive = gather_rows(items)
+        between = 2 * queries
+        everything = arrive()
+        everything.register_hook(lambda _: events.append("leaves"))
+        between.register_hook(lambda _: events.append("between"))
+        items.register_hook(lambda _: events.append("arrived"))
+        (everything.sum() + between.sum()).backward()
+    return events
+
+
+def test_a_gradient_travels_while_what_lies_between_the_ends_is_computed() -> None:
+    assert run_ranks(order_of_backward, 2) == [["leaves", "between", "arrived"]] * 2
