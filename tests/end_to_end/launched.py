@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,6 +92,16 @@ class Launched:
     def exit_codes(self) -> list[int]:
         """Of the ranks that failed, as torchrun tells them."""
         return [int(code) for code in re.findall(r"exitcode +: (-?\d+) \(pid", self.output())]
+
+    def ended_with(self, *codes: int) -> bool:
+        """Whether these are the ranks' exit codes, but for some that torchrun ended meanwhile.
+
+        It looks ten times in a second, and ends (-15) whoever is not yet gone when one has failed.
+        """
+        found = self.exit_codes()
+        own = Counter(found)
+        del own[-signal.SIGTERM]
+        return len(found) == len(codes) and bool(own) and own <= Counter(codes)
 
     def partials(self) -> list[Path]:
         """Checkpoints that are being written or removed."""

@@ -71,7 +71,7 @@ def test_a_world_that_comes_back_after_another_took_over_writes_nothing_more(
         for line in lines:
             assert line.startswith(f"dat-rec: {out}: another start of this run, on ")
             assert line.endswith(", writes its checkpoints now: this one stops")
-        assert set(first.exit_codes()) == {1}
+        assert first.ended_with(1, 1)
         assert files(out) == before
     theirs = dict(checkpoints(undisturbed))
     assert dict(checkpoints(out)).keys() == theirs.keys()
@@ -106,7 +106,7 @@ def test_another_job_is_refused_at_once_while_the_first_trains_and_after_it(
             planted.folder, out, *FLAGS, *more, variables=job(name), log=tmp_path / name
         ) as run:
             assert run.wait() == 1, run.output()
-            assert run.exit_codes() == [2, 2]
+            assert run.ended_with(2, 2)
             (line,) = run.said()
             return line
 
