@@ -8,6 +8,7 @@ Equation numbers are the paper's (Yu et al., DLP-KDD 2021).
 """
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -23,8 +24,19 @@ BLOCK = 32
 """Items of one category that one small matrix product sums up."""
 BITS = math.log2(math.e)
 """Of a natural unit of log-probability."""
-CHUNK = {"cpu": 2**20, "cuda": 2**26}
-"""Logits that the softmax holds at once, by device: on CPU, those that stay in the cache."""
+
+
+class SoftmaxBlock(NamedTuple):
+    """Of which size the softmax takes up queries and candidates."""
+
+    logits: int
+    """At once; on CPU, as many as stay in the cache."""
+    candidates: int
+    """Of a block at most: the rest of its logits are more queries."""
+
+
+SOFTMAX_BLOCK = {"cpu": SoftmaxBlock(2**19, 2**11), "cuda": SoftmaxBlock(2**26, 2**22)}
+"""By device."""
 
 
 def binary_cross_entropy(query_BD: Tensor, item_BSD: Tensor, pairs: float) -> Tensor:
@@ -223,9 +235,12 @@ def _hits(item_B: Tensor, item_N: Tensor) -> tuple[Tensor, Tensor]:
 class _CrossEntropyOfProducts(torch.autograd.Function):
     """Sum of −log softmax over own positive and candidates, with its gradients beside it.
 
-    A few queries at a time, from logits to gradients while they are in the cache: (B, N) logits are
-    never held, of the accidental hits alone the places, and the exponential is taken once. Logits
-    are in bits, for a power of two costs a third of one of e (benchmarks/LOG.md).
+    Some queries at a time, and for them a block of candidates after the other, from logits to what
+    their weights add to the query's gradient while they are in the cache. The totals are those so
+    far, and shrink with what was made of them when a larger logit comes (Milakov and Gimelshein,
+    arXiv:1805.02867); the candidates' gradients wait for the last. (B, N) logits are never held,
+    of the accidental hits alone the places, and the exponential is taken once. Logits are in bits,
+    for a power of two costs a third of one of e (benchmarks/LOG.md).
     """
 
     @staticmethod
@@ -240,32 +255,39 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
         hits_H: Tensor,
     ) -> Tensor:
         queries, candidates = len(query_BD), len(candidate_ND)
-        gradient_BD, share_B = torch.empty_like(query_BD), torch.empty_like(offset_B)
-        gradient_ND = torch.zeros_like(candidate_ND)
+        gradient_BD, gradient_ND = torch.zeros_like(query_BD), torch.zeros_like(candidate_ND)
+        share_B = torch.empty_like(offset_B)
         bits_BD, bits_N = query_BD * BITS, offset_N * BITS
         own_B = (bits_BD * positive_BD).sum(dim=1) + offset_B * BITS
         loss = query_BD.new_zeros(())
-        weights = _rows_in_cache(query_BD, candidates)
-        rows, stride = len(weights), weights.stride(0)
-        number_B = torch.arange(queries, device=query_BD.device)
-        row_H = torch.repeat_interleave(number_B, hits_begin_B.diff())
-        place_H = row_H % rows * stride + hits_H
-        ends = [*range(0, queries, rows), queries]
-        places = place_H.split(hits_begin_B[ends].diff().tolist())
-        for (begin, end), place in zip(pairwise(ends), places, strict=True):
-            own_C = own_B[begin:end]
-            weight_CN = weights[: end - begin, :candidates]
-            torch.addmm(bits_N, bits_BD[begin:end], candidate_ND.T, out=weight_CN)
-            weights.view(-1).index_fill_(0, place, float("-inf"))
-            top_C = torch.maximum(weight_CN.amax(dim=1), own_C) if candidates else own_C
-            weight_CN.sub_(top_C[:, None]).exp2_()
-            own_weight_C = (own_C - top_C).exp2_()
-            total_C = weight_CN.sum(dim=1) + own_weight_C
+        room, columns = _blocks_in_cache(query_BD, candidates)
+        rows = room.shape[1]
+        chunks = list(pairwise([*range(0, queries, rows), queries]))
+        blocks = list(pairwise([*range(0, candidates, columns), candidates]))
+        places = _places(hits_begin_B, hits_H, room, columns, len(chunks))
+        for begin, end in chunks:
+            query_CD, own_C = query_BD[begin:end], own_B[begin:end]
+            gradient_CD = gradient_BD[begin:end]
+            top_C, total_C = own_C, torch.ones_like(own_C)
+            done = []
+            for (first, last), block in zip(blocks, room, strict=True):
+                candidate_MD = candidate_ND[first:last]
+                weight_CM = block[: end - begin, : last - first]
+                torch.addmm(bits_N[first:last], bits_BD[begin:end], candidate_MD.T, out=weight_CM)
+                room.view(-1).index_fill_(0, next(places), float("-inf"))
+                before_C, top_C = top_C, torch.maximum(top_C, weight_CM.amax(dim=1))
+                shrink_C = (before_C - top_C).exp2_()
+                weight_CM.sub_(top_C[:, None]).exp2_()
+                total_C.mul_(shrink_C).add_(weight_CM.sum(dim=1))
+                gradient_CD.mul_(shrink_C[:, None]).addmm_(weight_CM, candidate_MD)
+                done.append((gradient_ND[first:last], weight_CM, top_C))
             loss += (top_C + total_C.log2() - own_C).sum()
             # ∂/∂logit = share of the total, of the own positive less 1.
-            torch.div(own_weight_C, total_C, out=share_B[begin:end])
-            torch.mm(weight_CN, candidate_ND, out=gradient_BD[begin:end]).div_(total_C[:, None])
-            gradient_ND.addmm_(weight_CN.T, query_BD[begin:end] / total_C[:, None])
+            torch.div((own_C - top_C).exp2_(), total_C, out=share_B[begin:end])
+            gradient_CD.div_(total_C[:, None])
+            for gradient_MD, weight_CM, its_top_C in reversed(done):
+                scale_C = (its_top_C - top_C).exp2_().div_(total_C)
+                gradient_MD.addmm_(weight_CM.T, query_CD * scale_C[:, None])
         error_B1 = (share_B - 1)[:, None]
         gradient_BD.addcmul_(error_B1, positive_BD)
         ctx.save_for_backward(gradient_BD, error_B1 * query_BD, gradient_ND)
@@ -277,13 +299,32 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
         return *(saved * gradient for saved in ctx.saved_tensors), None, None, None, None
 
 
-def _rows_in_cache(query_BD: Tensor, candidates: int) -> Tensor:
-    """Room for the logits of some of the queries, with columns to spare.
+def _blocks_in_cache(query_BD: Tensor, candidates: int) -> tuple[Tensor, int]:
+    """Room for the logits of some queries, by block of candidates, and the candidates of a block.
 
     A row is an odd number of cache lines long, since rows a power of two apart share the cache's
     sets, and push one another out.
     """
+    block = SOFTMAX_BLOCK.get(query_BD.device.type, SOFTMAX_BLOCK["cuda"])
+    columns = max(1, min(block.candidates, candidates))
     size = query_BD.element_size()
-    stride = ((candidates * size + 63) // 64 | 1) * 64 // size
-    rows = CHUNK.get(query_BD.device.type, CHUNK["cuda"]) // stride
-    return query_BD.new_empty(max(1, min(rows, len(query_BD))), stride)
+    stride = ((columns * size + 63) // 64 | 1) * 64 // size
+    rows = max(1, min(block.logits // stride, len(query_BD)))
+    return query_BD.new_empty(-(-candidates // columns), rows, stride), columns
+
+
+def _places(
+    begin_B: Tensor, hits_H: Tensor, room: Tensor, columns: int, chunks: int
+) -> Iterator[Tensor]:
+    """Where in ``room`` a block's hits stand: block after block, chunk after chunk of queries."""
+    blocks, rows, stride = room.shape
+    number_B = torch.arange(len(begin_B) - 1, device=begin_B.device)
+    row_H = torch.repeat_interleave(number_B, begin_B.diff())
+    block_H = hits_H // columns
+    place_H = (block_H * rows + row_H % rows) * stride + hits_H % columns
+    turn_H = row_H // rows * blocks + block_H
+    if blocks > 1:  # of one block alone they are in order
+        turn_H, order_H = turn_H.sort()
+        place_H = place_H[order_H]
+    counts = torch.bincount(turn_H, minlength=chunks * blocks)
+    return iter(place_H.split(counts.tolist()))
