@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dat_rec.data.batch import Items
 from dat_rec.model.losses import (
-    CHUNK,
+    SOFTMAX_BLOCK,
+    SoftmaxBlock,
     binary_cross_entropy,
     category_alignment,
     category_moments,
@@ -192,22 +193,31 @@ def test_an_own_positive_among_the_candidates_counts_once() -> None:
     assert among.item() == pytest.approx(sum(loss.item() for loss in apart), abs=1e-12)
 
 
-def test_sampled_softmax_in_chunks_has_the_gradient_of_the_whole(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    "block",
+    [
+        # Rows are three cache lines long: two queries at a time, the last alone.
+        SoftmaxBlock(2 * 24, 9),
+        # Of one line: two queries and four candidates, the last candidate alone.
+        SoftmaxBlock(2 * 8, 4),
+    ],
+)
+@pytest.mark.parametrize("rising", [1, -1])
+def test_sampled_softmax_in_blocks_has_the_gradient_of_the_whole(
+    block: SoftmaxBlock, rising: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gradients() -> tuple[Tensor, ...]:
         leaves = [unit(n, D, seed=n).requires_grad_() for n in (7, 8, 9)]
         query, positive, candidate = leaves[0], leaves[1][:7], leaves[2]
         items = torch.tensor([1, 1, 2, 3, 3, 4, 5, 6, 1])
-        log_q = torch.arange(9, dtype=torch.float64)
+        log_q = rising * torch.arange(9, dtype=torch.float64)
         softmax = sampled_softmax(
             query, positive, candidate, known(items[:7], log_q[:7]), known(items, log_q), 7, 0.3
         )
         return softmax.detach(), *torch.autograd.grad(3 * softmax, leaves)
 
     whole = gradients()
-    # Rows are three cache lines long: two queries at a time, the last alone.
-    monkeypatch.setitem(CHUNK, "cpu", 2 * 24)
+    monkeypatch.setitem(SOFTMAX_BLOCK, "cpu", block)
     torch.testing.assert_close(gradients(), whole, rtol=0, atol=1e-12)
 
 
@@ -219,7 +229,11 @@ def test_sampled_softmax_of_equal_scores_is_ln_n() -> None:
     assert loss.item() == pytest.approx(math.log(6), abs=1e-12)
 
 
-def test_sampled_softmax_holds_for_far_apart_logits() -> None:
+@pytest.mark.parametrize("candidates", [2, 1])
+def test_sampled_softmax_holds_for_far_apart_logits(
+    candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SOFTMAX_BLOCK, "cpu", SoftmaxBlock(2**10, candidates))
     query = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     candidate = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
     for own, expected in ((0, 2e4), (1, 0.0)):
