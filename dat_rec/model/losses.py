@@ -30,12 +30,17 @@ class SoftmaxBlock(NamedTuple):
     """Of which size the softmax takes up queries and candidates."""
 
     logits: int
-    """At once; on CPU, as many as stay in the cache."""
+    """Of a block; on CPU, as many as stay in the cache."""
     candidates: int
     """Of a block at most: the rest of its logits are more queries."""
+    held: int
+    """Logits of all blocks of the same queries at most: fewer queries with very many candidates."""
 
 
-SOFTMAX_BLOCK = {"cpu": SoftmaxBlock(2**19, 2**11), "cuda": SoftmaxBlock(2**26, 2**22)}
+SOFTMAX_BLOCK = {
+    "cpu": SoftmaxBlock(2**19, 2**11, 2**26),
+    "cuda": SoftmaxBlock(2**26, 2**22, 2**26),
+}
 """By device."""
 
 
@@ -236,11 +241,12 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
     """Sum of −log softmax over own positive and candidates, with its gradients beside it.
 
     Some queries at a time, and for them a block of candidates after the other, from logits to what
-    their weights add to the query's gradient while they are in the cache. The totals are those so
-    far, and shrink with what was made of them when a larger logit comes (Milakov and Gimelshein,
-    arXiv:1805.02867); the candidates' gradients wait for the last. (B, N) logits are never held,
-    of the accidental hits alone the places, and the exponential is taken once. Logits are in bits,
-    for a power of two costs a third of one of e (benchmarks/LOG.md).
+    their weights add to the query's gradient while they are in the cache. Totals and queries'
+    gradients are relative to the largest logit so far, and scaled down when a larger one comes
+    (Milakov and Gimelshein, arXiv:1805.02867); the candidates' gradients wait until the largest is
+    known. Until then the weights of these queries are held, of the accidental hits the places
+    alone, and the exponential is taken once. Logits are in bits, for a power of two costs a third
+    of one of e (benchmarks/LOG.md).
     """
 
     @staticmethod
@@ -306,17 +312,18 @@ def _blocks_in_cache(query_BD: Tensor, candidates: int) -> tuple[Tensor, int]:
     sets, and push one another out.
     """
     block = SOFTMAX_BLOCK.get(query_BD.device.type, SOFTMAX_BLOCK["cuda"])
-    columns = max(1, min(block.candidates, candidates))
+    blocks = -(-candidates // block.candidates)
+    columns = -(-candidates // max(1, blocks))
     size = query_BD.element_size()
     stride = ((columns * size + 63) // 64 | 1) * 64 // size
-    rows = max(1, min(block.logits // stride, len(query_BD)))
-    return query_BD.new_empty(-(-candidates // columns), rows, stride), columns
+    rows = min(block.logits // stride, block.held // max(1, blocks * stride), len(query_BD))
+    return query_BD.new_empty(blocks, max(1, rows), stride), max(1, columns)
 
 
 def _places(
     begin_B: Tensor, hits_H: Tensor, room: Tensor, columns: int, chunks: int
 ) -> Iterator[Tensor]:
-    """Where in ``room`` a block's hits stand: block after block, chunk after chunk of queries."""
+    """Where in ``room`` hits stand: chunk after chunk of queries, and of each block after block."""
     blocks, rows, stride = room.shape
     number_B = torch.arange(len(begin_B) - 1, device=begin_B.device)
     row_H = torch.repeat_interleave(number_B, begin_B.diff())

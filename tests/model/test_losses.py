@@ -197,9 +197,11 @@ def test_an_own_positive_among_the_candidates_counts_once() -> None:
     "block",
     [
         # Rows are three cache lines long: two queries at a time, the last alone.
-        SoftmaxBlock(2 * 24, 9),
-        # Of one line: two queries and four candidates, the last candidate alone.
-        SoftmaxBlock(2 * 8, 4),
+        SoftmaxBlock(2 * 24, 9, 2**10),
+        # Of one line: two queries; of five candidates and then of four.
+        SoftmaxBlock(2 * 8, 5, 2**10),
+        # As many logits as one query has.
+        SoftmaxBlock(2 * 8, 5, 2 * 8),
     ],
 )
 @pytest.mark.parametrize("rising", [1, -1])
@@ -233,7 +235,7 @@ def test_sampled_softmax_of_equal_scores_is_ln_n() -> None:
 def test_sampled_softmax_holds_for_far_apart_logits(
     candidates: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(SOFTMAX_BLOCK, "cpu", SoftmaxBlock(2**10, candidates))
+    monkeypatch.setitem(SOFTMAX_BLOCK, "cpu", SoftmaxBlock(2**10, candidates, 2**10))
     query = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     candidate = torch.tensor([[-1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
     for own, expected in ((0, 2e4), (1, 0.0)):
@@ -254,10 +256,11 @@ def test_a_hit_far_above_all_that_counts_does_not_count() -> None:
         assert gradient.isfinite().all()
 
 
-def test_without_other_items_the_softmax_costs_nothing() -> None:
+@pytest.mark.parametrize("candidates", [2, 0])
+def test_without_other_items_the_softmax_costs_nothing(candidates: int) -> None:
     query, positive = unit(2, D).requires_grad_(), unit(2, D, seed=1).requires_grad_()
-    items = known([3, 3]), known([3, 3])
-    loss = sampled_softmax(query, positive, positive, *items, 2, 0.1)
+    items = known([3, 3]), known([3] * candidates)
+    loss = sampled_softmax(query, positive, positive[:candidates], *items, 2, 0.1)
     assert loss.item() == pytest.approx(0, abs=1e-12)
     for gradient in torch.autograd.grad(loss, (query, positive)):
         torch.testing.assert_close(gradient, torch.zeros_like(gradient))
