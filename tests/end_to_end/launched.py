@@ -96,7 +96,8 @@ class Launched:
     def ended_with(self, *codes: int) -> bool:
         """Whether these are the ranks' exit codes, but for some that torchrun ended meanwhile.
 
-        It looks ten times in a second, and ends (-15) whoever is not yet gone when one has failed.
+        It looks ten times in a second, and ends (-15) whoever is not yet gone when one has failed:
+        a rank that hangs on its way out looks the same.
         """
         found = self.exit_codes()
         own = Counter(found)
