@@ -291,6 +291,7 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
             # ∂/∂logit = share of the total, of the own positive less 1.
             torch.div((own_C - top_C).exp2_(), total_C, out=share_B[begin:end])
             gradient_CD.div_(total_C[:, None])
+            # The last blocks are in the cache still.
             for gradient_MD, weight_CM, its_top_C in reversed(done):
                 scale_C = (its_top_C - top_C).exp2_().div_(total_C)
                 gradient_MD.addmm_(weight_CM.T, query_CD * scale_C[:, None])
