@@ -368,4 +368,8 @@ def _kill_all(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    # Whoever stops all hosts of a job, once one has ended, must not change another's exit code: a
+    # handler would give way to the default while Python ends.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(code)

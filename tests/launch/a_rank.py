@@ -13,6 +13,7 @@ def leave(code: int) -> None:
     """As ``dat-rec`` does: tell the host's program the exit code, and end with it."""
     with Path(os.environ[EXIT_FILE]).open("a", encoding="ascii") as file:
         file.write(f"{code}\n")
+    print(f"leaves with {code}", flush=True)
     sys.exit(code)
 
 
@@ -20,7 +21,7 @@ def main() -> None:
     """End in one of the ways in which a rank ends."""
     way, rank = sys.argv[1], int(os.environ["RANK"])
     print(f"rank {rank} begins", flush=True)
-    if way == "refuse" and rank == 1:
+    if way == "all-refuse" or (way == "refuse" and rank == 1):
         leave(2)
     if way == "fail-once" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         sys.exit(1)

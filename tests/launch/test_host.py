@@ -82,6 +82,19 @@ def test_a_rank_that_refuses_its_input_ends_the_host_at_once_with_its_code() -> 
     assert living(mark) == []
 
 
+def test_being_stopped_while_it_ends_does_not_change_a_refusals_code() -> None:
+    """As srun stops all of a job's hosts once the first of them has refused."""
+    process = start(way="all-refuse")
+    assert process.stdout
+    for line in process.stdout:
+        if "leaves with 2" in line:
+            break
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.0005)
+    assert process.returncode == 2
+
+
 def test_sigterm_reaches_the_ranks_whose_checkpoint_counts() -> None:
     process = start(way="stop")
     assert process.stdout
