@@ -12,6 +12,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -298,6 +299,9 @@ def _end(
     Below it stand the error's notes, if this rank is the one that has left the run's record.
     """
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if not alone:
+        # torchrun stops all ranks once one has ended: this one ends with its own code.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     rank = os.environ.get("RANK")
     lines = list(getattr(error, "__notes__", ()))
     if alone or rank == "0" or not first_only:
