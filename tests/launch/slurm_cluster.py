@@ -156,7 +156,6 @@ class Cluster(Hosts):
             "ReturnToService": 2,
             "SwitchType": "switch/none",
             "MpiDefault": "none",
-            "SrunPortRange": "17100-17999",
             "SchedulerType": "sched/backfill",
             "SchedulerParameters": (
                 "bf_interval=1,sched_min_interval=100000,batch_sched_delay=0,bf_resolution=1"
