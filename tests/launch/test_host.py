@@ -27,6 +27,14 @@ def start(*options: str, way: str) -> subprocess.Popen[str]:
     )
 
 
+def wait_for(process: subprocess.Popen[str], words: str) -> None:
+    """Wait until a rank has said so, or all have ended."""
+    assert process.stdout
+    for line in process.stdout:
+        if words in line:
+            return
+
+
 def run(*options: str, way: str, more: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*options, way=way, more=more),
@@ -85,10 +93,7 @@ def test_a_rank_that_refuses_its_input_ends_the_host_at_once_with_its_code() -> 
 def test_being_stopped_while_it_ends_does_not_change_a_refusals_code() -> None:
     """As srun stops all of a job's hosts once the first of them has refused."""
     process = start(way="all-refuse")
-    assert process.stdout
-    for line in process.stdout:
-        if "leaves with 2" in line:
-            break
+    wait_for(process, "leaves with 2")
     while process.poll() is None:
         process.send_signal(signal.SIGTERM)
         time.sleep(0.0005)
@@ -97,10 +102,7 @@ def test_being_stopped_while_it_ends_does_not_change_a_refusals_code() -> None:
 
 def test_sigterm_reaches_the_ranks_whose_checkpoint_counts() -> None:
     process = start(way="stop")
-    assert process.stdout
-    for line in process.stdout:
-        if "ready" in line:
-            break
+    wait_for(process, "ready")
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 75
 
