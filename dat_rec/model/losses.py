@@ -22,6 +22,10 @@ from dat_rec.data.schema import UNKNOWN
 
 BLOCK = 32
 """Items of one category that one small matrix product sums up."""
+MOST_MOMENTS = 2**20
+"""Numbers of the outer products of all compared categories, at most: what ranks exchange a step."""
+FEWEST_COMPARED = 64
+"""Categories that are compared however wide the vectors are."""
 BITS = math.log2(math.e)
 """Of a natural unit of log-probability."""
 
@@ -81,6 +85,19 @@ def mimic(augmented_BD: Tensor, partner_BD: Tensor, pairs: float) -> Tensor:
         Scalar, Σ over the positives divided by ``pairs``.
     """
     return (augmented_BD - partner_BD.detach()).square().sum() / pairs
+
+
+def most_compared(width: int) -> int:
+    """Most categories that equation (3) compares: 1024 for vectors of 32 numbers, 64 from 128 on.
+
+    The moments of a category are D² numbers, which all ranks exchange in each step, whether the
+    batch has items of it or not; and covariances of the few items that a batch has of one category
+    in thousands are noise. So the rest is compared with none, and adds nothing.
+
+    Args:
+        width: D.
+    """
+    return max(FEWEST_COMPARED, MOST_MOMENTS // width**2)
 
 
 class CategoryMoments(NamedTuple):
@@ -164,17 +181,44 @@ def category_alignment(moments: CategoryMoments) -> Tensor:
     Returns:
         Scalar: a sum over categories, of squared Frobenius norms.
     """
-    known = torch.arange(len(moments.count_K), device=moments.count_K.device) != UNKNOWN
-    usable_K = (moments.count_K >= 2) & known
-    n_K = moments.count_K.clamp(min=2)
-    mean_KD = moments.sum_KD / n_K[:, None]
-    scatter_KDD = moments.outer_KDD - n_K[:, None, None] * (
-        mean_KD.unsqueeze(2) * mean_KD.unsqueeze(1)
-    )
-    covariance_KDD = scatter_KDD / (n_K - 1)[:, None, None]
-    major = torch.where(usable_K, moments.count_K, 0).argmax()
-    distance_K = (covariance_KDD[major] - covariance_KDD).square().sum(dim=(1, 2))
-    return torch.where(usable_K, distance_K, 0).sum()
+    loss: Tensor = _DistanceOfCovariances.apply(*moments)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _DistanceOfCovariances(torch.autograd.Function):
+    """Equation (3) of moments, in the memory of one more outer product for each category.
+
+    What autograd would keep of each operation is done in place, with the same bits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, count_K: Tensor, sum_KD: Tensor, outer_KDD: Tensor) -> Tensor:
+        known_K = torch.arange(len(count_K), device=count_K.device) != UNKNOWN
+        usable_K = (count_K >= 2) & known_K
+        n_K = count_K.clamp(min=2)
+        mean_KD = sum_KD / n_K[:, None]
+        covariance_KDD = mean_KD.unsqueeze(2) * mean_KD.unsqueeze(1)
+        torch.sub(outer_KDD, covariance_KDD.mul_(n_K[:, None, None]), out=covariance_KDD)
+        covariance_KDD.div_((n_K - 1)[:, None, None])
+        major = torch.where(usable_K, count_K, 0).argmax()
+        difference_KDD = covariance_KDD.sub_(covariance_KDD[major].clone()).neg_()
+        distance_K = difference_KDD.square().sum(dim=(1, 2))
+        ctx.save_for_backward(difference_KDD, mean_KD, n_K, usable_K, major)
+        return torch.where(usable_K, distance_K, 0).sum()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
+        difference_KDD, mean_KD, n_K, usable_K, major = ctx.saved_tensors
+        twice_K = 2 * torch.where(usable_K, gradient, 0)
+        gradient_KDD = difference_KDD * twice_K[:, None, None]
+        of_major_DD = gradient_KDD.sum(dim=0)
+        gradient_KDD.neg_()[major] += of_major_DD
+        gradient_KDD.div_((n_K - 1)[:, None, None])
+        of_means_KDD = gradient_KDD * -n_K[:, None, None]
+        of_mean_KD = (of_means_KDD * mean_KD.unsqueeze(1)).sum(dim=2)
+        of_mean_KD += of_means_KDD.mul_(mean_KD.unsqueeze(2)).sum(dim=1)
+        return None, of_mean_KD / n_K[:, None], gradient_KDD
 
 
 def sampled_softmax(
@@ -217,24 +261,10 @@ def sampled_softmax(
         candidate_ND,
         offset_B,
         offset_N,
-        *_hits(positive.index, candidate.index),
+        positive.index,
+        candidate.index,
     )
     return loss / queries
-
-
-def _hits(item_B: Tensor, item_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Where a query's own item stands among the candidates.
-
-    Returns:
-        (B + 1,) int64, where each query's begin; and the candidates, query after query.
-    """
-    sorted_N, order_N = item_N.sort()
-    first_B = torch.searchsorted(sorted_N, item_B)
-    count_B = torch.searchsorted(sorted_N, item_B, right=True) - first_B
-    begin_B = torch.zeros(len(item_B) + 1, dtype=torch.int64, device=item_B.device)
-    torch.cumsum(count_B, 0, out=begin_B[1:])
-    shift_H = torch.repeat_interleave(first_B - begin_B[:-1], count_B)
-    return begin_B, order_N[shift_H + torch.arange(len(shift_H), device=item_B.device)]
 
 
 class _CrossEntropyOfProducts(torch.autograd.Function):
@@ -257,8 +287,8 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
         candidate_ND: Tensor,
         offset_B: Tensor,
         offset_N: Tensor,
-        hits_begin_B: Tensor,
-        hits_H: Tensor,
+        item_B: Tensor,
+        item_N: Tensor,
     ) -> Tensor:
         queries, candidates = len(query_BD), len(candidate_ND)
         gradient_BD, gradient_ND = torch.zeros_like(query_BD), torch.zeros_like(candidate_ND)
@@ -270,17 +300,18 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
         rows = room.shape[1]
         chunks = list(pairwise([*range(0, queries, rows), queries]))
         blocks = list(pairwise([*range(0, candidates, columns), candidates]))
-        places = _places(hits_begin_B, hits_H, room, columns, len(chunks))
+        sorted_items = _sorted_by_block(item_N, columns)
         for begin, end in chunks:
             query_CD, own_C = query_BD[begin:end], own_B[begin:end]
             gradient_CD = gradient_BD[begin:end]
             top_C, total_C = own_C, torch.ones_like(own_C)
             done = []
-            for (first, last), block in zip(blocks, room, strict=True):
+            hits = _hits(item_B[begin:end], sorted_items, room.stride(1))
+            for (first, last), block, hits_H in zip(blocks, room, hits, strict=True):
                 candidate_MD = candidate_ND[first:last]
                 weight_CM = block[: end - begin, : last - first]
                 torch.addmm(bits_N[first:last], bits_BD[begin:end], candidate_MD.T, out=weight_CM)
-                room.view(-1).index_fill_(0, next(places), float("-inf"))
+                block.view(-1).index_fill_(0, hits_H, float("-inf"))
                 before_C, top_C = top_C, torch.maximum(top_C, weight_CM.amax(dim=1))
                 shrink_C = (before_C - top_C).exp2_()
                 weight_CM.sub_(top_C[:, None]).exp2_()
@@ -321,18 +352,40 @@ def _blocks_in_cache(query_BD: Tensor, candidates: int) -> tuple[Tensor, int]:
     return query_BD.new_empty(blocks, max(1, rows), stride), max(1, columns)
 
 
-def _places(
-    begin_B: Tensor, hits_H: Tensor, room: Tensor, columns: int, chunks: int
-) -> Iterator[Tensor]:
-    """Where in ``room`` hits stand: chunk after chunk of queries, and of each block after block."""
-    blocks, rows, stride = room.shape
-    number_B = torch.arange(len(begin_B) - 1, device=begin_B.device)
-    row_H = torch.repeat_interleave(number_B, begin_B.diff())
-    block_H = hits_H // columns
-    place_H = (block_H * rows + row_H % rows) * stride + hits_H % columns
-    turn_H = row_H // rows * blocks + block_H
-    if blocks > 1:  # of one block alone they are in order
-        turn_H, order_H = turn_H.sort()
-        place_H = place_H[order_H]
-    counts = torch.bincount(turn_H, minlength=chunks * blocks)
-    return iter(place_H.split(counts.tolist()))
+def _sorted_by_block(item_N: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+    """The candidates' items in rising order in each block, and where in it they stand."""
+    blocks = -(-len(item_N) // columns)
+    # No item is -1.
+    item_MC = F.pad(item_N, (0, blocks * columns - len(item_N)), value=-1).view(blocks, columns)
+    sorted_items: tuple[Tensor, Tensor] = item_MC.sort(dim=1)
+    return sorted_items
+
+
+def _hits(item_C: Tensor, sorted_items: tuple[Tensor, Tensor], stride: int) -> Iterator[Tensor]:
+    """Where the own items of some queries stand among the candidates, block after block.
+
+    Not before a block is asked for are its hits listed: where most candidates are one item, all of
+    them would take many times the memory of all blocks' logits.
+
+    Args:
+        item_C: of the queries.
+        sorted_items: of ``_sorted_by_block``.
+        stride: of a query's row in a block.
+
+    Yields:
+        (H,) int64: places in the block.
+    """
+    sorted_MC, order_MC = sorted_items
+    item_MC = item_C.expand(len(sorted_MC), -1).contiguous()
+    first_MC = torch.searchsorted(sorted_MC, item_MC)
+    count_MC = torch.searchsorted(sorted_MC, item_MC, right=True).sub_(first_MC)
+    begin_C = torch.arange(len(item_C), device=item_C.device) * stride
+    totals = count_MC.sum(dim=1).tolist()
+    for first_C, count_C, order_C, total in zip(first_MC, count_MC, order_MC, totals, strict=True):
+        shift_C = first_C - count_C.cumsum(0) + count_C
+        shift_H, begin_H = (
+            torch.repeat_interleave(each_C, count_C, output_size=total)
+            for each_C in (shift_C, begin_C)
+        )
+        at_H = torch.arange(total, device=item_C.device)
+        yield begin_H.add_(order_C[shift_H.add_(at_H)])

@@ -1,21 +1,25 @@
 """Each loss against hand-written NumPy loops in float64, and its gradients, stops included."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dat_rec.data.batch import Items
 from dat_rec.model.losses import (
     SOFTMAX_BLOCK,
+    CategoryMoments,
     SoftmaxBlock,
     binary_cross_entropy,
     category_alignment,
     category_moments,
     mimic,
+    most_compared,
     sampled_softmax,
 )
 
@@ -127,6 +131,62 @@ def test_category_alignment_of_more_items_than_a_block_holds() -> None:
     assert category_alignment(moments).item() == pytest.approx(expected, abs=1e-12)
 
 
+def alignment_by_autograd(moments: CategoryMoments) -> Tensor:
+    """Equation (3), each operation with a tensor and a gradient of its own."""
+    usable = (moments.count_K >= 2) & (torch.arange(len(moments.count_K)) > 0)
+    n = moments.count_K.clamp(min=2)
+    mean = moments.sum_KD / n[:, None]
+    scatter = moments.outer_KDD - n[:, None, None] * (mean.unsqueeze(2) * mean.unsqueeze(1))
+    covariance = scatter / (n - 1)[:, None, None]
+    major = torch.where(usable, moments.count_K, 0).argmax()
+    distance = (covariance[major] - covariance).square().sum(dim=(1, 2))
+    return torch.where(usable, distance, 0).sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("categories", [4, 44, 300])
+def test_category_alignment_has_the_bits_of_its_operations_one_by_one(
+    categories: int, dtype: torch.dtype
+) -> None:
+    generator = torch.manual_seed(7)
+    item = torch.nn.functional.normalize(torch.randn(600, 32, generator=generator), dim=1)
+    category = (torch.rand(600, generator=generator) ** 2 * categories).long()
+
+    def results(alignment: Any) -> tuple[Tensor, ...]:
+        leaf = item.to(dtype).requires_grad_()
+        moments = category_moments(leaf, category, categories)
+        loss = alignment(moments)
+        return loss.detach(), *torch.autograd.grad(1.3 * loss, (leaf, *moments[1:]))
+
+    found, expected = results(category_alignment), results(alignment_by_autograd)
+    assert found[0] > 0
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
+class Sizes(TorchDispatchMode):
+    """Of each kind of number, bytes of the largest tensor that an operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most: dict[bool, int] = {True: 0, False: 0}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), named: Any = None
+    ) -> Any:
+        found = function(*arguments, **(named or {}))
+        for one in found if isinstance(found, (tuple, list)) else [found]:
+            if isinstance(one, Tensor):
+                whole = one.is_floating_point()
+                self.most[whole] = max(self.most[whole], one.numel() * one.element_size())
+        return found
+
+
+def test_the_moments_of_compared_categories_stay_below_a_million_numbers_or_64_categories() -> None:
+    widths = (8, 16, 32, 64, 128, 512)
+    assert [most_compared(width) for width in widths] == [16384, 4096, 1024, 256, 64, 64]
+
+
 def test_category_moments_of_two_halves_add_up_to_those_of_the_whole() -> None:
     item, category = unit(12, D), torch.randint(0, K, (12,), generator=torch.manual_seed(3))
     whole = category_moments(item, category, K)
@@ -221,6 +281,30 @@ def test_sampled_softmax_in_blocks_has_the_gradient_of_the_whole(
     whole = gradients()
     monkeypatch.setitem(SOFTMAX_BLOCK, "cpu", block)
     torch.testing.assert_close(gradients(), whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.1, 1.0])
+def test_hits_take_no_more_memory_than_a_block_of_logits_however_many_there_are(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listed for all queries at once they were 40 bytes each: 150 times a block's logits here."""
+    block = SoftmaxBlock(2**14, 2**8, 2**26)
+    monkeypatch.setitem(SOFTMAX_BLOCK, "cpu", block)
+    queries, candidates = 256, 4096
+    query, candidate = unit(queries, D), unit(candidates, D, seed=1)
+    items = torch.arange(candidates)
+    items[torch.rand(candidates, generator=torch.manual_seed(2)) < share] = 0
+    own = torch.zeros(queries, dtype=torch.int64)
+    with Sizes() as sizes:
+        loss = sampled_softmax(
+            query, candidate[:queries], candidate, known(own), known(items), queries, 0.3
+        )
+    assert sizes.most[False] <= 8 * block.logits
+    logits = query @ candidate.T / 0.3
+    logits[:, items == 0] = -math.inf
+    mine = (query * candidate[:queries]).sum(dim=1, keepdim=True) / 0.3
+    expected = (torch.cat([mine, logits], dim=1).logsumexp(dim=1) - mine[:, 0]).mean()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-12)
 
 
 def test_sampled_softmax_of_equal_scores_is_ln_n() -> None:
