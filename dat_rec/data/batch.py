@@ -54,7 +54,7 @@ class Items(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
     index: Tensor
     """(N,) int64: catalogue rows."""
     category: Tensor
-    """(N,) int64."""
+    """(N,) int64: number of the category among those of equation (3), or UNKNOWN."""
     log_q: Tensor
     """(N,) float32: log of each one's expected share among the softmax candidates."""
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dat_rec.data.batch import Batch, Items, negative_key, to_kjt
+from dat_rec.data.categories import compared
 from dat_rec.data.columns import CURE, BadIds, Column, read_columns
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.negatives import (
@@ -67,6 +68,8 @@ class ReaderOptions:
     """Train only on pairs that are new to the user."""
     bad_ids: Literal["refuse", "unknown"] = "refuse"
     """Ids outside their table: stop, or put the unknown row in their place and count them."""
+    categories: int | None = None
+    """Categories that equation (3) compares at most, the most frequent ones; None: all."""
     window: int = 8
     """Row groups that are shuffled together."""
 
@@ -135,6 +138,10 @@ class ExampleReader:
                 f"{dataset.folder}/items.parquet: the first {self._schema.trained_items} items "
                 "are not all trained: prepare the dataset anew"
             )
+        category = self._catalogue[self._schema.category].values
+        rows = self._schema.feature(self._schema.category).rows
+        self.compared = compared(category, counts, rows, options.categories or rows)
+        """The categories that equation (3) compares."""
         self._sampler = NegativeSampler(counts, options.negative_power)
         self._log_q = self._log_shares(counts)
 
@@ -308,7 +315,7 @@ class ExampleReader:
     def _items(self, index: NDArray[np.int64], rows: int) -> Items:
         return Items(
             index=_padded(index, rows),
-            category=_padded(self._catalogue[self._schema.category].values[index], rows),
+            category=_padded(self.compared.number_N[index], rows),
             log_q=_padded(self._log_q[index], rows),
         )
 

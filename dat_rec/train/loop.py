@@ -20,6 +20,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.data.prefetch import Prefetcher
 from dat_rec.data.reader import OPTION_CURE, ExampleReader, ReaderOptions
 from dat_rec.errors import SharedError, StoppedError
+from dat_rec.model.losses import most_compared
 from dat_rec.parallel.agree import check_same_on_all_ranks, together
 from dat_rec.parallel.initialize import initialize_tables
 from dat_rec.parallel.plan import ShardingOptions
@@ -123,6 +124,7 @@ def _train(
         global_batch=global_batch,
         plan=plan,
         estimate=estimate,
+        compared=str(reader.compared) if config.loss.alignment else None,
     )
     folder.tell(start_page(config, start))
     reader.start_step = done
@@ -342,4 +344,5 @@ def reader_options(config: TrainConfig, global_batch: int) -> ReaderOptions:
         id_dropout=config.examples.id_dropout,
         skip_repeats=config.examples.skip_repeats,
         bad_ids=config.examples.bad_ids,
+        categories=most_compared(config.model.output_dim) if config.loss.alignment else None,
     )

@@ -22,6 +22,7 @@ from dat_rec.model.losses import (
     category_alignment,
     category_moments,
     mimic,
+    most_compared,
     sampled_softmax,
 )
 from dat_rec.parallel.gather import gather_rows, sum_over_ranks
@@ -55,7 +56,7 @@ class Exchange(nn.Module):
 
     Args:
         config: what the losses need.
-        categories: K, the unknown category included.
+        categories: K, of those that equation (3) compares and the unknown one.
     """
 
     def __init__(self, config: LossConfig, categories: int) -> None:
@@ -223,7 +224,8 @@ class TrainTask(nn.Module):
         shared = loss.shared_rows(ranks)
         negatives = 0 if shared else loss.negatives
         self.dat = DAT(schema, model, negatives, shared, embedding_device)
-        self.exchange = Exchange(loss, schema.feature(schema.category).rows)
+        categories = schema.feature(schema.category).rows
+        self.exchange = Exchange(loss, min(categories, 1 + most_compared(model.output_dim)))
         self.objective = Objective(loss)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,8 @@ class Start:
     plan: list[dict[str, Any]]
     """Of ``plan_to_json``."""
     estimate: PlanEstimate
+    compared: str | None = None
+    """The categories of the alignment loss; None without it."""
 
 
 def start_page(config: TrainConfig, start: Start) -> str:
@@ -49,6 +51,7 @@ def start_page(config: TrainConfig, start: Start) -> str:
         ("data", f"{config.data.resolve()}, {start.examples:,} examples an epoch"),
         ("ranks", f"{place.world_size} × {place.device.type}, hosts: {len(hosts)} ({ranks})"),
         ("steps", f"{start.steps:,} (epochs: {config.epochs}), {batch}"),
+        *([("categories", start.compared)] if start.compared is not None else []),
         ("checkpoints", f"{run}/checkpoints, every {config.checkpoint_every:,} steps; {kept}"),
         ("curves", f"tensorboard --logdir {shlex.quote(run)}/tensorboard"),
         ("logs", os.environ.get(LOGS, "what the ranks print, where their launcher keeps it")),

@@ -315,6 +315,29 @@ def test_log_q_of_shared_negatives_knows_the_batch_and_whether_positives_are_can
             np.testing.assert_allclose(items.log_q.exp().numpy(), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("skip", [False, True])
+def test_batches_tell_the_most_frequent_categories_apart_and_no_others(
+    chopped: Dataset, skip: bool
+) -> None:
+    items = pq.read_table(chopped.folder / "items.parquet").to_pylist()
+    rows = pq.read_table(chopped.folder / "examples", columns=["item_index", "repeat"]).to_pylist()
+    name = chopped.schema.category
+    times = Counter(items[row["item_index"]][name] for row in rows if not (skip and row["repeat"]))
+    kept = sorted(sorted(times, key=lambda row: (-times[row], row))[:3])
+    assert len(times) > 3
+    options = replace(OPTIONS, categories=3, skip_repeats=skip)
+    found = set()
+    for batch in ExampleReader(chopped, options):
+        counts = (batch.counts[0], batch.negative_counts[0])
+        for known, count in zip((batch.positives, batch.negatives), counts, strict=True):
+            there = known.first(count)
+            for index, number in zip(there.index.tolist(), there.category.tolist(), strict=True):
+                row = items[index][name]
+                assert number == (kept.index(row) + 1 if row in kept else 0)
+                found.add(number)
+    assert found == {0, 1, 2, 3}
+
+
 def test_log_q_counts_the_examples_that_are_trained_on(chopped: Dataset) -> None:
     rows = pq.read_table(chopped.folder / "examples", columns=["item_index", "repeat"]).to_pylist()
     for skip in (False, True):

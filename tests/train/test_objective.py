@@ -1,20 +1,26 @@
 """The objective against equation (5) in NumPy loops, term by term, and its gradients."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dat_rec.config import LossConfig
+from dat_rec.config import LossConfig, preset
 from dat_rec.data.batch import Items
+from dat_rec.data.dataset import Dataset
+from dat_rec.data.reader import ExampleReader
+from dat_rec.model import losses
 from dat_rec.model.dat import DATOutput
 from dat_rec.parallel.process_group import process_group
-from dat_rec.train.objective import TERMS, Exchange, Objective
+from dat_rec.train.loop import reader_options
+from dat_rec.train.objective import TERMS, Exchange, Objective, TrainTask
 
 B, S, D, K = 5, 3, 4, 4
 Array = NDArray[np.float64]
@@ -203,3 +209,27 @@ def test_without_augmented_vectors_the_mimic_terms_are_0(main: str) -> None:
     expected = expected_terms(config, x, x)
     assert loss.item() == pytest.approx(expected["main"] + 1.3 * expected["alignment"], abs=1e-12)
     assert terms["mimic_user"] == terms["mimic_item"] == 0
+
+
+def test_reader_and_exchange_agree_on_the_most_frequent_categories(
+    planted: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "MOST_MOMENTS", 0)
+    monkeypatch.setattr(losses, "FEWEST_COMPARED", 3)
+    config = preset("modern", planted.folder, planted.folder)
+    batch = next(iter(ExampleReader(planted, reader_options(config, 64))))
+    exchange = TrainTask(planted.schema, config.model, config.loss).exchange
+    items = pq.read_table(planted.folder / "items.parquet").to_pylist()
+    times: Counter[int] = Counter()
+    for item in items:
+        times[item[planted.schema.category]] += item["train_count"]
+    kept = sorted(sorted(times, key=lambda row: (-times[row], row))[:3])
+    parts = (batch.positives, batch.negatives)
+    rows = [items[index][planted.schema.category] for x in parts for index in x.index.tolist()]
+    vectors = [torch.randn(len(known.index), config.model.output_dim) for known in parts]
+    everywhere = exchange(*vectors, *parts, batch.counts, batch.negative_counts)
+    count_K, *_ = everywhere.moments()
+    assert count_K.tolist() == [
+        sum(row not in kept for row in rows),
+        *(rows.count(row) for row in kept),
+    ]

@@ -48,12 +48,24 @@ def test_the_page_stands_before_the_first_step_and_in_the_folder(
     assert "TorchRec's estimate, not calibrated on this hardware" in page
 
 
-def page(hosts: tuple[str, ...], device: str = "cpu", done: int = 0, group: int = 0) -> str:
+def test_the_page_says_over_how_many_categories_the_alignment_loss_is(planted: Dataset) -> None:
+    assert "categories" not in page(("a",))
+    (line,) = re.findall(r"^categories   (.*)$", page(("a",), compared="as told"), re.MULTILINE)
+    assert line == "as told"
+
+
+def page(
+    hosts: tuple[str, ...],
+    device: str = "cpu",
+    done: int = 0,
+    group: int = 0,
+    compared: str | None = None,
+) -> str:
     place = Place(0, len(hosts), 0, 1, torch.device(device), 2**30, 2**31, timedelta(seconds=9))
     estimate = PlanEstimate()
     ranks = range(group or len(hosts))
     estimate.ranks = {rank: RankEstimate(2**20, 2**21 * rank, 0.5 + rank) for rank in ranks}
-    start = Start(place, hosts, 1_000, done, 5_000, 10, [], estimate)
+    start = Start(place, hosts, 1_000, done, 5_000, 10, [], estimate, compared)
     config = replace(preset("modern", Path("/data"), Path("/a run")), sharding_group_size=group)
     return start_page(config, start)
 
