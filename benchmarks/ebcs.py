@@ -52,7 +52,7 @@ class Arguments:
     """For each example."""
     worlds: tuple[int, ...] = (1, 2)
     """Numbers of ranks."""
-    pin: tuple[str, ...] = ("*=table_wise",)
+    pin: tuple[str, ...] = ()
     """As in training; without one, what the planner chooses, which may differ by layout."""
     rounds: int = 60
     """Turns of each layout."""

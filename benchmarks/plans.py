@@ -70,9 +70,14 @@ class Planner:
     def __init__(self, shape: Shape, world_size: int) -> None:
         self._shape, self._world_size = shape, world_size
 
-    def plan(self, cluster: Cluster, pins: tuple[str, ...] = ()) -> ShardingPlan:
-        """The planner's own choice, from what ``pins`` leave open."""
-        config = config_of(self._shape, pins)
+    def plan(
+        self,
+        cluster: Cluster,
+        pins: tuple[str, ...] = (),
+        types: tuple[ShardingType, ...] = TYPES,
+    ) -> ShardingPlan:
+        """The planner's own choice, from ``types`` and what ``pins`` leave open."""
+        config = dataclasses.replace(config_of(self._shape, pins), sharding_types=types)
         task = self._task(config)
         return plan_on(
             cluster.topology(),

@@ -90,7 +90,7 @@ def take_turns(
 ) -> tuple[list[tuple[int, float]], float]:
     """The number and the seconds a step of each own turn, and this rank's peak memory in MiB."""
     with process_group(600) as place:
-        config = shape.config(comms=comms, sharding_types=("table_wise",))
+        config = shape.config(comms=comms)
         shape = of_world(shape, kind, place.world_size)
         built = build(shape, config, place)
         batches = endless(shape.batches(8, place.rank, place.world_size))

@@ -2,10 +2,11 @@
 
     python -m benchmarks.sweep
 
-Sharding type × ranks (1, 2; one core each) × shape of tables × bag, all types of a shape stepping
-in turn. A model's towers are small, so that its tables take most of a step. A line for each, with
-samples/s by the median step of the slowest rank, and samples for each CPU second of the busiest
-rank: what cores of its own would give but for waiting, where a machine has other work.
+Sharding type × ranks (1, 2, 4; a core each as far as they go) × shape of tables × bag, all types of
+a shape stepping in turn, and "default", what training plans where it is told nothing. A model's
+towers are small, so that its tables take most of a step. A line for each, with samples/s by the
+median step of the slowest rank, and samples for each CPU second of the busiest rank: what cores of
+its own would give but for waiting, where a machine has other work.
 """
 
 import dataclasses
@@ -20,7 +21,8 @@ from torchrec.distributed.types import ShardingPlan
 from benchmarks.plans import TYPES, Planner, timed
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape
-from dat_rec.parallel.hardware import Cluster, Hardware
+from dat_rec.config import TrainConfig
+from dat_rec.parallel.hardware import Cluster, Hardware, usual_costs
 
 TOWERS: dict[str, Any] = {"hidden": (8,), "output_dim": 8, "batch_size": 2048}
 SHAPES = {
@@ -29,7 +31,8 @@ SHAPES = {
     "skewed": Shape((200_000,) * 5, (200_000,) * 5, skew=0.9, **TOWERS),
 }
 BAGS: tuple[int, ...] = (1, 10)
-WORLDS: tuple[int, ...] = (1, 2)
+WORLDS: tuple[int, ...] = (1, 2, 4)
+DEFAULT = "default"
 DENSE = ("many small",)
 """Shapes that are sharded data-parallel too: others' gradients would fill the memory."""
 
@@ -40,6 +43,8 @@ class Arguments:
 
     rounds: int = 11
     """Steps of each plan."""
+    worlds: tuple[int, ...] = WORLDS
+    """Numbers of ranks."""
     out: Path = Path("benchmarks/results/sweep.jsonl")
     """File to append to."""
     smoke: bool = False
@@ -49,7 +54,7 @@ class Arguments:
 def main() -> None:
     """Measure all, append a line for each."""
     arguments = tyro.cli(Arguments)
-    shapes, worlds, bags, rounds = SHAPES, WORLDS, BAGS, arguments.rounds
+    shapes, worlds, bags, rounds = SHAPES, arguments.worlds, BAGS, arguments.rounds
     if arguments.smoke:
         shapes = {"many small": dataclasses.replace(SHAPES["many small"], batch_size=64)}
         worlds, bags, rounds = (1,), (1,), 2
@@ -62,12 +67,20 @@ def main() -> None:
                     append(out, {"benchmark": "sweep"} | row | about)
 
 
+def as_in_training(cluster: Cluster) -> Cluster:
+    """The same with the costs that training plans with where it is told none."""
+    hardware = dataclasses.replace(cluster.hardware, costs=usual_costs(cluster.hardware.device))
+    return dataclasses.replace(cluster, hardware=hardware)
+
+
 def measure(name: str, shape: Shape, world: int, rounds: int) -> list[dict[str, Any]]:
     """A row for each sharding type, all of one shape and one number of ranks."""
     planner = Planner(shape, world)
     here = Cluster(Hardware("here", "cpu", None, 256), 1, world)
     types = [one for one in TYPES if one != "data_parallel" or name in DENSE]
     plans: dict[str, ShardingPlan] = {one: planner.plan(here, (f"*={one}",)) for one in types}
+    usual = TrainConfig(Path(), Path()).sharding_types
+    plans[DEFAULT] = planner.plan(as_in_training(here), types=usual)
     times = timed(shape, plans, world, rounds)
     return [
         {

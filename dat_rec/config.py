@@ -149,8 +149,9 @@ class TrainConfig:
     """Memory of each rank, in GiB, for the planner and the checkpoints' copies; 0: the GPU's, or
     this machine's divided by its ranks."""
     topology: Path | None = None
-    """File with this cluster's bandwidths, as benchmarks/calibrate.py writes them, for the planner;
-    `dat-rec plan` reads the same file. Its memory and sizes are not used."""
+    """File with this cluster's bandwidths and costs, as benchmarks/calibrate.py writes them, for
+    the planner; `dat-rec plan` reads the same file. Its memory and sizes are not used. Without it:
+    on CPUs costs that were measured on others, on GPUs the bandwidths that TorchRec assumes."""
     comms: Literal["fp32", "fp16", "bf16"] = "fp32"
     """Numbers as which pooled embeddings and their gradients travel between ranks; bf16: GPUs."""
     sharding_group_size: int = 0

@@ -10,6 +10,7 @@ COLOURS = {
     "table_wise": "#0072b2",
     "row_wise": "#d55e00",
     "column_wise": "#009e73",
+    "default": "#56b4e9",
 }
 SHAPES = {
     "few huge": "rows drawn evenly",
@@ -44,7 +45,7 @@ def draw(rows: list[dict[str, Any]]) -> Figure:
     handles, labels = panels[0][
         shapes.index("many small") if "many small" in shapes else 0
     ].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, fontsize=9)
     return figure
 
 

@@ -35,7 +35,7 @@ from torchrec.distributed.types import (
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dat_rec.errors import UserError
-from dat_rec.parallel.hardware import Cost, Way, read_cluster, topology_bandwidths
+from dat_rec.parallel.hardware import Cost, Way, read_cluster, topology_bandwidths, usual_costs
 from dat_rec.parallel.plan_estimate import PlanEstimate
 from dat_rec.parallel.plan_memory import StorageEstimator
 from dat_rec.parallel.plan_rules import planner_constraints, table_rules
@@ -72,7 +72,8 @@ class ShardingOptions:
     sharding_group_size: int = 0
     """Ranks that share one copy of the tables; 0: all."""
     topology: Path | None = None
-    """File of ``read_cluster`` with the cluster's bandwidths and costs; None: TorchRec's own."""
+    """File of ``read_cluster`` with the cluster's bandwidths and costs; None: ``usual_costs``, and
+    on GPUs the bandwidths that TorchRec assumes."""
 
 
 class Sharder(EmbeddingBagCollectionSharder):  # type: ignore[misc]  # TorchRec ships no types
@@ -142,7 +143,7 @@ def make_plan(
 def _measured(place: Place, path: Path | None) -> tuple[Mapping[str, float], Mapping[Way, Cost]]:
     """Bandwidths and costs."""
     if path is None:
-        return {}, {}
+        return {}, usual_costs(place.device.type)
     hardware = read_cluster(path).hardware
     if hardware.device != place.device.type:
         raise UserError(

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dat_rec.parallel.ask import Answer
-from dat_rec.parallel.hardware import BANDWIDTHS
+from dat_rec.parallel.hardware import BANDWIDTHS, CPU_COSTS
 from dat_rec.parallel.plan_estimate import RankEstimate
 
 MOST_LINES = 16
@@ -207,10 +207,12 @@ def _times(answer: Answer) -> list[str]:
         f"{name} {getattr(one, field):.3g}" for field, name in shown.items() if getattr(one, field)
     )
     if hardware.costs:
+        usual = hardware.costs == CPU_COSTS
+        where = "on other CPUs (CPU_COSTS)" if usual else f"in {hardware.name}"
         return [
             _step_line(times, slowest),
             f"  in ms: {parts}",
-            f"  by the costs of steps measured in {hardware.name}, with the smallest towers",
+            f"  by the costs of steps measured {where}, with the smallest towers",
         ]
     if hardware.measured and hardware.bandwidths:
         names = ", ".join(hardware.bandwidths)

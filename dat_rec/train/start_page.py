@@ -86,6 +86,8 @@ def _estimates(config: TrainConfig, start: Start) -> list[str]:
     lines += [f"  rank {rank}{of}: {_memory(found[rank], start.place)}" for rank in sorted(shown)]
     slowest = max(one.step_ms for one in found.values())
     by = "TorchRec's estimate, not calibrated on this hardware"
+    if start.place.device.type == "cpu":
+        by = "estimated by costs measured on other CPUs, --topology takes this cluster's"
     if config.topology is not None:
         by = f"estimated by {config.topology}"
     lines.append(

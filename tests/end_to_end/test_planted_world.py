@@ -126,7 +126,8 @@ def test_two_ranks_start_with_the_losses_of_one_in_float32_and_row_wise(
     common = ("train", "--data", world / "data", "--epochs", "1", "--log-every", "1")
     one, two = tmp_path / "one", tmp_path / "two"
     done(dat_rec(*common, "--out", one, "--batch-size", "1024"))
-    done(dat_rec(*common, "--out", two, "--batch-size", "512", ranks=2))
+    rows = ("--sharding-types", "row_wise")
+    done(dat_rec(*common, *rows, "--out", two, "--batch-size", "512", ranks=2))
     assert "row_wise" in (two / "plan.txt").read_text()
     alone, together = per_step_losses(one), per_step_losses(two)
     for tag, values in alone.items():

@@ -2,13 +2,15 @@
 
 import inspect
 import json
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dat_rec.errors import UserError
-from dat_rec.parallel.hardware import PRESETS, Cost, parse_cluster, read_cluster
+from dat_rec.install import CHECKOUT
+from dat_rec.parallel.hardware import CPU_COSTS, PRESETS, Cost, parse_cluster, read_cluster
 from dat_rec.plan_config import PlanConfig
 
 GOOD: dict[str, Any] = {
@@ -158,6 +160,27 @@ def test_a_wrong_field_is_refused_with_its_cure(
     assert str(raised.value).startswith(f"{path}: ")
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_cpus_have_costs_unless_their_own_or_bandwidths_were_measured(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    sizes = {"device": "cpu", "hosts": 1, "ranks_per_host": 2, "host_memory_gb": 9}
+    for given, expected in (
+        ({}, CPU_COSTS),
+        ({"ddr_mem_bw": 9}, {}),
+        ({"device": "cuda", "memory_gb": 9}, {}),
+    ):
+        path.write_text(json.dumps(sizes | given))
+        assert read_cluster(path).hardware.costs == expected
+    for name, preset in PRESETS.items():
+        assert preset.costs == (CPU_COSTS if name.startswith("cpu") else {})
+
+
+def test_the_costs_of_cpus_are_those_that_were_measured() -> None:
+    measured = read_cluster(CHECKOUT / "benchmarks" / "results" / "topology.json").hardware.costs
+    assert CPU_COSTS.keys() == measured.keys()
+    for kind, cost in CPU_COSTS.items():
+        assert astuple(cost) == pytest.approx(astuple(measured[kind]), rel=5e-3)
 
 
 def test_a_file_may_hold_costs(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_the_page_stands_before_the_first_step_and_in_the_folder(
     for line in (out / "plan.txt").read_text().splitlines():
         assert f"\n  {line}\n" in page
     assert re.search(r"rank 0: [\d.]+ KiB of [\d.]+ GiB\n  rank 1: [\d.]+ KiB of ", page)
-    assert "TorchRec's estimate, not calibrated on this hardware" in page
+    assert "estimated by costs measured on other CPUs, --topology takes this cluster's" in page
 
 
 def test_the_page_says_over_how_many_categories_the_alignment_loss_is(planted: Dataset) -> None:
