@@ -56,7 +56,8 @@ def _figure(
     held_RT: np.ndarray, memory_R3: np.ndarray, tables: list[str], what: str, answer: Answer
 ) -> Figure:
     rows = len(held_RT)
-    height = min(24.0, max(4.2, 2.4 + 0.28 * rows))
+    names = 0.08 * max(map(len, tables))
+    height = min(24.0, max(3.6, 1.8 + 0.28 * rows) + names)
     width = min(26.0, max(10.0, 6.5 + 0.24 * len(tables)))
     layout = ConstrainedLayoutEngine(w_pad=0.12)
     figure = Figure(figsize=(width, height), layout=layout)
@@ -67,7 +68,9 @@ def _figure(
     norm = PowerNorm(0.4, vmin=0, vmax=float(held_RT.max()))
     image = heat.imshow(shown, aspect="auto", cmap=colours, norm=norm, interpolation="nearest")
     mean = ", mean of the host's ranks" if what == "host" else ""
-    figure.colorbar(image, ax=heat, location="left", label=f"GiB of a table{mean}; grey: none")
+    figure.colorbar(image, ax=heat, location="left")
+    # Beside the bar, which long names of tables make low, it would stand over the picture's title.
+    heat.set_title(f"GiB of a table{mean}; grey: none", loc="left", fontsize=9)
     step = max(1, -(-len(tables) // 80))
     heat.set_xticks(range(0, len(tables), step), tables[::step], rotation=90)
     every = max(1, -(-rows // 48))
