@@ -4,8 +4,10 @@ One planner call covers all EmbeddingBagCollections, so that their tables are ba
 together. The same inputs give the same plan in every process.
 """
 
+import logging
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -192,7 +194,8 @@ def plan_on(
         debug=False,
     )
     try:
-        return planner.plan(model, [cast(ModuleSharder[nn.Module], sharder)])
+        with _without_warning_of_copies():
+            return planner.plan(model, [cast(ModuleSharder[nn.Module], sharder)])
     except PlannerError as error:
         reason = textwrap.shorten(str(error), 300, placeholder=" …")
         on_gpu = topology.compute_device == "cuda"
@@ -205,6 +208,21 @@ def plan_on(
             "--model.embedding-dim or --batch-size",
             _smallest(enumerator.last_stored_search_space or (), on_gpu=on_gpu),
         ) from error
+
+
+@contextmanager
+def _without_warning_of_copies() -> Iterator[None]:
+    """TorchRec warns of each data-parallel table that it has no parts, as it should be."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Sharding spec not found for ")
+
+    root = logging.getLogger()
+    root.addFilter(is_other)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_other)
 
 
 def _enumerator(

@@ -1,6 +1,7 @@
 """Plans: the same in every process, within the memory that there is, and as the rules say."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -287,6 +288,14 @@ def test_on_cpu_a_table_that_fits_no_rank_is_cut_and_no_other() -> None:
     kinds = {name: row["sharding_type"] for name, row in found.items()}
     assert kinds.pop("user") in ("row_wise", "table_row_wise")
     assert set(kinds.values()) == {"table_wise"}
+
+
+def test_planning_warns_of_no_table_that_is_on_all_ranks(caplog: pytest.LogCaptureFixture) -> None:
+    found = plan(2, replace(OPTIONS, pins=("item=data_parallel",)))
+    assert found["item"]["sharding_type"] == "data_parallel"
+    assert "root" not in [record.name for record in caplog.records]
+    logging.warning("Sharding spec not found for whom it may concern")
+    assert caplog.records[-1].name == "root"
 
 
 def test_training_and_a_described_cluster_of_cpus_have_the_same_plan() -> None:
