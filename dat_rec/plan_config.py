@@ -28,7 +28,7 @@ class PlanConfig:
     """With --data: where the model comes from."""
     cluster: str | None = None
     """PRESET:HOSTSxRANKS, as in h100-80gb:16x8; presets: a100-40gb, a100-80gb, h100-80gb,
-    h200-141gb, cpu-64gb, cpu-256gb, cpu-1tb."""
+    h200-141gb, b200-180gb, a10g-24gb, l4-24gb, l40s-48gb, cpu-64gb, cpu-256gb, cpu-1tb."""
     topology: Path | None = None
     """JSON file that describes another cluster: device (cuda, cpu), hosts, ranks_per_host,
     memory_gb (GiB of a rank), host_memory_gb (GiB of a host), and in GB/s hbm_mem_bw, ddr_mem_bw,

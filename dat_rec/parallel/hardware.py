@@ -86,6 +86,18 @@ _HOPPER = {
     "inter_host_bw": 50.0,  # one 400 Gb/s adapter for each GPU: DGX H100 data sheet
     "ddr_mem_bw": 76.8,  # 2 sockets × 8 channels of DDR5-4800 over 8 GPUs: Xeon 8480C's page
 }
+_BLACKWELL = {
+    "hbm_mem_bw": 8000.0,  # 64 TB/s of 8 GPUs: DGX B200 data sheet
+    "hbm_to_ddr_mem_bw": 63.0,  # PCIe 5.0 × 16, one direction, which the Xeon 8570 has
+    "intra_host_bw": 900.0,  # fifth-generation NVLink, 14.4 TB/s of 8 GPUs both ways: the same
+    "inter_host_bw": 50.0,  # one 400 Gb/s adapter for each GPU: DGX B200 user guide
+    "ddr_mem_bw": 89.6,  # 2 sockets × 8 channels of DDR5-5600 over 8 GPUs: Xeon 8570's page
+}
+_CARD = {
+    # PCIe 4.0 × 16, one direction ("64GB/s" both ways), to the host and to one another: no NVLink.
+    "hbm_to_ddr_mem_bw": 31.5,
+    "intra_host_bw": 31.5,
+}
 PRESETS = {
     hardware.name: hardware
     for hardware in (
@@ -95,6 +107,17 @@ PRESETS = {
         Hardware("a100-80gb", "cuda", 79.1, 2048, {"hbm_mem_bw": 2039.0, **_A100}),
         Hardware("h100-80gb", "cuda", 79.1, 2048, {"hbm_mem_bw": 3350.0, **_HOPPER}),
         Hardware("h200-141gb", "cuda", 139.8, 2048, {"hbm_mem_bw": 4800.0, **_HOPPER}),
+        Hardware("b200-180gb", "cuda", 178.3, 2048, _BLACKWELL),
+        # Cards. Bandwidth of their memory (GDDR6): NVIDIA's data sheets of A10G, L4, L40S. Host
+        # memory, and what each of 8 cards has of the network (100, 100, 400 Gb/s): Amazon's pages
+        # of the instances g5, g6 and g6e.48xlarge. Of their hosts' memory no bandwidth is told.
+        Hardware(
+            "a10g-24gb", "cuda", 22.0, 768, _CARD | {"hbm_mem_bw": 600, "inter_host_bw": 1.56}
+        ),
+        Hardware("l4-24gb", "cuda", 22.0, 768, _CARD | {"hbm_mem_bw": 300, "inter_host_bw": 1.56}),
+        Hardware(
+            "l40s-48gb", "cuda", 44.4, 1536, _CARD | {"hbm_mem_bw": 864, "inter_host_bw": 6.25}
+        ),
         # Hosts without GPUs differ too much for figures of their own.
         Hardware("cpu-64gb", "cpu", None, 64, costs=CPU_COSTS),
         Hardware("cpu-256gb", "cpu", None, 256, costs=CPU_COSTS),
