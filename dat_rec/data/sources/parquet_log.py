@@ -1,8 +1,7 @@
 """The user's own Parquet files: interactions, and items and users if there are any.
 
 Which column holds what is said on the command line. The type of an attribute's column decides
-how it is read: lists are multi-valued, fractions are cut into quantile buckets, all else is a
-category.
+how it is read (feature_kinds.py).
 """
 
 import struct
@@ -16,7 +15,6 @@ from dat_rec.data.prepare import Options
 from dat_rec.data.schema import Side
 from dat_rec.data.source import (
     Attribute,
-    Kind,
     Source,
     Split,
     columns_of,
@@ -24,10 +22,10 @@ from dat_rec.data.source import (
     named,
     quoted,
 )
+from dat_rec.data.sources.feature_kinds import is_number, kind_of
 from dat_rec.data.sources.tables import INTEGERS, OWN_PLACE, PLACE, at_least, finite, parquet
 from dat_rec.errors import UserError
 
-FRACTIONS = ("FLOAT", "DOUBLE", "DECIMAL")
 NO_CATEGORY = "category"
 INT64_MAX = 2**63 - 1
 
@@ -37,7 +35,8 @@ class ParquetLog(Options):
     """Your own Parquet files, with a mapping of their columns."""
 
     interactions: Path
-    """File, or folder of *.parquet files: one row for each interaction."""
+    """File, or folder with Parquet files at any depth: one row for each interaction. Of folders
+    called COLUMN=VALUE (partitions), a column that the files lack is read."""
     items: Path | None = None
     """The catalogue, one row for each item; without it, the items of the interactions."""
     users: Path | None = None
@@ -117,7 +116,7 @@ class ParquetLog(Options):
         text = f"{named(self.time)}::VARCHAR"
         if self.label is None:
             return "", f"NULL::VARCHAR AS problem, {text} AS value"
-        if not _is_number(types[self.label]):
+        if not is_number(types[self.label]):
             raise UserError(
                 f"{self.interactions}: label {self.label!r} is {types[self.label]}: name a number"
             )
@@ -184,14 +183,8 @@ class ParquetLog(Options):
         return attributes
 
     def _attribute(self, name: str, side: Side, types: dict[str, str]) -> Attribute:
-        kind: Kind = "category"
-        if types[name].endswith("]"):
-            kind = "tags"
-        elif name in self.numbers or types[name].startswith(FRACTIONS):
-            kind = "number"
-        if name in self.numbers and not _is_number(types[name]):
-            raise UserError(f"--numbers {name}: the column is {types[name]}: name a number")
-        return Attribute(name, side, kind)
+        path = self.items if side == "item" else self.users
+        return Attribute(name, side, kind_of(name, types[name], self.numbers, path))
 
     def _split(self, database: duckdb.DuckDBPyConnection, time_type: str) -> Split:
         if self.test_from is None:
@@ -225,10 +218,6 @@ def _id(database: duckdb.DuckDBPyConnection, table: str, column: str, types: dic
     if types[column] == "UUID":
         return f"{named(column)}::VARCHAR"
     return named(column)
-
-
-def _is_number(type_: str) -> bool:
-    return type_ in INTEGERS or type_ == "BOOLEAN" or type_.startswith(FRACTIONS)
 
 
 def _microseconds(column: str, type_: str, path: Path) -> str:
