@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dat_rec.data.history import Sequences
+from dat_rec.data.scan import scan_parquet
 from dat_rec.data.schema import HISTORY, ExampleFile, Feature
-from dat_rec.data.source import HISTORY_CATEGORY, REPEAT, named, quoted
+from dat_rec.data.source import HISTORY_CATEGORY, REPEAT, named
 
 ROW_GROUP = 16_384
 FILE_ROWS = 256 * ROW_GROUP
@@ -92,7 +93,7 @@ def write_examples(
     wanted += [f"i.{named(name)}" for name in _names(item_features)]
     query = (
         f"SELECT {', '.join(wanted)}, t.item_index, t.time, t.{REPEAT}, t._start, t._stop "
-        f"FROM read_parquet({quoted(histories.sequences.training)}) t "
+        f"FROM {scan_parquet([histories.sequences.training])} t "
         "JOIN user_rows u USING (user_row) JOIN item_rows i USING (item_index) "
         "ORDER BY t.shuffle, t.user_row, t.time, t.item_index"
     )

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dat_rec.data.prepare import Options
+from dat_rec.data.scan import scan_parquet
 from dat_rec.data.source import Attribute, Source, Split, quoted
 from dat_rec.data.sources.tables import integer, microseconds
 from dat_rec.errors import UserError
@@ -65,7 +66,7 @@ class Amazon(Options):
             "CREATE VIEW raw_interactions AS SELECT user_id, item_id, "
             f"{microseconds(integer('time'), 1_000_000)} AS time, problem, "
             f"coalesce(value, time) AS value, row, {quoted(self.reviews)} AS file "
-            f"FROM read_parquet({quoted(work / 'reviews.parquet')}); "
+            f"FROM {scan_parquet([work / 'reviews.parquet'])}; "
             "CREATE VIEW raw_users AS SELECT user_id, row, file FROM raw_interactions WHERE false"
         )
         level = _category_level(database, work)
@@ -74,7 +75,7 @@ class Amazon(Options):
             "coalesce(nullif(title, ''), item_id) AS title, "
             f"categories[{level}] AS category, categories, brand, price, row, "
             f"{quoted(self.metadata)} AS file "
-            f"FROM read_parquet({quoted(work / 'metadata.parquet')})"
+            f"FROM {scan_parquet([work / 'metadata.parquet'])}"
         )
         last = "row_number() OVER (PARTITION BY user_id ORDER BY time DESC, row DESC) = 1"
         return Source(
@@ -219,6 +220,6 @@ def _category_level(database: duckdb.DuckDBPyConnection, work: Path) -> int:
     """1, or 2 where the first level is the same for all products."""
     row = database.execute(
         "SELECT count(DISTINCT categories[1]), count(DISTINCT categories[2]) "
-        f"FROM read_parquet({quoted(work / 'metadata.parquet')})"
+        f"FROM {scan_parquet([work / 'metadata.parquet'])}"
     ).fetchone()
     return 2 if row and row[0] == 1 and row[1] > 0 else 1

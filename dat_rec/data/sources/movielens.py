@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dat_rec.data.prepare import Options
+from dat_rec.data.scan import scan_parquet
 from dat_rec.data.source import Attribute, Source, last_share_of_time, quoted
 from dat_rec.data.sources.tables import (
     PLACE,
@@ -118,4 +119,4 @@ def _latin1(path: Path, work: Path, header: tuple[str, ...]) -> str:
     columns["_source_row"] = pa.array(range(1, len(rows) + 1), pa.int64())
     table = work / f"{path.stem}.parquet"
     pq.write_table(pa.table(columns), table)
-    return f"(SELECT *, {quoted(path)} AS _source_file FROM read_parquet({quoted(table)}))"
+    return f"(SELECT *, {quoted(path)} AS _source_file FROM {scan_parquet([table])})"

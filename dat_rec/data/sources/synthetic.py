@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dat_rec.data.prepare import Options
-from dat_rec.data.source import Attribute, Source, Split, quoted
+from dat_rec.data.scan import scan_parquet
+from dat_rec.data.source import Attribute, Source, Split
 from dat_rec.data.sources.tables import NO_PROBLEM, PLACE, parquet
 from dat_rec.errors import UserError
 
@@ -193,7 +194,7 @@ def _test_queries(
     """(users,) answerable test interactions of each user; (items,) which items are trained."""
     database.execute(
         "CREATE TEMP VIEW planted AS SELECT user_id, item_id, "
-        f"time >= {TEST_FROM_US} AS is_test FROM read_parquet({quoted(log)})"
+        f"time >= {TEST_FROM_US} AS is_test FROM {scan_parquet([log])}"
     )
     trained = np.zeros(options.items, np.bool_)
     rows = database.execute("SELECT DISTINCT item_id FROM planted WHERE NOT is_test").fetchnumpy()

@@ -9,7 +9,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dat_rec.data.scan import scan_csv, scan_parquet
 from dat_rec.data.source import columns_of, named, quoted
+from dat_rec.data.sources.folders import Folders
+from dat_rec.data.sources.part_files import part_files, say
+from dat_rec.data.sources.part_types import common_type, plain, sql_type
 from dat_rec.errors import UserError
 
 INTEGERS = (
@@ -29,37 +33,100 @@ PLACE = "_source_file AS file, _source_row AS row"
 
 
 def parquet(database: duckdb.DuckDBPyConnection, path: Path, columns: Sequence[str]) -> str:
-    """SQL to stand after FROM: these columns of the Parquet file, and OWN_PLACE (rows from 1).
+    """SQL to stand after FROM: these columns of the Parquet files, and OWN_PLACE (rows from 1).
+
+    A column that no file has is read from the folders' names, if all files stand in folders
+    ``column=value``.
 
     Args:
-        database: reads the file's schema.
-        path: a Parquet file, or a folder of them.
+        database: reads the files' schemas.
+        path: a Parquet file, or a folder of them (see part_files.py).
         columns: those that must be there; no others are read.
 
     Raises:
-        UserError: no such file, no Parquet, or a column is missing or has a namesake.
+        UserError: no such file, no Parquet, or a column is missing, has a namesake, has types in
+            two files that no one type holds, or another value than the folder's name says.
     """
-    if not path.exists():
-        raise UserError(f"{path}: no such file: correct the path")
-    pattern = path / "*.parquet" if path.is_dir() else path
+    schemas = {file: _schema(file) for file in part_files(path)}
+    folders = Folders(path, tuple(schemas))
+    inside = [name for name in dict.fromkeys(columns) if _stands_inside(name, schemas, folders)]
+    for names, file in {tuple(s.names): f for f, s in reversed(schemas.items())}.items():
+        _require(file, inside, names)
+        _refuse_namesakes(file, inside, names)
+        for name in names:
+            # Unlike `filename`, the option cannot be told another name for its column.
+            if name.lower() == "file_row_number":
+                raise UserError(
+                    f"{file}: column {name!r}: DuckDB keeps the name: rename the column"
+                )
+    outside = {name: folders.sql(name) for name in columns if name not in inside}
+    table = _union(schemas, inside, outside)
     try:
-        columns_of(database, f"read_parquet({quoted(pattern)})")
-        # DuckDB renames a column that differs from another only in case; its own name counts.
-        first = min(path.glob("*.parquet")) if path.is_dir() else path
-        found: list[str] = pq.read_schema(first).names
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        types = columns_of(database, table)
+        for name in inside:
+            if folders.below(name):
+                _refuse_clash(database, table, name, types[name], folders)
+    except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as Parquet ({reason}): write it anew") from error
-    _require(path, columns, found)
-    _refuse_namesakes(path, columns, found)
-    for name in found:
-        # Unlike `filename`, the option cannot be told another name for its column.
-        if name.lower() == "file_row_number":
-            raise UserError(f"{path}: column {name!r}: DuckDB keeps the name: rename the column")
-    return (
-        f"(SELECT {_list(columns)}, _source_file, file_row_number + 1 AS _source_row FROM "
-        f"read_parquet({quoted(pattern)}, filename='_source_file', file_row_number=true))"
-    )
+    for name in outside:
+        say(f"{path}: column {name!r} is read from the names of the folders")
+    return table
+
+
+def _schema(file: Path) -> pa.Schema:
+    try:
+        with file.open("rb") as opened:
+            return pq.read_schema(opened)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{file}: cannot be read as Parquet ({reason}): write it anew") from error
+
+
+def _stands_inside(name: str, schemas: dict[Path, pa.Schema], folders: Folders) -> bool:
+    """Whether the files have the column; one without it is then refused by ``_require``."""
+    return any(name in schema.names for schema in schemas.values()) or not folders.has(name)
+
+
+def _union(schemas: dict[Path, pa.Schema], inside: Sequence[str], outside: dict[str, str]) -> str:
+    """SQL: all files, those with other types cast to the types that hold all values exactly."""
+    types = {name: [(f, plain(s.field(name).type)) for f, s in schemas.items()] for name in inside}
+    common = {name: common_type(name, found) for name, found in types.items()}
+    groups: dict[tuple[str, ...], list[Path]] = {}
+    for place, file in enumerate(schemas):
+        read = [_cast(name, found[place][1], common[name]) for name, found in types.items()]
+        groups.setdefault(tuple(read), []).append(file)
+    added = ["_source_file", "file_row_number + 1 AS _source_row"]
+    added = [f"{sql} AS {named(name)}" for name, sql in outside.items()] + added
+    options = ", filename='_source_file', file_row_number=true"
+    selects = [
+        f"SELECT {', '.join([*read, *added])} FROM {scan_parquet(files, options)}"
+        for read, files in groups.items()
+    ]
+    return f"({' UNION ALL '.join(selects)})"
+
+
+def _cast(name: str, own: pa.DataType, common: pa.DataType) -> str:
+    target = None if own == common else sql_type(common)
+    return named(name) if target is None else f"{named(name)}::{target} AS {named(name)}"
+
+
+def _refuse_clash(
+    database: duckdb.DuckDBPyConnection, table: str, name: str, type_: str, folders: Folders
+) -> None:
+    """Refuse a file whose column says another value than its folder's name."""
+    said = f"({folders.text(name)})"
+    row = database.execute(
+        f"SELECT _source_file, _source_row, {named(name)}::VARCHAR, {said} FROM {table} "
+        f"WHERE {said} IS NOT NULL "
+        f"AND try_cast({said} AS {type_}) IS DISTINCT FROM {named(name)} "
+        "ORDER BY ALL LIMIT 1"
+    ).fetchone()
+    if row is not None:
+        raise UserError(
+            f"{row[0]}: row {row[1]}: column {name!r} is {row[2]}, and its folder says "
+            f"{name}={row[3]}: rename the folder, or name another column"
+        )
 
 
 def delimited(
@@ -86,14 +153,13 @@ def delimited(
     _require(path, columns, names)
     _refuse_namesakes(path, names, names)
     types = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in names)
-    read = (
-        f"read_csv({quoted(path)}, auto_detect=false, header={header is None}, "
-        f"delim={quoted(separator)}, quote='\"', escape='\"', null_padding=true, "
-        f"columns={{{types}}})"
+    options = (
+        f", auto_detect=false, header={header is None}, delim={quoted(separator)}, quote='\"', "
+        f"escape='\"', null_padding=true, columns={{{types}}}"
     )
     return (
         f"(SELECT {_list(columns)}, {quoted(path)} AS _source_file, "
-        f"row_number() OVER () AS _source_row FROM {read})"
+        f"row_number() OVER () AS _source_row FROM {scan_csv(path, options)})"
     )
 
 
