@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 from dat_rec.config import PRESETS, TrainConfig, preset
 from dat_rec.errors import RankError, SharedError, StoppedError, SupersededError, UserError
+from dat_rec.files import local_path
 from dat_rec.plan_config import PlanConfig
 
 Arguments = Sequence[str]
@@ -36,8 +37,27 @@ TOLD_CODES = (2, 75)
 
 def _parse(command: str, options: Any, arguments: Arguments, **more: Any) -> Any:
     import tyro
+    from tyro.constructors import ConstructorRegistry
 
-    return tyro.cli(options, prog=f"dat-rec {command}", args=list(arguments), **more)
+    registry = ConstructorRegistry()
+    registry.primitive_rule(_path_rule)
+    name = f"dat-rec {command}"
+    return tyro.cli(options, prog=name, args=list(arguments), registry=registry, **more)
+
+
+def _path_rule(info: Any) -> Any:
+    """How tyro reads each option that is a path: addresses such as s3://… are refused."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: local_path(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    )
 
 
 def _prepare(arguments: Arguments) -> None:

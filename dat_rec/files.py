@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,25 @@ PARTIAL_SUFFIX = ".partial"
 OLD_SUFFIX = ".old" + PARTIAL_SUFFIX
 UNFINISHED = ".unfinished"
 """Stands in a folder while it is being filled, locked by the process that fills it."""
+ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+def local_path(text: str) -> Path:
+    """The path that a user has written.
+
+    Raises:
+        UserError: it is the address of another storage, as in ``s3://bucket/log``, which would
+            pass for a folder called ``s3:``.
+    """
+    found = ADDRESS.match(text)
+    if found is None:
+        return Path(text)
+    if found[1].lower() == "file":
+        raise UserError(f"{text}: is an address, no path: write /{text[5:].lstrip('/')}")
+    raise UserError(
+        f"{text}: {found[1]} is no local disk, and nothing else is read or written: copy the files "
+        "to a local disk, or mount the storage, and name that path"
+    )
 
 
 def _fsync(path: Path) -> None:

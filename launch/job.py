@@ -17,6 +17,7 @@ from torchx.specs import macros
 from dat_rec.cli import parse_train
 from dat_rec.data.schema import Schema
 from dat_rec.errors import UserError
+from dat_rec.files import local_path
 from launch.refuse import refuse
 from launch.resources import RESOURCES
 
@@ -137,6 +138,7 @@ def _absolute(arguments: Sequence[str]) -> list[str]:
 
 def of_a_run(run: str, data: str, image: str) -> list[str]:
     """``--run`` and perhaps ``--data``; on hosts without an image the run must be there."""
+    words = ["--run", folder(run, image), *(["--data", folder(data, image)] if data else [])]
     if not image and not (Path(run) / "config.json").exists():
         refuse(f"{run} holds no run: name the folder that train made")
     if not image and data:
@@ -144,12 +146,16 @@ def of_a_run(run: str, data: str, image: str) -> list[str]:
             Schema.load(Path(data))
         except UserError as error:
             refuse(str(error))
-    return ["--run", folder(run, image), *(["--data", folder(data, image)] if data else [])]
+    return words
 
 
 def folder(path: str, image: str) -> str:
-    """A container's path as it is, a host's own made absolute."""
-    return path if image else str(Path(path).absolute())
+    """A container's path as it is, a host's own made absolute; addresses are refused."""
+    try:
+        local = local_path(path)
+    except UserError as error:
+        refuse(str(error))
+    return path if image else str(local.absolute())
 
 
 def benchmark(script: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dat_rec.errors import UserError
-from dat_rec.files import publish, whole_file, whole_folder
+from dat_rec.files import local_path, publish, whole_file, whole_folder
 
 
 def fill(folder: Path, text: str, *, overwrite: bool = False) -> None:
@@ -142,3 +142,23 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         partial.write_text("new")
     assert path.read_text() == "new"
     assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["s3://b/x", "gs://b", "S3A://b/x", "hdfs:///x", "https://a.b/c", "abfss://x@y/z", "dbfs:/x"],
+)
+def test_an_address_is_no_path(text: str) -> None:
+    with pytest.raises(UserError, match=f"^{text}: {text.split(':')[0]} is no local disk"):
+        local_path(text)
+
+
+@pytest.mark.parametrize("text", ["file:///tmp/a b", "file:/tmp/a b", "FILE:///tmp/a b"])
+def test_a_files_address_is_refused_with_its_path(text: str) -> None:
+    with pytest.raises(UserError, match=r": write /tmp/a b$"):
+        local_path(text)
+
+
+@pytest.mark.parametrize("text", ["/x", "x", "./s3:/x", "run-12:30/x", "a=b:c", "C:", "x//y"])
+def test_any_other_text_is_a_path(text: str) -> None:
+    assert local_path(text) == Path(text)

@@ -1,5 +1,6 @@
 """The components, read back by TorchX, by bash and by the parsers of what they start."""
 
+import inspect
 import json
 import socket
 import subprocess
@@ -261,3 +262,26 @@ def test_a_job_of_two_ranks_trains_through_torchx(
     assert status.state.name == "SUCCEEDED", logs
     assert json.loads((run / "train.json").read_text())["world_size"] == 2
     assert len(checkpoints(run)) == 1
+
+
+FOLDERS = ("data", "out", "run")
+
+
+@pytest.mark.parametrize("image", ["", "registry/dat_rec"])
+def test_an_address_in_place_of_a_folder_is_refused(
+    image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").touch()
+    seen = set()
+    for name in COMPONENTS:
+        component = getattr(components, name)
+        taken = {k: v for k, v in inspect.signature(component).parameters.items() if k in FOLDERS}
+        needed = {k: str(tmp_path) for k, v in taken.items() if v.default is v.empty}
+        for folder in taken:
+            seen.add((name, folder))
+            values = needed | {folder: "gs://bucket/x"}
+            with pytest.raises(SystemExit) as stop:
+                component(**values, image=image)
+            assert stop.value.code == 2
+            assert "error: gs://bucket/x: gs is no local disk" in capsys.readouterr().err
+    assert len(seen) == 7

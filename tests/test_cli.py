@@ -1,0 +1,60 @@
+"""What all commands have in common: every option that is a path refuses addresses."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from dat_rec.cli import COMMANDS
+from dat_rec.data.sources import SOURCES
+from dat_rec.errors import UserError
+
+PATH_OPTION = re.compile(r"(--[\w.-]+) (?:\{None\}\|)?\[?PATH\b")
+SOME = {
+    ("doctor", "--out"),
+    ("prepare parquet", "--users"),
+    ("train", "--warm-start"),
+    ("plan", "--picture"),
+    ("status", "--run"),
+    ("evaluate", "--data"),
+    ("export", "--out"),
+    ("recommend", "--queries"),
+}
+
+
+def commands() -> Iterator[str]:
+    """Every command; of prepare, one for each source."""
+    sources = [get_args(source)[1].name for source in get_args(SOURCES)]
+    yield from (name for name in COMMANDS if name != "prepare")
+    yield from (f"prepare {source}" for source in sources)
+
+
+def path_options(command: str, read: Callable[[], str]) -> list[str]:
+    """As the command's help tells them."""
+    name, *more = command.split()
+    with pytest.raises(SystemExit):
+        COMMANDS[name]([*more, "--help"])
+    return PATH_OPTION.findall(read())
+
+
+def test_every_option_that_is_a_path_refuses_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Found in the help, so that a new command or option is here too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    seen = set()
+    for command in commands():
+        name, *more = command.split()
+        options = path_options(command, lambda: capsys.readouterr().out)
+        for option in options:
+            seen.add((command, option))
+            values = dict.fromkeys(options, "x") | {option: "s3://bucket/x"}
+            words = [word for pair in values.items() for word in pair]
+            with pytest.raises(UserError, match=r"^s3://bucket/x: s3 is no local disk"):
+                COMMANDS[name]([*more, *words])
+    assert seen >= SOME
+    assert len(seen) >= 30
+    assert list(tmp_path.iterdir()) == []
