@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from dat_rec.data.prepare import Options
 from dat_rec.data.scan import scan_parquet
 from dat_rec.data.source import Attribute, Source, Split, quoted
+from dat_rec.data.sources.price import price
 from dat_rec.data.sources.tables import integer, microseconds
 from dat_rec.errors import UserError
 
@@ -183,12 +184,11 @@ def _product(product: dict[str, Any]) -> dict[str, Any]:
     levels = product.get("category") or product.get("categories")
     if isinstance(levels, list) and levels and isinstance(levels[0], list):
         levels = levels[0]
-    price = re.search(r"\d+(\.\d+)?", str(product.get("price", "")).replace(",", ""))
     return {
         "item_id": _id(product.get("asin")),
         "title": _text(product.get("title")),
         "brand": _text(product.get("brand")),
-        "price": float(price[0]) if price else None,
+        "price": price(product.get("price")),
         "categories": [_text(level) for level in levels] if isinstance(levels, list) else None,
     }
 

@@ -1,0 +1,56 @@
+"""Prices as shops write them, each beside the number that a reader takes it for."""
+
+from typing import Any
+
+import pytest
+
+from dat_rec.data.sources.price import price
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        ("$.99", 0.99),
+        (".5", 0.5),
+        ("$0.99", 0.99),
+        ("$12", 12.0),
+        ("$ 12.50", 12.5),
+        ("12.50 $", 12.5),
+        ("US$7.25", 7.25),
+        ("USD 7.25", 7.25),
+        ("£3.10", 3.1),
+        ("₹1,49,000", None),
+        ("$1,299.00", 1299.0),
+        ("$1,299", 1299.0),
+        ("$1,299,000.5", 1299000.5),
+        ("1.299,00 €", 1299.0),
+        ("€1.299", 1299.0),
+        ("EUR 9,99", 9.99),
+        ("9,99", 9.99),
+        ("0,5", 0.5),
+        ("1.299.000", 1299000.0),
+        ("1 299,00 €", 1299.0),
+        ("CHF 1'299.00", 1299.0),
+        ("$1.299", 1.299),
+        ("$5 - $9", 5.0),
+        ("$5.00 - $9.00", 5.0),
+        ("$9.99 – $.99", 0.99),
+        ("from $4", 4.0),
+        ("from 7.99", 7.99),
+        (4.99, 4.99),
+        (5, 5.0),
+        (0, 0.0),
+    ],
+)
+def test_a_price_is_read_as_its_shop_means_it(value: Any, number: float | None) -> None:
+    assert price(value) == number
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, "", "None", "—", "$", "-3", -3.0, float("nan"), float("inf"), True, "1,2,3", "3 for 2",
+     "call us", "1.2.3", "$1,29.00", ",", ".", [5],
+     ".a-box-inner{background-color:#fff} #alohaBuyBoxWidget {width: 45%}"],
+)  # fmt: skip
+def test_what_is_no_price_is_unknown(value: Any) -> None:
+    assert price(value) is None
