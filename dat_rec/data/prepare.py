@@ -96,6 +96,10 @@ def _check_options(options: Options) -> None:
     if not 0 <= options.max_rejected <= 1:
         raise UserError(f"--max-rejected {options.max_rejected}: must lie between 0 and 1")
     out = options.out.resolve()
+    if "\\" in str(out):
+        raise UserError(
+            f"--out {options.out}: DuckDB takes a backslash for a slash: name a folder without one"
+        )
     for path in options.inputs():
         if not path.exists():
             raise UserError(f"{path}: no such file or folder: correct the path")

@@ -1,0 +1,209 @@
+"""Which files of a folder are read: by the names that engines write, beside what is left there."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.orc
+import pyarrow.parquet as pq
+import pytest
+
+from dat_rec.data.sources.part_files import part_files
+from dat_rec.data.sources.tables import parquet
+from dat_rec.errors import UserError
+
+SPARK = "part-00000-8a5e-c000.snappy.parquet"
+
+
+def put(folder: Path, *names: str, first: int = 0) -> None:
+    """A Parquet file under each name, which holds its place in the list."""
+    for place, name in enumerate(names, first):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"v": [place]}), folder / name)
+
+
+def values(path: Path) -> list[int]:
+    database = duckdb.connect()
+    table = parquet(database, path, ["v"])
+    return [row[0] for row in database.execute(f"SELECT v FROM {table} ORDER BY v").fetchall()]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("part-0.parquet", "part-1.parquet"),
+        (SPARK, SPARK.replace("00000", "00001")),
+        ("000000_0", "000001_0", "000001_0_copy_1"),
+        ("20260101_000000_00001_abcde_0b1c", "20260101_000000_00001_abcde_1d2e"),
+        ("events-000000000000", "events-v1.2-000000000001"),
+        ("A.PARQUET", "b.parq", "c.Pq"),
+        (f"2026-01-01.parquet/{SPARK}", f"2026-01-02.parquet/{SPARK}"),
+        ("2026/01/01/events.parquet", "2026/01/02/events.parquet"),
+        ("events.parquet", "2026/01/02/events.parquet", "2026/01/03/x/events"),
+        ("day=1/_c0=2/a.parquet", "day=2/_c0=1/a.parquet"),
+    ],
+)
+def test_the_part_files_of_engines_are_read(names: tuple[str, ...], tmp_path: Path) -> None:
+    put(tmp_path, *names)
+    assert values(tmp_path) == list(range(len(names)))
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "._part-0.parquet",
+        ".part-0.parquet.crc",
+        "_SUCCESS",
+        "_metadata",
+        "_common_metadata",
+        "_temporary/0/task/part-0.parquet",
+        ".ipynb_checkpoints/part-0.parquet",
+        "day=1/.hidden.parquet",
+    ],
+)
+def test_hidden_files_never_count(hidden: str, tmp_path: Path) -> None:
+    put(tmp_path, "part-0.parquet")
+    for content in (b"", b"\0\5\x16\7\0\2\0\0Mac OS X", (tmp_path / "part-0.parquet").read_bytes()):
+        (tmp_path / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / hidden).write_bytes(content)
+        assert values(tmp_path) == [0]
+
+
+def test_files_of_other_kinds_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path, "part-0.parquet", "part-0.parquet.bak")
+    (tmp_path / "README").write_text("see the wiki")
+    assert values(tmp_path) == [0]
+    err = capsys.readouterr().err
+    assert err == (
+        f"{tmp_path}: not read, as they are no Parquet by name: README, part-0.parquet.bak\n"
+    )
+
+
+def test_a_folder_is_read_once_whatever_links_lead_to_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "log", "2026-01-01/a.parquet", "2026-01-02/a.parquet")
+    put(tmp_path, "elsewhere.parquet", first=2)
+    (tmp_path / "log/latest").symlink_to("2026-01-02")
+    (tmp_path / "log/2026-01-02/round").symlink_to("..")
+    (tmp_path / "log/first.parquet").symlink_to("2026-01-01/a.parquet")
+    (tmp_path / "log/z.parquet").symlink_to(tmp_path / "elsewhere.parquet")
+    assert values(tmp_path / "log") == [0, 1, 2]
+    assert "leads to the same file as" in capsys.readouterr().err
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        part_files(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty (0 bytes), as a write that broke off leaves it: write it anew, or remove"),
+        (b"PAR1\x15\0", "is cut short, its last bytes are missing: write it anew"),
+        (b"PARE12345678PARE", "is encrypted Parquet: write it without encryption"),
+        (b"version https://git-lfs.github.com/spec/v1\noid x", "a pointer of Git LFS: fetch the"),
+        (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "is HTML or XML, no Parquet: dow"),
+        (b"\x00\x01\x02", "is no Parquet (it begins with b'\\x00\\x01\\x02'): write it as Parquet"),
+    ],
+)
+def test_a_part_that_is_no_parquet_is_refused_by_name(
+    content: bytes, words: str, tmp_path: Path
+) -> None:
+    put(tmp_path, "part-0.parquet")
+    (tmp_path / "part-1.parquet").write_bytes(content)
+    assert refusal(tmp_path).startswith(f"{tmp_path}/part-1.parquet: ")
+    assert words in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "orc", "feather", "csv.gz"])
+@pytest.mark.parametrize("folder", [False, True])
+def test_another_format_is_refused_with_a_cure_that_works(
+    kind: str, folder: bool, tmp_path: Path
+) -> None:
+    place = tmp_path / "it's"
+    place.mkdir()
+    path, table = place / f"log.{kind}", pa.table({"v": [3, 4]})
+    if kind == "json":
+        path.write_text('{"v": 3}\n{"v": 4}\n')
+    elif kind == "orc":
+        pyarrow.orc.write_table(table, path)
+    elif kind == "feather":
+        pyarrow.feather.write_feather(table, path)
+    elif kind == "csv.gz":
+        with pa.CompressedOutputStream(path, "gzip") as file:
+            file.write(b"v\n3\n4\n")
+    else:
+        path.write_text("v\n3\n4\n")
+    message = refusal(place if folder else path)
+    assert "no Parquet: convert it: python -c" in message
+    words = shlex.split(message.partition("convert it: ")[2])
+    assert words[0] == "python"
+    subprocess.run([sys.executable, *words[1:]], check=True)
+    assert values(next(place.glob("*.parquet"))) == [3, 4]
+
+
+def test_a_folder_without_parquet_says_what_it_holds(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"{tmp_path}: holds no files: name the folder of the Parquet files"
+    (tmp_path / "_SUCCESS").touch()
+    assert "holds no files but hidden ones (_SUCCESS): name the folder of" in refusal(tmp_path)
+    for name in "abcde":
+        (tmp_path / f"{name}.csv").write_text("v\n1\n")
+    assert "holds no Parquet file, but a.csv, b.csv, c.csv and 2 more: " in refusal(tmp_path)
+
+
+def test_parquet_under_another_ending_is_refused_with_the_cure(tmp_path: Path) -> None:
+    put(tmp_path, "a.snappy")
+    assert "but a.snappy: " in refusal(tmp_path)
+    assert refusal(tmp_path).endswith("/a.snappy is Parquet: rename it")
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert refusal(tmp_path / "pipe").endswith("pipe: is no regular file: write it to one")
+    assert refusal(tmp_path / "none").endswith("none: no such file: correct the path")
+
+
+TABLES = {
+    "Delta": ("_delta_log/00000000000000000000.json", "deltalake"),
+    "Iceberg": ("metadata/00001-5f1c.metadata.json", "pyiceberg"),
+    "Hudi": (".hoodie/hoodie.properties", "format('hudi')"),
+}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize("named", ["", "data", "data/part-0.parquet", ".."])
+def test_the_folder_of_a_table_is_refused_whole_or_in_part(
+    kind: str, named: str, tmp_path: Path
+) -> None:
+    """Beside the table's rows it holds those that were deleted."""
+    log = tmp_path / "all" / "log"
+    put(log, "data/part-0.parquet")
+    mark, library = TABLES[kind]
+    (log / mark).parent.mkdir()
+    (log / mark).write_text("{}")
+    (log / "metadata/v2.metadata.json").write_text("{}") if kind == "Iceberg" else None
+    message = refusal(log.parent if named == ".." else log / named)
+    assert f"belongs to a table of {kind}" in message
+    assert "export a snapshot and name that: " in message
+    assert library in message
+    assert str(log) in message
+    assert ("v2.metadata.json" in message) == (kind == "Iceberg")
+
+
+def test_an_out_or_a_dataset_in_the_folder_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "log.parquet", "old/examples/part-00000.parquet")
+    (tmp_path / "old/schema.json").write_text("{}")
+    assert "holds a dataset that `dat-rec prepare` made" in refusal(tmp_path)
+    (tmp_path / "old/schema.json").unlink()
+    put(tmp_path, "out.partial/work/training.parquet")
+    (tmp_path / "out.partial/.unfinished").touch()
+    assert refusal(tmp_path).endswith("--out lies in it: name a folder elsewhere for --out")
