@@ -92,17 +92,20 @@ def _union(schemas: dict[Path, pa.Schema], inside: Sequence[str], outside: dict[
     """SQL: all files, those with other types cast to the types that hold all values exactly."""
     types = {name: [(f, plain(s.field(name).type)) for f, s in schemas.items()] for name in inside}
     common = {name: common_type(name, found) for name, found in types.items()}
-    groups: dict[tuple[str, ...], list[Path]] = {}
-    for place, file in enumerate(schemas):
-        read = [_cast(name, found[place][1], common[name]) for name, found in types.items()]
-        groups.setdefault(tuple(read), []).append(file)
+    # DuckDB casts the files of one call to the first one's types: those of one call are alike.
+    groups: dict[tuple[str, ...], list[int]] = {}
+    files = list(schemas)
+    for place in range(len(files)):
+        alike = tuple(str(found[place][1]) for found in types.values())
+        groups.setdefault(alike, []).append(place)
     added = ["_source_file", "file_row_number + 1 AS _source_row"]
     added = [f"{sql} AS {named(name)}" for name, sql in outside.items()] + added
     options = ", filename='_source_file', file_row_number=true"
-    selects = [
-        f"SELECT {', '.join([*read, *added])} FROM {scan_parquet(files, options)}"
-        for read, files in groups.items()
-    ]
+    selects = []
+    for places in groups.values():
+        read = [_cast(name, found[places[0]][1], common[name]) for name, found in types.items()]
+        scan = scan_parquet([files[place] for place in places], options)
+        selects.append(f"SELECT {', '.join([*read, *added])} FROM {scan}")
     return f"({' UNION ALL '.join(selects)})"
 
 

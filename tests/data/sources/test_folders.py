@@ -1,0 +1,155 @@
+"""Folders called key=value: read where the files lack the column, compared where they have it."""
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dat_rec.data.sources.parquet_log import ParquetLog
+from dat_rec.data.sources.tables import parquet
+from dat_rec.errors import UserError
+from tests.data.sources.prepared import Prepared
+
+
+def put(path: Path, **columns: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+
+
+def read(path: Path, *columns: str) -> list[tuple[Any, ...]]:
+    database = duckdb.connect()
+    table = parquet(database, path, columns)
+    chosen = ", ".join(columns)
+    return sorted(database.execute(f"SELECT {chosen} FROM {table}").fetchall(), key=str)
+
+
+def refusal(path: Path, *columns: str) -> str:
+    with pytest.raises(UserError) as error:
+        read(path, *columns)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "values"),
+    [
+        (["1", "20", "-3"], [1, 20, -3]),
+        (["01", "2", "10"], ["01", "2", "10"]),
+        (["2026-01-01", "2026-01-02"], ["2026-01-01", "2026-01-02"]),
+        (["a%20b%2Fc", "it's=odd", "x"], ["a b/c", "it's=odd", "x"]),
+        (["7", "__HIVE_DEFAULT_PARTITION__"], [7, None]),
+        (["b", "__HIVE_DEFAULT_PARTITION__"], ["b", None]),
+        ([str(2**63), "1"], [str(2**63), "1"]),
+    ],
+)
+def test_a_column_that_the_files_lack_is_read_from_the_folders(
+    names: list[str], values: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "run[1]" / "log"
+    for place, name in enumerate(names):
+        put(log / f"key={name}" / "part-0.parquet", v=[place, place])
+    expected = [(place, value) for place, value in enumerate(values) for _ in range(2)]
+    assert read(log, "v", "key") == sorted(expected, key=str)
+    assert f"{log}: column 'key' is read from the names of the folders" in capsys.readouterr().err
+
+
+def test_a_column_that_is_not_asked_for_is_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "v=9" / "w=8" / "part-0.parquet", v=[9], u=[1])
+    assert read(tmp_path, "u") == [(1,)]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("named", ["a=1", "a=1/b=2", "a=1/b=2/part-0.parquet", "."])
+def test_folders_directly_above_the_path_count_too(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "a=5" / "x" / "log" / "a=1" / "b=2" / "part-0.parquet", v=[3])
+    monkeypatch.chdir(tmp_path / "a=5" / "x" / "log")
+    assert read(Path(named), "v", "a", "b") == [(3, 1, 2)]
+    assert read(Path(named).absolute(), "v", "a", "b") == [(3, 1, 2)]
+
+
+def test_folders_further_above_do_not(tmp_path: Path) -> None:
+    put(tmp_path / "a=5" / "log" / "part-0.parquet", v=[3])
+    assert "part-0.parquet: column 'a' is missing: it has v;" in refusal(tmp_path / "a=5/log", "a")
+
+
+def test_the_column_of_a_file_counts_whatever_stands_above_its_path(tmp_path: Path) -> None:
+    put(tmp_path / "v=7" / "part-0.parquet", v=[1, 2])
+    for path in (tmp_path / "v=7", tmp_path / "v=7" / "part-0.parquet"):
+        assert read(path, "v") == [(1,), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("7", pa.array([7, 7])),
+        ("07", pa.array([7, 7])),
+        ("a%20b", pa.array(["a b"])),
+        ("2026-01-02", pa.array([20455], pa.int32()).cast(pa.date32())),
+    ],
+)
+def test_a_folder_may_say_what_its_files_say(name: str, column: pa.Array, tmp_path: Path) -> None:
+    put(tmp_path / f"v={name}" / "part-0.parquet", v=column)
+    assert read(tmp_path, "v") == [(value,) for value in column.to_pylist()]
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "said"),
+    [
+        ("7", [7, 8], "row 2: column 'v' is 8, and its folder says v=7"),
+        ("x", [7], "row 1: column 'v' is 7, and its folder says v=x"),
+        ("7", [7, None], "row 2: column 'v' is None, and its folder says v=7"),
+        ("07", ["7"], "row 1: column 'v' is 7, and its folder says v=07"),
+    ],
+)
+def test_a_folder_that_says_another_value_than_its_files_is_refused(
+    name: str, column: list[Any], said: str, tmp_path: Path
+) -> None:
+    put(tmp_path / "v=9" / "part-0.parquet", v=pa.array([9, None][:1], pa.array(column).type)
+        if isinstance(column[0], int) else ["9"], w=[1])  # fmt: skip
+    put(tmp_path / f"v={name}" / "part-1.parquet", v=column, w=[1] * len(column))
+    message = refusal(tmp_path, "v")
+    assert message.startswith(f"{tmp_path / f'v={name}' / 'part-1.parquet'}: {said}: ")
+    assert len(read(tmp_path, "w")) == 1 + len(column)
+
+
+def test_a_file_beside_the_folders_is_refused_by_name(tmp_path: Path) -> None:
+    put(tmp_path / "day=1" / "part-0.parquet", v=[1])
+    put(tmp_path / "part-9.parquet", v=[2])
+    message = refusal(tmp_path, "v", "day")
+    assert f"{tmp_path}/part-9.parquet: column 'day' is missing, and no folder above it" in message
+    put(tmp_path / "day=1" / "day=2" / "part-0.parquet", v=[1])
+    (tmp_path / "part-9.parquet").unlink()
+    assert "and more than one folder above it is called day=…" in refusal(tmp_path, "v", "day")
+
+
+def test_a_partitioned_log_is_trained_on_as_one_file(tmp_path: Path) -> None:
+    """Its days are the times, its shops the users; the same rows in one file are the other."""
+    rows = [(shop, item, day) for day in range(1, 10) for shop in (1, 2) for item in range(4)]
+    for shop in (1, 2):
+        for day in range(1, 10):
+            items = [item for s, item, d in rows if (s, d) == (shop, day)]
+            put(tmp_path / "log" / f"day=2026-01-0{day}" / f"shop={shop}" / "0", item_id=items)
+    (tmp_path / "log" / "_SUCCESS").touch()
+    shops, items, days = zip(*rows, strict=True)
+    put(tmp_path / "log.parquet", shop=shops, item_id=items, day=[f"2026-01-0{d}" for d in days])
+    made = [
+        Prepared(
+            ParquetLog(
+                interactions=tmp_path / name,
+                out=tmp_path / f"{name}.out",
+                user_id="shop",
+                time="day",
+            )
+        )
+        for name in ("log", "log.parquet")
+    ]
+    assert len(made[0].train) + len(made[0].test) == len(rows)
+    for part in ("train", "test"):
+        assert made[0].triples(part) == made[1].triples(part)
