@@ -1,4 +1,7 @@
-"""A model and a dataset in, vectors out: every item's and every user's, unsharded."""
+"""A model and a dataset in, vectors out: every item's and every user's, unsharded.
+
+Rows with the same features are encoded once, and so have the same vector to the last bit.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,6 +14,7 @@ from dat_rec.data.batch import to_kjt
 from dat_rec.data.columns import Column
 from dat_rec.data.dataset import Dataset
 from dat_rec.model.dat import DAT, DATOutput
+from dat_rec.retrieval.distinct import encode_once
 
 ROWS = 8192
 """Rows embedded at once."""
@@ -47,10 +51,9 @@ def _encode(
     rows: NDArray[np.int64],
     pick: Callable[[DATOutput], Tensor],
 ) -> NDArray[np.float32]:
-    blocks = []
-    for start in range(0, len(rows), ROWS):
-        block = rows[start : start + ROWS]
-        taken = {name: column.take(block) for name, column in columns.items()}
-        blocks.append(pick(model(to_kjt(taken, keys, len(block)))).float().numpy())
-    width = model.query_tower.output_dim
-    return np.concatenate(blocks) if blocks else np.zeros((0, width), np.float32)
+    def encode(taken: dict[str, Column]) -> NDArray[np.float32]:
+        features = to_kjt(taken, keys, len(next(iter(taken.values()))))
+        vectors: NDArray[np.float32] = pick(model(features)).float().numpy()
+        return vectors
+
+    return encode_once(columns, rows, encode, ROWS)

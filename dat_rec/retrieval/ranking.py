@@ -2,7 +2,12 @@
 
 rank = 1 + items scored higher + half the other items with exactly the same score.
 
-Shapes: Q test interactions of U users, N items of which the first T are trained, D wide.
+A score is search's: the inner product in float64, rounded to float32. Equal vectors have equal
+scores by construction: each distinct item's product with each distinct user is computed once, and
+stands for all items and users that have these vectors.
+
+Shapes: Q test interactions of U users, N items of which the first T are trained, D wide; K distinct
+item vectors.
 """
 
 from typing import NamedTuple, TypeVar
@@ -10,13 +15,17 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from dat_rec.errors import UserError
+from dat_rec.retrieval.distinct import distinct_vectors
 from dat_rec.retrieval.protocol import Protocol
 
-BLOCK_BYTES = 64 * 2**20
+BLOCK_BYTES = 32 * 2**20
 """Most bytes of scores in memory at a time (one user's row is the least)."""
+COLUMNS = 2048
+"""Items whose scores are computed at once: few enough that the float64 ones stay in the cache."""
 FEW = 8
 """Up to this many targets, comparing with each is cheaper than sorting the pool."""
 
@@ -57,9 +66,9 @@ def exact_ranks(
     item_ND: NDArray[np.float32],
     block_bytes: int = BLOCK_BYTES,
 ) -> Ranks:
-    """Rank every query's item by float32 inner products with the whole catalogue.
+    """Rank every query's item by its inner products with the whole catalogue.
 
-    All queries of a user share one row of scores; users go through memory in blocks.
+    All queries of users with one vector share one row of scores; rows go through memory in blocks.
 
     Args:
         protocol: the queries.
@@ -78,12 +87,17 @@ def exact_ranks(
                 "train anew with lower learning rates"
             )
     trained, unseen, catalogue = np.full((3, len(protocol.user_row)), np.nan)
-    block = max(1, block_bytes // max(1, 4 * len(item_ND)))
-    items = torch.from_numpy(item_ND)
-    for start in tqdm(range(0, len(protocol.users), block), desc="rank", unit="block"):
-        query_BD = torch.from_numpy(query_UD[start : start + block])
-        scores_BN = (query_BD @ items.T).numpy()
-        for i, scores_N in enumerate(scores_BN, start):
+    items, users = distinct_vectors(item_ND), distinct_vectors(query_UD)
+    item_KD = torch.from_numpy(item_ND[items.first]).double()
+    alike = len(item_KD) < len(item_ND)
+    block = max(1, block_bytes // max(1, 4 * len(item_KD)))
+    blocks = range(0, len(users.first), block)
+    for start in tqdm(blocks, desc="rank", unit="block"):
+        chosen = users.first[start : start + block]
+        scores_BK = _scores(torch.from_numpy(query_UD[chosen]).double(), item_KD)
+        for i in np.flatnonzero((users.kind >= start) & (users.kind < start + block)):
+            scores_K = scores_BK[users.kind[i] - start]
+            scores_N = scores_K[items.kind] if alike else scores_K
             mine = protocol.queries_by_user[i]
             targets = scores_N[protocol.item_index[mine]]
             own = protocol.seen_item[protocol.seen_slice(protocol.users[i])]
@@ -97,3 +111,12 @@ def exact_ranks(
         np.where(protocol.new_pair, unseen, np.nan),
         catalogue,
     )
+
+
+def _scores(query_BD: Tensor, item_KD: Tensor) -> NDArray[np.float32]:
+    """(B, K) inner products of float64 vectors, rounded to float32."""
+    scores_BK = torch.empty(len(query_BD), len(item_KD))
+    for start in range(0, len(item_KD), COLUMNS):
+        part = slice(start, start + COLUMNS)
+        scores_BK[:, part] = query_BD @ item_KD[part].T
+    return scores_BK.numpy()

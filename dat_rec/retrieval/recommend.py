@@ -13,6 +13,7 @@ from tqdm import tqdm
 from dat_rec.data.dataset import read_parquet
 from dat_rec.errors import UserError
 from dat_rec.files import whole_file
+from dat_rec.retrieval.distinct import encode_once
 from dat_rec.retrieval.export import Export
 from dat_rec.retrieval.search import SPARE, top_items
 
@@ -80,18 +81,16 @@ def _write(opened: Export, k: int, ids: pa.Array, rows: NDArray[np.int64], path:
     bytes_each = 8 * (k + SPARE) * opened.item_vectors.shape[1]
     block = min(MOST_USERS, max(1, BLOCK_BYTES // bytes_each))
     item_ids = opened.items.column("item_id").combine_chunks()
+    vectors = encode_once(opened.user_columns, rows, opened.tower.encode, block)
     schema = pa.schema(
         {"user_id": ids.type, "rank": pa.int32(), "item_id": item_ids.type, "score": pa.float32()}
     )
     with pq.ParquetWriter(path, schema) as writer:
         for start in tqdm(range(0, len(rows), block), desc="recommend", unit="block"):
-            chosen = rows[start : start + block]
-            taken = {name: column.take(chosen) for name, column in opened.user_columns.items()}
-            items, scores = top_items(
-                opened.index, opened.item_vectors, opened.tower.encode(taken), k
-            )
-            users = np.repeat(np.arange(start, start + len(chosen)), k)
-            ranks = np.tile(np.arange(1, k + 1, dtype=np.int32), len(chosen))
+            query_BD = vectors[start : start + block]
+            items, scores = top_items(opened.index, opened.item_vectors, query_BD, k)
+            users = np.repeat(np.arange(start, start + len(query_BD)), k)
+            ranks = np.tile(np.arange(1, k + 1, dtype=np.int32), len(query_BD))
             columns = [
                 ids.take(pa.array(users)),
                 pa.array(ranks),

@@ -85,6 +85,20 @@ def stranger(model: torch.nn.Module) -> np.ndarray:
     return model.query_tower(torch.cat(parts)).numpy()
 
 
+@pytest.mark.parametrize("block", [1, 4, 7])
+def test_users_whom_nothing_tells_apart_get_the_same_list(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(module, "MOST_USERS", block)
+    known = [f"u{number}" for number in range(USERS)]
+    ids = ["?0", "?1", *known[:3], "?2", "?3", *known[3:], "?4"]
+    recommend(exported, 5, tmp_path / "recs.parquet", ask(tmp_path / "queries.parquet", ids))
+    lists: dict[str, list[tuple[int, float]]] = {}
+    for row in pq.read_table(tmp_path / "recs.parquet").to_pylist():
+        lists.setdefault(row["user_id"], []).append((row["item_id"], row["score"]))
+    assert all(lists[f"?{number}"] == lists["?0"] for number in range(5))
+
+
 def test_an_empty_list_gives_an_empty_answer(exported: Path, tmp_path: Path) -> None:
     queries = ask(tmp_path / "queries.parquet", [], pa.string())
     assert recommend(exported, 4, tmp_path / "recs.parquet", queries) == (0, 0)

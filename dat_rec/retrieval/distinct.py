@@ -1,0 +1,98 @@
+"""Rows in, the distinct ones among them out, so that what is equal is computed once.
+
+A matrix product may round a row or column at its edges otherwise than the same one elsewhere,
+and from one shape of block to another. So equal items would not always get equal vectors, nor
+equal vectors equal scores. What is computed once and copied is equal to the last bit.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dat_rec.data.columns import Column
+
+Ints = NDArray[np.int64]
+
+
+class Distinct(NamedTuple):
+    """Rows sorted into kinds of equal ones; numbered in the order of their first rows."""
+
+    first: Ints
+    """(K,): each kind's first row, rising."""
+    kind: Ints
+    """(rows,): each row's."""
+
+
+def distinct_vectors(vectors_ND: NDArray[np.float32]) -> Distinct:
+    """The kinds of equal vectors. −0 equals 0; NaN must be refused before."""
+    return _distinct(_codes(vectors_ND + np.float32(0)))
+
+
+def distinct_rows(columns: Mapping[str, Column]) -> Distinct:
+    """The kinds of rows that hold the same values, in the same order, in every column."""
+    single = [column.values for column in columns.values() if column.offsets is None]
+    rows = len(next(iter(columns.values())))
+    code = _codes(np.stack(single, axis=1)) if single else np.zeros(rows, np.int64)
+    for column in columns.values():
+        if column.offsets is not None:
+            # Lists are long: only those are compared that still decide.
+            shared = np.flatnonzero(np.bincount(code)[code] > 1)
+            part = np.zeros(rows, np.int64)
+            part[shared] = _list_codes(column.take(shared))
+            code = _codes(np.stack([code, part], axis=1))
+    return _distinct(code)
+
+
+def encode_once(
+    columns: Mapping[str, Column],
+    rows: Ints,
+    encode: Callable[[dict[str, Column]], NDArray[np.float32]],
+    at_once: int,
+) -> NDArray[np.float32]:
+    """Encode rows of ``columns``, those of one kind once.
+
+    Args:
+        columns: features of all rows there are.
+        rows: (M,) which of them to encode, in what order.
+        encode: columns of B rows → (B, D) vectors.
+        at_once: most rows that ``encode`` is given.
+
+    Returns:
+        (M, D)
+    """
+    kinds = distinct_rows(columns)
+    asked, place = np.unique(kinds.kind[rows], return_inverse=True)
+    first = kinds.first[asked]
+    blocks = [first[start : start + at_once] for start in range(0, max(1, len(first)), at_once)]
+    vectors = [
+        encode({name: column.take(block) for name, column in columns.items()}) for block in blocks
+    ]
+    return np.concatenate(vectors)[place]
+
+
+def _distinct(code: Ints) -> Distinct:
+    highest_before = np.maximum.accumulate(np.append(-1, code))[:-1]
+    return Distinct(np.flatnonzero(code > highest_before), code)
+
+
+def _codes(table: NDArray[np.generic]) -> Ints:
+    """(N, F) → (N,): equal rows, to the bit, have the same number, by their first occurrence."""
+    rows, width = table.shape
+    content = pa.py_buffer(np.ascontiguousarray(table))
+    kind = pa.binary(width * table.itemsize)
+    return _numbered(pa.FixedSizeBinaryArray.from_buffers(kind, rows, [None, content]))
+
+
+def _list_codes(column: Column) -> Ints:
+    content = np.ascontiguousarray(column.values)
+    ends = np.cumsum(column.lengths()) * content.itemsize
+    buffers = [None, pa.py_buffer(np.append(0, ends)), pa.py_buffer(content)]
+    return _numbered(pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(column), buffers))
+
+
+def _numbered(array: pa.Array) -> Ints:
+    codes: Ints = array.dictionary_encode().indices.to_numpy().astype(np.int64)
+    return codes
