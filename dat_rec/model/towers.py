@@ -34,7 +34,7 @@ class Tower(nn.Module):
     ) -> None:
         super().__init__()
         self.output_dim = output_dim
-        self._bfloat16 = bfloat16
+        self.in_bfloat16 = bfloat16
         widths = [input_dim, *hidden, output_dim]
         layers: list[nn.Module] = []
         for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
@@ -45,6 +45,6 @@ class Tower(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (…, F) to unit vectors (…, D); a zero vector stays zero."""
-        with torch.autocast(features.device.type, torch.bfloat16, enabled=self._bfloat16):
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=self.in_bfloat16):
             outputs: Tensor = self.layers(features)
         return F.normalize(outputs.to(features.dtype), dim=-1)

@@ -13,6 +13,7 @@ from torch import Tensor
 from dat_rec.data.batch import to_kjt
 from dat_rec.data.columns import Column
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.schema import Schema
 from dat_rec.model.dat import DAT, DATOutput
 from dat_rec.retrieval.distinct import encode_once
 
@@ -26,9 +27,19 @@ def encode_users(model: DAT, dataset: Dataset, user_rows: NDArray[np.int64]) -> 
     Returns:
         (len(user_rows), D) float32, unit vectors.
     """
-    columns = dataset.user_columns()
-    keys = [feature.name for feature in dataset.schema.features]
-    return _encode(model, columns, keys, user_rows, lambda output: output.query_BD)
+    return encode_queries(model, dataset.schema, dataset.user_columns(), user_rows)
+
+
+def encode_queries(
+    model: DAT, schema: Schema, columns: Mapping[str, Column], rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Query vectors p_u of ``rows`` of the query features.
+
+    Returns:
+        (len(rows), D) float32, unit vectors.
+    """
+    keys = [feature.name for feature in schema.features]
+    return _encode(model, columns, keys, rows, lambda output: output.query_BD)
 
 
 def encode_items(model: DAT, dataset: Dataset) -> NDArray[np.float32]:

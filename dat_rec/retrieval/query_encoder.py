@@ -99,7 +99,7 @@ class QueryTower:
         self._module = torch.export.load(path).module()
 
     def encode(self, columns: Mapping[str, Column]) -> NDArray[np.float32]:
-        """(B, D) unit vectors of the columns' B rows.
+        """(B, D) float32 unit vectors of the columns' B rows.
 
         Raises:
             UserError: a vector is not finite.
@@ -108,4 +108,4 @@ class QueryTower:
             vectors: Tensor = self._module(*to_inputs(columns))
         if not torch.isfinite(vectors).all():
             raise UserError(f"{self._path}: gives vectors that are not finite: train anew")
-        return vectors.numpy()
+        return vectors.float().numpy()

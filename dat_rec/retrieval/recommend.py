@@ -14,7 +14,7 @@ from dat_rec.data.dataset import read_parquet
 from dat_rec.errors import UserError
 from dat_rec.files import whole_file
 from dat_rec.retrieval.distinct import encode_once
-from dat_rec.retrieval.export import Export
+from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.search import SPARE, top_items
 
 BLOCK_BYTES = 64 * 2**20

@@ -13,7 +13,8 @@ import pytest
 
 from dat_rec.errors import UserError
 from dat_rec.retrieval.encode import encode_items, encode_users
-from dat_rec.retrieval.export import FILES, Export, export
+from dat_rec.retrieval.export import export
+from dat_rec.retrieval.exported import FILES, Export
 from dat_rec.retrieval.recommend import recommend
 from dat_rec.train.trained import load_model
 from tests.retrieval.world import USERS, write_run

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -109,11 +110,19 @@ def write_dataset(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def write_run(folder: Path, data: Path, *, augment: bool = True) -> Path:
+def write_run(
+    folder: Path,
+    data: Path,
+    *,
+    augment: bool = True,
+    precision: Literal["float32", "float64", "bfloat16"] = "float32",
+    bad_ids: Literal["refuse", "unknown"] = "refuse",
+) -> Path:
     """A run whose one checkpoint holds random weights: as good as trained for what follows."""
     config = preset("modern", data, folder)
     config = replace(config, model=ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8))
-    config = replace(config, model=replace(config.model, augment=augment))
+    config = replace(config, model=replace(config.model, augment=augment, precision=precision))
+    config = replace(config, examples=replace(config.examples, bad_ids=bad_ids))
     torch.manual_seed(7)
     task = TrainTask(Schema.load(data), config.model, config.loss)
     with torch.no_grad():
