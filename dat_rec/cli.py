@@ -12,6 +12,7 @@ import errno
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -72,9 +73,12 @@ def _prepare(arguments: Arguments) -> None:
 def _train(arguments: Arguments) -> None:
     """Train a model on a dataset; alone, or on each rank under torchrun."""
     config = parse_train(arguments)
+    from dat_rec.train.figures import next_command, trained_words
     from dat_rec.train.loop import train
 
-    train(config)
+    summary = train(config)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{config.out}: {trained_words(summary)}; next: {next_command(config.out, None)}")
 
 
 def parse_train(arguments: Arguments) -> TrainConfig:
@@ -143,6 +147,9 @@ class Evaluate:
     """Folder that `dat-rec train` made."""
     data: Path | None = None
     """The dataset, if it is no longer where the run found it."""
+    checkpoint: str = "newest"
+    """Which of the run's checkpoints: the number of its steps, `best` (the lowest main loss, mean
+    over the steps since the checkpoint before it) or `newest`."""
 
 
 def _evaluate(arguments: Arguments) -> None:
@@ -150,7 +157,7 @@ def _evaluate(arguments: Arguments) -> None:
     options: Evaluate = _parse("evaluate", Evaluate, arguments)
     from dat_rec.retrieval.evaluate import evaluate, table
 
-    print(table(evaluate(options.run, options.data)))
+    print(table(evaluate(options.run, options.data, options.checkpoint)))
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,9 @@ class Export:
     """Folder of the export."""
     data: Path | None = None
     """The dataset, if it is no longer where the run found it."""
+    checkpoint: str = "newest"
+    """Which of the run's checkpoints: the number of its steps, `best` (the lowest main loss, mean
+    over the steps since the checkpoint before it) or `newest`."""
     overwrite: bool = False
     """Replace an export that stands in OUT."""
 
@@ -172,7 +182,18 @@ def _export(arguments: Arguments) -> None:
     options: Export = _parse("export", Export, arguments)
     from dat_rec.retrieval.export import export
 
-    export(options.run, options.out, data=options.data, overwrite=options.overwrite)
+    made = export(
+        options.run,
+        options.out,
+        data=options.data,
+        checkpoint=options.checkpoint,
+        overwrite=options.overwrite,
+    )
+    print(
+        f"{options.out}: {made['items']:,} items and {made['users']:,} users of "
+        f"{options.run}, step {made['source']['checkpoint']:,}; next: dat-rec recommend --export "
+        f"{shlex.quote(str(options.out))} --out RECOMMENDATIONS.parquet"
+    )
 
 
 @dataclass(frozen=True)

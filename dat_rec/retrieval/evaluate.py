@@ -9,15 +9,17 @@ from dat_rec.retrieval.baselines import baselines
 from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.retrieval.metrics import CUTOFFS, metrics_from_vectors
 from dat_rec.retrieval.protocol import Protocol
+from dat_rec.train.figures import METRICS
 from dat_rec.train.trained import load_model
 
 
-def evaluate(run: Path, data: Path | None = None) -> dict[str, Any]:
-    """Evaluate the run's newest checkpoint and write ``RUN/metrics.json``.
+def evaluate(run: Path, data: Path | None = None, checkpoint: str = "newest") -> dict[str, Any]:
+    """Evaluate a checkpoint of the run and write ``RUN/metrics.json``.
 
     Args:
         run: folder that ``dat-rec train`` made.
         data: the dataset, if it is no longer where the run found it.
+        checkpoint: of ``chosen_whole``: steps, ``best`` or ``newest``.
 
     Returns:
         What metrics.json holds: ``dataset``, ``checkpoint`` (steps), the blocks of
@@ -26,7 +28,7 @@ def evaluate(run: Path, data: Path | None = None) -> dict[str, Any]:
     Raises:
         UserError: no whole checkpoint, a malformed dataset, or vectors that are not finite.
     """
-    trained = load_model(run, data)
+    trained = load_model(run, data, checkpoint)
     model, dataset = trained.model, trained.dataset
     protocol = Protocol.read(dataset)
     metrics = {
@@ -39,7 +41,7 @@ def evaluate(run: Path, data: Path | None = None) -> dict[str, Any]:
         ),
         "baselines": baselines(protocol),
     }
-    write_json(run / "metrics.json", metrics)
+    write_json(run / METRICS, metrics)
     return metrics
 
 

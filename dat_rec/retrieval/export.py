@@ -27,14 +27,20 @@ from dat_rec.train.trained import load_model
 
 
 def export(
-    run: Path, out: Path, data: Path | None = None, *, overwrite: bool = False
+    run: Path,
+    out: Path,
+    data: Path | None = None,
+    *,
+    checkpoint: str = "newest",
+    overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Write the run's newest checkpoint as an export, whole or not at all.
+    """Write a checkpoint of the run as an export, whole or not at all.
 
     Args:
         run: folder that ``dat-rec train`` made.
         out: the export's folder.
         data: the dataset, if it is no longer where the run found it.
+        checkpoint: of ``chosen_whole``: steps, ``best`` or ``newest``.
         overwrite: replace an export that stands in ``out``.
 
     Returns:
@@ -45,7 +51,7 @@ def export(
             as the model does.
     """
     with whole_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
-        trained = load_model(run, data)
+        trained = load_model(run, data, checkpoint)
         origin = {"run": str(run), "checkpoint": trained.step}
         try:
             return write_export(trained.model, trained.dataset, folder, origin)

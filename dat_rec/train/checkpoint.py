@@ -293,6 +293,39 @@ def newest_whole(run: Path, *, alone: bool = False) -> tuple[int, Path] | None:
     return None
 
 
+def chosen_whole(run: Path, wanted: str) -> tuple[int, Path] | None:
+    """A whole checkpoint, for one process; None if there is none at all.
+
+    Args:
+        run: the run's folder.
+        wanted: the number of its steps; ``newest``; or ``best``, the one of the lowest loss, and of
+            equals the newest. A damaged one is passed over, said aloud, unless it was named.
+
+    Raises:
+        UserError: there are checkpoints, and none is the wanted one, or all are damaged.
+    """
+    found = checkpoints(run)
+    if wanted == "newest" or not found:
+        return newest_whole(run, alone=True)
+    if wanted == "best":
+        for step, folder in sorted(found, key=lambda one: (_loss(one[1]), -one[0])):
+            damage = _damage(folder, alone=True)
+            if damage:
+                print(f"{folder}: damaged ({damage}): looking for the next best", file=sys.stderr)
+            elif _loss(folder) < float("inf"):
+                return step, folder
+        raise UserError(f"{run}: no whole checkpoint says its loss: name one by its step")
+    for step, folder in found:
+        if wanted in (str(step), folder.name):
+            if damage := _damage(folder, alone=True):
+                raise UserError(f"{folder}: damaged ({damage}): name another checkpoint")
+            return step, folder
+    there = ", ".join(str(step) for step, _ in found)
+    raise UserError(
+        f"{run}: no checkpoint {wanted!r}: name a step that is there ({there}), best or newest"
+    )
+
+
 def _damage(folder: Path, *, alone: bool) -> str:
     """What is wrong with a checkpoint's files, or nothing; the same on all ranks."""
     rank, ranks = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())

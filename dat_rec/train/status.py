@@ -18,6 +18,13 @@ from dat_rec.train.failure_record import (
     read_failure,
 )
 from dat_rec.train.fence import LOCK, read_writer
+from dat_rec.train.figures import (
+    metrics_words,
+    next_command,
+    read_metrics,
+    read_summary,
+    trained_words,
+)
 from dat_rec.train.found import checkpoints
 
 State = Literal["training", "ended", "failed", "stopped", "begun"]
@@ -45,6 +52,10 @@ class Status:
     has ended well."""
     command: str
     """What to give to go on; nothing where there is nothing to go on with."""
+    training: dict[str, Any] | None = None
+    """train.json, once the run has ended: steps, loss, samples_per_s and more."""
+    metrics: dict[str, Any] | None = None
+    """Of ``dat_rec.train.figures.read_metrics``, once it has been evaluated."""
 
     def text(self) -> str:
         """For a terminal."""
@@ -56,8 +67,14 @@ class Status:
             lines.append(f"{in_one_line(self.failure)} ({self.failure.get('time')})")
         elif self.state == "failed":
             lines.append(f"its processes, on {self.host}, died without a word (killed?)")
+        if self.training:
+            lines.append(trained_words(self.training))
+        if self.metrics:
+            lines.append(f"evaluated at {metrics_words(self.metrics)}")
         if self.command:
             lines.append(f"to go on: {self.command}")
+        if self.training:
+            lines.append(f"next: {next_command(Path(self.run), self.metrics)}")
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
@@ -95,6 +112,8 @@ def status(run: Path) -> Status:
         host=writer.get("host"),
         failure=failure,
         command="" if state in ("ended", "training") else writer.get("command", USUAL_COMMAND),
+        training=read_summary(run),
+        metrics=read_metrics(run),
     )
 
 

@@ -9,7 +9,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
 from dat_rec.files import read_json
 from dat_rec.model.dat import DAT
-from dat_rec.train.checkpoint import load_weights, newest_whole
+from dat_rec.train.checkpoint import chosen_whole, load_weights
 from dat_rec.train.objective import TrainTask
 
 
@@ -35,18 +35,19 @@ class Trained:
     """Steps done when the checkpoint was written."""
 
 
-def load_model(run: Path, data: Path | None = None) -> Trained:
-    """The model of the run's newest whole checkpoint, with the dataset that it was trained on.
+def load_model(run: Path, data: Path | None = None, checkpoint: str = "newest") -> Trained:
+    """The model of a whole checkpoint of the run, with the dataset that it was trained on.
 
     Args:
         run: folder that ``dat-rec train`` made.
         data: the dataset, if it is no longer where the run found it.
+        checkpoint: of ``chosen_whole``: steps, ``best`` or ``newest``.
 
     Raises:
-        UserError: no whole checkpoint, or another dataset than that of the training.
+        UserError: no such whole checkpoint, or another dataset than that of the training.
     """
     config = load_config(run)
-    found = newest_whole(run, alone=True)
+    found = chosen_whole(run, checkpoint)
     if found is None:
         raise UserError(f"{run}: no whole checkpoint yet: go on with `dat-rec train … --resume`")
     step, folder = found

@@ -1,0 +1,92 @@
+"""What comes out of a run: last lines, status, chosen checkpoints."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dat_rec.data.dataset import Dataset
+from tests.end_to_end.cli import dat_rec, done
+
+
+@pytest.fixture(scope="module")
+def run(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run with three checkpoints, whose name a shell would cut; what it printed beside it."""
+    folder = tmp_path_factory.mktemp("results") / "my run"
+    flags = ("--batch-size", "256", "--checkpoint-every", "25", "--keep-checkpoints", "9")
+    said = done(
+        dat_rec("train", "--data", planted.folder, "--out", folder, "--epochs", "2", *flags)
+    )
+    (folder.parent / "said.txt").write_text(said)
+    return folder
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8"))
+
+
+def test_train_ends_with_what_came_out_and_what_to_do_next(run: Path) -> None:
+    summary = read(run / "train.json")
+    assert (run.parent / "said.txt").read_text() == (
+        f"{run}: {summary['steps']} steps, main loss {summary['loss']['main']:.4f}, "
+        f"{summary['samples_per_s']:,.0f} samples/s; next: dat-rec evaluate --run '{run}'\n"
+    )
+
+
+@pytest.mark.slow
+def test_two_ranks_say_it_once(planted: Dataset, tmp_path: Path) -> None:
+    flags = ("--batch-size", "512", "--epochs", "1")
+    said = done(
+        dat_rec("train", "--data", planted.folder, "--out", tmp_path / "run", *flags, ranks=2)
+    )
+    assert said.count("samples/s") == said.count("next: ") == 1
+
+
+def test_clocks_of_lookups_and_of_waiting_run(run: Path) -> None:
+    summary = read(run / "train.json")
+    assert 0.005 < summary["lookup_share"] < 1
+    assert 0 < summary["data_wait_share"] < 1
+    assert 0 < summary["checkpoint_share"] < 1
+
+
+def test_status_shows_the_figures_of_a_run_that_has_ended(run: Path) -> None:
+    summary = read(run / "train.json")
+    (run / "metrics.json").unlink(missing_ok=True)
+    lines = done(dat_rec("status", "--run", run)).splitlines()
+    assert lines[-1] == f"next: dat-rec evaluate --run '{run}'"
+    assert f"main loss {summary['loss']['main']:.4f}" in lines[-2]
+    done(dat_rec("evaluate", "--run", run))
+    lines = done(dat_rec("status", "--run", run)).splitlines()
+    metrics = read(run / "metrics.json")
+    figures = metrics["all"]
+    assert lines[-1] == f"next: dat-rec export --run '{run}' --out EXPORT"
+    assert lines[-2].startswith(
+        f"evaluated at step {summary['steps']}: all pairs HR@50 {figures['HR@50']:.4f}, "
+        f"HR@100 {figures['HR@100']:.4f}, MRR {figures['MRR']:.4f}; new pairs HR@50 "
+    )
+    found = json.loads(done(dat_rec("status", "--run", run, "--json")))
+    assert found["training"] == summary
+    assert found["metrics"]["all"]["MRR"] == figures["MRR"]
+    assert found["metrics"]["checkpoint"] == summary["steps"]
+
+
+def test_evaluate_and_export_take_a_checkpoint(run: Path, tmp_path: Path) -> None:
+    found = {}
+    for wanted in ("25", "50"):
+        done(dat_rec("evaluate", "--run", run, "--checkpoint", wanted))
+        found[wanted] = read(run / "metrics.json")
+        assert found[wanted]["checkpoint"] == int(wanted)
+    assert found["25"]["all"] != found["50"]["all"]
+    out = tmp_path / "an export"
+    said = done(dat_rec("export", "--run", run, "--out", out, "--checkpoint", "25"))
+    manifest = read(out / "export.json")
+    assert manifest["source"]["checkpoint"] == 25
+    assert said == (
+        f"{out}: {manifest['items']} items and {manifest['users']} users of {run}, step 25; next: "
+        f"dat-rec recommend --export '{out}' --out RECOMMENDATIONS.parquet\n"
+    )
+    refused = dat_rec("evaluate", "--run", run, "--checkpoint", "26")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "no checkpoint '26': name a step that is there (25, 50, " in refused.stderr
