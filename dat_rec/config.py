@@ -306,7 +306,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
 
 def differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:
     """The options in which two configurations differ, as ``--name ours (theirs)``."""
-    flat = [_flatten(to_json(config)) for config in (ours, theirs)]
+    flat = [flatten(to_json(config)) for config in (ours, theirs)]
     return [
         f"--{name.replace('_', '-')} {flat[0][name]} ({flat[1][name]})"
         for name in flat[0]
@@ -331,11 +331,12 @@ def _check_complete(value: dict[str, Any]) -> None:
                 raise TypeError(f"{wanted.name}: {found!r} is no list")
 
 
-def _flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration's JSON values by the names of their options, as in ``model.hidden``."""
     flat: dict[str, Any] = {}
     for name, inner in value.items():
         if isinstance(inner, dict):
-            flat |= _flatten(inner, f"{prefix}{name}.")
+            flat |= flatten(inner, f"{prefix}{name}.")
         else:
             flat[prefix + name] = inner
     return flat

@@ -9,12 +9,15 @@ from dat_rec.retrieval.baselines import baselines
 from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.retrieval.metrics import CUTOFFS, metrics_from_vectors
 from dat_rec.retrieval.protocol import Protocol
-from dat_rec.train.figures import METRICS
+from dat_rec.train.figures import METRICS, read_summary
+from dat_rec.train.metrics_log import log_metrics
 from dat_rec.train.trained import load_model
 
 
 def evaluate(run: Path, data: Path | None = None, checkpoint: str = "newest") -> dict[str, Any]:
     """Evaluate a checkpoint of the run and write ``RUN/metrics.json``.
+
+    If the run has ended, its TensorBoard shows the figures too.
 
     Args:
         run: folder that ``dat-rec train`` made.
@@ -42,6 +45,8 @@ def evaluate(run: Path, data: Path | None = None, checkpoint: str = "newest") ->
         "baselines": baselines(protocol),
     }
     write_json(run / METRICS, metrics)
+    if read_summary(run) is not None:
+        log_metrics(run, metrics)
     return metrics
 
 

@@ -13,7 +13,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
 
-from dat_rec.config import TrainConfig, to_json
+from dat_rec.config import TrainConfig, flatten, to_json
 from dat_rec.data.batch import Batch
 from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
@@ -206,7 +206,14 @@ class Training:
             "lookup": lambda: self._lookup.seconds,
             "checkpoint": lambda: self._writer.stall_s,
         }
-        self._log = MetricsLog(config.out, reader.steps, self._done, reader.global_batch, clocks)
+        options = {
+            name: value
+            for name, value in flatten(to_json(config)).items()
+            if name not in ("out", "resume", "overwrite")
+        } | {"world_size": place.world_size, "global_batch": reader.global_batch}
+        self._log = MetricsLog(
+            config.out, reader.steps, self._done, reader.global_batch, clocks, options
+        )
 
     def run(self) -> dict[str, Any]:
         """Train to the end.

@@ -1,7 +1,8 @@
 """What a run tells while it goes: TensorBoard scalars and one progress bar, from rank 0."""
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,8 +10,11 @@ from typing import Any, Self
 import torch.distributed as dist
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 from torchrec.distributed.types import ShardedModule
 from tqdm import tqdm
+
+from dat_rec.train.figures import BLOCKS, CUTOFFS
 
 
 class LookupTimer:
@@ -40,6 +44,7 @@ class MetricsLog:
         done: steps done before this start.
         global_batch: examples a step.
         clocks: seconds spent so far, by name, read at each point.
+        options: the run's hyperparameters, by name.
     """
 
     def __init__(
@@ -49,11 +54,16 @@ class MetricsLog:
         done: int,
         global_batch: int,
         clocks: dict[str, Callable[[], float]],
+        options: dict[str, Any],
     ) -> None:
         first = dist.get_rank() == 0
         self._writer = (
             SummaryWriter(str(run / "tensorboard"), purge_step=done + 1) if first else None
         )
+        self._ended: Any = None
+        if self._writer is not None:
+            *begun, self._ended = _hyperparameters(options)
+            _write(self._writer, begun)
         self._bar = tqdm(
             total=steps, initial=done, unit="step", desc="train", disable=not first, mininterval=0.5
         )
@@ -118,4 +128,47 @@ class MetricsLog:
     ) -> None:
         self._bar.close()
         if self._writer is not None:
+            if error is None:
+                _write(self._writer, [self._ended])
             self._writer.close()
+
+
+def log_metrics(run: Path, metrics: dict[str, Any]) -> None:
+    """Write an evaluation's figures to ``RUN/tensorboard``, beside the curves of a training.
+
+    Args:
+        run: folder of a run that has ended: TensorBoard reads one file of a folder after another,
+            and would not come back to that of a training that goes on.
+        metrics: what metrics.json holds.
+    """
+    with SummaryWriter(str(run / "tensorboard")) as writer:
+        for block in BLOCKS:
+            for name in CUTOFFS:
+                if (value := metrics[block][name]) is not None:
+                    writer.add_scalar(_tag(block, name), value, metrics["checkpoint"])
+
+
+def _tag(block: str, name: str) -> str:
+    return f"evaluation/{block}/{name}"
+
+
+def _hyperparameters(options: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Summaries for TensorBoard's page of hyperparameters: what there is, a start, its good end.
+
+    The figures on that page are the last ones of the run's scalars with those names.
+    """
+    # PyTorch would write a bool as a number.
+    simple = {
+        name: value if type(value) in (int, float, str) else json.dumps(value)
+        for name, value in options.items()
+    }
+    tags = ["loss/main", "samples_per_s", *(_tag(b, name) for b in BLOCKS for name in CUTOFFS)]
+    found: tuple[Any, Any, Any] = hparams(simple, dict.fromkeys(tags, 0.0))
+    return found
+
+
+def _write(writer: SummaryWriter, summaries: Sequence[Any]) -> None:
+    # Not by ``add_hparams``, which opens another run, named after the time, in a folder below.
+    file: Any = writer.file_writer
+    for summary in summaries:
+        file.add_summary(summary)

@@ -1,4 +1,4 @@
-"""What comes out of a run: last lines, status, chosen checkpoints."""
+"""What comes out of a run: last lines, status, chosen checkpoints, hyperparameters, comparison."""
 
 import json
 from collections.abc import Iterator
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from dat_rec.data.dataset import Dataset
 from tests.end_to_end.cli import dat_rec, done
@@ -90,3 +92,35 @@ def test_evaluate_and_export_take_a_checkpoint(run: Path, tmp_path: Path) -> Non
     refused = dat_rec("evaluate", "--run", run, "--checkpoint", "26")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "no checkpoint '26': name a step that is there (25, 50, " in refused.stderr
+
+
+def test_tensorboard_shows_hyperparameters_beside_the_curves(run: Path) -> None:
+    done(dat_rec("evaluate", "--run", run, "--checkpoint", "newest"))
+    assert [path for path in (run / "tensorboard").iterdir() if path.is_dir()] == []
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    parts = {
+        name: plugin_data_pb2.HParamsPluginData.FromString(
+            events.SummaryMetadata(f"_hparams_/{name}").plugin_data.content
+        )
+        for name in ("experiment", "session_start_info", "session_end_info")
+    }
+    options = dict(parts["session_start_info"].session_start_info.hparams)
+    config, summary = read(run / "config.json"), read(run / "train.json")
+    assert options["optimizer.table_lr"].number_value == config["optimizer"]["table_lr"]
+    assert options["epochs"].number_value == 2
+    assert options["model.hidden"].string_value == "[256, 128]"
+    assert options["loss.in_batch"].string_value == "true"
+    assert not {"out", "resume", "overwrite"} & options.keys()
+    experiment = parts["experiment"].experiment
+    assert {one.name for one in experiment.hparam_infos} == options.keys()
+    assert parts["session_end_info"].session_end_info.status == 1  # STATUS_SUCCESS
+    shown = {
+        one.name.tag: events.Scalars(one.name.tag)
+        for one in experiment.metric_infos
+        if one.name.tag in events.Tags()["scalars"]
+    }
+    metrics = read(run / "metrics.json")
+    assert shown["evaluation/all/MRR"][-1].value == pytest.approx(metrics["all"]["MRR"])
+    assert shown["evaluation/new_pairs/HR@50"][-1].step == summary["steps"]
+    assert {"loss/main", "samples_per_s"} <= shown.keys()
