@@ -161,6 +161,28 @@ def _evaluate(arguments: Arguments) -> None:
 
 
 @dataclass(frozen=True)
+class CompareOptions:
+    """Say in which options runs differ, and what came of each: losses, samples/s, metrics."""
+
+    runs: tuple[Path, ...]
+    """Folders that `dat-rec train` made, two or more."""
+    json: bool = False
+    """Print JSON, with every option."""
+
+
+def _compare(arguments: Arguments) -> None:
+    """Set runs side by side: options that differ, losses, samples/s, metrics."""
+    import tyro
+
+    config = (tyro.conf.PositionalRequiredArgs,)
+    options: CompareOptions = _parse("compare", CompareOptions, arguments, config=config)
+    from dat_rec.train.compare import compare
+
+    found = compare(options.runs)
+    print(json.dumps(found.as_json(), indent=2) if options.json else found.text())
+
+
+@dataclass(frozen=True)
 class Export:
     """Write what serving needs: item vectors, index, query tower with its tables."""
 
@@ -264,6 +286,7 @@ COMMANDS: dict[str, Callable[[Arguments], None]] = {
     "train": _train,
     "status": _status,
     "evaluate": _evaluate,
+    "compare": _compare,
     "export": _export,
     "recommend": _recommend,
 }

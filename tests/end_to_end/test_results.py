@@ -124,3 +124,23 @@ def test_tensorboard_shows_hyperparameters_beside_the_curves(run: Path) -> None:
     assert shown["evaluation/all/MRR"][-1].value == pytest.approx(metrics["all"]["MRR"])
     assert shown["evaluation/new_pairs/HR@50"][-1].step == summary["steps"]
     assert {"loss/main", "samples_per_s"} <= shown.keys()
+
+
+def test_compare_sets_two_runs_side_by_side(run: Path, planted: Dataset, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    flags = ("--batch-size", "256", "--epochs", "1", "--model.no-augment")
+    flags += ("--loss.mimic-user", "0", "--loss.mimic-item", "0")
+    done(dat_rec("train", "--data", planted.folder, "--out", other, *flags))
+    done(dat_rec("evaluate", "--run", run))
+    lines = done(dat_rec("compare", run, other)).splitlines()
+    rows = {line[:20].strip(): line.split()[-2:] for line in lines}
+    assert rows["epochs"] == ["2", "1"]
+    assert rows["model.augment"] == ["true", "false"]
+    assert rows["loss mimic_user"][1] == "-"
+    assert rows["all pairs MRR"] == [f"{read(run / 'metrics.json')['all']['MRR']:.4f}", "-"]
+    assert lines[-1] == f"{other}: not evaluated: dat-rec evaluate --run {other}"
+    found = json.loads(done(dat_rec("compare", "--json", run, other)))
+    assert found["runs"][1]["training"] == read(other / "train.json")
+    refused = dat_rec("compare", run, tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"{tmp_path} is not a run" in refused.stderr
