@@ -95,6 +95,8 @@ def shard(
             init_data_parallel=place.world_size > 1,
             init_parameters=True,
         )
+    # TorchRec puts tables on the device, and leaves the rest to DDP's wrapper.
+    sharded.module.to(place.device)
     if options.optimizer == "rowwise_adagrad":
         _keep_whole_rows(sharded)
     return sharded, agreed

@@ -1,5 +1,6 @@
 """The sharded model against the unsharded one: forward, loss, and one update by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -157,3 +158,15 @@ def initial_tables(dataset: Dataset, loss: LossConfig) -> dict[str, Tensor]:
         initialize_tables(model, seed=7, scale=0.5)
         tables = model.state_dict().items()
         return {name: whole(tensor) for name, tensor in tables if "embedding_bags" in name}
+
+
+def test_the_whole_model_of_one_rank_is_on_its_device(planted: Dataset) -> None:
+    """``meta`` in place of a GPU: DDP, which moves the towers elsewhere, is for several ranks."""
+    meta = torch.device("meta")
+    tasks = [TrainTask(planted.schema, MODEL, LOSSES["modern"], meta) for _ in range(2)]
+    with process_group(60) as place:
+        _, plan = shard(tasks[0], {}, place, sharding(32))
+        model, _ = shard(tasks[1], {}, replace(place, device=meta), sharding(32), plan=plan)
+    devices = {name: str(parameter.device) for name, parameter in model.named_parameters()}
+    assert any("_tower." in name for name in devices)
+    assert set(devices.values()) == {"meta"}
