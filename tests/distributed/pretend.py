@@ -1,0 +1,224 @@
+"""A pretend accelerator: what a training step would do on a GPU, as far as a CPU can tell.
+
+Its tensors say that they are on the device ``pretend``, hold real numbers, and refuse to meet
+tensors of the CPU, as a GPU's do. Every operation reaches PyTorch's kernels for the CPU through the
+dispatcher, FBGEMM's and the collectives' too, so that results are those of the CPU. Streams, memory
+and kernels of CUDA have no part in it.
+
+Importing this renames PyTorch's spare backend, for the whole process.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
+from torch import Tensor, nn
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+NAME = "pretend"
+CROSSING = ("aten::copy_", "aten::_to_copy", "aten::_copy_from")
+"""Operations that may have tensors of both devices."""
+
+
+class _Module:
+    """What PyTorch asks of ``torch.pretend``."""
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def is_available(self) -> bool:
+        return True
+
+    def current_device(self) -> int:
+        return 0
+
+    def current_stream(self) -> None:
+        """There are none."""
+
+    def device_count(self) -> int:
+        return 1
+
+    def manual_seed_all(self, seed: int) -> None:
+        """There are no random numbers of its own."""
+
+    def _is_in_bad_fork(self) -> bool:
+        return False
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16]
+
+
+_setup_privateuseone_for_python_backend(NAME, _Module())
+DEVICE = torch.device(NAME, 0)
+
+
+class PretendTensor(Tensor):
+    """On the pretend accelerator; ``host`` holds its numbers."""
+
+    host: Tensor
+
+    @staticmethod
+    def __new__(cls, host: Tensor) -> "PretendTensor":
+        made: PretendTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            host.shape,
+            strides=host.stride(),
+            storage_offset=host.storage_offset(),
+            dtype=host.dtype,
+            device=DEVICE,
+        )
+        made.host = host
+        return made
+
+    # Python's part of PyTorch sees a tensor like any other.
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"PretendTensor({self.host})"
+
+    def tolist(self) -> Any:
+        """PyTorch refuses it to subclasses."""
+        return self.host.tolist()
+
+    def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
+        """TorchRec makes parameters of a class of its own in this way."""
+        both = type(
+            f"Pretend{cls.__name__}", (PretendTensor, cls), {"__new__": PretendTensor.__new__}
+        )
+        made: Tensor = both.__new__(both, self.host)
+        return made.requires_grad_(self.requires_grad)
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return _run(func, args, dict(kwargs or {}))
+
+
+class Accelerator(TorchDispatchMode):
+    """In its block ``device="pretend"`` makes tensors of the pretend accelerator."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
+    ) -> Any:
+        return _run(func, args, dict(kwargs or {}))
+
+
+def _run(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    name: str = func._schema.name  # type: ignore[attr-defined]
+    # All of the host's memory passes for pinned.
+    kwargs.pop("pin_memory", None)
+    if name == "aten::is_pinned":
+        return not isinstance(args[0], PretendTensor)
+    device = kwargs.get("device")
+    tensors = [t for t in _pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    pretended = [t for t in tensors if isinstance(t, PretendTensor)]
+    if not pretended and (device is None or device.type != NAME):
+        return func(*args, **kwargs)
+    if pretended and name not in CROSSING:
+        _refuse_mixed(func, [t for t in tensors if not isinstance(t, PretendTensor)])
+    if device is not None and device.type == NAME:
+        kwargs = {**kwargs, "device": torch.device("cpu")}
+    host_args, host_kwargs = _pytree.tree_map_only(PretendTensor, lambda t: t.host, (args, kwargs))
+    out = func(*host_args, **host_kwargs)
+    if device is not None and device.type == "cpu":
+        return out
+    if name == "aten::copy_" and not isinstance(args[0], PretendTensor):
+        return args[0]
+    wrapped = _pytree.tree_map_only(Tensor, PretendTensor, out)
+    return return_and_correct_aliasing(func, args, kwargs, wrapped) if pretended else wrapped
+
+
+def _refuse_mixed(func: Any, others: Sequence[Tensor]) -> None:
+    # As on a GPU, a scalar of the CPU may stand in elementwise arithmetic.
+    scalars = torch.Tag.pointwise in func.tags
+    for other in others:
+        if other.device.type != "meta" and not (scalars and other.dim() == 0):
+            raise RuntimeError(
+                f"{func}: expected all tensors to be on the same device, but found at least two "
+                f"devices, {DEVICE} and {other.device}: {tuple(other.shape)}"
+            )
+
+
+# PyTorch makes tensors of numbers (``torch.tensor``) where it asks neither mode nor subclass.
+_LIBRARY = torch.library.Library("aten", "IMPL")
+
+
+def _empty_strided(size: Any, stride: Any, dtype: Any = None, **_: Any) -> Tensor:
+    with torch._C._DisableTorchDispatch():
+        return PretendTensor(torch.empty_strided(size, stride, dtype=dtype))
+
+
+def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
+    source_host, target_host = (
+        tensor.host if isinstance(tensor, PretendTensor) else tensor for tensor in (source, target)
+    )
+    target_host.copy_(source_host)
+    return target
+
+
+_LIBRARY.impl("empty_strided", _empty_strided, "PrivateUse1")
+_LIBRARY.impl("_copy_from", _copy_from, "PrivateUse1")
+
+
+class _OnHost(torch.autograd.Function):
+    """A computation on the CPU, and its gradient, as one operation of the pretend accelerator.
+
+    One, for autograd's threads are those of devices: with a graph on both, ranks would send their
+    messages in different orders.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, given: PretendTensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.given = given.host.detach().requires_grad_()
+        with torch.enable_grad():
+            ctx.made = compute(ctx.given)
+        return PretendTensor(ctx.made.detach())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None]:
+        assert isinstance(gradient, PretendTensor)
+        ctx.made.backward(gradient.host)
+        return None if ctx.given.grad is None else PretendTensor(ctx.given.grad), None
+
+
+def _of_host(tree: Any) -> Any:
+    return _pytree.tree_map_only(
+        PretendTensor, lambda t: t.host.detach().requires_grad_(t.requires_grad), tree
+    )
+
+
+def _permute(pooled: PretendTensor, *rest: Any) -> Tensor:
+    """FBGEMM has the gradient of this on CPU and CUDA alone."""
+    on_host, operation = _of_host(rest), torch.ops.fbgemm.permute_pooled_embs_auto_grad_split
+    made: Tensor = _OnHost.apply(pooled, lambda given: operation(given, *on_host))  # type: ignore[no-untyped-call]
+    return made
+
+
+_FBGEMM = torch.library.Library("fbgemm", "IMPL")
+_FBGEMM.impl("permute_pooled_embs_auto_grad_split", _permute, "AutogradPrivateUse1")
+
+
+def _look_up(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+    """FBGEMM's kernel, whose C++ looks at addresses: it gets the tensors that hold the numbers."""
+    given = [t for t in _pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    if not any(isinstance(t, PretendTensor) for t in given):
+        return _kernel(self, *args, **kwargs)
+    assert all(isinstance(t, PretendTensor) for t in given), "ids of two devices"
+    twin = copy.copy(self)
+    twin.__dict__ |= _of_host(self.__dict__)
+    host_args, host_kwargs = _of_host((args, kwargs))
+    # Its weights' gradient is in the update, and no business of autograd's.
+    anchor = PretendTensor(torch.zeros(0)).requires_grad_()
+    made: Tensor = _OnHost.apply(anchor, lambda _: _kernel(twin, *host_args, **host_kwargs))  # type: ignore[no-untyped-call]
+    return made
+
+
+_kernel = SplitTableBatchedEmbeddingBagsCodegen.forward
+SplitTableBatchedEmbeddingBagsCodegen.forward = _look_up

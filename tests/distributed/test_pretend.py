@@ -1,0 +1,153 @@
+"""Training on a pretend accelerator (tests/distributed/pretend.py) against training on the CPU.
+
+What stays on the CPU, or is made there and meets what is on the device, fails; a GPU is not needed.
+"""
+
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.remote_device import _remote_device
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.types import ShardingPlan
+
+from dat_rec.config import LossConfig, ModelConfig
+from dat_rec.data.batch import Batch
+from dat_rec.data.dataset import Dataset
+from dat_rec.data.reader import ExampleReader
+from dat_rec.parallel.initialize import initialize_tables
+from dat_rec.parallel.process_group import Place, process_group
+from dat_rec.parallel.shard import shard
+from dat_rec.train.checkpoint import CheckpointWriter, restore
+from dat_rec.train.model_state import blocks_of, copied
+from dat_rec.train.objective import TrainTask
+from dat_rec.train.optimizers import build_optimizer
+from dat_rec.train.watch import LossWatch
+from tests.distributed.ranks import run_ranks
+from tests.distributed.test_shard import (
+    GLOBAL_BATCH,
+    LOSSES,
+    MODEL,
+    TABLE_LR,
+    TOWER_LR,
+    options,
+    sharding,
+)
+
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, and under which plan."""
+
+    loss: LossConfig = LOSSES["modern"]
+    model: ModelConfig = MODEL
+    pins: tuple[str, ...] = ()
+
+
+CASES = {
+    "modern": Case(),
+    "paper": Case(LOSSES["paper"]),
+    "shared negatives": Case(LossConfig(shared_negatives=33)),
+    "every type": Case(
+        pins=(
+            "user=row_wise",
+            "augmented_item=column_wise,min_partition:4",
+            "*=table_wise",
+        )
+    ),
+}
+
+
+def build(
+    dataset: Dataset, case: Case, place: Place, plan: ShardingPlan | None, seed: int = 7
+) -> tuple[Any, Any, ShardingPlan]:
+    torch.manual_seed(seed)
+    meta = torch.device("meta")
+    task = TrainTask(dataset.schema, case.model, case.loss, meta, place.world_size)
+    how = sharding(GLOBAL_BATCH // place.world_size, case.pins)
+    model, plan = shard(task, {}, place, how, plan=plan)
+    initialize_tables(model, seed, scale=0.5)
+    return model, build_optimizer(model, TOWER_LR, TABLE_LR), plan
+
+
+def trained(model: Any, optimizer: Any, batches: list[Batch], place: Place) -> dict[str, Any]:
+    """What the steps make of this rank's part of the model, and what the run would log."""
+    watch = LossWatch()
+    pipeline = TrainPipelineSparseDist[Batch, Tensor](model, optimizer, place.device)
+    stream = iter(batches)
+    for _ in batches:
+        watch.add(pipeline.progress(stream))
+    losses = watch.look(len(batches), lambda _: "", lambda: "")
+    return {"losses": losses, "state": state(model, optimizer)}
+
+
+def state(model: Any, optimizer: Any) -> dict[str, Tensor]:
+    return {f"{b.name}@{b.offsets}": b.tensor for b in copied(blocks_of(model, optimizer))}
+
+
+def on(device: torch.device, plan: ShardingPlan) -> ShardingPlan:
+    """The plan for the same ranks with other devices, which TorchRec's planner does not know."""
+    for tables in plan.plan.values():
+        for table in tables.values():
+            for part in table.sharding_spec.shards if table.sharding_spec is not None else ():
+                part.placement = _remote_device(f"rank:{part.placement.rank()}/{device}")
+    return plan
+
+
+def on_both(dataset: Dataset, case: Case, run: Path) -> dict[str, Any]:
+    """This rank's training on CPU and on the accelerator, and the latter's checkpoint loaded."""
+    from tests.distributed.pretend import DEVICE, Accelerator
+
+    # An operation that the accelerator has no gradient of would give wrong ones.
+    warnings.filterwarnings("error", message=".*an autograd kernel was not registered")
+    facts = {"global_batch": GLOBAL_BATCH, "loss": 0.0}
+    loss = case.loss
+    reading = replace(options(loss.negatives), shared_negatives=loss.shared_negatives)
+    with process_group(60) as place:
+        # Of the last batch a part is padding.
+        batches = list(ExampleReader(dataset, reading, place.rank, place.world_size))[-STEPS:]
+        assert min(batches[-1].counts) < len(batches[-1].positives.index)
+        model, optimizer, plan = build(dataset, case, place, None)
+        found = {"cpu": trained(model, optimizer, batches, place)}
+        found["cpu, one more step"] = trained(model, optimizer, batches[:1], place)
+        there, plan = replace(place, device=DEVICE), on(DEVICE, plan)
+        with Accelerator():
+            model, optimizer, _ = build(dataset, case, there, plan)
+            found["devices"] = {str(parameter.device) for parameter in model.parameters()}
+            found["accelerator"] = trained(model, optimizer, batches, there)
+            writer = CheckpointWriter(run, there, keep=1)
+            writer.save(STEPS, model, optimizer, facts)
+            writer.finish()
+            writer.close()
+            model, optimizer, _ = build(dataset, case, there, plan, seed=8)
+            restore(run, model, optimizer, GLOBAL_BATCH)
+            found["loaded"] = {"state": state(model, optimizer)}
+            found["accelerator, one more step"] = trained(model, optimizer, batches[:1], there)
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("world", [1, 2])
+def test_training_on_an_accelerator_is_that_on_cpu(
+    world: int, name: str, planted: Dataset, tmp_path: Path
+) -> None:
+    for rank in run_ranks(on_both, world, planted, CASES[name], tmp_path / "run"):
+        assert rank["devices"] == {"pretend:0"}
+        assert_same(rank["loaded"]["state"], rank["accelerator"]["state"], rtol=0, atol=0)
+        for steps in ("", ", one more step"):
+            cpu, accelerator = rank["cpu" + steps], rank["accelerator" + steps]
+            assert accelerator["losses"] == pytest.approx(cpu["losses"])
+            assert_same(accelerator["state"], cpu["state"], rtol=1e-5, atol=1e-7)
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], **within: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert type(found[name]) is Tensor
+        torch.testing.assert_close(found[name], tensor, **within, msg=lambda m: f"{name}: {m}")  # noqa: B023
