@@ -18,6 +18,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+# One function: torch 2.13 has renamed it, and warns of the name that 2.11 knows alone.
+_GATHER = (
+    dist.all_gather_single if hasattr(dist, "all_gather_single") else dist.all_gather_into_tensor
+)
 Start = Callable[[Tensor], tuple[dist.Work, Tensor]]
 """Begins a collective: what to wait for, and the tensor that is there afterwards."""
 
@@ -103,7 +107,7 @@ class _Arrive(torch.autograd.Function):
 def _all_gather(local: Tensor) -> tuple[dist.Work, Tensor]:
     rows, *width = local.shape
     gathered = local.new_empty(dist.get_world_size() * rows, *width)
-    return _work(dist.all_gather_single(gathered, local, async_op=True)), gathered
+    return _work(_GATHER(gathered, local, async_op=True)), gathered
 
 
 def _all_to_all(gradient: Tensor) -> tuple[dist.Work, Tensor]:
