@@ -163,7 +163,7 @@ def _bandwidth_seconds(arguments: Arguments) -> dict[str, list[float]]:
 
 
 def _bandwidths_on_rank(arguments: Arguments) -> dict[str, list[float]]:
-    with process_group(300) as place:
+    with process_group(300, device="auto") as place:
         generator = torch.Generator().manual_seed(arguments.seed + place.rank)
         steps = _lookups(arguments, place.device, generator)
         size = arguments.exchanged_mb * 10**6 // 4 // place.world_size * place.world_size

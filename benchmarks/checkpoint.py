@@ -62,7 +62,7 @@ def measure(data: Path, run: Path, repeats: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {
         name: [] for name in ("copy", "background_stall", "background_write", "waiting_stall")
     }
-    with process_group(config.timeout_s) as place:
+    with process_group(config.timeout_s, device=config.device) as place:
         dataset = Dataset.open(data)
         model, _ = build_model(config, dataset, place)
         learn = config.optimizer

@@ -69,7 +69,7 @@ def stepper(
 
 def measure(shapes: list[Shape], rounds: int) -> list[dict[str, Any]]:
     """Every figure of this rank, by shape and sharding."""
-    with process_group(300) as place:
+    with process_group(300, device="auto") as place:
         return [_measure(shape, kind, rounds, place) for shape in shapes for kind in KINDS]
 
 

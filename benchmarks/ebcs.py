@@ -128,7 +128,7 @@ def stepper(
 
 def measure(shape: Shape, pins: tuple[str, ...], rounds: int) -> dict[str, Any]:
     """Every figure of this rank."""
-    with process_group(300) as place:
+    with process_group(300, device="auto") as place:
         batches = shape.batches(BATCHES, place.rank, place.world_size)
         steps, plans = {}, {}
         for layout in LAYOUTS:

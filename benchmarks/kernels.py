@@ -47,7 +47,7 @@ class Arguments:
 
 def measure(shapes: list[Shape], rounds: int) -> list[dict[str, Any]]:
     """Every figure of this rank, by shape."""
-    with process_group(300) as place:
+    with process_group(300, device="auto") as place:
         return [_measure(shape, rounds, place) for shape in shapes]
 
 

@@ -86,7 +86,7 @@ def trained(shape: Shape, memory_gb: float, steps: Steps) -> dict[str, Any]:
     config = shape.config(memory_gb=memory_gb)
     model = dataclasses.replace(config.model, fp16_tables=FP16)
     config = dataclasses.replace(config, model=model)
-    with process_group(config.timeout_s, config.memory_gb) as place:
+    with process_group(config.timeout_s, config.memory_gb, config.device) as place:
         before = _resident_bytes()
         begin = time.perf_counter()
         built = build(shape, config, place)

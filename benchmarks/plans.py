@@ -150,7 +150,7 @@ def _on_rank(
     shape: Shape, plans: dict[str, ShardingPlan], rounds: int, warmup: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], float]:
     config = config_of(shape)
-    with process_group(config.timeout_s) as place:
+    with process_group(config.timeout_s, device=config.device) as place:
         batches = shape.batches(BATCHES, place.rank, place.world_size)
         steps: dict[str, Callable[[], Any]] = {}
         cpu: dict[str, list[float]] = {name: [] for name in plans}

@@ -89,7 +89,7 @@ def take_turns(
     turns: Turns, shape: Shape, kind: Kind, comms: Literal["fp32", "fp16"], rounds: int, steps: int
 ) -> tuple[list[tuple[int, float]], float]:
     """The number and the seconds a step of each own turn, and this rank's peak memory in MiB."""
-    with process_group(600) as place:
+    with process_group(600, device="auto") as place:
         config = shape.config(comms=comms)
         shape = of_world(shape, kind, place.world_size)
         built = build(shape, config, place)

@@ -49,7 +49,7 @@ class Arguments:
 
 def measure(config: TrainConfig, seconds: float, warmup_steps: int) -> dict[str, Any]:
     """Train for ``seconds`` after ``warmup_steps``; every figure of that span."""
-    with process_group(config.timeout_s) as place:
+    with process_group(config.timeout_s, device=config.device) as place:
         dataset = Dataset.open(config.data)
         steps_of = pipeline(config, dataset, place)
         options = reader_options(config, config.batch_size * place.world_size)

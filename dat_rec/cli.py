@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dat_rec.config import PRESETS, TrainConfig, preset
+from dat_rec.config import PRESETS, Device, TrainConfig, preset
 from dat_rec.errors import RankError, SharedError, StoppedError, SupersededError, UserError
 from dat_rec.files import local_path
 from dat_rec.plan_config import PlanConfig
@@ -261,6 +261,8 @@ class Doctor:
     it on every rank under torchrun, as training is; the first one prints."""
     out: Path | None = None
     """With --cluster: the run's folder, there or not, which all hosts must share."""
+    device: Device = "auto"
+    """With --cluster: what training will be told, as in `dat-rec train`."""
 
 
 def _doctor(arguments: Arguments) -> None:
@@ -273,7 +275,7 @@ def _doctor(arguments: Arguments) -> None:
         sys.exit(doctor(as_json=bool(arguments)))
     options: Doctor = _parse("doctor", Doctor, arguments)
     if options.cluster:
-        _leave(cluster_main(options.out, as_json=options.json))
+        _leave(cluster_main(options.out, options.device, as_json=options.json))
     if options.out is not None:
         raise UserError("--out is looked at with --cluster alone: add it, or leave --out out")
     sys.exit(doctor(as_json=options.json))

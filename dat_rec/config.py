@@ -10,6 +10,7 @@ from dat_rec.files import check_field_types
 from dat_rec.table_rules import ShardingType, parse_rule
 
 Preset = Literal["modern", "paper", "two-tower"]
+Device = Literal["auto", "cpu", "cuda"]
 LONGEST_TIMEOUT_S = 7 * 24 * 3600
 MOST_MEMORY_GB = 2**20
 RUN_FACTS = ("world_size", "global_batch", "row_digest", "launch", "job", "steps")
@@ -137,6 +138,9 @@ class TrainConfig:
     """Write checkpoints beside training, from a copy; without room for one, training waits."""
     log_every: int = 20
     """Steps between TensorBoard points."""
+    device: Device = "auto"
+    """What to train on: auto: GPUs where torch can use them, else CPUs. Each rank has a GPU of its
+    own."""
     sharding_types: tuple[ShardingType, ...] = ("table_wise", "row_wise", "table_row_wise")
     """What the planner may choose from; on one rank, table_wise whatever stands here."""
     pin: tuple[str, ...] = ()

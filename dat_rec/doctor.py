@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
+from dat_rec.config import Device
 from dat_rec.install import FBGEMM, INSTALL, NEWEST, PAIRS, fbgemm_kind, nvidia_gpu_present
 from dat_rec.probes import GIB, PROBES, run_probes
 from dat_rec.report import Check, Level, Report
@@ -190,8 +191,13 @@ def main(*, as_json: bool = False) -> int:
     return 0 if found.ok else 2
 
 
-def cluster_main(out: Path | None, *, as_json: bool = False) -> int:
+def cluster_main(out: Path | None, device: Device = "auto", *, as_json: bool = False) -> int:
     """Look at all ranks of a process group; every rank calls this, the first one prints.
+
+    Args:
+        out: the run's folder, there or not.
+        device: what training will be told.
+        as_json: print JSON.
 
     Returns:
         The exit code, the same on every rank.
@@ -203,7 +209,7 @@ def cluster_main(out: Path | None, *, as_json: bool = False) -> int:
     from dat_rec.parallel.preflight import preflight
     from dat_rec.parallel.process_group import process_group
 
-    with process_group(CLUSTER_TIMEOUT_S) as place:
+    with process_group(CLUSTER_TIMEOUT_S, device=device) as place:
         found = preflight(place, out).report
         if place.is_first:
             print(json.dumps(found.as_json(), indent=2) if as_json else found.text())

@@ -18,8 +18,16 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from dat_rec.config import Device
 from dat_rec.errors import RankError, UserError
 from dat_rec.parallel.failure import LastWords, fail_together
+from dat_rec.parallel.standing import (
+    Standing,
+    exchange,
+    own_words,
+    rank_and_world_size,
+    standing,
+)
 
 
 @dataclass(frozen=True)
@@ -55,54 +63,35 @@ class Place:
         return group
 
 
-def _from_environment() -> tuple[int, int, int, int]:
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    defaults = (0, 1, 0, 1)
-    try:
-        rank, world, local_rank, local_world = (
-            int(os.environ.get(name, default))
-            for name, default in zip(names, defaults, strict=True)
-        )
-    except ValueError as error:
-        raise UserError(
-            f"environment: one of {', '.join(names)} is no integer ({error})"
-        ) from error
-    if not 0 <= rank < world or not 0 <= local_rank < local_world:
-        raise UserError(
-            f"environment: RANK {rank} of WORLD_SIZE {world}, LOCAL_RANK {local_rank} of "
-            f"LOCAL_WORLD_SIZE {local_world} contradict one another: start with torchrun"
-        )
-    return rank, world, local_rank, local_world
-
-
 @contextmanager
-def process_group(timeout_s: int, memory_gb: float = 0.0) -> Iterator[Place]:
+def process_group(
+    timeout_s: int, memory_gb: float = 0.0, device: Device = "cpu"
+) -> Iterator[Place]:
     """Join the process group for the block's duration; a failure on one rank ends all.
 
     Args:
         timeout_s: seconds without an answer after which the other ranks are given up
             (the default of gloo, 30 minutes, looks like a hang).
         memory_gb: GiB that each rank may use; 0: what there is.
+        device: ``cuda``: each rank has the GPU of its number on its host; ``auto``: that, where
+            torch can use GPUs.
 
     Raises:
-        UserError: the launcher's environment contradicts itself.
+        UserError: the launcher's environment contradicts itself, or there are too few GPUs.
         RankError: another rank failed or died, or under torchrun the ranks cannot meet.
     """
-    rank, world_size, local_rank, local_world_size = _from_environment()
-    if torch.cuda.is_available():
-        device, backend = torch.device("cuda", local_rank), "nccl"
-        torch.cuda.set_device(device)
-    else:
-        device, backend = torch.device("cpu"), "gloo"
-        _keep_freed_memory()
+    rank, world_size = rank_and_world_size()
+    told = own_words(device)
     timeout = timedelta(seconds=timeout_s)
     with tempfile.TemporaryDirectory(prefix="dat_rec-") as folder:
         # A launcher may keep one store over restarts: an attempt must not read an older one's.
         # (On several hosts it does not, and their counts of restarts differ.)
         restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        attempt = restarts if local_world_size == world_size else "0"
+        attempt = restarts if told.local_world_size == world_size else "0"
         store = dist.PrefixStore(attempt, _store(world_size, timeout, Path(folder)))
         try:
+            stands = standing(exchange(told, store, rank, world_size, timeout), rank)
+            backend = _prepare(stands, world_size)
             dist.init_process_group(
                 backend, store=store, rank=rank, world_size=world_size, timeout=timeout
             )
@@ -112,13 +101,13 @@ def process_group(timeout_s: int, memory_gb: float = 0.0) -> Iterator[Place]:
             last_words = LastWords()
             prefixed = dist.PrefixStore("dat_rec", store)
             with fail_together(prefixed, rank, world_size, timeout_s, last_words):
-                memory = _memory(device, local_world_size, memory_gb)
+                memory = _memory(stands.device, stands.local_world_size, memory_gb)
                 yield Place(
                     rank,
                     world_size,
-                    local_rank,
-                    local_world_size,
-                    device,
+                    stands.local_rank,
+                    stands.local_world_size,
+                    stands.device,
                     *memory,
                     timeout,
                     _launchers(),
@@ -128,6 +117,19 @@ def process_group(timeout_s: int, memory_gb: float = 0.0) -> Iterator[Place]:
             # After a failure this may wait for ranks that are gone; the process ends anyway.
             if world_size == 1 or sys.exc_info()[0] is None:
                 dist.destroy_process_group()
+
+
+def _prepare(stands: Standing, world_size: int) -> str:
+    """Ready this process for its device; the backend of its process group."""
+    if world_size > 1:
+        # TorchRec looks here, and without them it takes every host for one of eight ranks.
+        os.environ.setdefault("LOCAL_RANK", str(stands.local_rank))
+        os.environ.setdefault("LOCAL_WORLD_SIZE", str(stands.local_world_size))
+    if stands.device.type == "cuda":
+        torch.cuda.set_device(stands.device)
+        return "nccl"
+    _keep_freed_memory()
+    return "gloo"
 
 
 def _launchers() -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def _train_in_group(config: TrainConfig) -> dict[str, Any]:
-    with process_group(config.timeout_s, config.memory_gb) as place:
+    with process_group(config.timeout_s, config.memory_gb, config.device) as place:
         _preflight(config, place)
         with together():
             dataset = Dataset.open(config.data)

@@ -242,6 +242,7 @@ class RunFolder:
             "keep_best",
             "background_saves",
             "log_every",
+            "device",
             "sharding_types",
             "pin",
             "memory_gb",

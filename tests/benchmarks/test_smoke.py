@@ -30,7 +30,8 @@ CIRCUMSTANCES = {"benchmark", "command", "commit", "date", "hardware", "torch", 
 
 def run(*arguments: str | Path) -> str:
     command = [sys.executable, "-m", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # On CPU, on hosts with GPUs too: several of them start more ranks than there may be GPUs.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout

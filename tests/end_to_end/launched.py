@@ -15,13 +15,14 @@ from pathlib import Path
 
 from dat_rec.files import PARTIAL_SUFFIX
 from dat_rec.train.checkpoint import checkpoints
+from tests.cpu import CPU
 
 MARK = "DAT_REC_TEST_RUN"
 """Environment variable by which a run's processes are found, whoever has started them."""
 START_MARK = "DAT_REC_TEST_START"
 """The same for one start of the run."""
 POLL_S = 0.002
-TRAIN = (sys.executable, "-m", "dat_rec", "train")
+TRAIN = (sys.executable, "-m", "dat_rec", "train", *CPU)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,12 @@ from torchx.specs import macros
 from dat_rec.data.dataset import Dataset
 from dat_rec.train.checkpoint import checkpoints
 from launch import components
+from tests.cpu import CPU
 from tests.end_to_end.cli import dat_rec, done
 from tests.launch.hosts import Hosts, missing
 
 FLAGS = (
+    *CPU,
     *("--epochs", "40", "--batch-size", "80", "--log-every", "500", "--checkpoint-every", "25"),
     *("--model.embedding-dim", "16", "--model.hidden", "16", "--model.output-dim", "8"),
     *("--model.precision", "float64"),

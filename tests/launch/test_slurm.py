@@ -19,12 +19,14 @@ import pytest
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.train.checkpoint import checkpoints
+from tests.cpu import CPU
 from tests.end_to_end.cli import dat_rec, done
 from tests.launch.hosts import missing
 from tests.launch.slurm_cluster import PROGRAMS, Cluster
 from tests.train.saved import saved_bytes
 
 FLAGS = (
+    *CPU,
     *("--epochs", "2", "--batch-size", "80", "--log-every", "5", "--checkpoint-every", "7"),
     *("--model.embedding-dim", "16", "--model.hidden", "16", "--model.output-dim", "8"),
     # So that two ranks and one process can be compared.

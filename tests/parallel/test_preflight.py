@@ -22,12 +22,13 @@ from dat_rec.parallel.host_facts import Facts, listening_address, own_facts
 from dat_rec.parallel.measures import Bandwidth, bandwidths
 from dat_rec.parallel.process_group import process_group
 from dat_rec.report import Check
+from tests.cpu import CPU
 from tests.distributed.ranks import run_ranks
 from tests.end_to_end.forked import forked
 from tests.end_to_end.launched import TRAIN, launched
 from tests.end_to_end.test_survival import FLAGS, after_rank_1_did, free_port
 
-DOCTOR = (sys.executable, "-m", "dat_rec", "doctor", "--cluster")
+DOCTOR = (sys.executable, "-m", "dat_rec", "doctor", "--cluster", *CPU)
 SHORT = (*FLAGS, "--epochs", "1")
 
 

@@ -19,6 +19,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
 from dat_rec.train.checkpoint import checkpoints
 from dat_rec.train.trained import load_model
+from tests.cpu import CPU
 from tests.end_to_end.cli import dat_rec
 from tests.train.saved import saved_bytes
 
@@ -27,7 +28,7 @@ FLAGS = ["--epochs", "2", "--batch-size", "128", "--checkpoint-every", "10", "--
 
 def command(data: Path, out: Path, *more: str) -> list[str]:
     program = [sys.executable, "-m", "dat_rec", "train", "--data", str(data), "--out", str(out)]
-    return [*program, *FLAGS, *more]
+    return [*program, *CPU, *FLAGS, *more]
 
 
 def run(data: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
