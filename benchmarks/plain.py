@@ -84,7 +84,7 @@ class PlainDAT(nn.Module):
         own = (query * positive).sum(1) / loss.temperature - loss.log_q * log_q[:rows]
         hits = index[:rows, None] == index[first:]
         logits = torch.cat([own[:, None], logits.masked_fill(hits, float("-inf"))], dim=1)
-        zeros = torch.zeros(rows, dtype=torch.int64)
+        zeros = torch.zeros(rows, dtype=torch.int64, device=query.device)
         total = F.cross_entropy(logits, zeros)
         if model.augment:
             a_u, a_v = (look_up(key, AUGMENTED[key])[:rows] for key in (USER, ITEM))

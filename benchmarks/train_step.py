@@ -30,7 +30,7 @@ from benchmarks.ranks import on_ranks
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, build, endless
 from benchmarks.timing import interleaved, ratios
-from dat_rec.config import TrainConfig
+from dat_rec.config import Device, TrainConfig
 from dat_rec.data.batch import Batch
 from dat_rec.model.losses import category_alignment, category_moments
 from dat_rec.parallel.initialize import initialize_tables
@@ -89,6 +89,8 @@ class Arguments:
     without augmented vectors and their losses, on unsharded FBGEMM tables, in plain PyTorch."""
     rounds: int = 30
     """Turns of each kind."""
+    device: Device = "auto"
+    """What all kinds are on, as in training."""
     out: Path = Path("benchmarks/results/train_step.jsonl")
     """File to append to."""
     smoke: bool = False
@@ -123,44 +125,46 @@ def _label(module: nn.Module, name: str) -> None:
     module.register_forward_hook(end)
 
 
-def unsharded(shape: Shape, config: TrainConfig) -> Callable[[], object]:
+def unsharded(shape: Shape, config: TrainConfig, device: torch.device) -> Callable[[], object]:
     """A step of the same model on FBGEMM's tables, without process group, planner, pipeline."""
     task = TrainTask(shape.schema(), config.model, config.loss)
     initialize_tables(task, config.seed, config.optimizer.table_init)
-    learn, device = config.optimizer, torch.device("cpu")
-    rowwise = torchrec.optim.RowWiseAdagrad
+    learn, rowwise = config.optimizer, torchrec.optim.RowWiseAdagrad
     fuse_embedding_optimizer(task, rowwise, {"lr": learn.table_lr, "eps": EPS}, device)
+    task.to(device)
     towers = [p for name, p in task.named_parameters() if "_tower." in name]
     adam = torch.optim.Adam(towers, lr=learn.tower_lr)
-    return _plain_step(lambda batch: task(batch)[0], [adam], endless(shape.batches(BATCHES)))
+    batches = endless(shape.batches(BATCHES))
+    return _plain_step(lambda batch: task(batch)[0], [adam], batches, device)
 
 
-def plain(shape: Shape, config: TrainConfig) -> Callable[[], object]:
+def plain(shape: Shape, config: TrainConfig, device: torch.device) -> Callable[[], object]:
     """A step of the same model in plain PyTorch."""
-    model = PlainDAT(shape.schema(), config)
-    return _plain_step(model, model.optimizers(), endless(shape.batches(BATCHES)))
+    model = PlainDAT(shape.schema(), config).to(device)
+    return _plain_step(model, model.optimizers(), endless(shape.batches(BATCHES)), device)
 
 
 def _plain_step(
     loss_of: Callable[[Batch], Tensor],
     optimizers: list[torch.optim.Optimizer],
     batches: Iterator[Batch],
+    device: torch.device,
 ) -> Callable[[], object]:
     def step() -> None:
         for optimizer in optimizers:
             optimizer.zero_grad()
-        loss_of(next(batches)).backward()
+        loss_of(next(batches).to(device)).backward()
         for optimizer in optimizers:
             optimizer.step()
 
     return step
 
 
-def alignment_alone(shape: Shape) -> Callable[[], object]:
+def alignment_alone(shape: Shape, device: torch.device) -> Callable[[], object]:
     """The alignment loss of as many items, and its gradient, without the rest of the step."""
-    batch = shape.batches(1)[0]
+    batch = shape.batches(1)[0].to(device)
     category = torch.cat([batch.positives.category, batch.negatives.category])
-    items = torch.randn(len(category), shape.output_dim, requires_grad=True)
+    items = torch.randn(len(category), shape.output_dim, device=device, requires_grad=True)
 
     def step() -> None:
         items.grad = None
@@ -186,24 +190,29 @@ def parts_of(step: Callable[[], object], steps: int) -> dict[str, float]:
     return {part: ms for part, ms in found.items() if ms > 0}
 
 
-def measure(shape: Shape, kinds: tuple[Kind, ...], rounds: int) -> dict[str, Any]:
-    """Seconds a step of each kind, round by round, and the parts of DAT's."""
-    with process_group(60) as place:
+def measure(shape: Shape, kinds: tuple[Kind, ...], rounds: int, device: Device) -> dict[str, Any]:
+    """Seconds a step of each kind, round by round, and the parts of DAT's; all on one device."""
+    with process_group(60, device=device) as place:
         config = shape.config()
         half = dataclasses.replace(config.model, precision="bfloat16")
         make: dict[str, Callable[[], Callable[[], object]]] = {
             "dat": lambda: sharded(shape, config, place),
             "bfloat16": lambda: sharded(shape, dataclasses.replace(config, model=half), place),
             "two_tower": lambda: sharded(shape, shape.config("two-tower"), place),
-            "fbgemm": lambda: unsharded(shape, config),
-            "plain": lambda: plain(shape, config),
+            "fbgemm": lambda: unsharded(shape, config, place.device),
+            "plain": lambda: plain(shape, config, place.device),
         }
         steps: dict[str, Callable[[], object]] = {kind: make[kind]() for kind in kinds}
-        steps["alignment"] = alignment_alone(shape)
+        steps["alignment"] = alignment_alone(shape, place.device)
         times = interleaved(steps, rounds)
         parts = parts_of(steps["dat"], min(rounds, 10)) if "dat" in steps else {}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": times, "parts_ms": parts, "peak_memory_mb": peak}
+    return {
+        "seconds": times,
+        "parts_ms": parts,
+        "peak_memory_mb": peak,
+        "device": place.device.type,
+    }
 
 
 def figures(name: str, shape: Shape, times: dict[str, list[float]]) -> Iterator[dict[str, Any]]:
@@ -243,9 +252,9 @@ def main() -> None:
     shape = SMOKE if arguments.smoke else SHAPES[arguments.shape]
     rounds = 2 if arguments.smoke else arguments.rounds
     begin = time.perf_counter()
-    (found,) = on_ranks(1, measure, shape, arguments.kinds, rounds)
+    (found,) = on_ranks(1, measure, shape, arguments.kinds, rounds, arguments.device)
     times = found["seconds"]
-    facts = {"shape": arguments.shape, **circumstances()}
+    facts = {"shape": arguments.shape, "device": found["device"], **circumstances()}
     out = None if arguments.smoke else arguments.out
     for figure in figures(arguments.shape, shape, times):
         append(out, figure | facts)
