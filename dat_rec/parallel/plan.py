@@ -316,11 +316,21 @@ def _bytes(option: ShardingOption, on_gpu: bool) -> int:
     return int(total.hbm if on_gpu else total.ddr)
 
 
+def ranks_together(place: Place, group: int) -> int:
+    """How many of a sharding group's ranks share a host.
+
+    Of N copies of the tables each has every N-th rank (TorchRec's DMPCollection), so that the
+    copies of a part, which are averaged, are neighbours.
+    """
+    copies = place.world_size // group
+    return max(1, place.local_world_size // copies)
+
+
 def _topology(place: Place, group: int, bandwidths: Mapping[str, float]) -> Topology:
     on_gpu = place.device.type == "cuda"
     return Topology(
         world_size=group,
-        local_world_size=min(place.local_world_size, group),
+        local_world_size=ranks_together(place, group),
         compute_device=place.device.type,
         # TorchRec's own guesses are 32 GB a GPU, and 128 GB of host memory for each rank.
         hbm_cap=place.memory_bytes if on_gpu else None,

@@ -23,7 +23,8 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 
 from dat_rec.errors import UserError
 from dat_rec.parallel.agree import raise_together, together
-from dat_rec.parallel.plan import Sharder, ShardingOptions, make_plan
+from dat_rec.parallel.pieces import table_pieces
+from dat_rec.parallel.plan import Sharder, ShardingOptions, make_plan, ranks_together
 from dat_rec.parallel.plan_estimate import PlanEstimate
 from dat_rec.parallel.process_group import Place
 from dat_rec.parallel.whole_rows import WholeRows
@@ -82,6 +83,8 @@ def shard(
             plan=agreed,
             world_size=place.world_size,
             sharding_group_size=options.sharding_group_size,
+            # Which table_row_wise and grid_shard take for a host: as the planner does.
+            node_group_size=ranks_together(place, options.sharding_group_size),
             global_pg=dist.GroupMember.WORLD,
             sharders=sharders,
         )
@@ -100,6 +103,14 @@ def shard(
     if options.optimizer == "rowwise_adagrad":
         _keep_whole_rows(sharded)
     return sharded, agreed
+
+
+def average_copies(model: DMPCollection) -> None:
+    """Make the copies of the tables, and their optimizers' state, the same again."""
+    # Looking at the pieces settles what the update has left open, and empties caches: either
+    # would else take the average's place.
+    table_pieces(model)
+    model.sync()
 
 
 def fuse_optimizer(model: nn.Module, options: ShardingOptions) -> None:
@@ -129,6 +140,12 @@ def _check_backend(place: Place, options: ShardingOptions) -> None:
         raise UserError(
             f"--sharding-group-size {group}: it must divide the {place.world_size} ranks, and be "
             "less"
+        )
+    copies, local = place.world_size // group if group else 1, place.local_world_size
+    if local % copies and copies % local:
+        raise UserError(
+            f"--sharding-group-size {group}: the {copies} copies of the tables must divide the "
+            f"{local} ranks of a host, or be a multiple: hosts would hold different parts of a copy"
         )
 
 

@@ -5,11 +5,11 @@ import resource
 import signal
 import sys
 from contextlib import closing, suppress
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.model_parallel import DistributedModelParallel, DMPCollection
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
 
@@ -28,7 +28,7 @@ from dat_rec.parallel.plan_estimate import PlanEstimate
 from dat_rec.parallel.plan_rows import plan_to_json
 from dat_rec.parallel.preflight import require
 from dat_rec.parallel.process_group import Place, process_group
-from dat_rec.parallel.shard import shard
+from dat_rec.parallel.shard import average_copies, shard
 from dat_rec.train.checkpoint import CheckpointWriter, restore
 from dat_rec.train.fence import Fence
 from dat_rec.train.found import checkpoints
@@ -198,7 +198,12 @@ class Training:
         self._batches = Prefetcher(iter(reader))
         self._lookup = LookupTimer(model)
         self._pipeline = TrainPipelineSparseDist[Batch, torch.Tensor](
-            model, optimizer, place.device, execute_all_batches=True
+            model,
+            optimizer,
+            place.device,
+            execute_all_batches=True,
+            # Left to itself, it averages the copies of the tables after every batch: so does run.
+            dmp_collection_sync_interval_batches=None,
         )
         self._watch = LossWatch()
         clocks = {
@@ -229,7 +234,7 @@ class Training:
                 factor = rates.set(step - 1)
                 self._watch.add(self._pipeline.progress(self._batches))
                 if config.sharding_group_size:
-                    self._model.sync()
+                    average_copies(cast(DMPCollection, self._model))
                 self._log.step()
                 stop = self._vote.cast() and step < steps
                 save_now = stop or step % config.checkpoint_every == 0 or step == steps
