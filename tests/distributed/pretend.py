@@ -13,10 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     SplitTableBatchedEmbeddingBagsCodegen,
 )
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -102,7 +104,23 @@ class PretendTensor(Tensor):
 
 
 class Accelerator(TorchDispatchMode):
-    """In its block ``device="pretend"`` makes tensors of the pretend accelerator."""
+    """In its block ``device="pretend"`` makes tensors of the pretend accelerator.
+
+    The default process group, though it be gloo's, takes no tensor of the CPU there, as NCCL does.
+    """
+
+    def __enter__(self) -> "Accelerator":
+        self._object_device = distributed_c10d._get_object_coll_device
+        distributed_c10d._get_object_coll_device = self._device_for_objects
+        super().__enter__()
+        return self
+
+    def __exit__(self, *of_error: Any) -> None:
+        distributed_c10d._get_object_coll_device = self._object_device
+        super().__exit__(*of_error)
+
+    def _device_for_objects(self, group: dist.ProcessGroup | None = None) -> Any:
+        return DEVICE if group in (None, dist.GroupMember.WORLD) else self._object_device(group)
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None
@@ -119,6 +137,8 @@ def _run(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     device = kwargs.get("device")
     tensors = [t for t in _pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     pretended = [t for t in tensors if isinstance(t, PretendTensor)]
+    if name.startswith("c10d::") and name != "c10d::barrier":
+        _refuse_cpu_in_default_group(func, args, tensors)
     if not pretended and (device is None or device.type != NAME):
         return func(*args, **kwargs)
     if pretended and name not in CROSSING:
@@ -133,6 +153,22 @@ def _run(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         return args[0]
     wrapped = _pytree.tree_map_only(Tensor, PretendTensor, out)
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if pretended else wrapped
+
+
+def _refuse_cpu_in_default_group(func: Any, args: Any, tensors: Sequence[Tensor]) -> None:
+    groups = [arg for arg in args if isinstance(arg, torch.ScriptObject)]
+    names = [_group_name(group) for group in groups]
+    if dist.GroupMember.WORLD.group_name in names:
+        for tensor in tensors:
+            if not isinstance(tensor, PretendTensor):
+                raise RuntimeError(f"{func}: no backend for a tensor of {tensor.device}: NCCL")
+
+
+def _group_name(group: torch.ScriptObject) -> str | None:
+    try:
+        return str(dist.ProcessGroup.unbox(group).group_name)
+    except RuntimeError:  # what is reduced by, or another thing
+        return None
 
 
 def _refuse_mixed(func: Any, others: Sequence[Tensor]) -> None:
