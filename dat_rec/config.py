@@ -160,7 +160,8 @@ class TrainConfig:
     """Numbers as which pooled embeddings and their gradients travel between ranks; bf16: GPUs."""
     sharding_group_size: int = 0
     """GPUs only: shard the tables over groups of so many ranks, each group with a copy of all
-    tables, averaged after every step (2D parallelism); 0: over all ranks."""
+    tables, averaged after every step (2D parallelism); 0: over all ranks. The number of copies
+    divides that of a host's GPUs, or is a multiple of it."""
     timeout_s: int = 300
     """Seconds without an answer after which the ranks give one another up."""
     preflight: bool = True

@@ -54,6 +54,7 @@ def test_train_step() -> None:
     ratios = {"dat_over_two_tower", "alignment_share", "speedup_over_plain_pytorch"}
     assert figures.keys() >= ratios | {"small_samples_per_s"}
     assert all(value > 0 for value in figures.values())
+    assert row["device"] == "cpu"
     assert row["samples_per_s"].keys() == {"dat", "bfloat16", "two_tower", "fbgemm", "plain"}
     assert row["parts_ms"].keys() >= {"lookup", "towers", "losses", "table update", "optimizer"}
 
