@@ -300,18 +300,17 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
         rows = room.shape[1]
         chunks = list(pairwise([*range(0, queries, rows), queries]))
         blocks = list(pairwise([*range(0, candidates, columns), candidates]))
-        sorted_items = _sorted_by_block(item_N, columns)
+        hits = _hits(item_B, item_N, columns, room)
         for begin, end in chunks:
             query_CD, own_C = query_BD[begin:end], own_B[begin:end]
             gradient_CD = gradient_BD[begin:end]
             top_C, total_C = own_C, torch.ones_like(own_C)
             done = []
-            hits = _hits(item_B[begin:end], sorted_items, room.stride(1))
-            for (first, last), block, hits_H in zip(blocks, room, hits, strict=True):
+            for (first, last), block in zip(blocks, room, strict=True):
                 candidate_MD = candidate_ND[first:last]
                 weight_CM = block[: end - begin, : last - first]
                 torch.addmm(bits_N[first:last], bits_BD[begin:end], candidate_MD.T, out=weight_CM)
-                block.view(-1).index_fill_(0, hits_H, float("-inf"))
+                block.view(-1).index_fill_(0, next(hits), float("-inf"))
                 before_C, top_C = top_C, torch.maximum(top_C, weight_CM.amax(dim=1))
                 shrink_C = (before_C - top_C).exp2_()
                 weight_CM.sub_(top_C[:, None]).exp2_()
@@ -352,40 +351,39 @@ def _blocks_in_cache(query_BD: Tensor, candidates: int) -> tuple[Tensor, int]:
     return query_BD.new_empty(blocks, max(1, rows), stride), max(1, columns)
 
 
-def _sorted_by_block(item_N: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-    """The candidates' items in rising order in each block, and where in it they stand."""
-    blocks = -(-len(item_N) // columns)
-    # No item is -1.
-    item_MC = F.pad(item_N, (0, blocks * columns - len(item_N)), value=-1).view(blocks, columns)
-    sorted_items: tuple[Tensor, Tensor] = item_MC.sort(dim=1)
-    return sorted_items
+def _hits(item_B: Tensor, item_N: Tensor, columns: int, room: Tensor) -> Iterator[Tensor]:
+    """Where queries' own items stand in a block of ``room``: chunk by chunk of queries, its blocks.
 
-
-def _hits(item_C: Tensor, sorted_items: tuple[Tensor, Tensor], stride: int) -> Iterator[Tensor]:
-    """Where the own items of some queries stand among the candidates, block after block.
-
-    Not before a block is asked for are its hits listed: where most candidates are one item, all of
-    them would take many times the memory of all blocks' logits.
+    Not before a block is asked for are its hits listed: where many candidates are one item, those
+    of all queries would take many times the memory of all blocks' logits.
 
     Args:
-        item_C: of the queries.
-        sorted_items: of ``_sorted_by_block``.
-        stride: of a query's row in a block.
+        item_B: of the queries.
+        item_N: of the candidates.
+        columns: candidates of a block.
+        room: of ``_blocks_in_cache``.
 
     Yields:
         (H,) int64: places in the block.
     """
-    sorted_MC, order_MC = sorted_items
-    item_MC = item_C.expand(len(sorted_MC), -1).contiguous()
-    first_MC = torch.searchsorted(sorted_MC, item_MC)
-    count_MC = torch.searchsorted(sorted_MC, item_MC, right=True).sub_(first_MC)
-    begin_C = torch.arange(len(item_C), device=item_C.device) * stride
-    totals = count_MC.sum(dim=1).tolist()
-    for first_C, count_C, order_C, total in zip(first_MC, count_MC, order_MC, totals, strict=True):
-        shift_C = first_C - count_C.cumsum(0) + count_C
-        shift_H, begin_H = (
-            torch.repeat_interleave(each_C, count_C, output_size=total)
-            for each_C in (shift_C, begin_C)
-        )
-        at_H = torch.arange(total, device=item_C.device)
-        yield begin_H.add_(order_C[shift_H.add_(at_H)])
+    blocks, rows, stride = room.shape
+    # No item is -1.
+    item_MC = F.pad(item_N, (0, blocks * columns - len(item_N)), value=-1).view(blocks, columns)
+    sorted_MC, order_MC = item_MC.sort(dim=1)
+    item_MB = item_B.expand(blocks, -1).contiguous()
+    first_MB = torch.searchsorted(sorted_MC, item_MB)
+    count_MB = torch.searchsorted(sorted_MC, item_MB, right=True).sub_(first_MB)
+    chunks = [each.split(rows, dim=1) for each in (first_MB, count_MB)]
+    totals = torch.stack([count_MR.sum(dim=1) for count_MR in chunks[1]]).tolist()
+    begin_R = torch.arange(rows, device=item_B.device) * stride
+    for first_MR, count_MR, totals_M in zip(*chunks, totals, strict=True):
+        for first_R, count_R, order_C, total in zip(
+            first_MR, count_MR, order_MC, totals_M, strict=True
+        ):
+            shift_R = first_R - count_R.cumsum(0) + count_R
+            shift_H, begin_H = (
+                torch.repeat_interleave(each_R, count_R, output_size=total)
+                for each_R in (shift_R, begin_R[: len(count_R)])
+            )
+            at_H = torch.arange(total, device=item_B.device)
+            yield begin_H.add_(order_C[shift_H.add_(at_H)])
