@@ -30,7 +30,12 @@ def scan_csv(path: Path, options: str) -> str:
 
 
 def plain_path(path: Path) -> Path:
-    """``path`` itself; absolute if DuckDB would look for it elsewhere."""
+    """``path`` itself; without ``..``, and absolute if DuckDB would look for it elsewhere.
+
+    DuckDB resolves ``..`` in some names of files that it gives back.
+    """
+    if ".." in path.parts:
+        return path.resolve()
     odd = path.parts and (path.parts[0].startswith("~") or ":" in path.parts[0])
     return path.absolute() if odd else path
 

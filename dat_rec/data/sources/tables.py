@@ -55,9 +55,9 @@ def parquet(database: duckdb.DuckDBPyConnection, path: Path, columns: Sequence[s
         _refuse_namesakes(file, inside, names)
         for name in names:
             # Unlike `filename`, the option cannot be told another name for its column.
-            if name.lower() == "file_row_number":
+            if name.lower() in ("file_row_number", "_source_file"):
                 raise UserError(
-                    f"{file}: column {name!r}: DuckDB keeps the name: rename the column"
+                    f"{file}: column {name!r}: the name is kept for the reader: rename the column"
                 )
     outside = {name: folders.sql(name) for name in columns if name not in inside}
     table = _union(schemas, inside, outside)

@@ -64,12 +64,14 @@ def test_a_column_that_is_not_asked_for_is_not_read(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("named", ["a=1", "a=1/b=2", "a=1/b=2/part-0.parquet", "."])
+@pytest.mark.parametrize(
+    "named", ["a=1", "a=1/b=2", "a=1/b=2/part-0.parquet", ".", "../[log]", "a=1/../../[log]/a=1"]
+)
 def test_folders_directly_above_the_path_count_too(
     named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(tmp_path / "a=5" / "x" / "log" / "a=1" / "b=2" / "part-0.parquet", v=[3])
-    monkeypatch.chdir(tmp_path / "a=5" / "x" / "log")
+    put(tmp_path / "a=5" / "x" / "[log]" / "a=1" / "b=2" / "part-0.parquet", v=[3])
+    monkeypatch.chdir(tmp_path / "a=5" / "x" / "[log]")
     assert read(Path(named), "v", "a", "b") == [(3, 1, 2)]
     assert read(Path(named).absolute(), "v", "a", "b") == [(3, 1, 2)]
 

@@ -92,9 +92,10 @@ def test_an_id_may_stand_in_a_column_called_row(tmp_path: Path) -> None:
     assert (schema.users, schema.items) == (6, 5)
 
 
-def test_a_column_that_hides_duckdbs_row_numbers_is_refused(tmp_path: Path) -> None:
-    message = refusal(tmp_path, log(File_Row_Number=list(range(ROWS))))
-    assert "log.parquet: column 'File_Row_Number'" in message
+@pytest.mark.parametrize("name", ["File_Row_Number", "_source_file"])
+def test_a_column_that_hides_a_rows_place_is_refused(tmp_path: Path, name: str) -> None:
+    message = refusal(tmp_path, log(**{name: list(range(ROWS))}))
+    assert f"log.parquet: column {name!r}" in message
     assert "rename the column" in message
 
 
