@@ -27,10 +27,12 @@ SHOWN = 3
 LFS = b"version https://git-lfs"
 
 
-def part_files(path: Path) -> list[Path]:
+def part_files(path: Path, *, aloud: bool = True) -> list[Path]:
     """The Parquet files that ``path`` stands for, in the order of their names.
 
-    Files of other kinds in a folder are named on stderr.
+    Args:
+        path: a file, or a folder.
+        aloud: name files of other kinds, and links to the same file, on stderr.
 
     Raises:
         UserError: there is none, or one that is no Parquet; or it is the folder of a table format,
@@ -40,7 +42,7 @@ def part_files(path: Path) -> list[Path]:
     for folder in dict.fromkeys((path, *path.absolute().parents, *path.resolve().parents)):
         _refuse_table(path, folder)
     if path.is_dir():
-        return _in_folder(path)
+        return _in_folder(path, aloud=aloud)
     if not path.exists():
         raise UserError(f"{path}: no such file: correct the path")
     if not path.is_file():
@@ -54,14 +56,15 @@ def say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def _in_folder(folder: Path) -> list[Path]:
+def _in_folder(folder: Path, *, aloud: bool) -> list[Path]:
     parts: list[Path] = []
     others: list[Path] = []
     first: dict[str, Path] = {}
     for path in _walk(folder):
         real = os.path.realpath(path)
         if real in first:
-            say(f"{path}: leads to the same file as {first[real]}: read once")
+            if aloud:
+                say(f"{path}: leads to the same file as {first[real]}: read once")
             continue
         first[real] = path
         if path.name.lower().endswith(ENDINGS):
@@ -73,7 +76,7 @@ def _in_folder(folder: Path) -> list[Path]:
             others.append(path)
     if not parts:
         raise _nothing(folder, others)
-    if others:
+    if others and aloud:
         say(f"{folder}: not read, as they are no Parquet by name: {_names(others)}")
     return parts
 

@@ -74,6 +74,18 @@ def parquet(database: duckdb.DuckDBPyConnection, path: Path, columns: Sequence[s
     return table
 
 
+def holds(path: Path, column: str) -> bool:
+    """Whether one of the Parquet files has the column, or a folder's name says it.
+
+    Raises:
+        UserError: no such file, or no Parquet.
+    """
+    files = part_files(path, aloud=False)
+    return any(column in _schema(file).names for file in files) or Folders(path, tuple(files)).has(
+        column
+    )
+
+
 def _schema(file: Path) -> pa.Schema:
     try:
         with file.open("rb") as opened:

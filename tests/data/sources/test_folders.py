@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.sources.parquet_log import ParquetLog
-from dat_rec.data.sources.tables import parquet
+from dat_rec.data.sources.tables import holds, parquet
 from dat_rec.errors import UserError
 from tests.data.sources.prepared import Prepared
 
@@ -54,6 +54,20 @@ def test_a_column_that_the_files_lack_is_read_from_the_folders(
     expected = [(place, value) for place, value in enumerate(values) for _ in range(2)]
     assert read(log, "v", "key") == sorted(expected, key=str)
     assert f"{log}: column 'key' is read from the names of the folders" in capsys.readouterr().err
+
+
+def test_a_column_of_one_file_or_of_a_folder_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "day=1" / "part-0.parquet", v=[1])
+    put(tmp_path / "day=2" / "part-0.parquet", v=[1], w=[1])
+    (tmp_path / "notes.txt").touch()
+    assert [name for name in ("v", "w", "day", "x", "W") if holds(tmp_path, name)] == [
+        "v",
+        "w",
+        "day",
+    ]
+    assert capsys.readouterr().err == ""
 
 
 def test_a_column_that_is_not_asked_for_is_not_read(
