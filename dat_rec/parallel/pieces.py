@@ -16,6 +16,7 @@ from torchrec.distributed.batched_embedding_kernel import (
 )
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 from dat_rec.parallel.whole_rows import WholeRows
@@ -99,7 +100,6 @@ def _kernel_pieces(
         table = f"{collection}.{config.name}"
         place = config.local_metadata
         row, column = place.shard_offsets if place is not None else (0, 0)
-        sums = state["sum"] if fused else accumulators.get(table)
         yield Piece(
             table=table,
             row=row,
@@ -107,8 +107,7 @@ def _kernel_pieces(
             weights=weights.detach().view(config.local_rows, config.local_cols),
             shape=(config.num_embeddings, config.embedding_dim),
             replicated=place is None,
-            # PyTorch's RowWiseAdagrad has (rows, 1), FBGEMM's (rows,).
-            accumulator=sums.squeeze(1) if sums is not None and sums.shape[-1] == 1 else sums,
+            accumulator=state["sum"] if fused else accumulators.get(table),
         )
 
 
@@ -125,14 +124,20 @@ def dense_tables(model: nn.Module) -> set[str]:
 
 
 def dense_accumulators(optimizer: CombinedOptimizer | None) -> dict[str, Tensor]:
-    """By table, the squared gradients summed up by the optimizer of the dense kernels."""
+    """By table, the squared gradients summed up by the optimizer of the dense kernels.
+
+    Shapes are those of the fused ones: (rows,) by RowWiseAdagrad, which has them as (rows, 1),
+    and (rows, columns) by Adagrad.
+    """
     found: dict[str, Tensor] = {}
     for _, part in optimizer.optimizers if optimizer is not None else ():
         if isinstance(part, KeyedOptimizerWrapper):
             for name, parameter in part.params.items():
                 state = part.state.get(parameter, {})
                 if "sum" in state:
-                    found[table_of(name)] = state["sum"]
+                    # By the optimizer, not by the shape: a table may have one row or one column.
+                    by_row = isinstance(part._optimizer, RowWiseAdagrad)
+                    found[table_of(name)] = state["sum"].squeeze(1) if by_row else state["sum"]
     return found
 
 
