@@ -2,12 +2,13 @@
 
     python -m tests.chaos --kills 20
 
-Trains a small planted world on two ranks, undisturbed. Then every run of the same command gets
-one kill -9 at a random moment: a third of them while a checkpoint is being written, the others
-anywhere between the first rank's start and the run's end. Mostly a random rank dies, and torchrun
-restarts them all; in every fifth run torchrun dies with its ranks, and the same command is given
-again with --resume. Each run must exit with 0, must go on from the newest checkpoint that there
-was, and must end with the undisturbed run's weights, accumulators and Adam states, bit for bit.
+Trains a small planted world on two ranks and on three, undisturbed. Then every run of one of these
+commands, in turns, gets one kill -9 at a random moment: a third of them while a checkpoint is being
+written, the others anywhere between the first rank's start and the run's end. Mostly a random rank
+dies, and torchrun restarts them all; in every fifth run torchrun dies with its ranks, and the same
+command is given again with --resume. Each run must exit with 0, must go on from the newest
+checkpoint that there was, and must end with the undisturbed run's weights, accumulators and Adam
+states, bit for bit.
 """
 
 import json
@@ -31,7 +32,8 @@ from dat_rec.train.checkpoint import checkpoints
 from tests.end_to_end.launched import Launched, launched, send
 from tests.train.saved import saved_bytes
 
-RANKS = 2
+RANKS = (2, 3)
+"""In turns. From three on, the order in which ranks are added up shows in the last bits."""
 RESTARTS = 3
 EVERY = 7
 """Steps between checkpoints."""
@@ -65,12 +67,25 @@ class Arguments:
 class Plan:
     """One kill."""
 
+    ranks: int
+    """Of the run."""
     whole_tree: bool
     rank: int
     at_checkpoint: int
     """The number (from 1) of the checkpoint to kill in, or 0."""
     delay_s: float
     """From the ranks' start, or from the moment at which that checkpoint begins."""
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a run with a kill is compared with."""
+
+    steps: int
+    lifetime_s: float
+    """From the ranks' start to the end."""
+    saved: dict[str, bytes]
+    """Of its last checkpoint, by tensor."""
 
 
 @dataclass(frozen=True)
@@ -102,21 +117,18 @@ def main() -> None:
         prepare(Synthetic(out=data, users=300, items=200, interactions=9_000, categories=5))
 
     begin = time.perf_counter()
-    started, ended = undisturbed(data, work / "undisturbed")
-    steps, last = checkpoints(work / "undisturbed")[-1]
-    print(f"undisturbed: {ended:.1f} s, the ranks started after {started:.1f} s; {steps} steps")
-    expected = saved_bytes(last)
+    whole = {ranks: undisturbed(data, work / f"undisturbed-{ranks}", ranks) for ranks in RANKS}
 
     generator = np.random.Generator(np.random.Philox(key=arguments.seed))
     outcomes = []
     for number in tqdm(range(kills), desc="kills", unit="run"):
         run = work / f"run-{number:03d}"
-        plan = draw(generator, number, every, ended - started, steps // EVERY)
-        outcome = disturbed(data, run, plan, arguments.hang_s, steps, expected)
+        plan = draw(generator, number, every, whole)
+        outcome = disturbed(data, run, plan, arguments.hang_s, whole[plan.ranks])
         while outcome is None:  # over before its kill: another moment
             shutil.rmtree(run)
-            plan = draw(generator, number, every, ended - started, steps // EVERY)
-            outcome = disturbed(data, run, plan, arguments.hang_s, steps, expected)
+            plan = draw(generator, number, every, whole)
+            outcome = disturbed(data, run, plan, arguments.hang_s, whole[plan.ranks])
         outcomes.append(outcome)
         tqdm.write(line(number, plan, outcome))
         if not outcome.problem:
@@ -131,7 +143,8 @@ def main() -> None:
         "kills_in_a_checkpoint": sum(bool(outcome.writing) for outcome in outcomes),
         "kills_before_the_first": sum(not outcome.step for outcome in outcomes),
         "kills_with_launcher": len(outcomes) // every if every else 0,
-        "steps": steps,
+        "ranks": list(RANKS),
+        "steps": [whole[ranks].steps for ranks in RANKS],
         "seed": arguments.seed,
         "seconds_to_the_end_median": round(float(np.median(seconds)), 1),
         "seconds_to_the_end_most": round(float(seconds.max()), 1),
@@ -146,13 +159,16 @@ def main() -> None:
 
 
 def draw(
-    generator: np.random.Generator, number: int, every: int, lifetime_s: float, written: int
+    generator: np.random.Generator, number: int, every: int, whole: dict[int, Undisturbed]
 ) -> Plan:
-    """The kill of run ``number``: every third one in one of the ``written`` checkpoints."""
+    """The kill of run ``number``: every third one while a checkpoint is written."""
+    ranks = RANKS[number % len(RANKS)]
+    written, lifetime_s = whole[ranks].steps // EVERY, whole[ranks].lifetime_s
     in_checkpoint = number % 3 == 0
     return Plan(
+        ranks=ranks,
         whole_tree=bool(every) and number % every == every - 1,
-        rank=int(generator.integers(RANKS)),
+        rank=int(generator.integers(ranks)),
         at_checkpoint=int(generator.integers(1, written + 1)) if in_checkpoint else 0,
         delay_s=float(generator.uniform(0, 0.02 if in_checkpoint else lifetime_s)),
     )
@@ -160,7 +176,8 @@ def draw(
 
 def line(number: int, plan: Plan, outcome: Outcome) -> str:
     """One run, for the eye."""
-    hit = "torchrun and all ranks" if plan.whole_tree else f"rank {plan.rank}"
+    hit = "torchrun and all" if plan.whole_tree else f"rank {plan.rank} of"
+    hit += f" {plan.ranks} ranks" if plan.whole_tree else f" {plan.ranks}"
     writing = f" while {outcome.writing} was there" if outcome.writing else ""
     newest = f"step {outcome.step}" if outcome.step else "none"
     return (
@@ -169,24 +186,30 @@ def line(number: int, plan: Plan, outcome: Outcome) -> str:
     )
 
 
-def undisturbed(data: Path, out: Path) -> tuple[float, float]:
-    """Train to the end; the seconds to the start of the ranks, and to the end."""
+def undisturbed(data: Path, out: Path, ranks: int) -> Undisturbed:
+    """Train to the end."""
     begin = time.perf_counter()
-    with launched(data, out, *FLAGS) as run:
-        run.wait_until(lambda: len(run.ranks()) == RANKS)
+    with launched(data, out, *FLAGS, ranks=ranks) as run:
+        run.wait_until(lambda: len(run.ranks()) == ranks)
         started = time.perf_counter() - begin
         code = run.wait(600)
     if code != 0:
         sys.exit(f"the undisturbed run failed: see {run.log}")
-    return started, time.perf_counter() - begin
+    ended = time.perf_counter() - begin
+    steps, last = checkpoints(out)[-1]
+    print(
+        f"undisturbed on {ranks} ranks: {ended:.1f} s, they started after {started:.1f} s; "
+        f"{steps} steps"
+    )
+    return Undisturbed(steps, ended - started, saved_bytes(last))
 
 
 def disturbed(
-    data: Path, out: Path, plan: Plan, hang_s: float, steps: int, expected: dict[str, bytes]
+    data: Path, out: Path, plan: Plan, hang_s: float, whole: Undisturbed
 ) -> Outcome | None:
     """Train, kill, let it go on, and compare; nothing if the run ended before its kill."""
-    with launched(data, out, *FLAGS, restarts=RESTARTS) as run:
-        run.wait_until(lambda: len(run.ranks()) == RANKS)
+    with launched(data, out, *FLAGS, ranks=plan.ranks, restarts=RESTARTS) as run:
+        run.wait_until(lambda: len(run.ranks()) == plan.ranks)
         begin = time.perf_counter()
         if plan.at_checkpoint:
             wait_for_checkpoint(run, plan.at_checkpoint)
@@ -204,10 +227,10 @@ def disturbed(
         newest = found[-1][0] if found else 0
         code = None if plan.whole_tree else run.wait(hang_s)
     if plan.whole_tree:
-        with launched(data, out, *FLAGS, "--resume", restarts=RESTARTS) as run:
+        with launched(data, out, *FLAGS, "--resume", ranks=plan.ranks, restarts=RESTARTS) as run:
             code = run.wait(hang_s)
     seconds = time.perf_counter() - killed_at
-    problem = compare(run, code, newest, steps, expected)
+    problem = compare(run, code, newest, whole)
     return Outcome(killed_at - begin, newest, writing, seconds, problem)
 
 
@@ -222,23 +245,21 @@ def wait_for_checkpoint(run: Launched, number: int) -> None:
     run.wait_until(begun)
 
 
-def compare(
-    run: Launched, code: int | None, newest: int, steps: int, expected: dict[str, bytes]
-) -> str:
+def compare(run: Launched, code: int | None, newest: int, whole: Undisturbed) -> str:
     """How the run differs from the undisturbed one; nothing if it does not."""
     if code is None:
         return "HANGS"
     if code:
         return f"EXIT CODE {code}"
     found = checkpoints(run.out)
-    if not found or found[-1][0] != steps:
+    if not found or found[-1][0] != whole.steps:
         return "NO LAST CHECKPOINT"
     if left := run.partials():
         return f"LEFT {left[0].name}"
     resumed = re.findall(r"^resumed after step (\d+)", run.output(), re.MULTILINE)
     if newest and (not resumed or int(resumed[0]) < newest):
         return f"WENT ON AFTER STEP {resumed[0] if resumed else 0}, NOT {newest}"
-    ours = saved_bytes(found[-1][1])
+    ours, expected = saved_bytes(found[-1][1]), whole.saved
     differing = [name for name in expected.keys() | ours if expected.get(name) != ours.get(name)]
     return f"{len(differing)} TENSORS DIFFER: {min(differing)}" if differing else ""
 

@@ -1,8 +1,8 @@
 """Tensors of all ranks, with gradients that are right, on their way while something else is done.
 
-Each rank computes its share of the global loss; DDP and TorchRec then average gradients
-over ranks. With these functions that average is the gradient of the global batch's loss:
-what a rank's vectors contribute to the other ranks' losses flows back to it. (A plain
+Each rank computes its share of the global loss; ``MeanGradients`` and TorchRec then average
+gradients over ranks. With these functions that average is the gradient of the global batch's
+loss: what a rank's vectors contribute to the other ranks' losses flows back to it. (A plain
 ``dist.all_gather`` stops that gradient, silently.)
 
 A message has two ends, as TorchRec's all-to-alls have: it leaves where the function is called, and

@@ -43,9 +43,8 @@ class Piece:
 
 
 def plain_name(name: str) -> str:
-    """A parameter's or module's name without what TorchRec and DDP wrap around it."""
-    wrappers = ("_dmp_wrapped_module", "module")
-    return ".".join(part for part in name.split(".") if part not in wrappers)
+    """A parameter's or module's name without what TorchRec wraps around it."""
+    return name.removeprefix("_dmp_wrapped_module.")
 
 
 def table_pieces(model: nn.Module, optimizer: CombinedOptimizer | None = None) -> list[Piece]:

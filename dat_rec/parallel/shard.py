@@ -23,6 +23,7 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 
 from dat_rec.errors import UserError
 from dat_rec.parallel.agree import raise_together, together
+from dat_rec.parallel.mean_gradients import MeanGradients
 from dat_rec.parallel.pieces import table_pieces
 from dat_rec.parallel.plan import Sharder, ShardingOptions, make_plan, ranks_together
 from dat_rec.parallel.plan_estimate import PlanEstimate
@@ -87,6 +88,7 @@ def shard(
             node_group_size=ranks_together(place, options.sharding_group_size),
             global_pg=dist.GroupMember.WORLD,
             sharders=sharders,
+            data_parallel_wrapper=MeanGradients(),
         )
     else:
         sharded = DistributedModelParallel(
@@ -94,11 +96,12 @@ def shard(
             device=place.device,
             plan=agreed,
             sharders=sharders,
-            # Alone, DDP would copy every gradient for nobody.
+            data_parallel_wrapper=MeanGradients(),
+            # Alone, every gradient would be copied for nobody.
             init_data_parallel=place.world_size > 1,
             init_parameters=True,
         )
-    # TorchRec puts tables on the device, and leaves the rest to DDP's wrapper.
+    # TorchRec puts tables on the device, and leaves the rest to the wrapper.
     sharded.module.to(place.device)
     if options.optimizer == "rowwise_adagrad":
         _keep_whole_rows(sharded)

@@ -51,7 +51,7 @@ def check(world: int) -> None:
     mean(torch.stack([rank[0] for rank in ranks]).mean(), main.detach())
     for rank in ranks:
         mean(rank[1], alignment.detach())
-    # The average over ranks is what DDP and TorchRec make of the ranks' gradients.
+    # The average over ranks is what MeanGradients and TorchRec make of the ranks' gradients.
     mean(torch.cat([rank[2] for rank in ranks]) / world, items.grad)
 
 

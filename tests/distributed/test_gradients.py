@@ -2,7 +2,7 @@
 
 The first steps of Adam and RowWiseAdagrad are as long for twice the gradient, so that updated
 weights do not tell a sum over ranks from a mean. The gradients themselves do: the towers' after
-DDP, and the tables' by what RowWiseAdagrad keeps of them, mean(g²) of each row.
+the mean over ranks, and the tables' by what RowWiseAdagrad keeps of them, mean(g²) of each row.
 """
 
 from itertools import product

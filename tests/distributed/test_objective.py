@@ -113,7 +113,7 @@ def test_uneven_ranks_have_together_the_loss_and_the_gradients_of_one(world: int
             pieces = [result[2][number] for result in results]
             each = both[number == NEGATIVE]
             own = [piece[:count] for piece, count in zip(pieces, each, strict=True)]
-            # The average over ranks is what DDP and TorchRec make of the ranks' gradients.
+            # The average over ranks is what MeanGradients and TorchRec make of them.
             equal(torch.cat(own) / world, gradient)
             for piece, count in zip(pieces, each, strict=True):
                 assert not piece[count:].any()
