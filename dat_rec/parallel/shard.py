@@ -3,18 +3,13 @@
 Sharding stands here alone: the model knows nothing of ranks.
 """
 
-from typing import Any, cast
+from typing import cast
 
 import torch.distributed as dist
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
-from torchrec.distributed.fbgemm_qcomm_codec import (
-    CommType,
-    QCommsConfig,
-    get_qcomm_codecs_registry,
-)
 from torchrec.distributed.model_parallel import DistributedModelParallel, DMPCollection
 from torchrec.distributed.types import EnumerableShardingSpec, ModuleSharder, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
@@ -23,6 +18,7 @@ from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backwa
 
 from dat_rec.errors import UserError
 from dat_rec.parallel.agree import raise_together, together
+from dat_rec.parallel.codecs import codecs
 from dat_rec.parallel.mean_gradients import MeanGradients
 from dat_rec.parallel.pieces import table_pieces
 from dat_rec.parallel.plan import Sharder, ShardingOptions, make_plan, ranks_together
@@ -33,8 +29,6 @@ from dat_rec.table_rules import BY_COLUMN
 
 EPS = 1e-8
 """Of the tables' Adagrad, in both kernels."""
-GRADIENT_SCALE = 1024.0
-"""Gradients of a mean over the batch are small: in float16 they travel multiplied by this."""
 
 
 def shard(
@@ -62,9 +56,14 @@ def shard(
         _check_backend(place, options)
     fuse_optimizer(model, options)
     sharder = Sharder(
-        # Ids are checked where they are read; here they would train row 0, with a warning.
-        fused_params={"bounds_check_mode": BoundsCheckMode.FATAL},
-        qcomm_codecs_registry=_codecs(place, options),
+        fused_params={
+            # Ids are checked where they are read; here they would train row 0, with a warning.
+            "bounds_check_mode": BoundsCheckMode.FATAL,
+            # Of float16 tables. On GPUs FBGEMM would round at random, from a generator that no
+            # checkpoint holds: a resumed run would have other bits. On CPU it never does.
+            "stochastic_rounding": False,
+        },
+        qcomm_codecs_registry=codecs(options.comms, place.device),
     )
     plans = [plan]
     problem = ""
@@ -150,17 +149,6 @@ def _check_backend(place: Place, options: ShardingOptions) -> None:
             f"--sharding-group-size {group}: the {copies} copies of the tables must divide the "
             f"{local} ranks of a host, or be a multiple: hosts would hold different parts of a copy"
         )
-
-
-def _codecs(place: Place, options: ShardingOptions) -> dict[str, Any] | None:
-    kind = {"fp32": CommType.FP32, "fp16": CommType.FP16, "bf16": CommType.BF16}[options.comms]
-    config = QCommsConfig(
-        forward_precision=kind,
-        backward_precision=kind,
-        backward_loss_scale=GRADIENT_SCALE if options.comms == "fp16" else None,
-    )
-    codecs: dict[str, Any] | None = get_qcomm_codecs_registry(config, device=place.device)
-    return codecs
 
 
 def _keep_whole_rows(model: nn.Module) -> None:

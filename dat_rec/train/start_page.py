@@ -57,6 +57,9 @@ def start_page(config: TrainConfig, start: Start) -> str:
         ("logs", os.environ.get(LOGS, "what the ranks print, where their launcher keeps it")),
         ("status", f"dat-rec status --run {shlex.quote(run)}"),
     ]
+    if config.model.fp16_tables:
+        tables = ", ".join(config.model.fp16_tables)
+        rows.append(("float16", f"{tables}: a step below 1/4,096 of a weight is lost"))
     lines = [f"{name:<13}{text}" for name, text in rows]
     lines += ["tables"] + [f"  {line}" for line in plan_to_text(start.plan).splitlines()]
     return "\n".join(lines + _estimates(config, start))

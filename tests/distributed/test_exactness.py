@@ -133,6 +133,8 @@ def page(found: dict[tuple[str, str, int], Difference]) -> str:
         "",
         "In half precision the bounds are wide, for Adagrad's step is as long for a tiny gradient:",
         "a row that learned from little else may move by a whole step of 0.05 elsewhere.",
+        "float16 tables round to nearest, on GPUs too: a step of less than half a unit in the",
+        "last place is lost, and a resumed run has the same bits.",
         "",
         "Column-wise types match because the parts of a row share its RowWiseAdagrad sum",
         "(`dat_rec/parallel/whole_rows.py`); in TorchRec each part has its own, which is another",

@@ -60,6 +60,7 @@ def page(
     done: int = 0,
     group: int = 0,
     compared: str | None = None,
+    fp16_tables: tuple[str, ...] = (),
 ) -> str:
     place = Place(0, len(hosts), 0, 1, torch.device(device), 2**30, 2**31, timedelta(seconds=9))
     estimate = PlanEstimate()
@@ -67,6 +68,7 @@ def page(
     estimate.ranks = {rank: RankEstimate(2**20, 2**21 * rank, 0.5 + rank) for rank in ranks}
     start = Start(place, hosts, 1_000, done, 5_000, 10, [], estimate, compared)
     config = replace(preset("modern", Path("/data"), Path("/a run")), sharding_group_size=group)
+    config = replace(config, model=replace(config.model, fp16_tables=fp16_tables))
     return start_page(config, start)
 
 
@@ -78,6 +80,12 @@ def test_hosts_shares_and_words_for_a_shell_are_as_they_are() -> None:
     assert "tensorboard --logdir '/a run'/tensorboard" in found
     assert "  rank 3: 7.0 MiB of 1.0 GiB" in found
     assert "3.5 ms for the slowest rank's tables" in found
+
+
+def test_half_precision_tables_are_told_with_what_they_lose() -> None:
+    told = "float16      item, aug*: a step below 1/4,096 of a weight is lost"
+    assert told in page(("a",), fp16_tables=("item", "aug*")).splitlines()
+    assert "float16" not in page(("a",))
 
 
 def test_a_gpu_keeps_a_reserve_and_copies_are_told_once() -> None:
