@@ -43,9 +43,10 @@ class QueryEncoder(nn.Module):
             else _bag(model.augmented.embedding_bags[AUGMENTED[USER]].weight)
         )
         self.tower = model.query_tower
+        self._dtype = next(self.tower.parameters()).dtype
 
     def forward(self, values: dict[str, Tensor], offsets: dict[str, Tensor]) -> Tensor:
-        """Encode B users as (B, D) unit vectors.
+        """Encode B users as (B, D) float32 unit vectors.
 
         Args:
             values: for each feature its row numbers, int64, user after user.
@@ -55,8 +56,8 @@ class QueryEncoder(nn.Module):
         inputs = [self.tables[table](values[name], offsets[name]) for name, table in self._lookups]
         if self.augmented is not None:
             inputs.append(self.augmented(values[USER], offsets[USER]))
-        vectors: Tensor = self.tower(torch.cat(inputs, dim=-1))
-        return vectors
+        vectors: Tensor = self.tower(torch.cat(inputs, dim=-1).to(self._dtype))
+        return vectors.float()
 
 
 def _bag(weight: Tensor) -> nn.EmbeddingBag:
