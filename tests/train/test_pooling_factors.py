@@ -1,0 +1,55 @@
+"""What the loop tells the planner of a dataset, beside counts by hand."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from dat_rec.config import TrainConfig, preset
+from dat_rec.data.columns import BadIds
+from dat_rec.data.dataset import Dataset
+from dat_rec.parallel.plan_estimate import PlanEstimate, RankEstimate
+from dat_rec.parallel.process_group import Place, process_group
+from dat_rec.parallel.shard import shard
+from dat_rec.train.loop import build_model, pooling_factors, sharding_options
+from dat_rec.train.objective import TrainTask
+
+
+def counted(dataset: Dataset) -> dict[str, float]:
+    """Mean number of values of every feature that has lists, counted one by one."""
+    found = {}
+    for feature in dataset.schema.features:
+        if feature.multi_valued:
+            side = "users" if feature.side == "query" else "items"
+            lists = dataset.table(side, [feature.name])[feature.name].to_pylist()
+            found[feature.name] = sum(len(values) for values in lists) / len(lists)
+    return found
+
+
+def test_pooling_factors_are_the_mean_lengths_of_lists(planted: Dataset) -> None:
+    expected = counted(planted)
+    assert max(expected.values()) > 5
+    found = pooling_factors(planted, BadIds("refuse", ""))
+    assert found == pytest.approx({name: max(1.0, mean) for name, mean in expected.items()})
+
+
+def test_the_planner_counts_with_them(planted: Dataset) -> None:
+    config = preset("modern", planted.folder, Path("run"))
+    config = replace(config, batch_size=64)
+    with process_group(60) as place:
+        estimate = PlanEstimate()
+        build_model(config, planted, place, estimate=estimate)
+        assert estimate.ranks == planned(config, planted, place, counted(planted))
+        assert estimate.ranks != planned(config, planted, place, {})
+
+
+def planned(
+    config: TrainConfig, dataset: Dataset, place: Place, factors: dict[str, float]
+) -> dict[int, RankEstimate]:
+    estimate = PlanEstimate()
+    meta = torch.device("meta")
+    task = TrainTask(dataset.schema, config.model, config.loss, meta, place.world_size)
+    batch = config.batch_size + config.loss.shared_rows(place.world_size)
+    shard(task, factors, place, sharding_options(config, batch), estimate)
+    return estimate.ranks
