@@ -16,12 +16,15 @@ from benchmarks.calibrate import WAYS, Arguments, Step, fit_bandwidths, fit_cost
 from benchmarks.ebcs import LAYOUTS
 from benchmarks.fidelity import ESTIMATES
 from benchmarks.pictures import fidelity, sweep
-from benchmarks.plans import TYPES
+from benchmarks.plans import TYPES, Planner
 from benchmarks.quality import SETUPS, table
+from benchmarks.sweep import SHAPES, as_in_training
+from dat_rec.config import TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.parallel.ask import ask
 from dat_rec.parallel.hardware import Cluster, Cost, Hardware, Way, read_cluster
 from dat_rec.parallel.plan_estimate import RankEstimate
+from dat_rec.parallel.plan_rows import plan_to_json
 from dat_rec.parallel.table_file import Table
 from tests.parallel.described import question
 
@@ -195,6 +198,16 @@ def test_sweep() -> None:
         assert 0 < rates["p10"] <= rates["p50"] <= rates["p90"] < math.inf
         assert 0 < row["samples_per_busiest_cpu_s"] < math.inf
     assert len(sweep.draw(rows).axes) == 1
+
+
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("name", SHAPES)
+def test_training_plans_what_the_sweep_found_quickest(name: str, world: int) -> None:
+    """Table-wise, for all its tables (results/sweep.jsonl)."""
+    planner = Planner(SHAPES[name], world)
+    cluster = as_in_training(Cluster(Hardware("here", "cpu", None, 256), 1, world))
+    found = planner.plan(cluster, types=TrainConfig(Path(), Path()).sharding_types)
+    assert {row["sharding_type"] for row in plan_to_json(found)} == {"table_wise"}
 
 
 def test_costs_are_found_again_in_steps_made_of_them() -> None:
