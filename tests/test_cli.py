@@ -11,13 +11,16 @@ from dat_rec.cli import COMMANDS
 from dat_rec.data.sources import SOURCES
 from dat_rec.errors import UserError
 
-PATH_OPTION = re.compile(r"(--[\w.-]+) (?:\{None\}\|)?\[?PATH\b")
+PATH_OPTION = re.compile(r"(--[\w.-]+) (?:\{None\}\|)?\[*PATH\b|^\W*PATH\b", re.MULTILINE)
+"""In a help; empty for paths that no option precedes."""
+ADDRESS = "s3://bucket/x"
 SOME = {
     ("doctor", "--out"),
     ("prepare parquet", "--users"),
     ("train", "--warm-start"),
     ("plan", "--picture"),
     ("status", "--run"),
+    ("compare", ""),
     ("evaluate", "--data"),
     ("export", "--out"),
     ("recommend", "--queries"),
@@ -51,9 +54,9 @@ def test_every_option_that_is_a_path_refuses_an_address(
         options = path_options(command, lambda: capsys.readouterr().out)
         for option in options:
             seen.add((command, option))
-            values = dict.fromkeys(options, "x") | {option: "s3://bucket/x"}
-            words = [word for pair in values.items() for word in pair]
-            with pytest.raises(UserError, match=r"^s3://bucket/x: s3 is no local disk"):
+            values = dict.fromkeys(options, "x") | {option: ADDRESS}
+            words = [word for pair in values.items() for word in pair if word]
+            with pytest.raises(UserError, match=rf"^{ADDRESS}: s3 is no local disk"):
                 COMMANDS[name]([*more, *words])
     assert seen >= SOME
     assert len(seen) >= 30
