@@ -3,8 +3,8 @@
 A command imports what it needs when it is called, so that ``doctor`` can speak of a torch
 that does not import. Exit codes: 0 done, 2 bad input (one line says what, where, cure), 75
 stopped by SIGTERM with a checkpoint, 130 interrupted, 1 another rank failed, or another start of
-the run has taken it over (one line says which, and why), or what was to be planned does not fit;
-anything else is a bug, with its traceback.
+the run has taken it over, or the disk stayed full or away (one line says which, and why), or what
+was to be planned does not fit; anything else is a bug, with its traceback.
 """
 
 import dataclasses
@@ -24,7 +24,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dat_rec.config import PRESETS, Device, TrainConfig, preset
-from dat_rec.errors import RankError, SharedError, StoppedError, SupersededError, UserError
+from dat_rec.errors import (
+    DiskError,
+    RankError,
+    SharedError,
+    StoppedError,
+    SupersededError,
+    UserError,
+)
 from dat_rec.files import local_path
 from dat_rec.plan_config import PlanConfig
 
@@ -313,7 +320,7 @@ def _run(arguments: Arguments) -> None:
     _quieten_libraries()
     try:
         COMMANDS[arguments[0]](arguments[1:])
-    except SupersededError as error:
+    except (DiskError, SupersededError) as error:
         _end(1, error, first_only=True)
     except SharedError as error:
         _end(2, error, f"error: {error}", first_only=True)

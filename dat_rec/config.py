@@ -138,6 +138,8 @@ class TrainConfig:
     checkpoint before (each batch is scored before it is trained on)."""
     background_saves: bool = True
     """Write checkpoints beside training, from a copy; without room for one, training waits."""
+    disk_patience_s: int = 600
+    """Seconds for which the last checkpoint is tried where the disk is full, or away."""
     log_every: int = 20
     """Steps between TensorBoard points."""
     device: Device = "auto"
@@ -196,6 +198,7 @@ class TrainConfig:
         not_negative = {
             "--seed": self.seed,
             "--keep-best": self.keep_best,
+            "--disk-patience-s": self.disk_patience_s,
             "--memory-gb": self.memory_gb,
             "--sharding-group-size": self.sharding_group_size,
             "--loss.negatives": self.loss.negatives,

@@ -40,6 +40,14 @@ class SupersededError(SharedError):
     """Another start of the same run has taken its folder over. Exit code 1, on every rank."""
 
 
+class DiskError(SharedError):
+    """A disk that is full, or away, has not done its work for as long as was waited for it.
+
+    Nothing that the user gave is wrong, and another start may go on. Exit code 1, on every rank: a
+    scheduler may start the job again.
+    """
+
+
 class RankError(Exception):
     """Another rank failed or died, and this one has stopped. The message names it. Exit code 1."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from dat_rec.parallel.agree import from_first, gathered
 from dat_rec.parallel.process_group import Place
 
 PREFIX = ".preflight-"
@@ -41,7 +42,7 @@ class SharedFolder:
     """That rank."""
 
 
-def check_shared(out: Path, speakers: Sequence[int], group: dist.ProcessGroup) -> SharedFolder:
+def check_shared(out: Path, speakers: Sequence[int]) -> SharedFolder:
     """Whether all ranks see the same folder, and every host can write in it.
 
     The folder is the first rank's ``out``, or the nearest that exists above it. What is written is
@@ -50,7 +51,6 @@ def check_shared(out: Path, speakers: Sequence[int], group: dist.ProcessGroup) -
     Args:
         out: the run's folder.
         speakers: one rank of each host, which writes for it.
-        group: of all ranks.
 
     Returns:
         The same on all ranks.
@@ -59,30 +59,24 @@ def check_shared(out: Path, speakers: Sequence[int], group: dist.ProcessGroup) -
     chosen: list[Any] = [None, None]
     if rank == 0:
         chosen = [str(_nearest(out.resolve())), PREFIX + uuid.uuid4().hex]
-    dist.broadcast_object_list(chosen, group=group)
+    chosen = from_first(chosen)
     folder, token = Path(chosen[0]), str(chosen[1])
     files = {speaker: folder / f"{token}-{speaker}" for speaker in sorted({0, *speakers})}
     try:
         problems = [_write(files[rank], token) if rank in files else ""]
         # Nobody looks before all have written.
-        problems = _gathered(problems[0], group)
+        problems = gathered(problems[0])
         if not any(problems):
             looked = files.items() if rank == 0 else [(0, files[0])]
             found = [_read(path, token, writer) for writer, path in looked if writer != rank]
             # Nobody removes before all have looked.
-            problems = _gathered(next((text for text in found if text), ""), group)
+            problems = gathered(next((text for text in found if text), ""))
     finally:
         if rank in files:
             with suppress(OSError):
                 files[rank].unlink(missing_ok=True)
     told = ((text, number) for number, text in enumerate(problems) if text)
     return SharedFolder(str(folder), *next(told, ("", -1)))
-
-
-def _gathered(text: str, group: dist.ProcessGroup) -> list[str]:
-    texts: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(texts, text, group=group)
-    return texts
 
 
 def _write(path: Path, token: str) -> str:

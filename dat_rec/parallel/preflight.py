@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from dat_rec.errors import RankError, SharedError
 from dat_rec.install import INSTALL
+from dat_rec.parallel.agree import from_first
 from dat_rec.parallel.host_facts import SHM, Facts, own_facts
 from dat_rec.parallel.measures import (
     Bandwidth,
@@ -60,9 +61,8 @@ def preflight(place: Place, out: Path | None) -> Preflight:
     facts = named_apart(gathered)
     speakers = first_of_each_host(facts)
     # Whether to try a folder, and which, is rank 0's word.
-    wanted: list[Any] = [out]
-    dist.broadcast_object_list(wanted, group=group)
-    shared = check_shared(wanted[0], speakers, group) if wanted[0] is not None else None
+    wanted = from_first(out)
+    shared = check_shared(wanted, speakers) if wanted is not None else None
     offsets = clock_offsets(speakers, group)
     rates = [bandwidths(place)] if place.world_size > 1 else []
     all_rates: list[Any] = [None] * place.world_size

@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from dat_rec.config import Device
 from dat_rec.errors import RankError, UserError
+from dat_rec.parallel.agree import patient_group
 from dat_rec.parallel.failure import LastWords, fail_together
 from dat_rec.parallel.standing import (
     Standing,
@@ -56,8 +57,14 @@ class Place:
         """Whether this process speaks for all."""
         return self.rank == 0
 
-    def own_group(self) -> dist.ProcessGroup:
-        """Another group of all ranks on CPU, whose messages do not meet those of training."""
+    def own_group(self, *, patient: bool = False) -> dist.ProcessGroup:
+        """Another group of all ranks on CPU, whose messages do not meet those of training.
+
+        Args:
+            patient: for work on a disk, which has no time-out.
+        """
+        if patient:
+            return patient_group(self.timeout)
         # Left alone, it would wait for half an hour, whatever the default group's time-out.
         group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=self.timeout)
         return group

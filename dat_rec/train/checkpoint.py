@@ -4,36 +4,63 @@
 the index and what else a run needs to go on, and sha256.json. It appears by a rename after every
 rank's bytes are on the disk, so a killed run, a full disk or Ctrl-C leaves the older ones and
 nothing half-written. Random numbers need no saving: they are keyed by seed and step.
+
+Ranks wait for one another's disks without a time-out, and try again what may pass (a full disk, a
+file server that is away; ``disk.py``). Beside training a checkpoint is tried until the next one is
+due; the last one of a start for ``PATIENCE_S``.
 """
 
+import errno
 import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
-from dat_rec.errors import SharedError, SupersededError, UserError
-from dat_rec.files import PARTIAL_SUFFIX, fsync_tree, publish, read_json, sha256, write_json
-from dat_rec.parallel.agree import first_problem, raise_first
+from dat_rec.errors import DiskError, SharedError, SupersededError, UserError
+from dat_rec.files import PARTIAL_SUFFIX, publish, read_json, sha256, write_json
+from dat_rec.parallel.agree import first_problem, from_first, gathered, raise_first
 from dat_rec.parallel.pieces import table_pieces
 from dat_rec.parallel.process_group import Place
+from dat_rec.train.disk import (
+    READ_S,
+    TRANSIENT,
+    UNSEEN,
+    Patience,
+    keep_trying,
+    may_pass,
+    reason,
+    say,
+)
 from dat_rec.train.fence import Fence
-from dat_rec.train.found import checkpoints
+from dat_rec.train.found import advice, checkpoints
 from dat_rec.train.model_state import blocks_of, check_finite, copied, load_into, load_towers
 from dat_rec.train.tensor_files import SUFFIX, Block, TensorFiles, write_blocks
 
+T = TypeVar("T")
 VERSION = 1
 INDEX = "checkpoint.json"
 DIGESTS = "sha256.json"
 """SHA-256 of every other file of a checkpoint."""
+CURE = "use the options and the version that it was made with, or train anew"
+PATIENCE_S = 600.0
+"""So long the last checkpoint of a start is tried."""
+WAITING_S = 15.0
+"""The same of another one for which training waits; then it is left out."""
+
+
+_Part = tuple[list[dict[str, Any]], dict[str, str]]
+"""Of one rank's file: entries of the index, and its digest by its name."""
 
 
 class CheckpointWriter:
@@ -49,6 +76,7 @@ class CheckpointWriter:
         background: write beside training.
         copies: of the tables there are (2D parallelism).
         fence: looked at before anything is published or removed; without it nobody else writes.
+        patience_s: seconds for which the last checkpoint is tried.
     """
 
     def __init__(
@@ -61,46 +89,65 @@ class CheckpointWriter:
         background: bool = True,
         copies: int = 1,
         fence: Fence | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self._run = run
         self._fence = fence
+        self._patience_s = patience_s
         self._place = place
         self._keep = keep
         self._keep_best = keep_best
         self._background = background
         self._copies = copies
         # Of its own: what is agreed on in the thread must not meet what training sends.
-        self._group = place.own_group()
+        self._group = place.own_group(patient=True)
         self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._pending: Future[None] | None = None
+        self._pending: _Pending | None = None
         self.stall_s = 0.0
         """Seconds for which training has waited for checkpoints."""
 
     def save(
-        self, step: int, model: nn.Module, optimizer: CombinedOptimizer, facts: dict[str, Any]
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: CombinedOptimizer,
+        facts: dict[str, Any],
+        *,
+        last: bool = False,
     ) -> None:
         """Begin to write the checkpoint after ``step`` steps.
+
+        One before it that the disk still refuses is given up, aloud: this one takes its place.
 
         Args:
             step: number of steps done.
             model: sharded.
             optimizer: of ``build_optimizer``.
             facts: what else checkpoint.json shall hold; ``loss`` decides what is best.
+            last: whether this start ends with it.
 
         Raises:
-            SharedError: the checkpoint before could not be written (a full disk, say), or a
-                weight of it was not finite.
+            SharedError: the checkpoint before could not be written (a folder without rights, say),
+                or a weight of it was not finite.
+            DiskError: the last one could not be written in time.
             SupersededError: another start of this run writes its checkpoints now.
         """
         begin = time.perf_counter()
-        self.finish()
+        self.settle()
         blocks = blocks_of(model, optimizer, self._copies)
         kept = (self._keep, self._keep_best)
         job = _Job(self._run, step, facts, kept, self._group, self._fence)
-        if self._background and self._has_room(blocks):
-            self._pending = self._thread.submit(job.write, copied(blocks))
+        # If one has no room, training waits for it: all write before they go on.
+        if all(gathered(self._background and self._has_room(blocks))):
+            self._pending = _Pending(job, self._thread.submit(job.write, copied(blocks)))
         else:
-            job.write(blocks)
+            job.patience.end_after(self._patience_s if last else WAITING_S)
+            try:
+                job.write(blocks)
+            except DiskError as error:
+                if last:
+                    raise self._for_good(error) from error
+                self._tell_given_up(error)
         self.stall_s += time.perf_counter() - begin
 
     def _has_room(self, blocks: list[Block]) -> bool:
@@ -114,18 +161,62 @@ class CheckpointWriter:
         return held + wanted <= room
 
     def finish(self) -> None:
-        """Wait until the checkpoint that was begun is whole.
+        """Wait until the checkpoint that was begun is whole; the last one of this start.
 
         Raises:
             SharedError: it could not be written.
+            DiskError: it could not be written in time.
         """
+        try:
+            self._wait(self._patience_s)
+        except DiskError as error:
+            raise self._for_good(error) from error
+
+    def settle(self) -> None:
+        """Wait for the checkpoint that was begun; what the disk refuses is tried no more.
+
+        Raises:
+            SharedError: it could not be written, for another reason than the disk's.
+        """
+        try:
+            self._wait(0)
+        except DiskError as error:
+            self._tell_given_up(error)
+
+    def _wait(self, patience_s: float) -> None:
         pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if pending is None:
+            return
+        pending.job.patience.end_after(patience_s)
+        try:
+            pending.done.result()
+        except BaseException:
+            pending.job.patience.end_after(0)
+            raise
+
+    def _for_good(self, error: DiskError) -> DiskError:
+        return DiskError(
+            f"{error}, tried for {self._patience_s:g} s: free the disk or mend the folder, then "
+            f"{advice(self._run)}"
+        )
+
+    def _tell_given_up(self, error: DiskError) -> None:
+        if self._place.is_first:
+            say(f"{error}: given up; training goes on to the next checkpoint")
 
     def close(self) -> None:
         """Wait for the thread; what it could not write is not told any more."""
+        if self._pending is not None:
+            self._pending.job.patience.end_after(0)
         self._thread.shutdown(wait=True)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A checkpoint that is written beside training."""
+
+    job: "_Job"
+    done: Future[None]
 
 
 class _Job:
@@ -150,48 +241,59 @@ class _Job:
         self._partial = self._folder.with_name(self._folder.name + mark + PARTIAL_SUFFIX)
         self._group = group
         self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
+        self._what = f"{self._folder}: rank {self._rank}: writing"
+        self._sealed = False
+        self.patience = Patience()
+        """How long a rank tries what its disk refuses."""
 
     def write(self, blocks: list[Block]) -> None:
         """Write it, and drop the older ones that are not to be kept."""
-        entries: list[dict[str, Any]] = []
-        digests: dict[str, str] = {}
 
-        def empty() -> None:
+        def begin() -> None:
+            check_finite(blocks)
             if self._rank == 0:
                 self._check_fence()
                 shutil.rmtree(self._partial, ignore_errors=True)
-                self._partial.mkdir(parents=True)
-
-        def write() -> None:
-            check_finite(blocks)
-            file = self._partial / f"rank-{self._rank:04d}-of-{self._ranks:04d}{SUFFIX}"
-            mine, digest = write_blocks(file, blocks)
-            entries.extend(mine)
-            digests[file.name] = digest
-            fsync_tree(self._partial)
-
-        def seal() -> None:
-            if self._rank == 0:
-                tensors = [entry for part, _ in parts for entry in part]
-                TensorFiles(self._partial, tensors)  # refuses gaps
-                write_json(self._partial / INDEX, self._facts | {"tensors": tensors})
-                merged = {name: digest for _, part in parts for name, digest in part.items()}
-                merged[INDEX] = sha256(self._partial / INDEX)
-                write_json(self._partial / DIGESTS, merged)
-                self._check_fence()
-                publish(self._partial, self._folder)
-                self._check_fence()
-                self._drop_old()
+                self._partial.mkdir(parents=True, exist_ok=True)
 
         try:
-            self._together(empty)
-            self._together(write)
-            parts: list[Any] = [None] * self._ranks
-            dist.all_gather_object(parts, (entries, digests), group=self._group)
-            self._together(seal)
+            self._together(begin)
+            own = self._together(lambda: self._write_own(blocks))
+            parts = gathered(own, self._group)
+            self._together(lambda: self._seal(parts) if self._rank == 0 else None)
         finally:
             if self._rank == 0:
                 shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _write_own(self, blocks: list[Block]) -> _Part:
+        """This rank's file; gives its entries of the index, and its digest."""
+        file = self._partial / f"rank-{self._rank:04d}-of-{self._ranks:04d}{SUFFIX}"
+        try:
+            entries, digest = write_blocks(file, blocks)
+        except OSError:
+            # A full disk is not to stay full of it.
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+            raise
+        return entries, {file.name: digest}
+
+    def _seal(self, parts: list[_Part]) -> None:
+        """Add what says what the files hold, and let the whole appear."""
+        self._check_fence()
+        if not self._sealed:
+            tensors = [entry for part, _ in parts for entry in part]
+            look = partial(TensorFiles, self._partial, tensors)  # refuses gaps
+            keep_trying(look, Patience(READ_S), self._what, self._partial, UNSEEN)
+            write_json(self._partial / INDEX, self._facts | {"tensors": tensors})
+            merged = {name: digest for _, part in parts for name, digest in part.items()}
+            merged[INDEX] = sha256(self._partial / INDEX)
+            write_json(self._partial / DIGESTS, merged)
+            self._sealed = True
+        if self._partial.exists() or not self._folder.exists():  # not done by an earlier try
+            self._check_fence()
+            publish(self._partial, self._folder)
+        self._check_fence()
+        self._drop_old()
 
     def _check_fence(self) -> None:
         if self._fence is not None:
@@ -206,25 +308,27 @@ class _Job:
             if one not in best:
                 drop(one[1])
 
-    def _together(self, action: Callable[[], None]) -> None:
+    def _together(self, action: Callable[[], T]) -> T:
         """Do ``action`` on every rank; if it fails on one, every rank raises, and says which."""
         problem: SharedError | None = None
         interrupted = False
+        results: list[T] = []
         try:
-            action()
+            results.append(keep_trying(action, self.patience, self._what, self._folder))
         except KeyboardInterrupt:
             problem, interrupted = SharedError("interrupted"), True
         except SupersededError as error:
             problem = error
-        except UserError as error:
-            problem = SharedError(str(error))
-        except (OSError, MemoryError) as error:
-            problem = SharedError(
-                f"{self._folder}: rank {self._rank} could not write the checkpoint "
-                f"({(str(error).splitlines() or [type(error).__name__])[0][:300]}; "
-                f"{_free(self._folder)}): free the disk or mend the folder, then go on with "
-                "--resume"
-            )
+        except (OSError, MemoryError, UserError) as error:
+            words = f"{self._folder}: rank {self._rank} could not write the checkpoint "
+            words += f"({reason(error, self._folder)})"
+            if may_pass(error):
+                problem = DiskError(words)
+            elif isinstance(error, UserError):
+                problem = SharedError(str(error))
+            else:
+                cure = f"mend the folder, then {advice(self._run)}"
+                problem = SharedError(f"{words}: {cure}")
         try:
             raise_first(problem, self._group)
         except SupersededError:
@@ -234,6 +338,7 @@ class _Job:
             if interrupted:
                 raise KeyboardInterrupt from None
             raise
+        return results[0]
 
     def _raise_if_superseded(self) -> None:
         """Another start removes what this one has half-written, which then fails for that alone."""
@@ -263,30 +368,23 @@ def drop(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _free(folder: Path) -> str:
-    there = next(path for path in folder.parents if path.exists())
-    return f"{shutil.disk_usage(there).free >> 20} MiB free"
-
-
 def newest_whole(run: Path, *, alone: bool = False) -> tuple[int, Path] | None:
     """The newest checkpoint whose files are those that were written; None if there is none at all.
 
-    Damaged ones are passed over, said aloud. Without ``alone`` all ranks share the work.
+    Damaged ones are passed over, said aloud. Without ``alone`` all ranks share the work, on what
+    the first one finds: another host may see an older state of the folder.
 
     Raises:
         UserError: there are checkpoints, and all are damaged.
+        DiskError: a rank cannot read what the first one sees.
     """
-    # One look for all: the folder may change while ranks look.
-    looks: list[Any] = [checkpoints(run)]
-    if not alone:
-        dist.broadcast_object_list(looks)
-    (found,) = looks
+    found = _of_first(lambda: checkpoints(run), alone=alone)
     for step, folder in reversed(found):
         damage = _damage(folder, alone=alone)
         if not damage:
             return int(step), Path(folder)
         if alone or dist.get_rank() == 0:
-            print(f"{folder}: damaged ({damage}): looking for an older one", file=sys.stderr)
+            say(f"{folder}: damaged ({damage}): looking for an older one")
     if found:
         kind = UserError if alone else SharedError
         raise kind(f"{run}: every checkpoint is damaged: train anew, with --overwrite")
@@ -311,7 +409,7 @@ def chosen_whole(run: Path, wanted: str) -> tuple[int, Path] | None:
         for step, folder in sorted(found, key=lambda one: (_loss(one[1]), -one[0])):
             damage = _damage(folder, alone=True)
             if damage:
-                print(f"{folder}: damaged ({damage}): looking for the next best", file=sys.stderr)
+                say(f"{folder}: damaged ({damage}): looking for the next best")
             elif _loss(folder) < float("inf"):
                 return step, folder
         raise UserError(f"{run}: no whole checkpoint says its loss: name one by its step")
@@ -326,22 +424,67 @@ def chosen_whole(run: Path, wanted: str) -> tuple[int, Path] | None:
     )
 
 
+def _of_first(look: Callable[[], T], *, alone: bool) -> T:
+    """What the first rank sees."""
+    if alone:
+        return look()
+    seen: T = from_first(look() if dist.get_rank() == 0 else None)
+    return seen
+
+
 def _damage(folder: Path, *, alone: bool) -> str:
     """What is wrong with a checkpoint's files, or nothing; the same on all ranks."""
     rank, ranks = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
-    problem = ""
+    digests, problem = _of_first(lambda: _digests(folder), alone=alone)
+    unread: DiskError | None = None
     try:
-        digests = read_json(folder / DIGESTS, "the checkpoint's digests")
-        if INDEX not in digests:
-            raise UserError(f"{DIGESTS} does not name {INDEX}")
         for name, digest in sorted(digests.items())[rank::ranks]:
-            if sha256(folder / name) != digest:
-                raise UserError(f"{name}: SHA-256 differs from {DIGESTS}")
+            if read_patiently(partial(sha256, folder / name), folder) != digest:
+                problem = problem or f"{name}: SHA-256 differs from {DIGESTS}"
     except OSError as error:
-        problem = f"{error.filename}: {error.strerror}"
-    except (UserError, AttributeError, TypeError, ValueError) as error:
-        problem = str(error) or type(error).__name__
-    return problem if alone else first_problem(problem)[1]
+        if error.errno == errno.EIO:
+            problem = f"{error.filename}: {error.strerror}"
+        else:
+            unread = _cannot_read(folder, error)
+    if alone:
+        if unread is not None:
+            raise unread
+        return problem
+    raise_first(unread)
+    return first_problem(problem)[1]
+
+
+def _digests(folder: Path) -> tuple[dict[str, str], str]:
+    """The digests of a checkpoint's files, all of which are there; or what is wrong with it."""
+    try:
+        digests = read_patiently(
+            partial(read_json, folder / DIGESTS, "its digests"), folder, TRANSIENT
+        )
+        if not isinstance(digests, dict) or INDEX not in digests:
+            raise UserError(f"{DIGESTS} does not name {INDEX}")
+        for name, digest in digests.items():
+            if not isinstance(digest, str) or Path(name).name != name:
+                raise UserError(f"{DIGESTS}: {name!r}: {digest!r} is no digest of a file")
+            read_patiently((folder / name).stat, folder, TRANSIENT)
+    except OSError as error:
+        return {}, f"{error.filename}: {error.strerror}"
+    except UserError as error:
+        return {}, str(error)
+    return digests, ""
+
+
+def read_patiently(action: Callable[[], T], folder: Path, kinds: frozenset[int] = UNSEEN) -> T:
+    """Read what is in a checkpoint; what cannot be read, or is not seen yet, is tried again."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    return keep_trying(action, Patience(READ_S), f"{folder}: rank {rank}: reading", folder, kinds)
+
+
+def _cannot_read(folder: Path, error: BaseException) -> DiskError:
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    return DiskError(
+        f"{folder}: rank {rank} cannot read it, tried for {READ_S:g} s "
+        f"({reason(error, folder)}): mend the disk or its mount, then go on with --resume"
+    )
 
 
 def read_index(folder: Path) -> tuple[dict[str, Any], TensorFiles]:
@@ -374,6 +517,7 @@ def restore(
 
     Raises:
         SharedError: the checkpoint does not fit the model, or all are damaged.
+        DiskError: a rank cannot read it.
     """
     found = newest_whole(run)
     if found is None:
@@ -385,9 +529,8 @@ def restore(
             if later > step:
                 shutil.rmtree(damaged.with_name(damaged.name + ".damaged"), ignore_errors=True)
                 damaged.rename(damaged.with_name(damaged.name + ".damaged"))
-    facts: dict[str, Any] = {}
-    problem = ""
-    try:
+
+    def load() -> dict[str, Any]:
         facts, files = read_index(folder)
         if facts.get("step") != step or facts.get("global_batch") != global_batch:
             raise UserError(
@@ -395,13 +538,34 @@ def restore(
                 f"{facts.get('global_batch')!r}, not step {step} of {global_batch}"
             )
         load_into(files, model, optimizer)
+        return facts
+
+    return read_together(load, folder, f"{folder}: does not fit the model", CURE)
+
+
+def read_together(action: Callable[[], T], folder: Path, problem: str, cure: str) -> T:
+    """Read on every rank what the first one has chosen; if one cannot, every rank says which.
+
+    Args:
+        action: reads; can be done again from the start.
+        folder: what is read, a checkpoint.
+        problem: how to tell that it does not fit.
+        cure: what to do then.
+
+    Raises:
+        SharedError: it does not fit.
+        DiskError: a rank cannot read it.
+    """
+    found: list[T] = []
+    wrong: SharedError | None = None
+    try:
+        found.append(read_patiently(action, folder))
     except (OSError, UserError) as error:
-        problem = f"{folder}: does not fit the model ({error}): use the options and the version "
-        problem += "that it was made with, or train anew"
-    _, text = first_problem(problem)
-    if text:
-        raise SharedError(text)
-    return facts
+        wrong = SharedError(f"{problem} ({error}): {cure}")
+        if may_pass(error, UNSEEN):
+            wrong = _cannot_read(folder, error)
+    raise_first(wrong)
+    return found[0]
 
 
 def load_weights(folder: Path, model: nn.Module) -> None:
@@ -417,7 +581,4 @@ def load_weights(folder: Path, model: nn.Module) -> None:
                 files.read_into(f"tables/{piece.table}/weight", piece.weights, (0, 0), piece.shape)
             load_towers(files, model)
     except (OSError, UserError) as error:
-        raise UserError(
-            f"{folder}: does not fit the model ({error}): use the options and the version that it "
-            "was made with, or train anew"
-        ) from error
+        raise UserError(f"{folder}: does not fit the model ({error}): {CURE}") from error

@@ -14,3 +14,12 @@ def checkpoints(run: Path) -> list[tuple[int, Path]]:
         if number.isdecimal() and folder.is_dir():
             found.append((int(number), folder))
     return sorted(found)
+
+
+def advice(run: Path) -> str:
+    """What to do after a start of the run has failed."""
+    if checkpoints(run):
+        return "go on with --resume"
+    if (run / "config.json").exists():
+        return "begin anew with --overwrite (there is no checkpoint yet)"
+    return "start it again"

@@ -21,7 +21,7 @@ from dat_rec.data.prefetch import Prefetcher
 from dat_rec.data.reader import OPTION_CURE, ExampleReader, ReaderOptions
 from dat_rec.errors import SharedError, StoppedError
 from dat_rec.model.losses import most_compared
-from dat_rec.parallel.agree import check_same_on_all_ranks, together
+from dat_rec.parallel.agree import check_same_on_all_ranks, gathered, together
 from dat_rec.parallel.initialize import initialize_tables
 from dat_rec.parallel.plan import ShardingOptions
 from dat_rec.parallel.plan_estimate import PlanEstimate
@@ -97,8 +97,8 @@ def _train(
     config: TrainConfig, dataset: Dataset, place: Place, folder: RunFolder
 ) -> dict[str, Any]:
     # What can refuse its input comes before the folder is touched.
+    global_batch = folder.global_batch()
     with together():
-        global_batch = folder.global_batch()
         options = reader_options(config, global_batch)
         reader = ExampleReader(dataset, options, place.rank, place.world_size)
     estimate = PlanEstimate()
@@ -193,6 +193,7 @@ class Training:
             background=config.background_saves,
             copies=copies,
             fence=fence,
+            patience_s=config.disk_patience_s,
         )
         self._vote = StopVote(place)
         self._batches = Prefetcher(iter(reader))
@@ -229,6 +230,7 @@ class Training:
         config, steps = self._config, self._reader.steps
         rates = LearningRates(self._optimizer, config.optimizer, steps)
         shown, losses = logged_terms(config.model, config.loss), {}
+        gathered("ready")  # a disk has kept nobody until here: from now on the time-out counts
         with self._log:
             for step in range(self._done + 1, steps + 1):
                 factor = rates.set(step - 1)
@@ -243,7 +245,7 @@ class Training:
                     losses = {name: losses[name] for name in shown}
                     self._log.point(step, losses, factor)
                 if save_now:
-                    self._save(step)
+                    self._save(step, last=stop or step == steps)
                 if stop:
                     self._writer.finish()
                     raise StoppedError(
@@ -251,9 +253,11 @@ class Training:
                         "checkpoint is whole: go on with --resume"
                     )
             self._writer.finish()
-        return {"loss": losses, **self._log.summary(), "peak_memory_mb": _peak_memory_mb()}
+        # The first rank comes here when its curves are on the disk.
+        peaks = gathered(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return {"loss": losses, **self._log.summary(), "peak_memory_mb": peaks}
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, *, last: bool) -> None:
         facts = {
             "global_batch": self._reader.global_batch,
             "examples_seen": min(
@@ -262,12 +266,12 @@ class Training:
             "seed": self._config.seed,
             "loss": self._watch.mean_main(),
         }
-        self._writer.save(step, self._model, self._optimizer, facts)
+        self._writer.save(step, self._model, self._optimizer, facts, last=last)
 
     def _cure(self) -> str:
         # All ranks are here: what was begun can become whole.
         with suppress(SharedError):
-            self._writer.finish()
+            self._writer.settle()
         found = checkpoints(self._config.out)
         kept = (
             f"the checkpoint of step {found[-1][0]} is whole"
@@ -282,13 +286,6 @@ class Training:
         if dist.get_world_size() == 1 or sys.exc_info()[0] is None:
             self._vote.close()
             self._writer.close()
-
-
-def _peak_memory_mb() -> list[float]:
-    """Each rank's largest resident memory so far, in MiB."""
-    peaks: list[float] = [0.0] * dist.get_world_size()
-    dist.all_gather_object(peaks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-    return peaks
 
 
 def build_model(

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +15,11 @@ from torch.utils.tensorboard.summary import hparams
 from torchrec.distributed.types import ShardedModule
 from tqdm import tqdm
 
+from dat_rec.train.disk import reason, say
 from dat_rec.train.figures import BLOCKS, CUTOFFS
+
+QUEUE = 10_000
+"""Scalars that wait for the disk."""
 
 
 class LookupTimer:
@@ -57,8 +62,12 @@ class MetricsLog:
         options: dict[str, Any],
     ) -> None:
         first = dist.get_rank() == 0
+        self._run = run
+        # A long queue: what a slow disk has not taken yet must not keep the steps.
         self._writer = (
-            SummaryWriter(str(run / "tensorboard"), purge_step=done + 1) if first else None
+            SummaryWriter(str(run / "tensorboard"), max_queue=QUEUE, purge_step=done + 1)
+            if first
+            else None
         )
         self._ended: Any = None
         if self._writer is not None:
@@ -103,9 +112,20 @@ class MetricsLog:
         self.totals["seconds"] += seconds
         self.totals["samples"] += samples
         self._since, self._steps_since = time.perf_counter(), 0
-        if self._writer is not None:
+        with self._given_up_on_error():
             for name, value in scalars.items():
-                self._writer.add_scalar(name, value, step)
+                if self._writer is not None:
+                    self._writer.add_scalar(name, value, step)
+
+    @contextmanager
+    def _given_up_on_error(self) -> Iterator[None]:
+        """Curves are not worth a run: where the disk refuses them, it goes on without."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            why = reason(error, self._run)
+            say(f"{self._run}/tensorboard: {why}: no more curves from this start")
 
     def summary(self) -> dict[str, float | None]:
         """Seconds, samples a second, and each clock's share, of this start."""
@@ -127,10 +147,11 @@ class MetricsLog:
         trace: TracebackType | None,
     ) -> None:
         self._bar.close()
-        if self._writer is not None:
-            if error is None:
-                _write(self._writer, [self._ended])
-            self._writer.close()
+        with self._given_up_on_error():
+            if self._writer is not None:
+                if error is None:
+                    _write(self._writer, [self._ended])
+                self._writer.close()
 
 
 def log_metrics(run: Path, metrics: dict[str, Any]) -> None:

@@ -13,19 +13,18 @@ import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import torch.distributed as dist
+from typing import Any, TypeVar, cast
 
 from dat_rec.config import TrainConfig, differences, to_json
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.rows import copy_rows
-from dat_rec.errors import SharedError, SupersededError, UserError
+from dat_rec.errors import DiskError, SharedError, SupersededError, UserError
 from dat_rec.files import PARTIAL_SUFFIX, publish, read_json, whole_file, write_json
-from dat_rec.parallel.agree import raise_first
+from dat_rec.parallel.agree import from_first, gathered
 from dat_rec.parallel.measures import PREFIX
 from dat_rec.parallel.plan_rows import plan_to_text
 from dat_rec.parallel.process_group import Place
+from dat_rec.train.disk import Patience, keep_trying, may_pass, reason
 from dat_rec.train.failure_record import (
     COMMAND,
     SUMMARY,
@@ -34,9 +33,11 @@ from dat_rec.train.failure_record import (
     forget_failure,
 )
 from dat_rec.train.fence import JOB, LOCK, WAIT_S, WRITER, Fence
-from dat_rec.train.found import checkpoints
+from dat_rec.train.found import advice, checkpoints
 from dat_rec.train.trained import check_same_rows, load_config
 from dat_rec.train.warm_start import ROWS, check_warm_start
+
+T = TypeVar("T")
 
 
 class RunFolder:
@@ -49,15 +50,14 @@ class RunFolder:
         self._path = config.out
         self.hosts: tuple[str, ...] = ()
         """Every rank's, once the run has begun."""
-        found: list[Any] = [False, uuid.uuid4().hex]
+        self._global_batch: int | None = None
 
-        def look() -> None:
-            found[0] = _restarted(config.out, place.launchers, os.environ.get(JOB, ""))
+        def look() -> tuple[bool, str]:
+            job = os.environ.get(JOB, "")
+            return _restarted(config.out, place.launchers, job), uuid.uuid4().hex
 
-        self._first(look)
         # Hosts count restarts apart: one rank decides.
-        dist.broadcast_object_list(found)
-        self._restarted, token = found
+        self._restarted, token = self._first(look)
         wait_s = min(WAIT_S, place.timeout.total_seconds() / 2)
         command = os.environ.get(COMMAND, USUAL_COMMAND)
         self.fence = Fence(config.out, token, place.launchers, command, wait_s)
@@ -78,7 +78,15 @@ class RunFolder:
         return self._config.resume
 
     def global_batch(self) -> int:
-        """Examples a step, of all ranks: those of the run's first start, whatever its ranks."""
+        """Examples a step, of all ranks: those of the run's first start, whatever its ranks.
+
+        All ranks call it; the first one looks, once.
+        """
+        if self._global_batch is None:
+            self._global_batch = self._first(self._look_for_global_batch)
+        return self._global_batch
+
+    def _look_for_global_batch(self) -> int:
         path = self._path / "config.json"
         if self._config.resume and checkpoints(self._path):
             found = read_json(path, "the run's configuration").get("global_batch")
@@ -140,9 +148,7 @@ class RunFolder:
 
         self._first(record)
         # Before, a failure is a refusal, and leaves the folder as it was.
-        hosts = [""] * self._place.world_size
-        dist.all_gather_object(hosts, platform.node())
-        self.hosts = tuple(hosts)
+        self.hosts = tuple(gathered(platform.node()))
         self._place.last_words.write = FailureRecord(
             self._path, self.fence.token, self.fence.command, self._place.rank, self.hosts
         )
@@ -176,41 +182,64 @@ class RunFolder:
 
     def summary(self) -> dict[str, Any] | None:
         """What train.json holds, if the run has ended before."""
-        path = self._path / SUMMARY
-        found: dict[str, Any] | None = None
-        if path.exists():
-            found = read_json(path, "the training's summary")
-        if found and self._place.is_first:
+
+        def look() -> dict[str, Any] | None:
+            path = self._path / SUMMARY
+            if not path.exists():
+                return None
+            found: dict[str, Any] = read_json(path, "the training's summary")
             print(f"{self._path}: the run has ended before: nothing to do", file=sys.stderr)
-        return found
+            return found
+
+        return self._first(look)
 
     def finish(self, summary: dict[str, Any]) -> dict[str, Any]:
-        """Write train.json, and give it back."""
+        """Write train.json, and give it back.
+
+        Raises:
+            DiskError: it cannot be written in time.
+        """
 
         def write() -> None:
             self.fence.check()
             write_json(self._path / SUMMARY, summary)
             forget_failure(self._path)
 
-        self._first(write)
+        self._first(write, Patience(self._config.disk_patience_s))
         return summary
 
-    def _first(self, action: Callable[[], None]) -> None:
-        """Let the first rank do ``action``; what it refuses, every rank raises."""
-        problem: SharedError | None = None
+    def _first(self, action: Callable[[], T], patience: Patience | None = None) -> T:
+        """Let the first rank do ``action``: its result on every rank, or what it refuses.
+
+        Where there is ``patience``, it tries again what may pass.
+        """
+        outcome: tuple[SharedError | None, T | None] = (None, None)
         if self._place.is_first:
             try:
-                action()
-            except SupersededError as error:
-                problem = error
-            except UserError as error:
-                problem = SharedError(str(error))
-            except OSError as error:
-                where = error.filename or self._path
-                problem = SharedError(
-                    f"{where}: cannot be written ({error.strerror}): choose another --out"
+                what = str(self._path)
+                done = (
+                    action()
+                    if patience is None
+                    else keep_trying(action, patience, what, self._path)
                 )
-        raise_first(problem)
+                outcome = None, done
+            except SupersededError as error:
+                outcome = error, None
+            except UserError as error:
+                outcome = SharedError(str(error)), None
+            except OSError as error:
+                where = f"{error.filename or self._path}: cannot be written"
+                problem = SharedError(f"{where} ({error.strerror}): choose another --out")
+                if patience is not None and may_pass(error):
+                    words = (
+                        f"{where} ({reason(error, self._path)}): free the disk or mend the folder"
+                    )
+                    problem = DiskError(f"{words}, then {advice(self._path)}")
+                outcome = problem, None
+        problem, result = from_first(outcome)
+        if problem is not None:
+            raise problem
+        return cast(T, result)
 
     def _check(self) -> None:
         run, config = self._path, self._config
@@ -241,6 +270,7 @@ class RunFolder:
             "keep_checkpoints",
             "keep_best",
             "background_saves",
+            "disk_patience_s",
             "log_every",
             "device",
             "sharding_types",

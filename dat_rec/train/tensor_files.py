@@ -9,6 +9,7 @@ tensors themselves. The files open with the ``safetensors`` library too.
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class Block:
 
 
 def write_blocks(path: Path, blocks: Sequence[Block]) -> tuple[list[dict[str, Any]], str]:
-    """Write one file.
+    """Write one file, and flush it to the disk.
 
     Returns:
         Its entries for the index, and its SHA-256.
@@ -71,6 +72,8 @@ def write_blocks(path: Path, blocks: Sequence[Block]) -> tuple[list[dict[str, An
         for data in _chunks(blocks):
             file.write(data)
             digest.update(data)
+        file.flush()
+        os.fsync(file.fileno())
     starts = [entry["start"] + len(head) for entry in entries]
     return [entry | {"start": start} for entry, start in zip(entries, starts, strict=True)], (
         digest.hexdigest()

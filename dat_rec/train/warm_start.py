@@ -24,9 +24,9 @@ from dat_rec.data.rows import row_values
 from dat_rec.data.schema import ITEM, UNKNOWN, USER, Schema
 from dat_rec.errors import SharedError, UserError
 from dat_rec.model.dat import AUGMENTED
-from dat_rec.parallel.agree import first_problem
+from dat_rec.parallel.agree import gathered
 from dat_rec.parallel.pieces import Piece, table_pieces
-from dat_rec.train.checkpoint import newest_whole, read_index
+from dat_rec.train.checkpoint import newest_whole, read_index, read_together
 from dat_rec.train.found import checkpoints
 from dat_rec.train.model_state import load_towers
 from dat_rec.train.tensor_files import TensorFiles
@@ -88,14 +88,15 @@ def warm_start(run: Path, dataset: Dataset, model: nn.Module, optimizer: Combine
 
     Raises:
         SharedError: no whole checkpoint, or one that does not fit.
+        DiskError: a rank cannot read it.
     """
     found = newest_whole(run)
-    problem = ""
-    kept: dict[str, int] = {}
-    try:
-        if found is None:
-            raise _no_checkpoint(run)
-        step, folder = found
+    if found is None:
+        raise SharedError(str(_no_checkpoint(run)))
+    step, folder = found
+
+    def take() -> dict[str, int]:
+        kept: dict[str, int] = {}
         _, files = read_index(folder)
         load_towers(files, model)
         for piece in table_pieces(model, optimizer):
@@ -108,13 +109,10 @@ def warm_start(run: Path, dataset: Dataset, model: nn.Module, optimizer: Combine
             if piece.column == 0 and (not piece.replicated or dist.get_rank() == 0):
                 table = piece.table.rsplit(".", 1)[1]
                 kept[table] = kept.get(table, 0) + int((source >= 0).sum())
-    except (OSError, UserError) as error:
-        problem = str(error)
-        if not problem.startswith("--warm-start"):
-            problem = f"--warm-start {run}: {problem}: train it anew, or without --warm-start"
-    _, text = first_problem(problem)
-    if text:
-        raise SharedError(text)
+        return kept
+
+    cure = "train it anew, or without --warm-start"
+    kept = read_together(take, folder, f"--warm-start {run}: does not fit", cure)
     _report(run, step, dataset.schema, kept)
 
 
@@ -179,8 +177,7 @@ def _take(
 
 def _report(run: Path, step: int, schema: Schema, kept: dict[str, int]) -> None:
     """One line on stderr: how many rows of each table were taken over."""
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, kept)
+    parts = gathered(kept)
     if dist.get_rank():
         return
     total: dict[str, int] = {}

@@ -47,7 +47,7 @@ class Launched:
         for pid in _processes(START_MARK, self.start):
             send(pid, number)
 
-    def wait_until(self, ready: Callable[[], bool], seconds: float = 60.0) -> bool:
+    def wait_until(self, ready: Callable[[], bool], seconds: float = 180.0) -> bool:
         """Wait for a state; whether it came before the launcher's end and the time's."""
         deadline = time.monotonic() + seconds
         while not (is_ready := ready()):
@@ -75,7 +75,7 @@ class Launched:
             time.sleep(0.01)
             self.launcher.poll()
 
-    def wait(self, seconds: float = 60.0) -> int | None:
+    def wait(self, seconds: float = 180.0) -> int | None:
         """The launcher's exit code, or none if it has not ended by then."""
         try:
             return self.launcher.wait(seconds)

@@ -1,0 +1,138 @@
+"""Work on a disk in, the same done in the end: a disk that is full or away is waited for.
+
+Shared file systems refuse for seconds or minutes what they do otherwise: a quota is passed until
+somebody removes files, a server is started anew, a name that one host has written is not yet seen
+by another. None of it is worth a run.
+"""
+
+import errno
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+TRANSIENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN})
+"""What may pass: a full disk, a quota, an input/output error, a stale handle, "try again"."""
+UNSEEN = TRANSIENT | {errno.ENOENT}
+"""The same of a file that the first rank has seen: network file systems show it later elsewhere."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 10.0
+"""Between two tries; each wait is twice the one before."""
+READ_S = 60.0
+"""In which a file must be seen and read."""
+SLOW_S = 60.0
+"""After which a rank says what it still does."""
+
+
+class Patience:
+    """How long to try again; another thread may change its mind.
+
+    Args:
+        seconds: from now on; without end if not given.
+    """
+
+    def __init__(self, seconds: float = float("inf")) -> None:
+        self._changed = threading.Condition()
+        self.end_after(seconds)
+
+    def end_after(self, seconds: float) -> None:
+        """From now on try for so long; 0: once what is being tried has failed, no more."""
+        with self._changed:
+            self._end = time.monotonic() + seconds
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long, or to the end for a last try; whether to try again then."""
+        with self._changed:
+            left = self._end - time.monotonic()
+            if left <= 0:
+                return False
+            changed = self._changed.wait(min(seconds, left))
+            return not changed or self._end > time.monotonic()
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """The system's own error, also below one that was made of it for the user."""
+    while not isinstance(error, OSError):
+        if error.__cause__ is None:
+            return None
+        error = error.__cause__
+    return error
+
+
+def may_pass(error: BaseException, kinds: frozenset[int] = TRANSIENT) -> bool:
+    """Whether a later try may do what this one could not."""
+    found = system_error(error)
+    return found is not None and found.errno in kinds
+
+
+def keep_trying(
+    action: Callable[[], T],
+    patience: Patience,
+    what: str,
+    folder: Path,
+    kinds: frozenset[int] = TRANSIENT,
+) -> T:
+    """Do ``action``, again after an error that may pass; the first one and the end are said.
+
+    Args:
+        action: can be done again from the start.
+        patience: how long.
+        what: for the user, who does what.
+        folder: where.
+        kinds: numbers of the system's errors that may pass.
+
+    Raises:
+        Exception: the action's, if it does not pass, or not in time.
+    """
+    begin, wait_s = time.monotonic(), FIRST_WAIT_S
+    failed = False
+    with told_if_slow(what):
+        while True:
+            try:
+                result = action()
+            except Exception as error:
+                if not may_pass(error, kinds):
+                    raise
+                if not failed:
+                    say(f"{what}: {reason(error, folder)}: trying again")
+                failed = True
+                if not patience.wait(wait_s):
+                    raise
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            else:
+                if failed:
+                    say(f"{what}: done, after {time.monotonic() - begin:.0f} s of trying")
+                return result
+
+
+def reason(error: BaseException, folder: Path) -> str:
+    """An error in a few words, with the room that there is left."""
+    found = system_error(error)
+    words = (found and found.strerror) or (str(error).splitlines() or [type(error).__name__])[0]
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        return f"{words[:300]}; {shutil.disk_usage(there).free >> 20} MiB free"
+    except OSError:  # which is what has failed
+        return words[:300]
+
+
+@contextmanager
+def told_if_slow(what: str) -> Iterator[None]:
+    """Say, once the block has taken ``SLOW_S``, what this rank is doing: the others wait for it."""
+    timer = threading.Timer(SLOW_S, lambda: say(f"{what}: {SLOW_S:.0f} s, and not done yet"))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def say(line: str) -> None:
+    """Print a line on stderr."""
+    print(line, file=sys.stderr, flush=True)
