@@ -1,15 +1,29 @@
-"""Which checkpoints stay: the newest, the best, and never a damaged one in a whole one's place."""
+"""Which checkpoints stay, who may write them and when, and what becomes of those that cannot be.
 
+Where a test has the disk fail, the real function runs before or after it.
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dat_rec.data.dataset import Dataset
+from dat_rec.errors import DiskError, SharedError, SupersededError
+from dat_rec.files import write_json
 from dat_rec.parallel.process_group import process_group
+from dat_rec.train import checkpoint
 from dat_rec.train.checkpoint import CheckpointWriter, checkpoints, newest_whole
+from dat_rec.train.fence import WRITER, Fence
 from tests.distributed.exactness import Case
 from tests.distributed.moves import build
+from tests.distributed.ranks import run_ranks
 
 
 def write(dataset: Dataset, run: Path, keep: int, keep_best: int, saves: list[Any]) -> None:
@@ -59,3 +73,169 @@ def test_a_damaged_later_checkpoint_does_not_drive_out_whole_ones(
     found = newest_whole(tmp_path, alone=True)
     assert found is not None
     assert found[0] == 20
+
+
+Save = Callable[..., None]
+
+
+@contextmanager
+def saving(dataset: Dataset, run: Path, **options: Any) -> Iterator[tuple[CheckpointWriter, Save]]:
+    """A writer, and how to save a step by it."""
+    memory = options.pop("memory_bytes", 2**60)
+    with process_group(60) as place:
+        model, optimizer = build(dataset, Case("two-tower"), place)
+        place = replace(place, memory_bytes=memory)
+        writer = CheckpointWriter(run, place, **{"keep": 1} | options)
+
+        def save(step: int, **more: Any) -> None:
+            writer.save(step, model, optimizer, {"loss": 1.0}, **more)
+
+        yield writer, save
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("moment", "left"),
+    [("write_blocks", [10]), ("write_json", [10]), ("publish", [10, 20])],
+)
+def test_a_start_that_is_overtaken_while_it_writes_publishes_and_removes_nothing_more(
+    moment: str, left: list[int], planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fence = Fence(tmp_path, "ours", (), "go")
+    fence.take(restarted=False)
+    with saving(planted, tmp_path, fence=fence) as (writer, save):
+        save(10)
+        writer.finish()
+        real = getattr(checkpoint, moment)
+
+        def overtaken(*arguments: Any) -> Any:
+            result = real(*arguments)
+            write_json(tmp_path / WRITER, {"token": "theirs", "host": "other"})
+            return result
+
+        monkeypatch.setattr(checkpoint, moment, overtaken)
+        save(20)
+        with pytest.raises(SupersededError, match="another start of this run, on other"):
+            writer.finish()
+    assert steps(tmp_path) == left
+
+
+def writing_threads(dataset: Dataset, run: Path, memory_bytes: list[int]) -> list[str]:
+    """Where each rank writes, with so much memory."""
+    names = []
+    real = checkpoint.write_blocks
+
+    def noted(*arguments: Any) -> Any:
+        names.append(threading.current_thread().name.partition("_")[0])
+        return real(*arguments)
+
+    checkpoint.write_blocks = noted
+    try:
+        memory = memory_bytes[int(os.environ.get("RANK", "0"))]
+        with saving(dataset, run, memory_bytes=memory) as (writer, save):
+            save(10)
+            writer.finish()
+    finally:
+        checkpoint.write_blocks = real
+    return names
+
+
+@pytest.mark.parametrize(("memory_bytes", "name"), [(2**60, "checkpoint"), (2**20, "MainThread")])
+def test_training_waits_where_there_is_no_room_for_a_copy(
+    memory_bytes: int, name: str, planted: Dataset, tmp_path: Path
+) -> None:
+    assert writing_threads(planted, tmp_path, [memory_bytes]) == [name]
+    assert steps(tmp_path) == [10]
+
+
+def test_all_ranks_wait_where_one_has_no_room_for_a_copy(planted: Dataset, tmp_path: Path) -> None:
+    """Otherwise the others would wait for it in their next step, which has a time-out."""
+    found = run_ranks(writing_threads, 2, planted, tmp_path, [2**60, 2**20])
+    assert found == [["MainThread"], ["MainThread"]]
+    assert steps(tmp_path) == [10]
+
+
+def save_last(writer: CheckpointWriter, save: Save) -> None:
+    save(40, last=True)
+    writer.finish()
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, number: int, times: float) -> list[Path]:
+    """Let the disk refuse so many writes, half-way; gives the files that were begun."""
+    begun: list[Path] = []
+    real = checkpoint.write_blocks
+
+    def write(path: Path, blocks: Any) -> Any:
+        assert not path.exists(), "what is half-written takes the room that there is"
+        begun.append(path)
+        result = real(path, blocks)
+        if len(begun) <= times:
+            raise OSError(number, os.strerror(number), str(path))
+        return result
+
+    monkeypatch.setattr(checkpoint, "write_blocks", write)
+    return begun
+
+
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN)
+
+
+@pytest.mark.parametrize("number", PASSING)
+def test_what_a_disk_refuses_for_a_while_is_tried_again_aloud(
+    number: int,
+    planted: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    begun = failing(monkeypatch, number, 2)
+    with saving(planted, tmp_path) as (writer, save):
+        save(10)
+        writer.finish()
+    assert len(begun) == 3
+    found = newest_whole(tmp_path, alone=True)
+    assert found is not None
+    first, second = capsys.readouterr().err.splitlines()
+    assert f"step-00000010: rank 0: writing: {os.strerror(number)}; " in first
+    assert first.endswith(" MiB free: trying again")
+    assert "done, after " in second
+
+
+@pytest.mark.parametrize("memory_bytes", [2**60, 2**20])
+def test_a_checkpoint_that_cannot_be_written_costs_neither_the_run_nor_the_older_ones(
+    memory_bytes: int,
+    planted: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(checkpoint, "WAITING_S", 0.3)
+    options = {"memory_bytes": memory_bytes, "patience_s": 0.3}
+    with saving(planted, tmp_path, **options) as (writer, save):
+        save(10)
+        writer.settle()
+        with monkeypatch.context() as full:
+            failing(full, errno.ENOSPC, float("inf"))
+            save(20)
+            writer.settle()
+        assert steps(tmp_path) == [10]
+        assert "given up; training goes on to the next checkpoint" in capsys.readouterr().err
+        save(30)
+        writer.settle()
+        assert steps(tmp_path) == [30]
+        failing(monkeypatch, errno.ENOSPC, float("inf"))
+        with pytest.raises(DiskError, match=r"tried for 0.3 s: .* then go on with --resume"):
+            save_last(writer, save)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000030"]
+
+
+def test_what_no_later_try_mends_is_told_at_once(
+    planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = failing(monkeypatch, errno.EACCES, 1)
+    with saving(planted, tmp_path) as (writer, save):
+        save(10)
+        with pytest.raises(SharedError, match="Permission denied") as caught:
+            writer.finish()
+    assert not isinstance(caught.value, DiskError)
+    assert len(begun) == 1
