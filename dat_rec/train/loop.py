@@ -108,7 +108,8 @@ def _train(
         model, config.optimizer.tower_lr, config.optimizer.table_lr, config.optimizer.table
     )
     folder.take_over()
-    done = _begin(config, dataset, model, optimizer, folder)
+    facts = _begin(config, dataset, model, optimizer, folder)
+    done = int(facts["step"])
     folder.begin(plan, reader.steps)
     if done and place.is_first:
         print(f"resumed after step {done} of {reader.steps}", file=sys.stderr)
@@ -129,7 +130,9 @@ def _train(
     folder.tell(start_page(config, start))
     reader.start_step = done
     with closing(Training(config, place, model, optimizer, reader, folder.fence)) as training:
-        facts = training.run()
+        if sums := facts.get("loss_sums"):
+            training.watch.load_state(sums)
+        found = training.run()
     return folder.finish(
         {
             "steps": reader.steps,
@@ -137,7 +140,7 @@ def _train(
             "examples_an_epoch": reader.examples,
             "world_size": place.world_size,
             "bad_ids": reader.bad_ids,
-            **facts,
+            **found,
         }
     )
 
@@ -148,14 +151,14 @@ def _begin(
     model: DistributedModelParallel,
     optimizer: CombinedOptimizer,
     folder: RunFolder,
-) -> int:
-    """Load what the run goes on or begins from; the number of steps done."""
-    done = 0
+) -> dict[str, Any]:
+    """Load what the run goes on or begins from; the checkpoint's facts, or those of step 0."""
+    facts: dict[str, Any] = {"step": 0}
     if folder.resume:
-        done = int(restore(config.out, model, optimizer, folder.global_batch())["step"])
-    if not done and config.warm_start is not None:
+        facts = restore(config.out, model, optimizer, folder.global_batch())
+    if not facts["step"] and config.warm_start is not None:
         warm_start(config.warm_start, dataset, model, optimizer)
-    return done
+    return facts
 
 
 class Training:
@@ -206,7 +209,7 @@ class Training:
             # Left to itself, it averages the copies of the tables after every batch: so does run.
             dmp_collection_sync_interval_batches=None,
         )
-        self._watch = LossWatch()
+        self.watch = LossWatch(self._examples, config.log_every)
         clocks = {
             "data_wait": lambda: self._batches.wait_s,
             "lookup": lambda: self._lookup.seconds,
@@ -225,23 +228,24 @@ class Training:
         """Train to the end.
 
         Returns:
-            The last losses, and the figures of ``MetricsLog.summary``.
+            ``loss``, mean over the examples of the last ``loss_steps`` steps, and the figures of
+            ``MetricsLog.summary``.
         """
         config, steps = self._config, self._reader.steps
         rates = LearningRates(self._optimizer, config.optimizer, steps)
-        shown, losses = logged_terms(config.model, config.loss), {}
+        shown = logged_terms(config.model, config.loss)
         gathered("ready")  # a disk has kept nobody until here: from now on the time-out counts
         with self._log:
             for step in range(self._done + 1, steps + 1):
                 factor = rates.set(step - 1)
-                self._watch.add(self._pipeline.progress(self._batches))
+                self.watch.add(self._pipeline.progress(self._batches))
                 if config.sharding_group_size:
                     average_copies(cast(DMPCollection, self._model))
                 self._log.step()
                 stop = self._vote.cast() and step < steps
                 save_now = stop or step % config.checkpoint_every == 0 or step == steps
                 if save_now or step % config.log_every == 0:
-                    losses = self._watch.look(step, self._reader.where, self._cure)
+                    losses = self.watch.look(step, self._reader.where, self._cure)
                     losses = {name: losses[name] for name in shown}
                     self._log.point(step, losses, factor)
                 if save_now:
@@ -253,9 +257,21 @@ class Training:
                         "checkpoint is whole: go on with --resume"
                     )
             self._writer.finish()
+        means, averaged = self.watch.mean()
+        loss = {name: means[name] for name in shown if name in means}
         # The first rank comes here when its curves are on the disk.
         peaks = gathered(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-        return {"loss": losses, **self._log.summary(), "peak_memory_mb": peaks}
+        return {
+            "loss": loss,
+            "loss_steps": averaged,
+            **self._log.summary(),
+            "peak_memory_mb": peaks,
+        }
+
+    def _examples(self, step: int) -> int:
+        """In a step's global batch, by its number from 1: the last one may be smaller."""
+        batch, total = self._reader.global_batch, self._reader.examples * self._config.epochs
+        return min(batch, total - (step - 1) * batch)
 
     def _save(self, step: int, *, last: bool) -> None:
         facts = {
@@ -264,7 +280,8 @@ class Training:
                 step * self._reader.global_batch, self._reader.examples * self._config.epochs
             ),
             "seed": self._config.seed,
-            "loss": self._watch.mean_main(),
+            "loss": self.watch.mean_main(),
+            "loss_sums": self.watch.state(),
         }
         self._writer.save(step, self._model, self._optimizer, facts, last=last)
 

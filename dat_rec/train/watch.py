@@ -1,6 +1,8 @@
 """Each step's loss terms in; their mean over ranks out, or a stop where they went wrong."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,11 +20,18 @@ class LossWatch:
 
     Looking is a collective, and costs a wait for the device, so it is done only where the
     run logs or saves; no checkpoint is written before a look.
+
+    Args:
+        examples: in a step, by its number from 1.
+        window: steps, over the last one or two of which ``mean`` is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, examples: Callable[[int], int] = lambda _: 1, window: int = 1) -> None:
+        self._examples = examples
+        self._window = window
         self._terms: list[Tensor] = []
         self._main: list[float] = []
+        self._sums = _no_sums(), _no_sums()
 
     def add(self, terms: Tensor) -> None:
         """Keep one step's terms on this rank, in the order of ``TERMS``."""
@@ -54,6 +63,8 @@ class LossWatch:
                 f"({_words(terms_ST[first].tolist())}), at {where(number)}: {cure()}"
             )
         self._terms.clear()
+        for number, values in enumerate(terms_ST.tolist(), step - len(terms_ST) + 1):
+            self._sum(number, values)
         self._main += terms_ST[:, 0].tolist()
         return dict(zip(TERMS, terms_ST[-1].tolist(), strict=True))
 
@@ -61,6 +72,53 @@ class LossWatch:
         """The main loss, mean over the steps that were looked at since the last call."""
         main, self._main = self._main, []
         return sum(main) / len(main)
+
+    def _sum(self, step: int, values: Sequence[float]) -> None:
+        before, now = self._sums
+        if (step - 1) % self._window == 0:
+            before, now = now, _no_sums()
+        examples = self._examples(step)
+        terms = [sums + examples * value for sums, value in zip(now.terms, values, strict=True)]
+        self._sums = before, _Sums(now.steps + 1, now.examples + examples, terms)
+
+    def mean(self) -> tuple[dict[str, float], int]:
+        """Every term, mean over the examples of the last steps that were looked at.
+
+        Returns:
+            The means, and of how many steps: those of the last two windows, of which the last one
+            may have begun only; no means of no step.
+        """
+        steps, examples = (
+            sum(part) for part in zip(*((s.steps, s.examples) for s in self._sums), strict=True)
+        )
+        if not steps:
+            return {}, 0
+        totals = zip(*(sums.terms for sums in self._sums), strict=True)
+        means = [sum(pair) / examples for pair in totals]
+        return dict(zip(TERMS, means, strict=True)), steps
+
+    def state(self) -> list[dict[str, Any]]:
+        """What ``mean`` is made of, as JSON values."""
+        return [asdict(sums) for sums in self._sums]
+
+    def load_state(self, state: list[dict[str, Any]]) -> None:
+        """Go on with what ``state`` gave."""
+        before, now = (_Sums(**part) for part in state)
+        self._sums = before, now
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Of some steps."""
+
+    steps: int
+    examples: int
+    terms: list[float]
+    """Each, times the step's examples."""
+
+
+def _no_sums() -> _Sums:
+    return _Sums(0, 0, [0.0] * len(TERMS))
 
 
 def _words(values: Sequence[float]) -> str:

@@ -169,6 +169,22 @@ def test_resuming_a_run_that_has_ended_changes_nothing(
     assert (out / "train.json").read_bytes() == (undisturbed / "train.json").read_bytes()
 
 
+def test_a_run_killed_behind_its_last_step_tells_its_loss_all_the_same(
+    planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    (out / "train.json").unlink()
+    resumed = run(planted.folder, out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    ours, theirs = (json.loads((r / "train.json").read_text()) for r in (out, undisturbed))
+    assert ours["resumed_after"] == ours["steps"]
+    assert (ours["loss"], ours["loss_steps"]) == (theirs["loss"], theirs["loss_steps"])
+    # Beside the curve, of every 5th step, and not the last, partial batch's.
+    curve = [value for _, value in points(undisturbed)[-4:-1]]
+    assert min(curve) - 0.5 < ours["loss"]["main"] < max(curve) + 0.5
+
+
 def test_tensorboard_keeps_the_point_at_which_a_run_was_resumed(
     planted: Dataset, undisturbed: Path, tmp_path: Path
 ) -> None:
