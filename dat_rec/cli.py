@@ -329,7 +329,7 @@ def _run(arguments: Arguments) -> None:
     except StoppedError as stopped:
         _end(75, stopped, first_only=True)
     except RankError as failure:
-        _end(1, failure, f"stopped: {failure}: go on with --resume")
+        _end(1, failure, f"stopped: {failure}")
     except KeyboardInterrupt as stop:
         _end(130, stop, "interrupted; what had been finished is whole", first_only=True)
     except BrokenPipeError:

@@ -16,9 +16,13 @@ class Failure:
     rank: int | None
     """That failed; none if all refuse the same, or nobody knows."""
     reason: str
+    cause: str = ""
+    """What the rank that tells of it has seen itself: in most cases a connection that broke."""
 
     def __str__(self) -> str:
         """As another rank tells it."""
+        if self.kind in ("died", "lost") and self.cause:
+            return f"{self.reason} (seen here: {self.cause})"
         if self.rank is None or self.kind not in ("error", "stopped"):
             return self.reason
         return f"rank {self.rank} {'failed' if self.kind == 'error' else 'ended'}: {self.reason}"

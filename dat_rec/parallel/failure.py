@@ -23,14 +23,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from dat_rec.errors import (
+    DiskError,
     Failure,
     FailureKind,
     RankError,
@@ -49,23 +51,42 @@ CENSUS_S = 6.0
 LOST_S = 15.0
 """Without a sign of life, after which a rank or the store is given up; at most the time-out."""
 BEAT_S = 2.0
+FOLDER_S = 5.0
+"""In which the run's folder takes what a rank that ends leaves there, or never."""
 GRACE_S = 10.0
 """In which a rank that knows of a failure must have ended by itself."""
-COMMUNICATION = re.compile(
-    r"gloo|nccl|connection (closed|reset|refused)|timed out|timeout|socket|broken pipe|"
-    r"tcpstore|sendBytes|recvValue",
-    re.IGNORECASE,
+GLOO = re.compile(r"(?:Gloo connectFullMesh failed with )?\[[^]]*/gloo/[^]]*:\d+\]")
+"""How gloo begins its errors, RuntimeErrors like any other: with the place in its own source."""
+OWN_NCCL = re.compile(
+    r"nccl(InvalidUsage|InvalidArgument|InternalError|UnhandledCudaError)|"
+    r"(invalid usage|invalid argument|internal error|unhandled cuda error)[^\n]*NCCL version"
 )
-"""What errors of the network say, whatever their class."""
+"""What NCCL says where this rank itself is wrong: a GPU of two ranks, say."""
 MEMORY = re.compile(r"allocate memory|can't start new thread|Resource temporarily unavailable")
 """What errors say that come of too little memory, and are no MemoryError."""
 
 
+class _MemoryError(UserError):
+    """This rank ran out of memory."""
+
+
 def is_communication_error(error: BaseException) -> bool:
-    """Whether an error says that another rank does not answer, rather than what went wrong."""
+    """Whether an error says that another rank does not answer, rather than what went wrong.
+
+    Its class and origin decide, and no words that a path may hold as well.
+    """
+    if isinstance(error, dist.DistBackendError):
+        return not OWN_NCCL.search(str(error))
     if isinstance(error, dist.DistError):
         return True
-    return isinstance(error, RuntimeError | OSError) and bool(COMMUNICATION.search(str(error)))
+    return type(error) is RuntimeError and bool(GLOO.match(str(error)))
+
+
+def in_short(error: BaseException) -> str:
+    """An error's class and first line."""
+    line = (str(error).splitlines() or [""])[0][:300]
+    # Of the place in gloo's source, that part which is the same on every machine.
+    return f"{type(error).__name__}: {re.sub(r'[^ []*/gloo/', 'gloo/', line)}"
 
 
 @dataclass
@@ -74,18 +95,41 @@ class LastWords:
 
     write: Callable[[Failure], str] | None = None
     """Leaves it; gives a line for the user, or nothing where another rank has told it."""
+    begun: bool = True
+    """Whether the run has begun: before, what is refused is no failure, and leaves no trace."""
+    advice: Callable[[], str] = lambda: "start it again"
+    """Says how to go on."""
+
+    def how_to_go_on(self) -> str:
+        """What to do after the failure."""
+        return _in_time(self.advice) or "start it again"
 
     def leave(self, failure: Failure, error: BaseException | None = None) -> str:
         """Leave it, and note the line on ``error``, to be printed below it."""
+        refused = isinstance(error, UserError) and not isinstance(error, _MemoryError | DiskError)
         if self.write is None:
             return ""
-        try:
-            line = self.write(failure)
-        except (OSError, UserError):  # the folder may be what has failed; the error says more
+        if not self.begun and (refused or failure.kind == "stopped"):
             return ""
+        line = _in_time(partial(self.write, failure)) or ""
         if line and error is not None:
             error.add_note(line)
         return line
+
+
+def _in_time(action: Callable[[], str]) -> str | None:
+    """What ``action`` gives; nothing where the folder that it looks at fails, or hangs."""
+    answers: list[str] = []
+
+    def run() -> None:
+        # The error that ends this rank says more.
+        with suppress(OSError, UserError):
+            answers.append(action())
+
+    asking = threading.Thread(target=run, daemon=True)
+    asking.start()
+    asking.join(FOLDER_S)
+    return answers[0] if answers else None
 
 
 @contextmanager
@@ -125,15 +169,15 @@ def fail_together(
         if silent and isinstance(stop, StoppedError):
             # torchrun stops the ranks that live, when one has died.
             failure = _died(silent)
-            lost = RankError(str(failure))
+            lost = RankError(f"{failure}: {last_words.how_to_go_on()}")
             last_words.leave(failure, lost)
             raise lost from stop
         last_words.leave(Failure("stopped", None, reason), stop)
         raise
     except BaseException as error:
         if watch and is_communication_error(error):
-            failure = watch.explain()
-            lost = RankError(str(failure))
+            failure = replace(watch.explain(), cause=in_short(error))
+            lost = RankError(f"{failure}: {last_words.how_to_go_on()}")
             last_words.leave(failure, lost)
             raise lost from error
         user = isinstance(error, UserError | RankError)
@@ -172,10 +216,12 @@ def _memory_errors() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if is_communication_error(error):
+            raise
         text = str(error)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or MEMORY.search(text):
             reason = (text.splitlines() or ["no memory left"])[0][:200]
-            raise UserError(
+            raise _MemoryError(
                 f"out of memory ({reason}): lower --batch-size or --model.embedding-dim, or use "
                 "more ranks"
             ) from error
@@ -228,8 +274,8 @@ class _Watch:
                     continue
                 store.set(f"alive/{self._rank}", "")
                 failure = words or self._roll_call(store)
-            except (RuntimeError, OSError):
-                failure = self._lost()
+            except (RuntimeError, OSError) as error:
+                failure = self._lost(error)
             # The main thread ends by itself where it can: with its own words, and in order.
             if not self._closed.wait(grace):
                 self._exit(failure)
@@ -261,7 +307,8 @@ class _Watch:
         return _died(silent) if silent else Failure("lost", None, "")
 
     def _exit(self, failure: Failure) -> None:
-        told = f"dat-rec: rank {self._rank}: stopped: {failure}: go on with --resume"
+        advice = self._last_words.how_to_go_on()
+        told = f"dat-rec: rank {self._rank}: stopped: {failure}: {advice}"
         lines = [told, self._last_words.leave(failure)]
         print("\n".join(filter(None, lines)), file=sys.stderr, flush=True)
         os._exit(1)
@@ -307,8 +354,8 @@ class _Watch:
         def run() -> None:
             try:
                 answers.append(ask())
-            except (RuntimeError, OSError):
-                answers.append(self._lost())
+            except (RuntimeError, OSError) as error:
+                answers.append(self._lost(error))
 
         asking = threading.Thread(target=run, daemon=True)
         asking.start()
@@ -336,12 +383,13 @@ class _Watch:
                 return silent
             time.sleep(0.1)
 
-    def _lost(self) -> Failure:
+    def _lost(self, error: BaseException | None = None) -> Failure:
         return Failure(
             "lost",
             0,
             "the store where the ranks meet does not answer: rank 0 or its host, which hold it, "
             "died (killed, or out of memory) or hangs",
+            in_short(error) if error is not None else "",
         )
 
 

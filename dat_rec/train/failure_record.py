@@ -13,14 +13,14 @@ from typing import Any
 
 from dat_rec.errors import Failure, FailureKind, UserError
 from dat_rec.files import PARTIAL_SUFFIX, read_json, write_json
-from dat_rec.train.fence import read_writer
+from dat_rec.train.fence import is_locked, read_writer
+from dat_rec.train.found import usual_command
 
 FAILURE = "failure.json"
 SUMMARY = "train.json"
 COMMAND = "DAT_REC_COMMAND"
 """Environment variable: the whole command that has started the job, if it was not typed as
 ``dat-rec train …`` or ``torchrun … -m dat_rec train …``: what to give again to go on."""
-USUAL_COMMAND = "the same command with --resume"
 WORTH: dict[FailureKind, int] = {"stopped": 0, "lost": 1, "died": 2, "error": 3}
 """Which of two accounts of one failure is kept: the larger."""
 
@@ -32,9 +32,10 @@ class FailureRecord:
     Args:
         run: the run's folder.
         token: of this start; one that was taken over keeps silent.
-        command: to go on with the run.
+        command: to go on with the run; nothing for the one that was given, and what to add.
         rank: this one.
         hosts: every rank's.
+        begun: whether this start has taken the folder; before, nobody else may train there.
     """
 
     run: Path
@@ -42,6 +43,7 @@ class FailureRecord:
     command: str
     rank: int
     hosts: tuple[str, ...]
+    begun: bool = True
 
     def __call__(self, failure: Failure) -> str:
         """Leave the record, unless there is a better one, or the run has ended well.
@@ -49,7 +51,7 @@ class FailureRecord:
         Returns:
             A line for the user where this record is the one that stays; else nothing.
         """
-        if read_writer(self.run).get("token") != self.token or (self.run / SUMMARY).exists():
+        if not self._may_write() or (self.run / SUMMARY).exists():
             return ""
         blamed = failure.rank
         record = {
@@ -59,12 +61,17 @@ class FailureRecord:
             "rank": blamed,
             "host": None if blamed is None else self.hosts[blamed],
             "reason": " ".join(failure.reason.split())[:2000],
+            "cause": failure.cause,
             "told_by": self.rank,
-            "command": self.command,
+            "command": self.command or usual_command(self.run),
         }
         if not self._keep(record):
             return ""
         return f"{in_one_line(record)}; to go on: {record['command']}"
+
+    def _may_write(self) -> bool:
+        ours = read_writer(self.run).get("token") == self.token
+        return ours or (not self.begun and not is_locked(self.run))
 
     def _keep(self, record: dict[str, Any]) -> bool:
         path = self.run / FAILURE
@@ -105,7 +112,9 @@ def in_one_line(record: dict[str, Any]) -> str:
     rank, host = record.get("rank"), record.get("host")
     # What all refuse alike, or stop for, is nobody's.
     who = "" if rank is None else f"rank {rank} on {host}: "
-    return f"{what}: {who}{record.get('reason')}"
+    cause = record.get("cause")
+    seen = f" (seen by rank {record.get('told_by')}: {cause})" if cause else ""
+    return f"{what}: {who}{record.get('reason')}{seen}"
 
 
 def _worth(record: dict[str, Any] | None) -> int:

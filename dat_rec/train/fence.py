@@ -43,6 +43,19 @@ def read_writer(run: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def is_locked(run: Path) -> bool:
+    """Whether a process trains in the folder; a shared lock is tried, and let go at once."""
+    lock = run / LOCK
+    if not lock.exists():
+        return False
+    with lock.open("r") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 class Fence:
     """One start's right to write in a run's folder; only the first rank takes and checks it.
 

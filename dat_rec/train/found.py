@@ -1,4 +1,4 @@
-"""The checkpoints that stand in a run's folder. Standard library only."""
+"""The checkpoints that stand in a run's folder, and how to go on. Standard library only."""
 
 from pathlib import Path
 
@@ -23,3 +23,12 @@ def advice(run: Path) -> str:
     if (run / "config.json").exists():
         return "begin anew with --overwrite (there is no checkpoint yet)"
     return "start it again"
+
+
+def usual_command(run: Path) -> str:
+    """The same as what to add to the command that was given."""
+    if checkpoints(run):
+        return "the same command with --resume"
+    if (run / "config.json").exists():
+        return "the same command with --overwrite"
+    return "the same command"

@@ -24,11 +24,11 @@ from dat_rec.parallel.agree import from_first, gathered
 from dat_rec.parallel.measures import PREFIX
 from dat_rec.parallel.plan_rows import plan_to_text
 from dat_rec.parallel.process_group import Place
-from dat_rec.train.disk import Patience, keep_trying, may_pass, reason
+from dat_rec.train.disk import Patience, keep_trying, may_pass, reason, system_error
 from dat_rec.train.failure_record import (
     COMMAND,
+    FAILURE,
     SUMMARY,
-    USUAL_COMMAND,
     FailureRecord,
     forget_failure,
 )
@@ -48,8 +48,8 @@ class RunFolder:
         self._dataset = dataset
         self._place = place
         self._path = config.out
-        self.hosts: tuple[str, ...] = ()
-        """Every rank's, once the run has begun."""
+        self.hosts: tuple[str, ...] = tuple(gathered(platform.node()))
+        """Every rank's."""
         self._global_batch: int | None = None
 
         def look() -> tuple[bool, str]:
@@ -59,7 +59,7 @@ class RunFolder:
         # Hosts count restarts apart: one rank decides.
         self._restarted, token = self._first(look)
         wait_s = min(WAIT_S, place.timeout.total_seconds() / 2)
-        command = os.environ.get(COMMAND, USUAL_COMMAND)
+        command = os.environ.get(COMMAND, "")
         self.fence = Fence(config.out, token, place.launchers, command, wait_s)
         if self._restarted:
             self._config = dataclasses.replace(config, resume=True, overwrite=False)
@@ -71,6 +71,7 @@ class RunFolder:
             SharedError: on every rank.
         """
         self._first(self._check)
+        self._leave_failures(begun=False)
 
     @property
     def resume(self) -> bool:
@@ -146,12 +147,18 @@ class RunFolder:
             write_json(run / "config.json", to_json(config) | facts)
             forget_failure(run)
 
+        gathered("ready")  # a rank that has failed before leaves the folder as it was
         self._first(record)
-        # Before, a failure is a refusal, and leaves the folder as it was.
-        self.hosts = tuple(gathered(platform.node()))
-        self._place.last_words.write = FailureRecord(
-            self._path, self.fence.token, self.fence.command, self._place.rank, self.hosts
+        self._leave_failures(begun=True)
+
+    def _leave_failures(self, *, begun: bool) -> None:
+        """From now on what fails is told in the folder; before the run has begun, no refusals."""
+        fence, rank, words = self.fence, self._place.rank, self._place.last_words
+        words.write = FailureRecord(
+            self._path, fence.token, fence.command, rank, self.hosts, begun=begun
         )
+        words.begun = begun
+        words.advice = lambda: advice(self._path)
 
     def _keep_rows(self) -> None:
         partial = self._path / (ROWS + PARTIAL_SUFFIX)
@@ -205,41 +212,45 @@ class RunFolder:
             write_json(self._path / SUMMARY, summary)
             forget_failure(self._path)
 
-        self._first(write, Patience(self._config.disk_patience_s))
+        self._first(write, patient=True)
         return summary
 
-    def _first(self, action: Callable[[], T], patience: Patience | None = None) -> T:
+    def _first(self, action: Callable[[], T], *, patient: bool = False) -> T:
         """Let the first rank do ``action``: its result on every rank, or what it refuses.
 
-        Where there is ``patience``, it tries again what may pass.
+        Where there is a run to go on with, or ``patient``, it tries again what may pass.
         """
-        outcome: tuple[SharedError | None, T | None] = (None, None)
+        problem: SharedError | None = None
+        result: T | None = None
+        patience_s = self._config.disk_patience_s if patient or self._config.resume else 0
         if self._place.is_first:
             try:
-                what = str(self._path)
-                done = (
-                    action()
-                    if patience is None
-                    else keep_trying(action, patience, what, self._path)
-                )
-                outcome = None, done
+                if patience_s:
+                    what = f"{self._path}: rank 0"
+                    result = keep_trying(action, Patience(patience_s), what, self._path)
+                else:
+                    result = action()
             except SupersededError as error:
-                outcome = error, None
-            except UserError as error:
-                outcome = SharedError(str(error)), None
-            except OSError as error:
-                where = f"{error.filename or self._path}: cannot be written"
-                problem = SharedError(f"{where} ({error.strerror}): choose another --out")
-                if patience is not None and may_pass(error):
-                    words = (
-                        f"{where} ({reason(error, self._path)}): free the disk or mend the folder"
-                    )
-                    problem = DiskError(f"{words}, then {advice(self._path)}")
-                outcome = problem, None
-        problem, result = from_first(outcome)
+                problem = error
+            except (OSError, UserError) as error:
+                problem = self._problem(error, patience_s)
+        problem, result = from_first((problem, result))
         if problem is not None:
             raise problem
         return cast(T, result)
+
+    def _problem(self, error: OSError | UserError, patience_s: int) -> SharedError:
+        """What the first rank could not do, for all."""
+        if patience_s and may_pass(error):
+            where = getattr(system_error(error), "filename", None) or self._path
+            return DiskError(
+                f"{where}: {reason(error, self._path)}, tried for {patience_s} s: free the disk or "
+                f"mend the folder, then {advice(self._path)}"
+            )
+        if isinstance(error, UserError):
+            return SharedError(str(error))
+        where = error.filename or self._path
+        return SharedError(f"{where}: cannot be written ({error.strerror}): choose another --out")
 
     def _check(self) -> None:
         run, config = self._path, self._config
@@ -300,6 +311,7 @@ def _only_begun(run: Path) -> bool:
     """Whether a folder without a config.json holds no more than ``begin`` writes before it."""
     names = {path.name.removesuffix(PARTIAL_SUFFIX) for path in run.iterdir()}
     names = {name for name in names if not name.startswith(PREFIX)}
+    names = {name for name in names if not name.startswith(FAILURE)}
     return names <= {LOCK, WRITER, "schema.json", ROWS, "plan.json", "plan.txt", "config.json"}
 
 

@@ -3,7 +3,6 @@
 Standard library only, so that it answers at once. Nothing in the folder is changed.
 """
 
-import fcntl
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,13 +10,8 @@ from typing import Any, Literal
 
 from dat_rec.errors import UserError
 from dat_rec.files import read_json
-from dat_rec.train.failure_record import (
-    SUMMARY,
-    USUAL_COMMAND,
-    in_one_line,
-    read_failure,
-)
-from dat_rec.train.fence import LOCK, read_writer
+from dat_rec.train.failure_record import SUMMARY, in_one_line, read_failure
+from dat_rec.train.fence import LOCK, is_locked, read_writer
 from dat_rec.train.figures import (
     metrics_words,
     next_command,
@@ -25,7 +19,7 @@ from dat_rec.train.figures import (
     read_summary,
     trained_words,
 )
-from dat_rec.train.found import checkpoints
+from dat_rec.train.found import checkpoints, usual_command
 
 State = Literal["training", "ended", "failed", "stopped", "begun"]
 
@@ -89,6 +83,10 @@ def status(run: Path) -> Status:
         UserError: the folder holds no run.
     """
     path = run / "config.json"
+    failure = read_failure(run)
+    if not path.exists() and failure is not None:
+        command = failure.get("command", "")
+        return Status(str(run), "failed", 0, 0, None, failure.get("host"), failure, command)
     if not path.exists() and (run / LOCK).exists():
         raise UserError(
             f"{run}: a run that has not begun yet, or could not: see what its job has printed"
@@ -100,7 +98,6 @@ def status(run: Path) -> Status:
         raise UserError(f"{path}: not the configuration of a run: train anew")
     writer = read_writer(run)
     found = checkpoints(run)
-    failure = read_failure(run)
     state = _state(run, failure, begun_only=not found)
     steps = config.get("steps")
     return Status(
@@ -111,7 +108,9 @@ def status(run: Path) -> Status:
         checkpoint_age_s=time.time() - found[-1][1].stat().st_mtime if found else None,
         host=writer.get("host"),
         failure=failure,
-        command="" if state in ("ended", "training") else writer.get("command", USUAL_COMMAND),
+        command=""
+        if state in ("ended", "training")
+        else writer.get("command") or usual_command(run),
         training=read_summary(run),
         metrics=read_metrics(run),
     )
@@ -122,21 +121,9 @@ def _state(run: Path, failure: dict[str, Any] | None, *, begun_only: bool) -> St
         return "ended"
     if failure is not None:
         return "stopped" if failure.get("kind") == "stopped" else "failed"
-    if _is_locked(run / LOCK):
+    if is_locked(run):
         return "training"
     return "begun" if begun_only else "failed"
-
-
-def _is_locked(lock: Path) -> bool:
-    """Whether a process trains here; a shared lock is tried, for no longer than it takes."""
-    if not lock.exists():
-        return False
-    with lock.open("r") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _age(seconds: float) -> str:

@@ -6,6 +6,8 @@ the network's time-out.
 
 import json
 import re
+import shlex
+import shutil
 import signal
 import time
 from contextlib import suppress
@@ -15,9 +17,16 @@ import pytest
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.train.checkpoint import checkpoints, newest_whole
-from tests.end_to_end.bad_disk import SAID, bad_disk
+from tests.end_to_end.disturbed import SAID, disturbed
 from tests.end_to_end.launched import launched
-from tests.end_to_end.test_survival import FLAGS, STEPS, begun_until, bits, undisturbed
+from tests.end_to_end.test_survival import (
+    FLAGS,
+    STEPS,
+    after_rank_1_did,
+    begun_until,
+    bits,
+    undisturbed,
+)
 
 __all__ = ["undisturbed"]
 
@@ -31,7 +40,7 @@ def test_writes_that_take_longer_than_the_time_out_change_nothing(
     flags: tuple[str, ...], planted: Dataset, undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    program = bad_disk("1:write_blocks=9", "0:copy_rows=7")
+    program = disturbed("1:write_blocks=9", "0:copy_rows=7")
     flags = (*FLAGS, *HASTY, *flags, "--checkpoint-every", "51")
     with launched(planted.folder, out, *flags, program=program) as run:
         assert run.wait(120) == 0, run.output()
@@ -46,7 +55,7 @@ def test_a_resume_whose_digests_and_reads_are_slow_on_one_rank_goes_on(
 ) -> None:
     out = tmp_path / "run"
     begun_until(98, undisturbed, out)
-    program = bad_disk("1:sha256=7", "0:load_into=7")
+    program = disturbed("1:sha256=7", "0:load_into=7")
     with launched(planted.folder, out, *FLAGS, *HASTY, "--resume", program=program) as run:
         assert run.wait(120) == 0, run.output()
         assert f"resumed after step 98 of {STEPS}" in run.output()
@@ -60,7 +69,7 @@ def test_a_rank_that_ends_in_the_middle_of_the_last_write_is_found_within_second
 ) -> None:
     out = tmp_path / "run"
     flags = (*FLAGS, *HASTY, "--epochs", "1", "--checkpoint-every", "1000")
-    with launched(planted.folder, out, *flags, program=bad_disk("1:write_blocks=600")) as run:
+    with launched(planted.folder, out, *flags, program=disturbed("1:write_blocks=600")) as run:
         assert run.wait_until(lambda: SAID in run.output())
         time.sleep(6)  # longer than the time-out: the other one waits
         living = run.ranks()[0]
@@ -118,3 +127,25 @@ def fill(ballast: Path) -> None:
             with suppress(OSError):
                 while file.write(bytes(size)):
                     pass
+
+
+def test_a_rank_that_sees_an_older_state_of_the_folder_waits_until_it_sees_the_first_ones(
+    planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    """The run has ended, and to one rank has not, as a network file system may show it."""
+    out, older, seen = tmp_path / "run", tmp_path / "older", tmp_path / "seen"
+    shutil.copytree(undisturbed, out)
+    begun_until(49, undisturbed, older)
+    before = sorted(path.relative_to(out) for path in out.rglob("*"))
+    run_folder = shlex.quote(str(out))
+    late = f"(until [ -e {shlex.quote(str(seen))} ]; do sleep 0.2; done; umount -l {run_folder}) &"
+    program = after_rank_1_did(
+        f"mount --bind {shlex.quote(str(older))} {run_folder} && {{ {late} }}"
+    )
+    with launched(planted.folder, out, *FLAGS, "--resume", program=program) as run:
+        assert run.wait_until(lambda: "rank 1: reading: No such file" in run.output()), run.output()
+        seen.touch()
+        assert run.wait() == 0, run.output()
+        assert "the run has ended before: nothing to do" in run.output()
+        assert "damaged" not in run.output()
+    assert sorted(path.relative_to(out) for path in out.rglob("*")) == before

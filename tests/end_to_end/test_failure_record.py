@@ -23,6 +23,7 @@ from dat_rec.files import write_json
 from dat_rec.train.checkpoint import checkpoints
 from dat_rec.train.failure_record import FailureRecord
 from tests.end_to_end.cli import dat_rec, done
+from tests.end_to_end.disturbed import FAULT, disturbed
 from tests.end_to_end.launched import Launched, launched
 from tests.end_to_end.test_survival import FLAGS, STEPS, seen_by_rank_1
 
@@ -106,7 +107,8 @@ def test_the_error_itself_is_kept_and_not_what_the_others_made_of_it(
     assert run.ended_with(1, 2)
     line = told_last(run)
     assert line.startswith(f"first failure: rank 1 on {platform.node()}: {found['reason']}")
-    assert line.endswith("; to go on: the same command with --resume")
+    again = "--resume" if checkpoints(out) else "--overwrite"
+    assert line.endswith(f"; to go on: the same command with {again}")
 
 
 def test_a_run_that_was_stopped_says_so_and_one_that_ended_has_no_failure(
@@ -149,6 +151,26 @@ def test_a_run_whose_processes_all_died_says_that_nobody_could_tell(
     assert text[3] == f"to go on: {COMMAND}"
     shutil.rmtree(out / "checkpoints")
     assert status(out)["state"] == "begun"
+
+
+def test_a_rank_that_fails_before_the_run_has_begun_is_named_and_nothing_is_there_to_resume(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with launched(
+        planted.folder, out, *FLAGS, program=disturbed("1:initialize_tables=fail")
+    ) as run:
+        assert run.wait() == 1
+    found = record(out)
+    assert (found["kind"], found["rank"], found["told_by"]) == ("error", 1, 1)
+    assert found["reason"] == f"IndexError: {FAULT}"
+    assert [path.name for path in out.iterdir()] == ["failure.json"]
+    after = status(out)
+    assert (after["state"], after["failure"]) == ("failed", found)
+    assert told_last(run).endswith("; to go on: the same command")
+    (line,) = run.said()
+    assert line.endswith(f"rank 0: stopped: rank 1 failed: IndexError: {FAULT}: start it again")
+    assert "--resume" not in run.output()
 
 
 def test_what_is_no_run_has_no_status(tmp_path: Path) -> None:

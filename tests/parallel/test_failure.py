@@ -1,11 +1,13 @@
 """A rank that falls silent is given up in time; one that lives has the time that its disk takes."""
 
+import threading
 import time
 
 import pytest
 import torch.distributed as dist
 
-from dat_rec.errors import Failure, RankError, StoppedError
+from dat_rec.errors import Failure, RankError, StoppedError, UserError
+from dat_rec.parallel import failure as failure_module
 from dat_rec.parallel.agree import gathered
 from dat_rec.parallel.failure import LastWords, fail_together, is_communication_error
 from dat_rec.parallel.process_group import process_group
@@ -64,3 +66,85 @@ def test_a_vote_waits_no_longer_than_training_and_a_disk_is_waited_for() -> None
     (vote, disk), _ = run_ranks(waits, 2)
     assert TIMEOUT_S / 2 < vote < 1.5 * TIMEOUT_S
     assert disk > 2.5 * TIMEOUT_S
+
+
+GLOO = "[/build/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [::1]:9"
+
+
+@pytest.mark.parametrize(
+    ("error", "of_another_rank"),
+    [
+        (RuntimeError(GLOO), True),
+        (RuntimeError(f"Gloo connectFullMesh failed with {GLOO}"), True),
+        (dist.DistStoreError("Timed out after 300 seconds waiting for clients"), True),
+        (dist.DistNetworkError("The client socket has failed to connect"), True),
+        (dist.DistBackendError("NCCL error in: x.cpp:1, ncclRemoteError: A call failed"), True),
+        # A root cause of this rank's own, whatever words it holds.
+        (dist.DistBackendError("NCCL error in: x.cpp:1, ncclInvalidUsage: Duplicate GPU"), False),
+        (FileNotFoundError(2, "No such file", "/data/timeout/nccl/socket.parquet"), False),
+        (ConnectionResetError(104, "Connection reset by peer"), False),
+        (RuntimeError("cannot read /data/gloo/connection closed/timeout"), False),
+        (IndexError("list index out of range"), False),
+    ],
+)
+def test_an_error_is_another_ranks_by_its_class_and_origin(
+    error: Exception, of_another_rank: bool
+) -> None:
+    assert is_communication_error(error) == of_another_rank
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_the_cause_of_a_loss_is_kept_in_the_line_in_the_record_and_below(alive: bool) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+    if alive:
+        store.set("alive/1", "")
+    left: list[Failure] = []
+    words = LastWords(lambda failure: left.append(failure) or "")
+    cause = RuntimeError(GLOO)
+    with pytest.raises(RankError) as caught, fail_together(store, 0, 2, 60, words):
+        raise cause
+    assert caught.value.__cause__ is cause
+    (failure,) = left
+    assert failure.kind == ("lost" if alive else "died")
+    short = "RuntimeError: [gloo/transport/tcp/pair.cc:538] Connection closed by peer [::1]:9"
+    assert failure.cause == short
+    assert f"(seen here: {short})" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("/data/timeout/nccl.parquet: prepare it anew"),
+        FileNotFoundError(2, "No such file or directory", "/data/nccl/timeout"),
+        RuntimeError("no socket in /data/gloo"),
+    ],
+)
+def test_an_error_of_this_rank_stays_itself(error: Exception) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+    store.set("alive/1", "")
+    left: list[Failure] = []
+    words = LastWords(lambda failure: left.append(failure) or "")
+    with pytest.raises(type(error)) as caught, fail_together(store, 0, 2, 60, words):
+        raise error
+    assert caught.value is error
+    (failure,) = left
+    assert (failure.kind, failure.rank) == ("error", 0)
+    assert str(error) in failure.reason
+
+
+def test_a_folder_that_hangs_does_not_keep_a_rank_from_ending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(failure_module, "FOLDER_S", 0.2)
+    hangs = threading.Event()
+
+    def hang(*_: object) -> str:
+        hangs.wait(30)
+        return "late"
+
+    words = LastWords(hang, advice=hang)
+    begin = time.monotonic()
+    assert words.leave(Failure("lost", 0, "the store does not answer")) == ""
+    assert words.how_to_go_on() == "start it again"
+    assert time.monotonic() - begin < 5
+    hangs.set()

@@ -1,17 +1,26 @@
 """A run's folder: what it takes for its own, and what for somebody else's."""
 
+import errno
 import fcntl
+import gc
+import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
-from dat_rec.errors import UserError
+from dat_rec.errors import DiskError, SharedError, UserError
 from dat_rec.parallel.process_group import process_group
+from dat_rec.train import run_folder
+from dat_rec.train.checkpoint import newest_whole
 from dat_rec.train.run_folder import RunFolder
+from dat_rec.train.status import status
+from tests.distributed.ranks import run_ranks
 
 FIRST_WRITTEN = ["schema.json", "rows", "plan.json", "plan.txt", "config.json"]
 
@@ -79,3 +88,142 @@ def test_a_folder_with_anything_else_is_not_touched(planted: Dataset, tmp_path: 
         folder = RunFolder(preset("modern", planted.folder, tmp_path), planted, place)
         with pytest.raises(UserError, match="is there and is no run"):
             folder.check()
+
+
+def looks(dataset: Dataset, folders: Path) -> tuple[Any, ...]:
+    """What each rank takes for the state of the run, of which it sees a folder of its own."""
+    with process_group(60) as place:
+        out = folders / str(place.rank)
+        config = replace(preset("modern", dataset.folder, out), resume=True)
+        folder = RunFolder(config, dataset, place)
+        found = newest_whole(out)
+        return folder.global_batch(), folder.summary(), found
+
+
+def test_all_ranks_take_the_folder_for_what_the_first_one_sees(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    """Of a folder on a network file system another host may see an older state."""
+    first, second = tmp_path / "0", tmp_path / "1"
+    checkpoint = first / "checkpoints" / "step-00000005"
+    for folder in (checkpoint, second / "checkpoints" / "step-00000003"):
+        folder.mkdir(parents=True)
+    (checkpoint / "checkpoint.json").write_text("{}")
+    digest = hashlib.sha256(b"{}").hexdigest()
+    (checkpoint / "sha256.json").write_text(json.dumps({"checkpoint.json": digest}))
+    (first / "config.json").write_text(json.dumps({"global_batch": 77}))
+    (first / "train.json").write_text('{"steps": 5}')
+    found = run_ranks(looks, 2, planted, tmp_path)
+    assert found == [(77, {"steps": 5}, (5, checkpoint))] * 2
+
+
+def crash(dataset: Dataset, out: Path, *, begun: bool, error: Exception) -> None:
+    with process_group(60) as place:
+        folder = RunFolder(preset("modern", dataset.folder, out), dataset, place)
+        folder.check()
+        if begun:
+            folder.begin([], 1)
+        raise error
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_crash_is_recorded_also_before_the_run_has_begun_and_does_not_bar_the_next_start(
+    begun: bool, planted: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(IndexError):
+        crash(planted, out, begun=begun, error=IndexError("list index out of range"))
+    found = json.loads((out / "failure.json").read_text())
+    assert found["reason"] == "IndexError: list index out of range"
+    # There is nothing to resume.
+    wanted = "the same command with --overwrite" if begun else "the same command"
+    assert found["command"] == wanted
+    told = status(out)
+    assert (told.state, told.failure, told.command) == ("failed", found, wanted)
+    gc.collect()  # and with the frames of the crash the lock
+    with process_group(60) as place:
+        config = replace(preset("modern", planted.folder, out), overwrite=begun)
+        folder = RunFolder(config, planted, place)
+        folder.check()
+        folder.begin([], 1)
+    assert not (out / "failure.json").exists()
+
+
+def test_what_is_refused_before_the_run_has_begun_leaves_no_trace(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match="no such table"):
+        crash(planted, out, begun=False, error=UserError("--pin x: no such table"))
+    assert not out.exists()
+
+
+def test_a_start_that_fails_beside_another_that_trains_leaves_its_record_alone(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    with (out / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(IndexError):
+            crash(planted, out, begun=False, error=IndexError("list index out of range"))
+    assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("resume", "times", "error", "words"),
+    [
+        (True, 1, None, ""),
+        # An exit code after which a scheduler starts the job again.
+        (True, 1000, DiskError, "tried for 1 s: free the disk or mend the folder, then start it"),
+        (False, 1, SharedError, "cannot be written (No space left on device): choose another"),
+    ],
+)
+def test_a_run_to_go_on_with_waits_for_a_full_disk_and_a_new_one_is_refused(
+    resume: bool,
+    times: int,
+    error: type[Exception] | None,
+    words: str,
+    planted: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, real, calls = tmp_path / "run", run_folder.write_json, []
+
+    def full(path: Path, value: Any) -> None:
+        calls.append(path)
+        if len(calls) <= times:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, value)
+
+    monkeypatch.setattr(run_folder, "write_json", full)
+    config = replace(preset("modern", planted.folder, out), resume=resume, disk_patience_s=1)
+    with process_group(60) as place:
+        folder = RunFolder(config, planted, place)
+        if error is None:
+            folder.begin([], 1)
+        else:
+            with pytest.raises(error, match=re.escape(words)) as caught:
+                folder.begin([], 1)
+            assert type(caught.value) is error
+    assert (out / "config.json").exists() == (error is None)
+
+
+def test_the_summary_of_a_run_that_has_ended_waits_for_a_full_disk(
+    planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real, calls = tmp_path / "run", run_folder.write_json, []
+
+    def full(path: Path, value: Any) -> None:
+        calls.append(path)
+        if path.name == "train.json" and len(calls) < 6:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, value)
+
+    monkeypatch.setattr(run_folder, "write_json", full)
+    with process_group(60) as place:
+        folder = RunFolder(preset("modern", planted.folder, out), planted, place)
+        folder.begin([], 1)
+        folder.finish({"steps": 1})
+    assert json.loads((out / "train.json").read_text()) == {"steps": 1}
+    assert len(calls) == 6
