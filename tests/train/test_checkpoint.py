@@ -6,6 +6,7 @@ Where a test has the disk fail, the real function runs before or after it.
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.errors import DiskError, SharedError, SupersededError
 from dat_rec.files import write_json
 from dat_rec.parallel.process_group import process_group
-from dat_rec.train import checkpoint
+from dat_rec.train import checkpoint, disk
 from dat_rec.train.checkpoint import CheckpointWriter, checkpoints, newest_whole
 from dat_rec.train.fence import WRITER, Fence
 from tests.distributed.exactness import Case
@@ -239,3 +240,60 @@ def test_what_no_later_try_mends_is_told_at_once(
             writer.finish()
     assert not isinstance(caught.value, DiskError)
     assert len(begun) == 1
+
+
+@pytest.mark.parametrize("end", ["settle", "close"])
+def test_what_the_disk_refuses_keeps_neither_the_next_checkpoint_nor_the_end_waiting(
+    end: str, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "FIRST_WAIT_S", 60.0)
+    begun = failing(monkeypatch, errno.ENOSPC, float("inf"))
+    with saving(planted, tmp_path) as (writer, save):
+        save(10)
+        while not begun:
+            time.sleep(0.01)
+        begin = time.monotonic()
+        getattr(writer, end)()
+        assert time.monotonic() - begin < 30
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def unreadable(
+    monkeypatch: pytest.MonkeyPatch, number: int, times: float, step: str = "00000020"
+) -> None:
+    """Let the disk refuse so many reads of one checkpoint."""
+    real, asked = checkpoint.sha256, []
+
+    def read(path: Path) -> str:
+        asked.append(path)
+        if step in path.parent.name and len(asked) <= times:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "sha256", read)
+
+
+@pytest.mark.parametrize("number", PASSING)
+def test_a_read_that_fails_for_a_while_damages_no_checkpoint(
+    number: int, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(planted, tmp_path, 2, 0, [(10, 1.0), (20, 1.0)])
+    unreadable(monkeypatch, number, 2)
+    found = newest_whole(tmp_path, alone=True)
+    assert found is not None
+    assert found[0] == 20
+
+
+def test_only_a_disk_that_cannot_read_its_own_bytes_makes_a_checkpoint_a_damaged_one(
+    planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(planted, tmp_path, 2, 0, [(10, 1.0), (20, 1.0)])
+    monkeypatch.setattr(checkpoint, "READ_S", 0.1)
+    with monkeypatch.context() as broken:
+        unreadable(broken, errno.EIO, float("inf"))
+        found = newest_whole(tmp_path, alone=True)
+        assert found is not None
+        assert found[0] == 10
+    unreadable(monkeypatch, errno.ESTALE, float("inf"))
+    with pytest.raises(DiskError, match=r"step-00000020: rank 0 cannot read it, tried for 0\.1 s"):
+        newest_whole(tmp_path, alone=True)

@@ -1,0 +1,24 @@
+"""What ranks agree on when several have an error."""
+
+import pytest
+import torch.distributed as dist
+
+from dat_rec.errors import DiskError, SharedError
+from dat_rec.parallel.agree import from_first, gathered, raise_first
+from dat_rec.parallel.process_group import process_group
+from tests.distributed.ranks import run_ranks
+
+ERRORS = (DiskError("full"), SharedError("not finite"), SharedError("no right to write"))
+
+
+def agreed() -> tuple[str, list[int], int]:
+    with process_group(60):
+        rank = dist.get_rank()
+        with pytest.raises(SharedError) as caught:
+            raise_first(ERRORS[rank])
+        raise_first(None)
+        return str(caught.value), gathered(rank), from_first(rank)
+
+
+def test_an_error_that_no_later_try_mends_comes_before_one_of_the_disk() -> None:
+    assert run_ranks(agreed, 3) == [("not finite", [0, 1, 2], 0)] * 3
