@@ -1,6 +1,7 @@
 """What a run tells while it goes: TensorBoard scalars and one progress bar, from rank 0."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch.distributed as dist
+from tensorboard.summary.writer.event_file_writer import (  # type: ignore[import-untyped]
+    EventFileWriter,
+)
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -20,6 +24,23 @@ from dat_rec.train.figures import BLOCKS, CUTOFFS
 
 QUEUE = 10_000
 """Scalars that wait for the disk."""
+AGAIN_S = 60.0
+"""After which curves are tried again that the disk has refused."""
+
+
+def _quieten_writers() -> None:
+    """Keep TensorBoard's thread from printing what it also raises where a point is added."""
+    before = threading.excepthook
+
+    def hook(told: threading.ExceptHookArgs) -> None:
+        of_writer = type(told.thread).__module__ == EventFileWriter.__module__
+        if not (of_writer and isinstance(told.exc_value, OSError)):
+            before(told)
+
+    threading.excepthook = hook
+
+
+_quieten_writers()
 
 
 class LookupTimer:
@@ -63,16 +84,14 @@ class MetricsLog:
     ) -> None:
         first = dist.get_rank() == 0
         self._run = run
-        # A long queue: what a slow disk has not taken yet must not keep the steps.
-        self._writer = (
-            SummaryWriter(str(run / "tensorboard"), max_queue=QUEUE, purge_step=done + 1)
-            if first
-            else None
-        )
+        self._writer: SummaryWriter | None = None
+        self._failed_at: float | None = None
         self._ended: Any = None
-        if self._writer is not None:
+        if first:
             *begun, self._ended = _hyperparameters(options)
-            _write(self._writer, begun)
+            with self._given_up_on_error():
+                self._writer = self._open(done + 1)
+                _write(self._writer, begun)
         self._bar = tqdm(
             total=steps, initial=done, unit="step", desc="train", disable=not first, mininterval=0.5
         )
@@ -113,9 +132,15 @@ class MetricsLog:
         self.totals["samples"] += samples
         self._since, self._steps_since = time.perf_counter(), 0
         with self._given_up_on_error():
+            if self._failed_at is not None and time.monotonic() > self._failed_at + AGAIN_S:
+                self._writer, self._failed_at = self._open(step), None
             for name, value in scalars.items():
                 if self._writer is not None:
                     self._writer.add_scalar(name, value, step)
+
+    def _open(self, step: int) -> SummaryWriter:
+        # A long queue: what a slow disk has not taken yet must not keep the steps.
+        return SummaryWriter(str(self._run / "tensorboard"), max_queue=QUEUE, purge_step=step)
 
     @contextmanager
     def _given_up_on_error(self) -> Iterator[None]:
@@ -123,9 +148,9 @@ class MetricsLog:
         try:
             yield
         except OSError as error:
-            self._writer = None
+            self._writer, self._failed_at = None, time.monotonic()
             why = reason(error, self._run)
-            say(f"{self._run}/tensorboard: {why}: no more curves from this start")
+            say(f"{self._run}/tensorboard: {why}: no curves for {AGAIN_S:.0f} s")
 
     def summary(self) -> dict[str, float | None]:
         """Seconds, samples a second, and each clock's share, of this start."""

@@ -293,7 +293,7 @@ def test_a_rank_without_memory_says_so_and_ends_all(planted: Dataset, tmp_path: 
         assert checkpoints(run.out) == []
 
 
-def test_a_disk_that_stays_full_ends_all_ranks_and_leaves_no_half_checkpoint(
+def test_a_disk_that_stays_full_ends_all_ranks_and_leaves_the_older_checkpoint(
     planted: Dataset, small_disk: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "run").symlink_to(small_disk)
@@ -303,11 +303,12 @@ def test_a_disk_that_stays_full_ends_all_ranks_and_leaves_no_half_checkpoint(
         (line,) = run.said()
         assert re.search(r"rank \d could not write the checkpoint \(No space left", line), line
         assert line.endswith(
-            ", tried for 3 s: free the disk or mend the folder, then begin anew with --overwrite "
-            "(there is no checkpoint yet)"
+            ", tried for 3 s: free the disk or mend the folder, then go on with --resume"
         )
         # Not 2, after which no scheduler starts it again: another start may find room.
         assert run.ended_with(1, 1)
+        # One has room, and stays.
+        assert [step for step, _ in checkpoints(run.out)] == [51]
         assert run.partials() == []
         assert not OUR_TRACEBACK.search(run.output())
 

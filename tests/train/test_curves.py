@@ -5,9 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dat_rec.parallel.process_group import process_group
+from dat_rec.train import metrics_log
 from dat_rec.train.metrics_log import MetricsLog
+
+
+def full(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize("refused", ["add_scalar", "close"])
@@ -17,9 +23,6 @@ def test_a_run_goes_on_without_its_curves_where_the_disk_is_full(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with process_group(60):
         log = MetricsLog(tmp_path, 10, 0, 4, {}, {})
         assert log._writer is not None
@@ -31,4 +34,25 @@ def test_a_run_goes_on_without_its_curves_where_the_disk_is_full(
     assert log.totals["samples"] == 8
     told = capsys.readouterr().err
     assert told.count("tensorboard: No space left on device; ") == 1
-    assert "no more curves from this start" in told
+    assert "no curves for 60 s" in told
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_curves_go_on_once_the_disk_takes_them_and_the_librarys_thread_prints_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(metrics_log, "AGAIN_S", -1.0)
+    with process_group(60):
+        log = MetricsLog(tmp_path, 10, 0, 4, {}, {})
+        assert log._writer is not None
+        with log:
+            thread = log._writer.file_writer.event_writer._async_writer._worker
+            monkeypatch.setattr(thread._record_writer, "write", full)
+            for step in (1, 2, 3):
+                log.step()
+                log.point(step, {"main": 1.0}, 1.0)
+                thread.join(30)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    steps = [event.step for event in events.Scalars("loss/main")]
+    assert steps in ([2, 3], [3])
+    assert "tensorboard: No space left on device; " in capsys.readouterr().err
