@@ -437,15 +437,18 @@ def _damage(folder: Path, *, alone: bool) -> str:
     rank, ranks = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
     digests, problem = _of_first(lambda: _digests(folder), alone=alone)
     unread: DiskError | None = None
+    # The first rank has seen them all: what is gone now has been removed.
+    kinds = UNSEEN if rank else TRANSIENT
     try:
         for name, digest in sorted(digests.items())[rank::ranks]:
-            if read_patiently(partial(sha256, folder / name), folder) != digest:
+            if read_patiently(partial(sha256, folder / name), folder, kinds) != digest:
                 problem = problem or f"{name}: SHA-256 differs from {DIGESTS}"
     except OSError as error:
-        if error.errno == errno.EIO:
-            problem = f"{error.filename}: {error.strerror}"
-        else:
+        # An input/output error that stays is the disk's own word for damage.
+        if may_pass(error, kinds - {errno.EIO}):
             unread = _cannot_read(folder, error)
+        else:
+            problem = f"{error.filename}: {error.strerror}"
     if alone:
         if unread is not None:
             raise unread

@@ -284,16 +284,23 @@ def test_a_read_that_fails_for_a_while_damages_no_checkpoint(
     assert found[0] == 20
 
 
-def test_only_a_disk_that_cannot_read_its_own_bytes_makes_a_checkpoint_a_damaged_one(
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT, errno.EACCES])
+def test_a_checkpoint_that_stays_unreadable_or_is_removed_meanwhile_is_passed_over(
+    number: int, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(planted, tmp_path, 2, 0, [(10, 1.0), (20, 1.0)])
+    monkeypatch.setattr(checkpoint, "READ_S", 0.1)
+    unreadable(monkeypatch, number, float("inf"))
+    found = newest_whole(tmp_path, alone=True)
+    assert found is not None
+    assert found[0] == 10
+
+
+def test_a_checkpoint_whose_server_is_away_is_not_a_damaged_one(
     planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(planted, tmp_path, 2, 0, [(10, 1.0), (20, 1.0)])
     monkeypatch.setattr(checkpoint, "READ_S", 0.1)
-    with monkeypatch.context() as broken:
-        unreadable(broken, errno.EIO, float("inf"))
-        found = newest_whole(tmp_path, alone=True)
-        assert found is not None
-        assert found[0] == 10
     unreadable(monkeypatch, errno.ESTALE, float("inf"))
     with pytest.raises(DiskError, match=r"step-00000020: rank 0 cannot read it, tried for 0\.1 s"):
         newest_whole(tmp_path, alone=True)
