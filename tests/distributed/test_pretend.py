@@ -15,7 +15,7 @@ from torch.distributed.remote_device import _remote_device
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ShardingPlan
 
-from dat_rec.config import LossConfig, ModelConfig
+from dat_rec.config import Device, LossConfig, ModelConfig
 from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
@@ -100,6 +100,15 @@ def on(device: torch.device, plan: ShardingPlan) -> ShardingPlan:
     return plan
 
 
+def last_batches(dataset: Dataset, case: Case, place: Place) -> list[Batch]:
+    """Three, of the last of which a part is padding."""
+    loss = case.loss
+    reading = replace(options(loss.negatives), shared_negatives=loss.shared_negatives)
+    batches = list(ExampleReader(dataset, reading, place.rank, place.world_size))[-STEPS:]
+    assert min(batches[-1].counts) < len(batches[-1].positives.index)
+    return batches
+
+
 def on_both(dataset: Dataset, case: Case, run: Path) -> dict[str, Any]:
     """This rank's training on CPU and on the accelerator, and the latter's checkpoint loaded."""
     from tests.distributed.pretend import DEVICE, Accelerator
@@ -107,12 +116,8 @@ def on_both(dataset: Dataset, case: Case, run: Path) -> dict[str, Any]:
     # An operation that the accelerator has no gradient of would give wrong ones.
     warnings.filterwarnings("error", message=".*an autograd kernel was not registered")
     facts = {"global_batch": GLOBAL_BATCH, "loss": 0.0}
-    loss = case.loss
-    reading = replace(options(loss.negatives), shared_negatives=loss.shared_negatives)
     with process_group(60) as place:
-        # Of the last batch a part is padding.
-        batches = list(ExampleReader(dataset, reading, place.rank, place.world_size))[-STEPS:]
-        assert min(batches[-1].counts) < len(batches[-1].positives.index)
+        batches = last_batches(dataset, case, place)
         model, optimizer, plan = build(dataset, case, place, None)
         found = {"cpu": trained(model, optimizer, batches, place)}
         found["cpu, one more step"] = trained(model, optimizer, batches[:1], place)
@@ -144,6 +149,22 @@ def test_training_on_an_accelerator_is_that_on_cpu(
             cpu, accelerator = rank["cpu" + steps], rank["accelerator" + steps]
             assert accelerator["losses"] == pytest.approx(cpu["losses"])
             assert_same(accelerator["state"], cpu["state"], rtol=1e-5, atol=1e-7)
+
+
+def on_one(dataset: Dataset, case: Case, device: Device) -> dict[str, Any]:
+    """Training on the one device, by a plan that is made for it."""
+    with process_group(60, device=device) as place:
+        model, optimizer, _ = build(dataset, case, place, None)
+        return trained(model, optimizer, last_batches(dataset, case, place), place)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CASES)
+def test_training_on_a_gpu_is_that_on_cpu(name: str, planted: Dataset) -> None:
+    devices: tuple[Device, ...] = ("cpu", "cuda")
+    cpu, gpu = (run_ranks(on_one, 1, planted, CASES[name], device)[0] for device in devices)
+    assert gpu["losses"] == pytest.approx(cpu["losses"], rel=1e-4)
+    assert_same(gpu["state"], cpu["state"], rtol=1e-5, atol=1e-5)
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], **within: float) -> None:
