@@ -66,7 +66,10 @@ def on_one_rank(dataset: Dataset, cases: list[str]) -> dict[tuple[str, str], Gra
             task = build(dataset, loss, "meta", place.world_size)
             batch = batch_of(dataset, loss, case, place.rank, place.world_size)
             assert batch.counts == CASES[case][3]
-            model, _ = shard(task, {}, place, ShardingOptions(len(batch.positives.index), 0.05))
+            # A part of every table on every rank, which ``whole`` counts on.
+            rows = len(batch.positives.index)
+            options = ShardingOptions(rows, 0.05, sharding_types=("row_wise",))
+            model, _ = shard(task, {}, place, options)
             initialize_tables(model, seed=7, scale=0.5)
             value, _ = model(batch)
             value.backward()
