@@ -21,7 +21,7 @@ from tqdm import tqdm
 from dat_rec.data.checks import reject_bad_rows
 from dat_rec.data.history import order_training
 from dat_rec.data.schema import HISTORY, ITEM, Feature, Schema
-from dat_rec.data.source import HISTORY_CATEGORY, Source, named, quoted
+from dat_rec.data.source import HISTORY_CATEGORY, Source, Split, named, quoted
 from dat_rec.data.vocabulary import number_items, number_users
 from dat_rec.data.write import (
     Histories,
@@ -34,6 +34,8 @@ from dat_rec.data.write import (
 from dat_rec.errors import UserError
 from dat_rec.files import whole_folder
 
+FAR = 1.5
+"""A share held out of more than so many times what was asked for, or less, is worth a warning."""
 STAGES = ("read", "check", "split", "number", "order", "users", "test", "examples")
 
 
@@ -48,7 +50,7 @@ class Options(ABC):
     max_rejected: float = 0.01
     """Share of bad rows in the interactions, users or items above which the command stops."""
     seed: int = 0
-    """Decides the order of the examples."""
+    """Random seed: decides the order of the examples, and what a random split holds out."""
     overwrite: bool = False
     """Replace a dataset that stands in OUT."""
     memory_limit: str = "1GB"
@@ -120,7 +122,8 @@ def _run(options: Options, database: duckdb.DuckDBPyConnection, work: Path, fold
         counts = reject_bad_rows(database, options.max_rejected)
         stage("split")
         notes = [*source.notes, *_keep_frequent(database, source.minimum)]
-        _split(database, source)
+        held_out = _split(database, source.split)
+        notes += held_out.warnings
         stage("number")
         items = number_items(database, source, folder)
         users = number_users(database, source, folder)
@@ -156,7 +159,7 @@ def _run(options: Options, database: duckdb.DuckDBPyConnection, work: Path, fold
         examples=sum(file.rows for file in files),
         tests=tests,
         example_files=files,
-        split=source.split.words,
+        split=f"{source.split.words}; {held_out}",
         rows_read=counts.interactions_read,
         rejected=counts.rejected,
         notes=tuple(notes),
@@ -192,23 +195,46 @@ def _keep_frequent(database: duckdb.DuckDBPyConnection, minimum: int) -> tuple[s
     )
 
 
-def _split(database: duckdb.DuckDBPyConnection, source: Source) -> None:
+@dataclass(frozen=True)
+class _HeldOut:
+    """What a split has held out."""
+
+    rows: int
+    of: int
+    """All interactions."""
+    asked: float | None
+    """The share that was asked for."""
+
+    def __str__(self) -> str:
+        return f"{self.rows} of {self.of} are held out ({self.rows / self.of:.2%})"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A line where that is far from what was asked for."""
+        share = self.rows / self.of
+        if self.asked is None or self.asked / FAR <= share <= self.asked * FAR:
+            return ()
+        return (
+            f"warning: {self}, where {self.asked:.2%} were asked for: interactions that the split "
+            "cannot tell apart stay together, and one is the least",
+        )
+
+
+def _split(database: duckdb.DuckDBPyConnection, split: Split) -> _HeldOut:
     """Mark the held-out interactions: column ``is_test``."""
     database.execute(
-        f"CREATE TABLE split AS SELECT user_id, item_id, time, ({source.split.is_test})::BOOLEAN "
+        f"CREATE TABLE split AS SELECT user_id, item_id, time, ({split.is_test})::BOOLEAN "
         "AS is_test FROM interactions; DROP TABLE interactions; "
         "ALTER TABLE split RENAME TO interactions"
     )
-    if not _count(database, "interactions WHERE NOT is_test"):
-        raise UserError(
-            f"no interaction is left to train on ({source.split.words}): give more data or "
-            "hold out less"
-        )
-    if not _count(database, "interactions WHERE is_test"):
-        raise UserError(
-            f"no interaction is held out to test on ({source.split.words}): give more data or "
-            "hold out more"
-        )
+    rows, held = _count(database, "interactions"), _count(database, "interactions WHERE is_test")
+    if rows == 1:
+        raise UserError("there is one interaction, to train on or to test on: give more data")
+    if held == rows:
+        raise UserError(f"no interaction is left to train on ({split.words}): {split.if_all}")
+    if held == 0:
+        raise UserError(f"no interaction is held out to test on ({split.words}): {split.if_none}")
+    return _HeldOut(held, rows, split.share)
 
 
 def _number_interactions(database: duckdb.DuckDBPyConnection) -> None:

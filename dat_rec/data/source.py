@@ -62,23 +62,73 @@ class Split:
     is_test: str
     """SQL: a boolean over the columns of ``interactions``, never NULL."""
     words: str
-    """The same for a reader, for ``Schema.split``."""
+    """The same for a reader, for ``Schema.split``; what was held out is added to it."""
+    share: float | None = None
+    """The share that was asked for."""
+    if_all: str = "give more data or hold out less"
+    """Why all were held out, and the cure."""
+    if_none: str = "give more data or hold out more"
+    """Why none was, and the cure."""
 
 
-def last_share_of_time(share: float) -> Split:
+def last_share_of_time(share: float, cure: str = "give more data") -> Split:
     """Hold out the last ``share`` of the interactions by time, equal times together.
+
+    Args:
+        share: of all interactions.
+        cure: what to do where all are of one time.
 
     Raises:
         UserError: the share is not between 0 and 1.
     """
+    words = f"test: the last {share * 100:g} % of interactions by time"
+    return Split(f"time >= {_cut('time', share)}", words, share, f"all are of one time: {cure}")
+
+
+def random_share(share: float, seed: int) -> Split:
+    """Hold out a random ``share`` of the interactions, equal ones together.
+
+    They are those with the largest MD5 of seed, user, item and time, so that neither the order
+    of the rows nor the machine matters.
+
+    Raises:
+        UserError: the share is not between 0 and 1.
+    """
+    number = f"md5_number_lower(concat_ws('|', {seed}, user_id, item_id, time))"
+    words = f"test: a random {share * 100:g} % of interactions (seed {seed})"
+    all_alike = "all are of one user, item and time: give more data"
+    return Split(f"{number} >= {_cut(number, share)}", words, share, all_alike)
+
+
+def last_of_each_user(order: str, cure: str = "give more data") -> Split:
+    """Hold out each user's last interaction by time; a user's only one is trained on.
+
+    Args:
+        order: a column of ``interactions`` that orders those of the same time.
+        cure: what to do where no user has two.
+    """
+    last = f"row_number() OVER (PARTITION BY user_id ORDER BY time DESC, {order} DESC) = 1"
+    return Split(
+        f"{last} AND count(*) OVER (PARTITION BY user_id) > 1",
+        "test: the last interaction of each user who has two or more",
+        if_none=f"no user has two: {cure}",
+    )
+
+
+def _cut(value: str, share: float) -> str:
+    """SQL: from where on the largest values are at least ``share`` of the interactions.
+
+    The least value of all stays below it, unless there is no other.
+    """
     if not 0 < share < 1:
         raise UserError(f"test share {share}: must lie between 0 and 1, e.g. 0.1")
-    cut = (
-        "SELECT min(time) FROM (SELECT time, sum(count(*)) OVER (ORDER BY time) AS upto "
-        f"FROM interactions GROUP BY time) WHERE upto > floor((1 - {share!r}::DOUBLE) * "
-        "(SELECT count(*) FROM interactions))"
+    rows = "(SELECT count(*) FROM interactions)"
+    return (
+        f"(SELECT coalesce(min(value) FILTER (upto > floor((1 - {share!r}::DOUBLE) * {rows}) "
+        "AND place > 1), min(value)) FROM (SELECT value, sum(number) OVER (ORDER BY value) AS "
+        "upto, row_number() OVER (ORDER BY value) AS place FROM "
+        f"(SELECT {value} AS value, count(*) AS number FROM interactions GROUP BY 1)))"
     )
-    return Split(f"time >= ({cut})", f"test: the last {share * 100:g} % of interactions by time")
 
 
 @dataclass(frozen=True)

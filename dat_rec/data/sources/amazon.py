@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from dat_rec.data.prepare import Options
 from dat_rec.data.scan import scan_parquet
-from dat_rec.data.source import Attribute, Source, Split, quoted
+from dat_rec.data.source import Attribute, Source, last_of_each_user, quoted
 from dat_rec.data.sources.price import price
 from dat_rec.data.sources.tables import integer, microseconds
 from dat_rec.errors import UserError
@@ -78,7 +78,6 @@ class Amazon(Options):
             f"{quoted(self.metadata)} AS file "
             f"FROM {scan_parquet([work / 'metadata.parquet'])}"
         )
-        last = "row_number() OVER (PARTITION BY user_id ORDER BY time DESC, row DESC) = 1"
         return Source(
             name="amazon",
             category="category",
@@ -88,7 +87,7 @@ class Amazon(Options):
                 Attribute("brand", "item"),
                 Attribute("price", "item", "number"),
             ),
-            split=Split(last, "test: the last item of each user (the paper's split)"),
+            split=last_of_each_user("row"),
             notes=(f"category: level {level} of the product's categories",),
             minimum=self.minimum,
         )

@@ -48,12 +48,13 @@ def five_core(reviews: list[Review], least: int) -> tuple[list[Review], int]:
 
 
 def last_of_each_user(reviews: list[Review]) -> tuple[list[Review], list[Review]]:
-    """Train and test; of equal times the later line is the last."""
+    """Train and test; of equal times the later line is the last; an only one is for training."""
     last: dict[str, int] = {}
     for place, (user, _, time) in enumerate(reviews):
         if user not in last or time >= reviews[last[user]][2]:
             last[user] = place
-    held = set(last.values())
+    counts = Counter(user for user, _, _ in reviews)
+    held = {place for user, place in last.items() if counts[user] > 1}
     train = [row for place, row in enumerate(reviews) if place not in held]
     return train, [reviews[place] for place in sorted(held)]
 
