@@ -19,6 +19,7 @@ CURES = {
     "negative": "ids count from 0: correct the id or remove the row",
     "item not in the catalogue": "add the item to the items table or remove the row",
     "duplicate": "keep one row for each id",
+    "time in another form": "write all times in one form or remove the row",
 }
 OTHER_CURE = "correct or remove the row"
 

@@ -161,14 +161,14 @@ def test_wrong_types(tmp_path: Path) -> None:
         {**columns, "users": {"user_id": [str(row) for row in range(20)], "age": [1] * 20}},
     )
     refused(tmp_path, "user_id is BIGINT in the interactions and VARCHAR in the users table")
-    write(tmp_path, {**columns, "log": {**columns["log"], "time": [0.5] * ROWS}})
-    refused(tmp_path, "DOUBLE", "time")
+    write(tmp_path, {**columns, "log": {**columns["log"], "time": [True] * ROWS}})
+    refused(tmp_path, "log.parquet: time 'time' is true or false", "--time")
     halves: dict[str, list[Any]] = {"user_id": [row + 0.5 for row in range(20)], "age": [1] * 20}
     log = {**columns["log"], "user_id": [0.5] * ROWS}
     write(tmp_path, {**columns, "users": halves, "log": log})
-    refused(tmp_path, "user_id is DOUBLE", "integer or a string")
+    refused(tmp_path, "log.parquet: row 1: user_id 0.5 is no whole number")
     write(tmp_path, {**columns, "log": {**columns["log"], "good": ["yes"] * ROWS}})
-    refused(tmp_path, "label 'good' is VARCHAR", label="good")
+    refused(tmp_path, "label 'good' is text", "--positive-labels; it holds yes", label="good")
 
 
 def test_empty_inputs(tmp_path: Path) -> None:

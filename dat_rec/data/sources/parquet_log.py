@@ -8,8 +8,11 @@ import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dat_rec.data.prepare import Options
 from dat_rec.data.schema import Side
@@ -18,16 +21,23 @@ from dat_rec.data.source import (
     Source,
     Split,
     columns_of,
+    last_of_each_user,
     last_share_of_time,
     named,
     quoted,
+    random_share,
 )
 from dat_rec.data.sources.feature_kinds import is_number, kind_of
-from dat_rec.data.sources.tables import INTEGERS, OWN_PLACE, PLACE, at_least, finite, parquet
+from dat_rec.data.sources.ids import id_sql
+from dat_rec.data.sources.tables import INTEGERS, PLACE, at_least, finite, parquet
+from dat_rec.data.sources.times import OTHER_FORM, Times, no_moment, read_moment, times_of
 from dat_rec.errors import UserError
 
 NO_CATEGORY = "category"
-INT64_MAX = 2**63 - 1
+TIME = "time"
+TEST_SHARE = 0.1
+SHOWN = 8
+"""Values of a label that a message shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +52,17 @@ class ParquetLog(Options):
     users: Path | None = None
     """One row for each user; without it, users have no attributes."""
     user_id: str = "user_id"
-    """Column of the user's id, in interactions and users: an integer from 0, or text."""
+    """Column of the user's id, in interactions and users: whole numbers from 0, or text."""
     item_id: str = "item_id"
-    """Column of the item's id, in interactions and items: an integer from 0, or text."""
-    time: str = "time"
-    """Column of the interactions' time: timestamp, date, text of one, or integers in order."""
+    """Column of the item's id, in interactions and items: whole numbers from 0, or text."""
+    text_ids: bool = False
+    """Read ids that are integers as text: hashes, which may be negative or beyond int64."""
+    time: str = TIME
+    """Column of the interactions' time: timestamp, date, text of one, seconds (milliseconds, …)
+    since 1970, or integers in order. It may be absent with --split last or random."""
+    time_format: str | None = None
+    """How texts of times are written, in strptime's codes (as DuckDB knows them), e.g.
+    '%%d.%%m.%%Y %%H:%%M'. Not needed where the year comes first."""
     title: str | None = None
     """Column of items that names an item to a reader."""
     category: str | None = None
@@ -59,34 +75,70 @@ class ParquetLog(Options):
     """Features among these two that are integers to be cut into quantile buckets."""
     label: str | None = None
     """Column of the interactions that tells how good one was; without it, all are positives."""
-    min_label: float = 1.0
-    """Interactions with a label of at least this are positives; the others are left out."""
-    test_share: float = 0.1
-    """Share of the interactions, the last by time, that is held out."""
+    min_label: float | None = None
+    """Interactions with a label of at least this (1 without it) are positives; the others are left
+    out."""
+    positive_labels: tuple[str, ...] = ()
+    """Interactions with one of these labels are positives, instead: purchase add_to_cart."""
+    split: Literal["time", "random", "last"] = "time"
+    """What is held out to test on: the last share of time; a random share; or the last interaction
+    of each user. Where the log has no times, the order of its rows is that of the interactions."""
+    test_share: float = TEST_SHARE
+    """Share of the interactions, the last by time, or at random, that is held out."""
     test_from: str | None = None
     """Hold out all from this time on instead: a timestamp, or an integer if times are integers."""
 
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:  # noqa: ARG002
         """See Options."""
         self._check()
-        time_type = self._register_interactions(database)
+        times = self._register_interactions(database)
         attributes = self._register_items(database) + self._register_users(database)
         unknown = set(self.numbers) - {attribute.name for attribute in attributes}
         if unknown:
             raise UserError(
                 f"--numbers {sorted(unknown)[0]}: is not among the features: name it there"
             )
-        positives = f"{self.label} >= {self.min_label:g}" if self.label else "all"
         return Source(
             name="parquet",
             category=self.category or NO_CATEGORY,
             attributes=tuple(attributes),
-            split=self._split(database, time_type),
-            notes=(f"positives: {positives}",),
+            split=self._split(database, times),
+            notes=tuple(self._notes(times)),
         )
 
+    def _notes(self, times: Times | None) -> list[str]:
+        positives = "all"
+        if self.positive_labels:
+            positives = f"{self.label} is {' or '.join(self.positive_labels)}"
+        elif self.label:
+            positives = f"{self.label} >= {self._least():g}"
+        notes = [f"positives: {positives}"]
+        if times is None:
+            notes.append("the log has no times: the order of its rows, files by name, stands in")
+        if self.split == "random":
+            notes.append("histories may hold what came after a held-out interaction")
+        return notes
+
+    def _least(self) -> float:
+        return 1.0 if self.min_label is None else self.min_label
+
     def _check(self) -> None:
-        finite("--min-label", self.min_label)
+        finite("--min-label", self._least())
+        if self.min_label is not None and self.positive_labels:
+            raise UserError("--min-label and --positive-labels: both name the positives: pass one")
+        for field, given in (
+            ("min_label", self.min_label is not None),
+            ("positive_labels", bool(self.positive_labels)),
+        ):
+            if given and self.label is None:
+                raise UserError(f"--{field.replace('_', '-')} needs --label: name the column")
+        if self.split != "time" and self.test_from is not None:
+            raise UserError(f"--test-from needs --split time: it is {self.split}: leave one out")
+        if self.split == "last" and self.test_share != TEST_SHARE:
+            raise UserError(
+                "--test-share has no meaning for --split last, which holds out one interaction of "
+                "each user: leave one out"
+            )
         for field in ("category", "title", "item_features"):
             if self.items is None and getattr(self, field):
                 raise UserError(f"--{field.replace('_', '-')} needs --items: name the items' file")
@@ -97,40 +149,128 @@ class ParquetLog(Options):
         if self.category is None and NO_CATEGORY in self.item_features:
             raise UserError(f"--item-features {NO_CATEGORY}: pass it as --category {NO_CATEGORY}")
 
-    def _register_interactions(self, database: duckdb.DuckDBPyConnection) -> str:
-        columns = [self.user_id, self.item_id, self.time, *([self.label] if self.label else [])]
-        log = parquet(database, self.interactions, columns)
-        types = columns_of(database, log)
-        where, problem = self._label(types)
-        database.execute(
-            f"CREATE VIEW raw_interactions AS SELECT "
-            f"{_id(database, log, self.user_id, types)} AS user_id, "
-            f"{_id(database, log, self.item_id, types)} AS item_id, "
-            f"{_microseconds(named(self.time), types[self.time], self.interactions)} AS time, "
-            f"{problem}, {PLACE} FROM {log} {where}"
-        )
-        return types[self.time]
+    def _register_interactions(self, database: duckdb.DuckDBPyConnection) -> Times | None:
+        """Make raw_interactions; how its times are read, none if the log has no times.
 
-    def _label(self, types: dict[str, str]) -> tuple[str, str]:
-        """SQL: which rows to read, and the columns ``problem`` and ``value``."""
-        text = f"{named(self.time)}::VARCHAR"
-        if self.label is None:
-            return "", f"NULL::VARCHAR AS problem, {text} AS value"
-        if not is_number(types[self.label]):
-            raise UserError(
-                f"{self.interactions}: label {self.label!r} is {types[self.label]}: name a number"
+        ``place`` counts its rows, where their order matters: for the last one of equal times, or
+        because there are no times.
+        """
+        columns = [self.user_id, self.item_id, *([self.label] if self.label else [])]
+        log, timed = self._log(database, columns)
+        types = columns_of(database, log)
+        place = ""
+        if self.split == "last" or not timed:
+            log = (
+                "(SELECT *, row_number() OVER (ORDER BY _source_file, _source_row) AS _place "
+                f"FROM {log})"
             )
-        label = f"{named(self.label)}::DOUBLE"
-        missing = f"NOT coalesce(isfinite({label}), false)"
-        least = self.min_label
-        if types[self.label] == "FLOAT":
+            place = ", _place AS place"
+        where, missing = self._label(database, log, types)
+        problem, value = f"CASE WHEN {missing} THEN 'missing label'", "NULL"
+        times, time = None, "_place"
+        if timed:
+            times, value = self._times(database, log, types), named(self.time)
+            time = times.micros(value)
+            problem += f" WHEN {times.other(value)} THEN {quoted(OTHER_FORM)}"
+        label = named(self.label) if self.label else "NULL"
+        value = f"CASE WHEN {missing} THEN {label}::VARCHAR ELSE {value}::VARCHAR END"
+        database.execute(
+            "CREATE VIEW raw_interactions AS SELECT "
+            f"{self._id(database, log, self.user_id, types, self.interactions)} AS user_id, "
+            f"{self._id(database, log, self.item_id, types, self.interactions)} AS item_id, "
+            f"{time} AS time, {problem} END AS problem, {value} AS value, {PLACE}{place} "
+            f"FROM {log} {where}"
+        )
+        return times
+
+    def _log(self, database: duckdb.DuckDBPyConnection, columns: list[str]) -> tuple[str, bool]:
+        """SQL to stand after FROM: the columns, and the time if the log has it."""
+        without = parquet(database, self.interactions, columns)
+        try:
+            return parquet(database, self.interactions, [*columns, self.time]), True
+        except UserError as error:
+            if self.time != TIME:
+                raise
+            if self.split == "time":
+                raise UserError(
+                    f"{error}; of a log without times, pass --split last or --split random"
+                ) from error
+            return without, False
+
+    def _times(self, database: duckdb.DuckDBPyConnection, log: str, types: dict[str, str]) -> Times:
+        type_ = types[self.time]
+        row = database.execute(f"SELECT _source_file FROM {log} LIMIT 1").fetchone()
+        if type_ in INTEGERS and row:
+            # Parquet has no type for it: to DuckDB, it is an integer.
+            kind = pq.read_schema(row[0]).field(self.time).type
+            if pa.types.is_duration(kind):
+                raise UserError(no_moment(str(self.interactions), self.time, "a duration"))
+        return times_of(
+            database,
+            log,
+            self.time,
+            type_,
+            where=str(self.interactions),
+            time_format=self.time_format,
+        )
+
+    def _id(
+        self,
+        database: duckdb.DuckDBPyConnection,
+        table: str,
+        column: str,
+        types: dict[str, str],
+        path: Path,
+    ) -> str:
+        return id_sql(
+            database, table, column, types[column], where=str(path), as_text=self.text_ids
+        )
+
+    def _label(
+        self, database: duckdb.DuckDBPyConnection, log: str, types: dict[str, str]
+    ) -> tuple[str, str]:
+        """SQL: which rows to read, and whether one of them lacks the label."""
+        if self.label is None:
+            return "", "false"
+        column, type_ = named(self.label), types[self.label]
+        if self.positive_labels:
+            return self._labels(database, log, type_)
+        if not is_number(type_):
+            if type_ == "VARCHAR":
+                raise UserError(
+                    f"{self.interactions}: label {self.label!r} is text: name its positives by "
+                    f"--positive-labels; it holds {_values(database, log, column)}"
+                )
+            raise UserError(
+                f"{self.interactions}: label {self.label!r} is {type_}: name a number or text"
+            )
+        label = f"{column}::DOUBLE"
+        least = self._least()
+        if type_ == "FLOAT":
             # 4.1 in 32 bits is less than 4.1 in 64. What overflows is beyond all labels as it is.
             with suppress(OverflowError):
                 least = struct.unpack("<f", struct.pack("<f", least))[0]
-        return f"WHERE {at_least(label, least)}", (
-            f"CASE WHEN {missing} THEN 'missing label' END AS problem, "
-            f"CASE WHEN {missing} THEN {named(self.label)}::VARCHAR ELSE {text} END AS value"
-        )
+        return f"WHERE {at_least(label, least)}", f"NOT coalesce(isfinite({label}), false)"
+
+    def _labels(self, database: duckdb.DuckDBPyConnection, log: str, type_: str) -> tuple[str, str]:
+        """The same where the positives are named."""
+        column = named(self.label or "")
+        if type_ not in ("VARCHAR", "BOOLEAN", *INTEGERS):
+            raise UserError(
+                f"--positive-labels: {self.interactions}: label {self.label!r} is {type_}: "
+                "name a column of text or integers, or pass --min-label"
+            )
+        wanted = ", ".join(quoted(label) for label in self.positive_labels)
+        test = f"{column}::VARCHAR IN ({wanted})"
+        found = database.execute(f"SELECT DISTINCT {column}::VARCHAR FROM {log} WHERE {test}")
+        absent = set(self.positive_labels) - {row[0] for row in found.fetchall()}
+        if absent:
+            raise UserError(
+                f"--positive-labels {sorted(absent)[0]}: {self.interactions}: no row has it: "
+                f"{self.label!r} holds {_values(database, log, column)}: correct or leave it out"
+            )
+        missing = f"coalesce({column}::VARCHAR, '') = ''"
+        return f"WHERE {missing} OR {test}", missing
 
     def _register_items(self, database: duckdb.DuckDBPyConnection) -> list[Attribute]:
         if self.items is None:
@@ -158,7 +298,7 @@ class ParquetLog(Options):
                 f"{self.items}: category {self.category!r} is {types[self.category]}: "
                 "name a column of text or integers"
             )
-        item_id = _id(database, table, self.item_id, types)
+        item_id = self._id(database, table, self.item_id, types, self.items)
         database.execute(
             f"CREATE VIEW raw_items AS SELECT {item_id} AS item_id, "
             f"{title} AS title{extra}{chosen}, {PLACE} FROM {table}"
@@ -176,7 +316,7 @@ class ParquetLog(Options):
         types = columns_of(database, table)
         chosen = "".join(f", {named(name)}" for name in self.user_features)
         attributes = [self._attribute(name, "query", types) for name in self.user_features]
-        user_id = _id(database, table, self.user_id, types)
+        user_id = self._id(database, table, self.user_id, types, self.users)
         database.execute(
             f"CREATE VIEW raw_users AS SELECT {user_id} AS user_id{chosen}, {PLACE} FROM {table}"
         )
@@ -186,53 +326,27 @@ class ParquetLog(Options):
         path = self.items if side == "item" else self.users
         return Attribute(name, side, kind_of(name, types[name], self.numbers, path))
 
-    def _split(self, database: duckdb.DuckDBPyConnection, time_type: str) -> Split:
-        if self.test_from is None:
-            return last_share_of_time(self.test_share)
-        text = quoted(self.test_from)
-        whole = time_type in INTEGERS
-        sql = f"try_cast({text} AS BIGINT)" if whole else _of_text(text)
-        row = database.execute(f"SELECT {sql}").fetchone()
-        if row is None or row[0] is None:
-            kind = "integer" if whole else "timestamp"
+    def _split(self, database: duckdb.DuckDBPyConnection, times: Times | None) -> Split:
+        if self.split == "random":
+            return random_share(self.test_share, self.seed)
+        if self.split == "last":
+            return last_of_each_user("place", "pass --split time or --split random")
+        if self.test_from is None or times is None:
+            return last_share_of_time(self.test_share, "pass --split last or --split random")
+        start = read_moment(database, times, self.test_from)
+        if start is None:
+            kind = "integer" if times.integers else "timestamp"
             raise UserError(
                 f"--test-from {self.test_from}: is no {kind}, as the times are: write one"
             )
-        return Split(f"time >= {row[0]}", f"test: from {self.test_from} on")
+        return Split(f"time >= {start}", f"test: from {self.test_from} on")
 
 
-def _id(database: duckdb.DuckDBPyConnection, table: str, column: str, types: dict[str, str]) -> str:
-    """SQL: an id as BIGINT if it is an integer, else as it is (the checks refuse other types)."""
-    if types[column] == "UBIGINT":
-        row = database.execute(
-            f"SELECT {OWN_PLACE}, {named(column)} FROM {table} "
-            f"WHERE {named(column)} > {INT64_MAX} ORDER BY ALL LIMIT 1"
-        ).fetchone()
-        if row:
-            raise UserError(
-                f"{row[0]}: row {row[1]}: {column} {row[2]} is over {INT64_MAX}: "
-                "write the ids as int64 or text"
-            )
-    if types[column] in INTEGERS:
-        return f"{named(column)}::BIGINT"
-    if types[column] == "UUID":
-        return f"{named(column)}::VARCHAR"
-    return named(column)
-
-
-def _microseconds(column: str, type_: str, path: Path) -> str:
-    """SQL: a time as BIGINT: microseconds, or the integers as they are."""
-    if type_ in INTEGERS:
-        return f"try_cast({column} AS BIGINT)"
-    if type_ == "TIMESTAMPTZ_NS":  # which epoch_us does not take
-        return f"try(epoch_us({column}::TIMESTAMPTZ))"
-    if type_.startswith("TIMESTAMP") or type_ == "DATE":
-        return f"try(epoch_us({column}))"
-    if type_ == "VARCHAR":
-        return _of_text(column)
-    raise UserError(f"{path}: time {column} is {type_}: write a timestamp, or integers in order")
-
-
-def _of_text(text: str) -> str:
-    """SQL: a text's time as microseconds; UTC where the text names no offset."""
-    return f"try(epoch_us(try_cast({text} AS TIMESTAMPTZ)))"
+def _values(database: duckdb.DuckDBPyConnection, log: str, column: str) -> str:
+    """The commonest values of a label."""
+    rows = database.execute(
+        f"SELECT {column}::VARCHAR, count(*) FROM {log} WHERE {column} IS NOT NULL "
+        f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {SHOWN + 1}"
+    ).fetchall()
+    more = ", …" if len(rows) > SHOWN else ""
+    return ", ".join(str(row[0])[:40] for row in rows[:SHOWN]) + more

@@ -1,0 +1,307 @@
+"""A column of times in, microseconds since 1970 out: the forms in which people keep times.
+
+A column has one form. Of a text it is the one that most of the first rows have, and rows of another
+are bad; a text whose day and month could be either way round needs its format. Integers stay as
+they are, for they are in order whatever their unit; other numbers are seconds, milliseconds,
+microseconds or nanoseconds, by their size. What is finer than a microsecond is cut.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import duckdb
+
+from dat_rec.data.source import named, quoted
+from dat_rec.data.sources.ids import in_words
+from dat_rec.data.sources.tables import INTEGERS
+from dat_rec.errors import UserError
+
+LOOK_AT = 10_000
+"""Rows of each file that decide the form of a text."""
+OTHER_FORM = "time in another form"
+"""The kind of a bad row whose time has not the form of most."""
+
+_ZONE = r"( ?(Z|[+-]\d{2}(:?\d{2})?)|( [+-]\d{4})? [A-Za-z][\w/+-]*)?"
+_DAY = r"(19|20|21)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"
+_CLOCK = r"\d{2}:\d{2}:\d{2}"
+_OFFSET = r"([+-]\d{4}|UTC|GMT)"
+
+
+@dataclass(frozen=True)
+class _Form:
+    """One way to write a time."""
+
+    pattern: str
+    """RE2: what the whole text looks like."""
+    micros: Callable[[str], str]
+    """SQL of a trimmed text → SQL of microseconds; NULL where it is no time after all."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """How a column's times are read."""
+
+    micros: Callable[[str], str]
+    """SQL of a value → SQL: BIGINT, NULL where it is not of the column's form."""
+    other: Callable[[str], str]
+    """SQL of a value → SQL: whether it is a time in another form than the column's."""
+    read_as: str | None = None
+    """Type in DuckDB in which ``micros`` takes an option's text; none: only ISO 8601 is one."""
+    integers: bool = False
+    """The times are integers, as they stand in the file."""
+
+
+def _iso(text: str) -> str:
+    """The date with hyphens, a point before the fraction, an offset without its space."""
+    text = rf"regexp_replace({text}, '^(\d{{4}})[/.](\d{{1,2}})[/.](\d{{1,2}})', '\1-\2-\3')"
+    text = rf"regexp_replace({text}, '(:\d{{2}}),(\d)', '\1.\2')"
+    text = rf"regexp_replace({text}, ' ([+-]\d{{2}}:?\d{{2}})( [A-Z]+)?$', '\1')"
+    return f"try(epoch_us(try_cast({text} AS TIMESTAMPTZ)))"
+
+
+def _basic(text: str) -> str:
+    groups = r"'^(\d{4})(\d{2})(\d{2})[T ]?(\d{2})(\d{2})', '\1-\2-\3 \4:\5:'"
+    return _iso(f"regexp_replace({text}, {groups})")
+
+
+def _strptime(time_format: str) -> Callable[[str], str]:
+    return lambda text: f"try(epoch_us(try_strptime({text}, {quoted(time_format)})))"
+
+
+def _dated(time_format: str) -> Callable[[str], str]:
+    """As ``_strptime``, with UTC and GMT for +0000, since DuckDB's %z knows offsets alone."""
+    read = _strptime(time_format)
+    return lambda text: read(f"regexp_replace({text}, ' (UTC|GMT)', ' +0000')")
+
+
+def _units(number: str, in_one: float) -> str:
+    """SQL: an exact number of units of so many microseconds, cut to whole ones."""
+    exact = f"try_cast({number} AS DECIMAL(38, 9))"
+    if in_one < 1:
+        return f"try({exact}::BIGINT // {round(1 / in_one)})"
+    return f"try(floor({exact} * {in_one:.0f})::BIGINT)"
+
+
+UNITS = ((1e11, 1e6), (1e14, 1e3), (1e17, 1.0), (1e20, 1e-3))
+"""(below, microseconds): numbers below the first, up to the year 5138, are seconds, and so on."""
+_FORMS = {
+    "iso": _Form(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].+)?", _iso),
+    "basic": _Form(rf"{_DAY}[T ]?([01]\d|2[0-4])[0-5]\d[0-6]\d([.,]\d+)?{_ZONE}", _basic),
+    "day": _Form(_DAY, _strptime("%Y%m%d")),
+    "twitter": _Form(
+        rf"[A-Z][a-z]{{2}} [A-Z][a-z]{{2}} +\d{{1,2}} {_CLOCK} {_OFFSET} \d{{4}}",
+        _dated("%a %b %d %H:%M:%S %z %Y"),
+    ),
+    "ctime": _Form(
+        rf"[A-Z][a-z]{{2}} [A-Z][a-z]{{2}} +\d{{1,2}} {_CLOCK} \d{{4}}",
+        _strptime("%a %b %d %H:%M:%S %Y"),
+    ),
+    "mail": _Form(
+        rf"[A-Z][a-z]{{2}}, \d{{1,2}} [A-Z][a-z]{{2}} \d{{4}} {_CLOCK} {_OFFSET}",
+        _dated("%a, %d %b %Y %H:%M:%S %z"),
+    ),
+    "apache": _Form(
+        rf"\d{{1,2}}/[A-Z][a-z]{{2}}/\d{{4}}:{_CLOCK} {_OFFSET}", _dated("%d/%b/%Y:%H:%M:%S %z")
+    ),
+    "amazon": _Form(r"\d{1,2} \d{1,2}, \d{4}", _strptime("%m %d, %Y")),
+    "seconds": _Form(r"[+-]?\d{1,11}(\.\d*)?", lambda text: _units(text, 1e6)),
+    "milliseconds": _Form(r"[+-]?\d{12,14}(\.\d*)?", lambda text: _units(text, 1e3)),
+    "microseconds": _Form(r"[+-]?\d{15,17}(\.\d*)?", lambda text: _units(text, 1)),
+    "nanoseconds": _Form(r"[+-]?\d{18,19}", lambda text: _units(text, 1e-3)),
+}
+"""Of a text that fits several, the first one counts: a compact day is no number of seconds."""
+EPOCH = frozenset(("seconds", "milliseconds", "microseconds", "nanoseconds"))
+_AMBIGUOUS = r"\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})([T ,].*)?"
+_EITHER = re.compile(r"\d{1,2}([-/.])\d{1,2}[-/.](\d+)(.*)", re.DOTALL)
+_CLOCKS = {
+    r"": "",
+    r"[T ]\d{1,2}:\d{2}": "%H:%M",
+    rf"[T ]{_CLOCK}": "%H:%M:%S",
+    rf"[T ]{_CLOCK}\.\d{{1,6}}": "%H:%M:%S.%f",
+}
+"""What may follow a date, and how strptime calls it."""
+
+
+def times_of(
+    database: duckdb.DuckDBPyConnection,
+    relation: str,
+    column: str,
+    type_: str,
+    *,
+    where: str,
+    time_format: str | None = None,
+) -> Times:
+    """How to read the times of ``column``.
+
+    Args:
+        database: holds the relation.
+        relation: SQL to stand after FROM, with the columns _source_file and _source_row.
+        column: the column's name.
+        type_: its type in DuckDB.
+        where: the file or folder, for messages.
+        time_format: of its texts, in strptime's codes; none: it is found.
+
+    Raises:
+        UserError: a type that holds no moments, a text of no known form, or one whose day and
+            month could be either way round.
+    """
+    if time_format is not None:
+        return _formatted(database, column, type_, where, time_format)
+    if type_ in INTEGERS:
+        integers = _alike(lambda value: f"try_cast({value} AS BIGINT)")
+        return replace(integers, read_as="VARCHAR", integers=True)
+    if type_.startswith(("FLOAT", "DOUBLE", "DECIMAL")):
+        return _numbers(database, relation, named(column), type_)
+    if type_ == "TIMESTAMPTZ_NS":  # which epoch_us does not take
+        return _alike(lambda value: f"try(epoch_us({value}::TIMESTAMPTZ))")
+    if type_.startswith("TIMESTAMP") or type_ == "DATE":
+        return _alike(lambda value: f"try(epoch_us({value}))")
+    if type_ != "VARCHAR":
+        raise UserError(no_moment(where, column, in_words(type_)))
+    text = f"trim({named(column)})"
+    looked_at = f"{relation} WHERE _source_row <= {LOOK_AT}"
+    form = form_of(database, looked_at, text)
+    if form in _FORMS:
+        return _of_form(form)
+    pattern = quoted(_AMBIGUOUS)
+    test = f"regexp_full_match({text}, {pattern})"
+    if form != "ambiguous":
+        test = f"NOT {_any_form(text)} AND NOT {test} AND {text} <> ''"
+    row = database.execute(
+        f"SELECT _source_file, _source_row, {text} FROM {looked_at} AND {test} ORDER BY ALL LIMIT 1"
+    ).fetchone()
+    assert row is not None
+    place = f"{row[0]}: row {row[1]}: {column} {row[2][:80]!r}"
+    if form == "ambiguous":
+        day_first, month_first = _either(row[2])
+        raise UserError(
+            f"{place}: the day or the month may come first: pass --time-format "
+            f"'{day_first}' or --time-format '{month_first}'"
+        )
+    raise UserError(
+        f"{place}: a time in no known form: pass --time-format with strptime's codes, "
+        "e.g. --time-format '%d %B %Y %H:%M'"
+    )
+
+
+def form_of(database: duckdb.DuckDBPyConnection, relation: str, text: str) -> str:
+    """The form that most of the relation's texts have: a key of the forms, ambiguous, or unknown.
+
+    Args:
+        database: holds the relation.
+        relation: SQL to stand after FROM, with a WHERE.
+        text: SQL of the trimmed text.
+    """
+    patterns = {name: form.pattern for name, form in _FORMS.items()} | {"ambiguous": _AMBIGUOUS}
+    cases = "".join(
+        f" WHEN regexp_full_match({text}, {quoted(pattern)}) THEN {quoted(name)}"
+        for name, pattern in patterns.items()
+    )
+    row = database.execute(
+        f"SELECT CASE{cases} ELSE 'unknown' END AS form FROM {relation} AND {text} <> '' "
+        "GROUP BY form ORDER BY count(*) DESC, form LIMIT 1"
+    ).fetchone()
+    return str(row[0]) if row else "iso"
+
+
+def no_moment(where: str, column: str, kind: str) -> str:
+    """The line that refuses a column of another type."""
+    return (
+        f"{where}: time {column!r} is {kind}, which names no moment: name a column of timestamps, "
+        "dates, text of them, or integers in order by --time; if there is none, rename this one "
+        "and pass --split last or random"
+    )
+
+
+def read_moment(database: duckdb.DuckDBPyConnection, times: Times, text: str) -> int | None:
+    """A moment that an option names: in the column's form, or as ISO 8601 if that is no integer."""
+    tries = [] if times.integers else [_iso(f"trim({quoted(text)})")]
+    if times.read_as is not None:
+        tries.insert(0, times.micros(f"try_cast({quoted(text)} AS {times.read_as})"))
+    row = database.execute(f"SELECT coalesce({', '.join(tries)})").fetchone()
+    return None if row is None or row[0] is None else int(row[0])
+
+
+def _alike(micros: Callable[[str], str]) -> Times:
+    return Times(micros, lambda _: "false")
+
+
+def _of_form(name: str) -> Times:
+    form = _FORMS[name]
+
+    def matches(value: str) -> str:
+        return f"regexp_full_match(trim({value}), {quoted(form.pattern)})"
+
+    return Times(
+        lambda value: f"CASE WHEN {matches(value)} THEN {form.micros(f'trim({value})')} END",
+        lambda value: f"coalesce(NOT {matches(value)} AND {_any_form(f'trim({value})')}, false)",
+        "VARCHAR",
+    )
+
+
+def _any_form(text: str) -> str:
+    any_of = "|".join(f"({form.pattern})" for form in _FORMS.values())
+    return f"regexp_full_match({text}, {quoted(any_of)})"
+
+
+def _numbers(database: duckdb.DuckDBPyConnection, relation: str, column: str, type_: str) -> Times:
+    """Seconds, milliseconds, …: what most are; numbers of another size are of another form."""
+    bounds = [0.0, *(below for below, _ in UNITS)]
+
+    def within(value: str, unit: int) -> str:
+        size = f"abs({value}::DOUBLE)"
+        return f"(isfinite({size}) AND {size} >= {bounds[unit]} AND {size} < {bounds[unit + 1]})"
+
+    counts = ", ".join(f"count(*) FILTER ({within(column, n)})" for n in range(len(UNITS)))
+    found = database.execute(f"SELECT {counts} FROM {relation}").fetchone() or ()
+    unit = max(range(len(UNITS)), key=lambda n: int(found[n]))
+    in_one = UNITS[unit][1]
+
+    def micros(value: str) -> str:
+        exact = f"try(round({value} * {in_one!r}::DOUBLE)::BIGINT)"
+        if type_.startswith("DECIMAL"):
+            exact = _units(value, in_one)
+        return f"CASE WHEN {within(value, unit)} THEN {exact} END"
+
+    return Times(
+        micros,
+        lambda value: f"coalesce(isfinite({value}::DOUBLE) AND NOT {within(value, unit)}, false)",
+        type_,
+    )
+
+
+def _formatted(
+    database: duckdb.DuckDBPyConnection, column: str, type_: str, where: str, time_format: str
+) -> Times:
+    if type_ != "VARCHAR" and type_ not in INTEGERS:
+        raise UserError(
+            f"--time-format {time_format}: is for times in text; {where}: {column!r} is "
+            f"{in_words(type_)}: leave the option out"
+        )
+    try:
+        database.execute(f"SELECT try_strptime('', {quoted(time_format)})")
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0].split(": ", 2)[-1]
+        raise UserError(
+            f"--time-format {time_format}: is no format ({reason}): use strptime's codes, "
+            "e.g. --time-format '%d/%m/%Y %H:%M:%S'"
+        ) from error
+    if "%" not in time_format.replace("%%", ""):
+        raise UserError(
+            f"--time-format {time_format}: holds no code: use strptime's, e.g. --time-format "
+            "'%d/%m/%Y %H:%M:%S'"
+        )
+    read = _strptime(time_format)
+    return replace(_alike(lambda value: read(f"trim({value}::VARCHAR)")), read_as="VARCHAR")
+
+
+def _either(text: str) -> tuple[str, str]:
+    """The format of an ambiguous text, the day first and the month first."""
+    found = _EITHER.fullmatch(text)
+    assert found is not None
+    between, year, rest = found.groups()
+    code = "%Y" if len(year) == 4 else "%y"
+    clock = next((c for p, c in _CLOCKS.items() if re.fullmatch(p, rest)), None)
+    tail = "" if not clock else rest[0] + clock
+    return f"%d{between}%m{between}{code}{tail}", f"%m{between}%d{between}{code}{tail}"
