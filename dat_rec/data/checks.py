@@ -16,7 +16,8 @@ ID_TYPES = ("BIGINT", "VARCHAR")
 
 CURES = {
     "missing": "fill it in or remove the row",
-    "negative": "ids count from 0: correct the id or remove the row",
+    "negative": "ids count from 0: correct the id or remove the row; hashes are read as text "
+    "(--text-ids of parquet, or CAST(… AS VARCHAR))",
     "item not in the catalogue": "add the item to the items table or remove the row",
     "duplicate": "keep one row for each id",
     "time in another form": "write all times in one form or remove the row",

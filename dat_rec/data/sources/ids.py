@@ -56,8 +56,9 @@ def id_sql(
     if type_ == "UUID":
         return f"{name}::VARCHAR"
     if type_ in EXACT_IN_FLOAT:
-        # NaN is pandas' word for none.
-        name = f"CASE WHEN NOT isnan({name}) THEN {name} END"
+        # NaN is pandas' word for none. Not isnan: DuckDB takes it for false where the Parquet
+        # file's statistics, which leave NaN out, give a least and a largest value.
+        name = f"CASE WHEN isfinite({name}) THEN {name} END"
     elif not (type_ in WHOLE or type_.startswith("DECIMAL")):
         raise UserError(
             f"{where}: id {column!r} is {in_words(type_)}: write it as integers or text, "
@@ -88,7 +89,8 @@ def _refuse_inexact(
     """Refuse a number with a fraction, or one that BIGINT or its own float cannot tell apart."""
     tests = []
     if type_ in EXACT_IN_FLOAT:
-        tests = [f"({value}) <> trunc({value})", f"abs({value}) >= {EXACT_IN_FLOAT[type_]}"]
+        fraction = f"(isinf({named(column)}) OR ({value}) <> trunc({value}))"
+        tests = [fraction, f"abs({value}) >= {EXACT_IN_FLOAT[type_]}"]
     elif type_.startswith("DECIMAL"):
         tests = [f"{value} <> trunc({value})"]
     if type_ not in EXACT_IN_FLOAT and type_ not in NARROW and not as_text:

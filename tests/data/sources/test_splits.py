@@ -1,0 +1,227 @@
+"""What is held out: by time, at random, or each user's last; with times and without."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dat_rec.data.sources.parquet_log import ParquetLog
+from tests.data.sources.prepared import Prepared, refused
+
+Row = tuple[Any, Any, int]
+ROWS: list[Row] = [(row * row % 7, row % 11, 1000 - row // 3) for row in range(200)]
+
+
+def write(path: Path, rows: list[Row], *, timed: bool = True, **more: list[Any]) -> None:
+    users, items, times = (list(column) for column in zip(*rows, strict=True))
+    columns = {"user_id": users, "item_id": items, **({"time": times} if timed else {}), **more}
+    pq.write_table(pa.table(columns), path)
+
+
+def options(folder: Path, **changes: Any) -> ParquetLog:
+    values = {"out": folder / "out", "interactions": folder / "log.parquet"}
+    return ParquetLog(**{**values, **changes})
+
+
+def triples(made: Prepared) -> tuple[list[Row], list[Row]]:
+    return sorted(made.triples("train")), sorted(made.triples("test"))
+
+
+def largest(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Train and test: the largest of the latter halves of MD5 of seed|user|item|time, equal ones together."""
+
+    def number(row: Row) -> int:
+        text = "|".join(str(part) for part in (seed, *row))
+        return int.from_bytes(hashlib.md5(text.encode()).digest()[8:], "little")
+
+    numbers = sorted((number(row) for row in rows), reverse=True)
+    cut = numbers[-(-len(rows) * round(share * 100) // 100) - 1]
+    return (
+        sorted(row for row in rows if number(row) < cut),
+        sorted(row for row in rows if number(row) >= cut),
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.parametrize("share", [0.1, 0.25])
+def test_a_random_share_is_that_of_the_hashes(tmp_path: Path, seed: int, share: float) -> None:
+    write(tmp_path / "log.parquet", ROWS)
+    made = Prepared(options(tmp_path, split="random", test_share=share, seed=seed))
+    train, test = largest(ROWS, share, seed)
+    assert triples(made) == (train, test)
+    assert f"a random {share * 100:g} % of interactions (seed {seed})" in made.schema.split
+    assert f"{len(test)} of 200 are held out" in made.schema.split
+
+
+def test_a_random_split_does_not_follow_the_order_of_the_rows(tmp_path: Path) -> None:
+    write(tmp_path / "log.parquet", ROWS[::-1])
+    assert triples(Prepared(options(tmp_path, split="random"))) == largest(ROWS, 0.1, 0)
+
+
+def last_of_each(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Of equal times the later row is the last; an only one is for training."""
+    last = {
+        user: max((row[2], place) for place, row in enumerate(rows) if row[0] == user)[1]
+        for user in {row[0] for row in rows}
+    }
+    counts = Counter(user for user, _, _ in rows)
+    held = {place for user, place in last.items() if counts[user] > 1}
+    return (
+        sorted(row for place, row in enumerate(rows) if place not in held),
+        sorted(rows[place] for place in held),
+    )
+
+
+def test_the_last_of_each_user_is_held_out(tmp_path: Path) -> None:
+    rows = [*ROWS, (99, 3, 5)]
+    write(tmp_path / "log.parquet", rows)
+    made = Prepared(options(tmp_path, split="last"))
+    assert triples(made) == last_of_each(rows)
+    assert "the last interaction of each user who has two or more" in made.schema.split
+
+
+def test_the_order_of_the_files_decides_between_equal_times(tmp_path: Path) -> None:
+    rows = [(user, item, 5) for item in range(6) for user in range(3)]
+    (tmp_path / "log").mkdir()
+    write(tmp_path / "log" / "b.parquet", rows[9:])
+    write(tmp_path / "log" / "a.parquet", rows[:9])
+    made = Prepared(options(tmp_path, split="last", interactions=tmp_path / "log"))
+    assert triples(made) == last_of_each(rows)
+
+
+def test_without_times_the_order_of_the_rows_is_the_order(tmp_path: Path) -> None:
+    rows = [(user, item, place) for place, (user, item, _) in enumerate(ROWS, 1)]
+    write(tmp_path / "log.parquet", ROWS, timed=False)
+    made = Prepared(options(tmp_path, split="last"))
+    assert triples(made) == last_of_each(rows)
+    for row in made.train:
+        before = [i for u, i, place in rows if u == row["user_id"] and place < row["time"]]
+        assert row["history"] == before[-50:]
+    assert "the log has no times: the order of its rows" in made.schema.notes[1]
+    made = Prepared(options(tmp_path, split="random", out=tmp_path / "b"))
+    assert triples(made) == largest(rows, 0.1, 0)
+
+
+def test_a_bad_row_of_a_log_without_times_is_located(tmp_path: Path) -> None:
+    write(tmp_path / "log.parquet", [ROWS[0], (None, 1, 0), *ROWS], timed=False)
+    refused(options(tmp_path, split="last", max_rejected=0.0), "row 2: missing user_id")
+
+
+def test_a_log_without_times_names_the_splits_that_need_none(tmp_path: Path) -> None:
+    write(tmp_path / "log.parquet", ROWS, timed=False)
+    words = "column 'time' is missing: it has user_id, item_id"
+    refused(options(tmp_path), words, "pass --split last or --split random")
+    refused(options(tmp_path, split="last", time="when"), "column 'when' is missing")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"split": "last", "test_share": 0.2}, "--test-share has no meaning for --split last"),
+        ({"split": "random", "test_from": "5"}, "--test-from needs --split time"),
+        ({"split": "random", "test_share": 1.0}, "test share 1.0: must lie between 0 and 1"),
+        ({"split": "last", "text_ids": True, "user_id": "each"}, "no user has two: pass --split"),
+    ],
+)
+def test_options_that_contradict(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    write(tmp_path / "log.parquet", ROWS, each=list(range(200)))
+    refused(options(tmp_path, **changes), words)
+
+
+def bursts(early: int) -> list[Row]:
+    return [(user, item, 5 if row < early else 9) for row, (user, item, _) in enumerate(ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("early", "held", "warned"),
+    [(190, 10, "5.00%"), (50, 150, "75.00%"), (175, 25, ""), (166, 34, "17.00%"), (4, 196, "98")],
+)
+def test_what_was_held_out_is_said(
+    tmp_path: Path, early: int, held: int, warned: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The earliest time is for training wherever there is a later one."""
+    write(tmp_path / "log.parquet", bursts(early))
+    made = Prepared(options(tmp_path))
+    assert (made.schema.examples, made.schema.tests) == (200 - held, held)
+    schema = json.loads((tmp_path / "out" / "schema.json").read_text())
+    assert f"; {held} of 200 are held out ({held / 2:.2f}%)" in schema["split"]
+    told = capsys.readouterr().err
+    assert ("warning" in told) == bool(warned)
+    if warned:
+        assert f"warning: {held} of 200 are held out ({warned}" in told
+        assert "where 10.00% were asked for" in told
+
+
+def test_a_log_of_one_time_is_told_the_true_cure(tmp_path: Path) -> None:
+    write(tmp_path / "log.parquet", bursts(0))
+    message = refused(options(tmp_path), "all are of one time: pass --split last or --split random")
+    assert "hold out less" not in message
+    for split in ("last", "random"):
+        made = Prepared(options(tmp_path, split=split, out=tmp_path / split))
+        assert made.schema.tests == len(set(made.users)) if split == "last" else 20
+
+
+def test_one_interaction_is_too_few(tmp_path: Path) -> None:
+    write(tmp_path / "log.parquet", ROWS[:1])
+    refused(options(tmp_path), "there is one interaction, to train on or to test on: give more")
+
+
+LABELS = ["view", "view", "purchase", "add_to_cart", None]
+
+
+def labelled(folder: Path, labels: list[Any]) -> None:
+    write(folder / "log.parquet", ROWS, event=[labels[row % 5] for row in range(200)])
+
+
+def chosen(wanted: set[Any], labels: list[Any]) -> list[Row]:
+    return sorted(row for place, row in enumerate(ROWS) if labels[place % 5] in wanted)
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"),
+    [
+        (LABELS, ("purchase",)),
+        (LABELS, ("purchase", "add_to_cart")),
+        ([1, 2, 3, 4, None], ("2", "4")),
+        ([True, False, True, True, None], ("true",)),
+    ],
+)
+def test_positives_can_be_named(tmp_path: Path, labels: list[Any], named: tuple[str, ...]) -> None:
+    labelled(tmp_path, labels)
+    changes = {"label": "event", "positive_labels": named, "max_rejected": 0.7}
+    made = Prepared(options(tmp_path, **changes))
+    wanted = {label for label in labels if str(label).lower() in named}
+    train, test = triples(made)
+    assert sorted(train + test) == chosen(wanted, labels)
+    assert made.schema.rejected == {"missing label": 40}
+    assert made.schema.notes[0] == f"positives: event is {' or '.join(named)}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"label": "event"}, "label 'event' is text: name its positives by --positive-labels; it "),
+        ({"label": "event"}, "it holds view, add_to_cart, purchase"),
+        (
+            {"label": "event", "positive_labels": ("purchase", "purchse")},
+            "--positive-labels purchse: ",
+        ),
+        ({"label": "event", "positive_labels": ("x",)}, "'event' holds view, add_to_cart, purch"),
+        ({"positive_labels": ("view",)}, "--positive-labels needs --label"),
+        ({"min_label": 2.0}, "--min-label needs --label"),
+        (
+            {"label": "event", "positive_labels": ("view",), "min_label": 1.0},
+            "--min-label and --positive-labels: both",
+        ),
+        ({"label": "stars", "positive_labels": ("4",)}, "or pass --min-label"),
+    ],
+)
+def test_labels_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    events = [LABELS[row % 5] for row in range(200)]
+    write(tmp_path / "log.parquet", ROWS, event=events, stars=[row / 2 for row in range(200)])
+    refused(options(tmp_path, **changes), words)
