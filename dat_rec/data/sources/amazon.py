@@ -1,8 +1,11 @@
 """Amazon reviews and product metadata (McAuley et al.), the paper's public data set.
 
-Reviews: JSON lines (reviewerID, asin, unixReviewTime; the 5-core files), or the ratings CSV without
-a header: user,item,rating,timestamp (2014) or item,user,rating,timestamp (2018; told apart by
-the ids' shapes). Metadata: JSON lines, or the Python literals of the 2014 dump. All may be .gz.
+Reviews: JSON lines (reviewerID, asin, unixReviewTime; the 5-core files of 2014 and 2018; user_id,
+parent_asin, timestamp in 2023), or the ratings CSV without a header: user,item,rating,timestamp
+(2014) or item,user,rating,timestamp (2018; told apart by the ids' shapes); that of 2023 has one.
+Metadata: JSON lines, or the Python literals of the 2014 dump. All may be .gz.
+
+An item of 2023 is a parent_asin: its colours and sizes are one, as in the metadata.
 """
 
 import ast
@@ -30,6 +33,9 @@ from dat_rec.data.sources.tables import integer, microseconds
 from dat_rec.errors import UserError
 
 BATCH_LINES = 20_000
+SECOND, MILLISECOND = 1_000_000, 1_000
+"""Microseconds in one; times are seconds up to 2018, milliseconds in 2023."""
+CSV_2023 = ("user_id", "parent_asin", "timestamp")
 LOOK_AT = 1_000
 """Lines that decide which column of a ratings CSV holds the items."""
 ASIN = re.compile(r"(B[0-9A-Z]{9}|[0-9]{9}[0-9X])")
@@ -37,7 +43,7 @@ MALFORMED = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)
 """What json and ast raise at a line that is no object, and _id at half a character."""
 REVIEW_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("user_id", "item_id", "time", "problem", "value")]
-    + [("row", pa.int64())]
+    + [("row", pa.int64()), ("micros_in_one", pa.int64())]
 )
 ITEM_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("item_id", "title", "brand")]
@@ -65,7 +71,7 @@ class Amazon(Options):
         _to_parquet(_records(self.metadata, _product), ITEM_SCHEMA, work / "metadata.parquet")
         database.execute(
             "CREATE VIEW raw_interactions AS SELECT user_id, item_id, "
-            f"{microseconds(integer('time'), 1_000_000)} AS time, problem, "
+            f"{microseconds(integer('time'), 'micros_in_one')} AS time, problem, "
             f"coalesce(value, time) AS value, row, {quoted(self.reviews)} AS file "
             f"FROM {scan_parquet([work / 'reviews.parquet'])}; "
             "CREATE VIEW raw_users AS SELECT user_id, row, file FROM raw_interactions WHERE false"
@@ -93,14 +99,29 @@ class Amazon(Options):
         )
 
     def _ratings(self) -> Iterator[dict[str, Any]]:
-        item = self._item_column()
-        for number, fields in enumerate(_csv_rows(self.reviews), 1):
-            if len(fields) < 4:
+        rows = _csv_rows(self.reviews)
+        first = next(rows, [])
+        header = {name.strip().lower().lstrip("\ufeff"): place for place, name in enumerate(first)}
+        places = [header.get(name, -1) for name in CSV_2023]
+        if min(places) >= 0:
+            user, item, time = places
+            micros, numbered = MILLISECOND, enumerate(rows, 1)
+        else:
+            item = self._item_column()
+            user, time, micros = 1 - item, 3, SECOND
+            numbered = enumerate(_csv_rows(self.reviews), 1)
+        for number, fields in numbered:
+            if len(fields) <= max(user, item, time):
                 problem = "line without 4 fields"
                 yield {"row": number, "problem": problem, "value": ",".join(fields)[:80]}
                 continue
-            user, time = fields[1 - item], fields[3]
-            yield {"row": number, "user_id": user, "item_id": fields[item], "time": time}
+            yield {
+                "row": number,
+                "user_id": fields[user],
+                "item_id": fields[item],
+                "time": fields[time],
+                "micros_in_one": micros,
+            }
 
     def _item_column(self) -> int:
         if self.csv_columns != "auto":
@@ -172,21 +193,30 @@ def _object(line: str) -> dict[str, Any]:
 
 
 def _review(review: dict[str, Any]) -> dict[str, Any]:
+    new = "timestamp" in review and "unixReviewTime" not in review
     return {
-        "user_id": _id(review.get("reviewerID")),
-        "item_id": _id(review.get("asin")),
-        "time": _id(review.get("unixReviewTime")),
+        "user_id": _id(_first(review, "reviewerID", "user_id")),
+        "item_id": _id(_first(review, "parent_asin", "asin")),
+        "time": _id(_first(review, "unixReviewTime", "timestamp")),
+        "micros_in_one": MILLISECOND if new else SECOND,
     }
+
+
+def _first(record: dict[str, Any], *names: str) -> Any:
+    """The first of these fields that is there."""
+    return next((record[name] for name in names if record.get(name) is not None), None)
 
 
 def _product(product: dict[str, Any]) -> dict[str, Any]:
     levels = product.get("category") or product.get("categories")
     if isinstance(levels, list) and levels and isinstance(levels[0], list):
         levels = levels[0]
+    if not levels and product.get("main_category"):
+        levels = [product["main_category"]]
     return {
-        "item_id": _id(product.get("asin")),
+        "item_id": _id(_first(product, "parent_asin", "asin")),
         "title": _text(product.get("title")),
-        "brand": _text(product.get("brand")),
+        "brand": _text(_first(product, "brand", "store")),
         "price": price(product.get("price")),
         "categories": [_text(level) for level in levels] if isinstance(levels, list) else None,
     }

@@ -189,7 +189,8 @@ def _header(path: Path, separator: str) -> list[str]:
         raise UserError(f"{path}: line 1 is no CSV in UTF-8 ({error}): convert it") from error
     if not names:
         raise UserError(f"{path}: the file is empty: download it anew")
-    return names
+    # pandas leaves its index without a name.
+    return [name or f"unnamed {place}" for place, name in enumerate(names)]
 
 
 def _list(columns: Sequence[str]) -> str:
@@ -226,8 +227,8 @@ def integer(column: str) -> str:
     return f"CASE WHEN {whole} THEN try_cast({name} AS BIGINT) END"
 
 
-def microseconds(units: str, in_one: int) -> str:
-    """SQL: a time in units of so many microseconds; NULL where int64 cannot hold it."""
+def microseconds(units: str, in_one: int | str) -> str:
+    """SQL: a time in units of so many microseconds (or SQL of it); NULL beyond int64."""
     return f"try(({units}) * {in_one})"
 
 
@@ -256,20 +257,25 @@ def at_least(value: str, least: float) -> str:
 
 
 def problem(
-    *integers: str, time: str, numbers: Sequence[str] = (), needed: Sequence[str] = ()
+    *integers: str,
+    time: str,
+    integer_time: bool = True,
+    numbers: Sequence[str] = (),
+    needed: Sequence[str] = (),
 ) -> str:
     """SQL: the columns ``problem`` and ``value`` for text columns that must hold such values.
 
     Args:
         integers: columns of integers; where an id is missing is for the checks to say.
-        time: a column of integers, which is the value where the checks find the time bad.
+        time: a column which is the value where the checks find the time bad.
+        integer_time: it must hold integers.
         numbers: columns of finite numbers.
         needed: columns that must not be empty.
     """
     wanted = [(name, f"coalesce({named(name)}, '') = ''", f"missing {name}") for name in needed]
     wanted += [
         (name, f"{named(name)} IS NOT NULL AND ({integer(name)}) IS NULL", f"{name} is no integer")
-        for name in (*integers, time)
+        for name in (*integers, *((time,) if integer_time else ()))
     ]
     wanted += [
         (name, f"NOT coalesce(isfinite({number(name)}), false)", f"{name} is no number")

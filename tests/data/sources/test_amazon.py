@@ -89,6 +89,13 @@ def product(number: int, **more: Any) -> dict[str, Any]:
     return {"asin": item_id(number), "title": f"Thing {number}", "category": ["All", "X"], **more}
 
 
+def json_2023(review: Review) -> str:
+    """As the files of 2023: an item's colour in asin, milliseconds."""
+    user, item, time = review
+    fields = {"rating": 1.0, "title": "Nice", "asin": f"{item}-red", "parent_asin": item}
+    return json.dumps({**fields, "user_id": user, "timestamp": time * 1000})
+
+
 def metadata(folder: Path, items: int = 25) -> Path:
     return write(folder / "metadata.json", [json.dumps(product(number)) for number in range(items)])
 
@@ -109,6 +116,8 @@ def options(folder: Path, reviews: Path, **changes: Any) -> Amazon:
         ("reviews.json.gz", json_review),
         ("ratings.csv", ratings_2014),
         ("ratings.csv.gz", ratings_2018),
+        ("reviews.jsonl", json_2023),
+        ("reviews.jsonl.gz", json_2023),
     ],
 )
 def test_the_filter_and_the_split_are_those_of_a_loop(
@@ -127,6 +136,48 @@ def test_the_filter_and_the_split_are_those_of_a_loop(
     assert set(made.items) == {item for _, item, _ in kept}
     assert f"{len(kept)} of {len(reviews)} interactions stayed" in made.schema.notes[1]
     assert made.schema.rows_read == len(reviews)
+
+
+@pytest.mark.parametrize("header", ["user_id,parent_asin,rating,timestamp", "\ufeff{}, history"])
+def test_the_csv_of_2023_has_a_header(tmp_path: Path, header: str) -> None:
+    metadata(tmp_path)
+    reviews = random_reviews()
+    lines = [f"{user},{item},5.0,{time * 1000},B1 B2" for user, item, time in reviews]
+    header = header.format("user_id,parent_asin,rating,timestamp")
+    made = Prepared(options(tmp_path, write(tmp_path / "5core.csv", [header, *lines])))
+    train, test = last_of_each_user(five_core(reviews, 5)[0])
+    assert made.triples("train") == by_time(train)
+    assert made.triples("test") == by_time(test)
+    assert made.schema.rows_read == len(reviews)
+    lines[6] = "A1,B1"
+    write(tmp_path / "5core.csv", [header, *lines])
+    changes = {"max_rejected": 0.0, "out": tmp_path / "b"}
+    message = refused(options(tmp_path, tmp_path / "5core.csv", **changes))
+    assert "5core.csv: row 7: line without 4 fields (value: A1,B1)" in message
+
+
+def test_the_metadata_of_2023(tmp_path: Path) -> None:
+    products = [
+        {
+            "main_category": "All Beauty",
+            "title": "Cup",
+            "price": 12.5,
+            "store": "O'Neill",
+            "categories": ["Beauty", "Cups"],
+            "parent_asin": item_id(0),
+        },
+        {"main_category": "Books", "price": None, "categories": [], "parent_asin": item_id(1)},
+    ]
+    made = attributes(tmp_path, [json.dumps(row) for row in products])
+    names = ("title", "category_name", "categories", "brand")
+    assert made.attributes(item_id(0), *names) == ("Cup", "Beauty", ["Beauty", "Cups"], "O'Neill")
+    assert made.attributes(item_id(1), *names, "price") == (
+        item_id(1),
+        "Books",
+        ["Books"],
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize("least", [0, 1, 3])
