@@ -300,6 +300,7 @@ def _errors_in_one_line(options: Options) -> Iterator[None]:
     except duckdb.Error as error:
         raise UserError(
             _csv_error(str(error))
+            or (isinstance(error, duckdb.InvalidInputException) and _mixed_ends(options.inputs()))
             or f"{_first_line(error)}: check the input files, and the room at {options.out.parent}"
         ) from error
     except OSError as error:
@@ -322,6 +323,24 @@ def _csv_error(text: str) -> str:
     # The line itself, which may be anything, then the reason, then what a programmer could do.
     reason = text.split("\nPossible ")[0].rstrip().splitlines()[-1].rstrip(".")
     return f"{files[-1]}: line {number[1]}: {reason}: correct or remove the line"
+
+
+def _mixed_ends(inputs: tuple[Path, ...]) -> str:
+    """What DuckDB cannot read and does not name: a text file whose lines end in CR LF and in LF."""
+    for path in inputs:
+        for file in sorted(path.glob("*")) if path.is_dir() else [path]:
+            if file.suffix not in (".csv", ".dat") or not file.is_file():
+                continue
+            with file.open("rb") as lines:
+                first = next(lines, b"").endswith(b"\r\n")
+                ends = ("CR LF", "LF") if first else ("LF", "CR LF")
+                for number, line in enumerate(lines, 2):
+                    if line.endswith(b"\n") and line.endswith(b"\r\n") != first:
+                        return (
+                            f"{file}: line 1 ends in {ends[0]}, line {number} in {ends[1]}: "
+                            "convert the line ends, e.g. by dos2unix"
+                        )
+    return ""
 
 
 def _report(out: Path, schema: Schema) -> None:

@@ -29,7 +29,7 @@ _OFFSET = r"([+-]\d{4}|UTC|GMT)"
 
 
 @dataclass(frozen=True)
-class _Form:
+class Form:
     """One way to write a time."""
 
     pattern: str
@@ -85,30 +85,30 @@ def _units(number: str, in_one: float) -> str:
 
 UNITS = ((1e11, 1e6), (1e14, 1e3), (1e17, 1.0), (1e20, 1e-3))
 """(below, microseconds): numbers below the first, up to the year 5138, are seconds, and so on."""
-_FORMS = {
-    "iso": _Form(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].+)?", _iso),
-    "basic": _Form(rf"{_DAY}[T ]?([01]\d|2[0-4])[0-5]\d[0-6]\d([.,]\d+)?{_ZONE}", _basic),
-    "day": _Form(_DAY, _strptime("%Y%m%d")),
-    "twitter": _Form(
+FORMS = {
+    "iso": Form(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].+)?", _iso),
+    "basic": Form(rf"{_DAY}[T ]?([01]\d|2[0-4])[0-5]\d[0-6]\d([.,]\d+)?{_ZONE}", _basic),
+    "day": Form(_DAY, _strptime("%Y%m%d")),
+    "twitter": Form(
         rf"[A-Z][a-z]{{2}} [A-Z][a-z]{{2}} +\d{{1,2}} {_CLOCK} {_OFFSET} \d{{4}}",
         _dated("%a %b %d %H:%M:%S %z %Y"),
     ),
-    "ctime": _Form(
+    "ctime": Form(
         rf"[A-Z][a-z]{{2}} [A-Z][a-z]{{2}} +\d{{1,2}} {_CLOCK} \d{{4}}",
         _strptime("%a %b %d %H:%M:%S %Y"),
     ),
-    "mail": _Form(
+    "mail": Form(
         rf"[A-Z][a-z]{{2}}, \d{{1,2}} [A-Z][a-z]{{2}} \d{{4}} {_CLOCK} {_OFFSET}",
         _dated("%a, %d %b %Y %H:%M:%S %z"),
     ),
-    "apache": _Form(
+    "apache": Form(
         rf"\d{{1,2}}/[A-Z][a-z]{{2}}/\d{{4}}:{_CLOCK} {_OFFSET}", _dated("%d/%b/%Y:%H:%M:%S %z")
     ),
-    "amazon": _Form(r"\d{1,2} \d{1,2}, \d{4}", _strptime("%m %d, %Y")),
-    "seconds": _Form(r"[+-]?\d{1,11}(\.\d*)?", lambda text: _units(text, 1e6)),
-    "milliseconds": _Form(r"[+-]?\d{12,14}(\.\d*)?", lambda text: _units(text, 1e3)),
-    "microseconds": _Form(r"[+-]?\d{15,17}(\.\d*)?", lambda text: _units(text, 1)),
-    "nanoseconds": _Form(r"[+-]?\d{18,19}", lambda text: _units(text, 1e-3)),
+    "amazon": Form(r"\d{1,2} \d{1,2}, \d{4}", _strptime("%m %d, %Y")),
+    "seconds": Form(r"[+-]?\d{1,11}(\.\d*)?", lambda text: _units(text, 1e6)),
+    "milliseconds": Form(r"[+-]?\d{12,14}(\.\d*)?", lambda text: _units(text, 1e3)),
+    "microseconds": Form(r"[+-]?\d{15,17}(\.\d*)?", lambda text: _units(text, 1)),
+    "nanoseconds": Form(r"[+-]?\d{18,19}", lambda text: _units(text, 1e-3)),
 }
 """Of a text that fits several, the first one counts: a compact day is no number of seconds."""
 EPOCH = frozenset(("seconds", "milliseconds", "microseconds", "nanoseconds"))
@@ -162,7 +162,7 @@ def times_of(
     text = f"trim({named(column)})"
     looked_at = f"{relation} WHERE _source_row <= {LOOK_AT}"
     form = form_of(database, looked_at, text)
-    if form in _FORMS:
+    if form in FORMS:
         return _of_form(form)
     pattern = quoted(_AMBIGUOUS)
     test = f"regexp_full_match({text}, {pattern})"
@@ -193,7 +193,7 @@ def form_of(database: duckdb.DuckDBPyConnection, relation: str, text: str) -> st
         relation: SQL to stand after FROM, with a WHERE.
         text: SQL of the trimmed text.
     """
-    patterns = {name: form.pattern for name, form in _FORMS.items()} | {"ambiguous": _AMBIGUOUS}
+    patterns = {name: form.pattern for name, form in FORMS.items()} | {"ambiguous": _AMBIGUOUS}
     cases = "".join(
         f" WHEN regexp_full_match({text}, {quoted(pattern)}) THEN {quoted(name)}"
         for name, pattern in patterns.items()
@@ -228,7 +228,7 @@ def _alike(micros: Callable[[str], str]) -> Times:
 
 
 def _of_form(name: str) -> Times:
-    form = _FORMS[name]
+    form = FORMS[name]
 
     def matches(value: str) -> str:
         return f"regexp_full_match(trim({value}), {quoted(form.pattern)})"
@@ -241,7 +241,7 @@ def _of_form(name: str) -> Times:
 
 
 def _any_form(text: str) -> str:
-    any_of = "|".join(f"({form.pattern})" for form in _FORMS.values())
+    any_of = "|".join(f"({form.pattern})" for form in FORMS.values())
     return f"regexp_full_match({text}, {quoted(any_of)})"
 
 

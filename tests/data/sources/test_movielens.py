@@ -253,10 +253,127 @@ def test_damaged_csv(tmp_path: Path) -> None:
     refused(options(folder), str(ratings), "empty")
     ratings.write_bytes(whole[: whole.index(b"\n") + 1])
     refused(options(folder), "the interactions are empty")
-    ratings.write_bytes(whole)
+
+
+def test_titles_in_latin1_are_read_as_such(tmp_path: Path) -> None:
+    folder = write_ml_25m(tmp_path / "ml")
     movies = folder / "movies.csv"
     movies.write_bytes(movies.read_bytes().decode().encode("latin-1"))
-    refused(options(folder), str(movies))
+    made = Prepared(options(folder))
+    assert made.attributes(2, "title") == ("Amélie, or: Life (2001)",)
+    assert "movies.csv is not in UTF-8: it is read as Latin-1" in made.schema.notes
+    movies.write_bytes(movies.read_bytes() + b'2,"again \xe9",Drama\r\n')
+    refused(options(folder, out=tmp_path / "b"), f"{movies}: row 5: duplicate item_id in items")
+
+
+def write_ml_10m(folder: Path) -> Path:
+    """Like ml-1m, but its films in UTF-8, half stars, tags for people."""
+    write_ml_1m(folder, ["::".join(map(str, row)) for row in [*RATINGS, (7, 1, "4.5", 50)]])
+    movies = (folder / "movies.dat").read_bytes().decode("latin-1")
+    (folder / "movies.dat").write_text(movies, "utf-8")
+    (folder / "users.dat").unlink()
+    (folder / "tags.dat").write_text("15::1::excellent!::1215184630\n")
+    return folder
+
+
+def test_ml_10m_has_no_people_and_titles_in_utf8(tmp_path: Path) -> None:
+    made = Prepared(options(write_ml_10m(tmp_path / "ml")))
+    assert made.attributes(2, "title") == ("Amélie, or: Life (2001)",)
+    assert set(made.users) == {1, 2, 7}
+    assert made.triples("train")[0] == (7, 1, 50 * SECOND)
+    names = {feature.name for feature in made.schema.features}
+    assert not names & {"gender", "age", "occupation"}
+
+
+def test_ml_1m_without_its_people_is_not_whole(tmp_path: Path) -> None:
+    folder = write_ml_1m(tmp_path / "ml")
+    (folder / "users.dat").unlink()
+    refused(options(folder), "users.dat: No such file", "unpack the whole download anew")
+
+
+def test_ml_100k_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ml").mkdir()
+    (tmp_path / "ml" / "u.data").write_text("1\t2\t5\t900\n")
+    refused(options(tmp_path / "ml"), "is ml-100k, whose files", "download ml-latest-small")
+
+
+HEADER = b"userId,movieId,rating,timestamp"
+SAVED_ANEW = {
+    "byte-order mark": lambda text: b"\xef\xbb\xbf" + text,
+    "CR LF": lambda text: text.replace(b"\n", b"\r\n"),
+    "all quoted": lambda text: b"\n".join(
+        b",".join(b'"%b"' % field for field in line.split(b",")) for line in text.splitlines()
+    ),
+    "an index": lambda text: b"\n".join(
+        b"%b,%b" % (b"" if place == 0 else b"%d" % place, line)
+        for place, line in enumerate(text.splitlines())
+    ),
+    "two indexes": lambda text: b"\n".join(
+        b"%b,%b" % (b"," if place == 0 else b"7,7", line)
+        for place, line in enumerate(text.splitlines())
+    ),
+    "floats": lambda text: b"\n".join(
+        line if place == 0 else b",".join(b"%b.0" % field for field in line.split(b","))
+        for place, line in enumerate(text.splitlines())
+    ),
+    "blank lines": lambda text: text.replace(b"\n", b"\n\n"),
+}
+
+
+@pytest.mark.parametrize("how", SAVED_ANEW)
+def test_a_file_that_another_tool_has_saved_is_the_same_log(tmp_path: Path, how: str) -> None:
+    folder = write_ml_25m(tmp_path / "ml")
+    ratings = folder / "ratings.csv"
+    ratings.write_bytes(SAVED_ANEW[how](ratings.read_bytes()))
+    made = Prepared(options(folder))
+    assert made.triples("train") + made.triples("test") == positives(4.0)
+    assert made.schema.rejected == {}
+
+
+def test_iso_times_are_the_same_moments(tmp_path: Path) -> None:
+    lines = [
+        f"{user},{movie},{rating},1970-01-01 00:{time // 60:02}:{time % 60:02}"
+        for user, movie, rating, time in RATINGS
+    ]
+    made = Prepared(options(write_ml_25m(tmp_path / "ml", lines)))
+    assert made.triples("train") + made.triples("test") == positives(4.0)
+    lines[0] = "1,1,5,100"
+    folder = write_ml_25m(tmp_path / "odd", lines)
+    words = "ratings.csv: row 1: unparsable time (value: 100)"
+    refused(options(folder, out=tmp_path / "b"), words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda text: text.replace(HEADER + b"\n", b""),
+            "line 1 (1,1,5,100) is no header: put userId,movieId,rating,timestamp above it",
+        ),
+        (lambda text: text.replace(b",", b";"), "line 1 separates by semicolons: write the file"),
+        (lambda text: text.replace(b",", b"\t"), "line 1 separates by tabs: write the file"),
+        (
+            lambda text: text.replace(b"\n", b"\r\n").replace(b"200\r", b"200"),
+            "line 1 ends in CR LF, line 3 in LF: convert the line ends",
+        ),
+        (
+            lambda text: text.replace(b"200\n", b"200\r\n"),
+            "line 1 ends in LF, line 3 in CR LF: convert the line ends",
+        ),
+        (lambda text: text.decode().encode("utf-16"), "line 1 is no CSV in UTF-8"),
+        (
+            lambda text: HEADER + b"\n" + b"1,1,5,01/02/2026\n" * 9,
+            "row 1: timestamp '01/02/2026': write the times as seconds since 1970, or like 2026-",
+        ),
+    ],
+)
+def test_what_another_tool_has_saved_amiss_is_refused(
+    tmp_path: Path, change: Any, words: str
+) -> None:
+    folder = write_ml_25m(tmp_path / "ml")
+    ratings = folder / "ratings.csv"
+    ratings.write_bytes(change(ratings.read_bytes()))
+    refused(options(folder), f"{ratings}: {words}")
 
 
 @pytest.mark.parametrize("least", [float("nan"), float("inf")])

@@ -33,7 +33,7 @@ def triples(made: Prepared) -> tuple[list[Row], list[Row]]:
 
 
 def largest(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Train and test: the largest of the latter halves of MD5 of seed|user|item|time, equal ones together."""
+    """Train and test, by the latter half of MD5 of seed|user|item|time; equal ones together."""
 
     def number(row: Row) -> int:
         text = "|".join(str(part) for part in (seed, *row))
