@@ -236,7 +236,9 @@ class Recommend:
     k: int = 100
     """Items for each user."""
     queries: Path | None = None
-    """Parquet file with a column user_id; all known users without it."""
+    """Parquet file of users' ids; all known users without it."""
+    user_id: str = "user_id"
+    """Column of QUERIES with the ids."""
     overwrite: bool = False
     """Replace a file that stands in OUT."""
     show: int = 0
@@ -249,7 +251,12 @@ def _recommend(arguments: Arguments) -> None:
     from dat_rec.retrieval.recommend import recommend, sample
 
     done = recommend(
-        options.export, options.k, options.out, options.queries, overwrite=options.overwrite
+        options.export,
+        options.k,
+        options.out,
+        options.queries,
+        user_id=options.user_id,
+        overwrite=options.overwrite,
     )
     unknown = f", {done.unknown:,} of them unknown" if done.unknown else ""
     print(f"{options.out}: {options.k} items for each of {done.users:,} users{unknown}")

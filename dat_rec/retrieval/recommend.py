@@ -15,6 +15,7 @@ from dat_rec.errors import UserError
 from dat_rec.files import whole_file
 from dat_rec.retrieval.distinct import encode_once
 from dat_rec.retrieval.exported import Export
+from dat_rec.retrieval.queries import read_queries
 from dat_rec.retrieval.search import SPARE, top_items
 
 BLOCK_BYTES = 64 * 2**20
@@ -33,7 +34,13 @@ class Recommended(NamedTuple):
 
 
 def recommend(
-    export: Path, k: int, out: Path, queries: Path | None = None, *, overwrite: bool = False
+    export: Path,
+    k: int,
+    out: Path,
+    queries: Path | None = None,
+    *,
+    user_id: str = "user_id",
+    overwrite: bool = False,
 ) -> Recommended:
     """Write each user's K best items of the whole catalogue, whole or not at all.
 
@@ -42,12 +49,13 @@ def recommend(
         k: K, items for each user.
         out: Parquet file with user_id, rank (int32, from 1), item_id and score (float32),
             users in the queries' order, ranks rising.
-        queries: Parquet file with a column user_id; without it, all users of the export.
+        queries: Parquet file of users' ids; without it, all users of the export.
+        user_id: the column of ``queries`` that holds them.
         overwrite: replace ``out`` if it is there.
 
     Raises:
         UserError: K is not in 1 … items, ``out`` is taken, the export is damaged, or the
-            queries lack user_id, hold nulls, duplicates or another type than the export's.
+            queries are malformed (see read_queries).
     """
     if k < 1:
         raise UserError(f"--k is {k}: it must be 1 or more")
@@ -64,7 +72,7 @@ def recommend(
     known = len(opened.user_ids)
     ids, rows = opened.user_ids, np.arange(known)
     if queries is not None:
-        ids = _read_queries(queries, opened.user_ids.type)
+        ids = read_queries(queries, user_id, opened.user_ids.type)
         found = pc.index_in(ids, value_set=opened.user_ids).fill_null(known)
         rows = found.to_numpy().astype(np.int64)
     try:
@@ -98,35 +106,6 @@ def _write(opened: Export, k: int, ids: pa.Array, rows: NDArray[np.int64], path:
                 pa.array(scores.ravel()),
             ]
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-
-
-def _read_queries(path: Path, wanted: pa.DataType) -> pa.Array:
-    """The file's user ids in the export's type, each once."""
-    ids = read_parquet(path, ["user_id"]).column("user_id").combine_chunks()
-    alike = (pa.types.is_integer(ids.type) and pa.types.is_integer(wanted)) or (
-        _is_text(ids.type) and _is_text(wanted)
-    )
-    if not alike:
-        raise UserError(f"{path}: user_id is {ids.type}, the export's is {wanted}: convert it")
-    if ids.null_count:
-        row = pc.index(ids.is_null(), True).as_py() + 1
-        raise UserError(f"{path}: row {row}: user_id is null: remove the row")
-    try:
-        ids = ids.cast(wanted)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: user_id: {error}: the export's ids are {wanted}") from error
-    counted = ids.value_counts()
-    repeated = counted.filter(pc.greater(counted.field("counts"), 1))
-    if len(repeated):
-        raise UserError(
-            f"{path}: user_id {repeated[0]['values'].as_py()!r} stands there "
-            f"{repeated[0]['counts'].as_py()} times: name each user once"
-        )
-    return ids
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def sample(export: Path, recommendations: Path, users: int = 3, first: int = 5) -> str:

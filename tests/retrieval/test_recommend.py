@@ -1,3 +1,6 @@
+import re
+import uuid
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from dat_rec.data.columns import Column
 from dat_rec.errors import UserError
 from dat_rec.retrieval import recommend as module
 from dat_rec.retrieval.encode import encode_items, encode_users
+from dat_rec.retrieval.queries import read_queries
 from dat_rec.retrieval.recommend import recommend, sample
 from dat_rec.train.trained import load_model
 from tests.retrieval.world import ITEMS, USERS
@@ -106,13 +110,85 @@ def test_an_empty_list_gives_an_empty_answer(exported: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(["u5", "nobody"], pa.string_view()),
+        pa.array(["u5", "nobody"], pa.large_string()),
+        pa.array(["u5", "nobody"]).dictionary_encode(),
+        pa.array(["u5", "nobody"], pa.large_string()).dictionary_encode(),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_text_of_every_kind_is_text(exported: Path, tmp_path: Path, column: pa.Array) -> None:
+    recommend(exported, 2, tmp_path / "a", ask(tmp_path / "plain", ["u5", "nobody"], pa.string()))
+    pq.write_table(pa.table({"user_id": column}), tmp_path / "queries")
+    assert recommend(exported, 2, tmp_path / "b", tmp_path / "queries") == (2, 1)
+    assert pq.read_table(tmp_path / "b").equals(pq.read_table(tmp_path / "a"))
+
+
+def test_the_users_own_column_can_be_named(exported: Path, tmp_path: Path) -> None:
+    table = {"user_id": ["no", "no"], "who": ["u5", "nobody"]}
+    pq.write_table(pa.table(table), tmp_path / "queries")
+    done = recommend(exported, 2, tmp_path / "out", tmp_path / "queries", user_id="who")
+    assert done == (2, 1)
+    found = pq.read_table(tmp_path / "out")["user_id"].to_pylist()
+    assert found == ["u5", "u5", "nobody", "nobody"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (pa.array([3.0, 4.0]), None),
+        (pa.array([3, 4], pa.uint8()), None),
+        (pa.array([3, 4]).dictionary_encode(), None),
+        (pa.array([Decimal(3), Decimal(4)], pa.decimal128(38, 0)), None),
+        (pa.array([3.0, float("nan")]), "row 2: user_id is null"),
+        (pa.array([3.0, 3.5]), "row 2: user_id 3.5 is no int64, as the export's ids are"),
+        (pa.array([3, 2.0**53]), "row 2: user_id 9007199254740992.0 is a float too large"),
+        (pa.array([3, 2**64 - 1], pa.uint64()), "row 2: user_id 18446744073709551615 is no int64"),
+        (pa.array([Decimal("3.5")], pa.decimal128(9, 1)), "row 1: user_id 3.5 is no int64"),
+        (pa.array([3.0, 3.0]), "user_id 3 stands there 2 times"),
+        (pa.array(["3"]), "user_id is string, the export's user_id is int64: write it as integers"),
+        (pa.array([True]), "user_id is bool, the export's user_id is int64"),
+    ],
+)
+def test_integers_are_read_from_every_exact_number(
+    tmp_path: Path, ids: pa.Array, message: str | None
+) -> None:
+    pq.write_table(pa.table({"user_id": ids}), tmp_path / "queries")
+    if message is None:
+        assert read_queries(tmp_path / "queries", "user_id", pa.int64()).to_pylist() == [3, 4]
+        return
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'queries'}: {message}")) as error:
+        read_queries(tmp_path / "queries", "user_id", pa.int64())
+    assert "\n" not in str(error.value)
+
+
+def test_uuids_are_text(tmp_path: Path) -> None:
+    names = [uuid.UUID(int=number) for number in (3, 4)]
+    ids = pa.array([name.bytes for name in names], pa.uuid())
+    pq.write_table(pa.table({"user_id": ids}), tmp_path / "queries")
+    found = read_queries(tmp_path / "queries", "user_id", pa.string())
+    assert found.to_pylist() == [str(name) for name in names]
+
+
+@pytest.mark.parametrize("kind", [pa.null(), pa.string(), pa.int32(), pa.float64()])
+def test_a_list_of_none_has_any_type(tmp_path: Path, kind: pa.DataType) -> None:
+    """pandas cannot tell the type of an empty column."""
+    pq.write_table(pa.table({"user_id": pa.array([], kind)}), tmp_path / "queries")
+    wanted = pa.string() if kind == pa.string() else pa.int64()
+    assert read_queries(tmp_path / "queries", "user_id", wanted).equals(pa.array([], wanted))
+
+
+@pytest.mark.parametrize(
     ("ids", "kind", "name", "message"),
     [
         (["u1", "u2", "u1"], pa.string(), "user_id", "'u1' stands there 2 times"),
         (["u1", None], pa.string(), "user_id", "row 2: user_id is null"),
-        ([1, 2], pa.int64(), "user_id", "user_id is int64, the export's is string"),
+        ([1, 2], pa.int64(), "user_id", "user_id is int64, the export's user_id is string: write"),
         ([1.5], pa.float64(), "user_id", "user_id is double"),
-        (["u1"], pa.string(), "user", "column 'user_id' is missing"),
+        (["u1"], pa.string(), "who", "'user_id' is missing: it has who; name the one .* --user-id"),
+        ([b"u1"], pa.binary(), "user_id", "user_id is binary"),
     ],
 )
 def test_malformed_queries_are_refused(

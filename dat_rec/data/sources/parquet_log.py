@@ -62,7 +62,7 @@ class ParquetLog(Options):
     since 1970, or integers in order. It may be absent with --split last or random."""
     time_format: str | None = None
     """How texts of times are written, in strptime's codes (as DuckDB knows them), e.g.
-    '%%d.%%m.%%Y %%H:%%M'. Not needed where the year comes first."""
+    '%d.%m.%Y %H:%M'. Not needed where the year comes first."""
     title: str | None = None
     """Column of items that names an item to a reader."""
     category: str | None = None
