@@ -147,7 +147,7 @@ def times_of(
             month could be either way round.
     """
     if time_format is not None:
-        return _formatted(database, column, type_, where, time_format)
+        return _formatted(database, relation, column, type_, where, time_format)
     if type_ in INTEGERS:
         integers = _alike(lambda value: f"try_cast({value} AS BIGINT)")
         return replace(integers, read_as="VARCHAR", integers=True)
@@ -272,7 +272,12 @@ def _numbers(database: duckdb.DuckDBPyConnection, relation: str, column: str, ty
 
 
 def _formatted(
-    database: duckdb.DuckDBPyConnection, column: str, type_: str, where: str, time_format: str
+    database: duckdb.DuckDBPyConnection,
+    relation: str,
+    column: str,
+    type_: str,
+    where: str,
+    time_format: str,
 ) -> Times:
     if type_ != "VARCHAR" and type_ not in INTEGERS:
         raise UserError(
@@ -293,7 +298,19 @@ def _formatted(
             "'%d/%m/%Y %H:%M:%S'"
         )
     read = _strptime(time_format)
-    return replace(_alike(lambda value: read(f"trim({value}::VARCHAR)")), read_as="VARCHAR")
+    times = _alike(lambda value: read(f"trim({value}::VARCHAR)"))
+    text = f"trim({named(column)}::VARCHAR)"
+    row = database.execute(
+        f"SELECT _source_file, _source_row, {text}, ({read(text)}) IS NULL AS unread "
+        f"FROM {relation} WHERE _source_row <= {LOOK_AT} AND {text} <> '' "
+        "ORDER BY unread, _source_file, _source_row LIMIT 1"
+    ).fetchone()
+    if row and row[3]:
+        raise UserError(
+            f"--time-format {time_format}: reads none of the first times: {row[0]}: row {row[1]}: "
+            f"{column} {row[2][:80]!r}: write their format"
+        )
+    return replace(times, read_as="VARCHAR")
 
 
 def _either(text: str) -> tuple[str, str]:

@@ -173,6 +173,8 @@ def test_a_format_reads_integers_too(tmp_path: Path) -> None:
     [
         ("%Q", "--time-format %Q: is no format (Unrecognized format for strftime/strptime: %Q)"),
         ("soon", "--time-format soon: holds no code"),
+        ("%d/%m/%Y", "--time-format %d/%m/%Y: reads none of the first times: "),
+        ("%d/%m/%Y", "log.parquet: row 1: time '2025-12-28 00:00:00+00:00': write their format"),
     ],
 )
 def test_a_format_that_is_none_is_refused(tmp_path: Path, time_format: str, words: str) -> None:
