@@ -29,7 +29,7 @@ from dat_rec.data.source import (
 )
 from dat_rec.data.sources.feature_kinds import is_number, kind_of
 from dat_rec.data.sources.ids import id_sql
-from dat_rec.data.sources.tables import INTEGERS, PLACE, at_least, finite, parquet
+from dat_rec.data.sources.tables import INTEGERS, PLACE, at_least, finite, holds, parquet
 from dat_rec.data.sources.times import OTHER_FORM, Times, no_moment, read_moment, times_of
 from dat_rec.errors import UserError
 
@@ -185,17 +185,16 @@ class ParquetLog(Options):
 
     def _log(self, database: duckdb.DuckDBPyConnection, columns: list[str]) -> tuple[str, bool]:
         """SQL to stand after FROM: the columns, and the time if the log has it."""
-        without = parquet(database, self.interactions, columns)
+        timed = self.time != TIME or holds(self.interactions, TIME)
+        wanted = [*columns, self.time] if timed or self.split == "time" else columns
         try:
-            return parquet(database, self.interactions, [*columns, self.time]), True
+            return parquet(database, self.interactions, wanted), timed
         except UserError as error:
-            if self.time != TIME:
+            if timed or self.split != "time":
                 raise
-            if self.split == "time":
-                raise UserError(
-                    f"{error}; of a log without times, pass --split last or --split random"
-                ) from error
-            return without, False
+            raise UserError(
+                f"{error}; of a log without times, pass --split last or --split random"
+            ) from error
 
     def _times(self, database: duckdb.DuckDBPyConnection, log: str, types: dict[str, str]) -> Times:
         type_ = types[self.time]

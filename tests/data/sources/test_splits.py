@@ -225,3 +225,19 @@ def test_labels_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], wor
     events = [LABELS[row % 5] for row in range(200)]
     write(tmp_path / "log.parquet", ROWS, event=events, stars=[row / 2 for row in range(200)])
     refused(options(tmp_path, **changes), words)
+
+
+@pytest.mark.parametrize("second", ["no time", "text"])
+def test_times_of_some_files_alone_are_no_log_without_times(tmp_path: Path, second: str) -> None:
+    """A split that could do without times must not drop those that are there."""
+    log = tmp_path / "log.parquet"
+    log.mkdir()
+    write(log / "a.parquet", ROWS[:100])
+    write(log / "b.parquet", ROWS[100:], timed=False)
+    if second == "text":
+        table = pq.read_table(log / "b.parquet")
+        times = pa.array(["2026-01-01"] * len(table))
+        pq.write_table(table.append_column("time", times), log / "b.parquet")
+    message = refused(options(tmp_path, split="last"))
+    assert "'time'" in message
+    assert "b.parquet" in message
