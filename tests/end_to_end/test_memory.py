@@ -31,8 +31,25 @@ def large(planted: Dataset, tmp_path: Path) -> Path:
     return folder
 
 
-def peaks_mb(run: list[str]) -> list[float]:
-    """Run the command under torchrun; the most that each rank's process has held, by the kernel."""
+IMPORTS = """
+import dat_rec.train.loop
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if "VmHWM" in line) / 1024)
+"""
+
+
+def imported_mb() -> float:
+    """What a process holds once it has imported all that trains; with CUDA twice as much."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    return float(done.stdout)
+
+
+def peaks_mb(run: list[str], end: Path) -> list[float]:
+    """Run the command under torchrun; the most that each rank's process has held, by the kernel.
+
+    Until the file ``end`` is there: ending, CUDA's libraries touch 100 MB of themselves.
+    """
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
     with subprocess.Popen(
         [sys.executable, *torchrun, *run],
@@ -44,6 +61,9 @@ def peaks_mb(run: list[str]) -> list[float]:
         peaks: dict[str, float] = {}
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         while process.poll() is None:
+            if end.exists():
+                process.wait()
+                break
             for child in children.read_text().split():
                 try:
                     status = Path(f"/proc/{child}/status").read_text()
@@ -67,17 +87,18 @@ def test_training_saving_and_resuming_stay_near_the_share(large: Path, tmp_path:
     held_mb = 2 * ROWS * (32 + 1) * 4 / RANKS / 2**20  # ids and augmented vectors, and their sums
     share_mb = SHARE_GB * 1024
     assert held_mb > share_mb / 2
-    peaks = peaks_mb([*train, *flags])
+    most_mb = imported_mb() + 0.9 * share_mb
+    peaks = peaks_mb([*train, *flags], run / "train.json")
     told = json.loads((run / "train.json").read_text())["peak_memory_mb"]
     assert max(abs(a - b) for a, b in zip(sorted(told), peaks, strict=True)) < 0.05 * share_mb
     assert min(peaks) > held_mb
-    assert max(peaks) < 1.2 * share_mb, peaks
+    assert max(peaks) < most_mb, peaks
     # Once more from the checkpoint of step 4, with the rest of the steps.
     shutil.rmtree(max((run / "checkpoints").iterdir()))
     (run / "train.json").unlink()
-    peaks = peaks_mb([*train, *flags, "--resume"])
+    peaks = peaks_mb([*train, *flags, "--resume"], run / "train.json")
     assert json.loads((run / "train.json").read_text())["resumed_after"] == 4
-    assert max(peaks) < 1.2 * share_mb, peaks
+    assert max(peaks) < most_mb, peaks
 
 
 @pytest.mark.slow
