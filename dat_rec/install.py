@@ -1,9 +1,10 @@
-"""Comes in: a bare Python 3.11. Goes out: an environment whose torch, torchrec and fbgemm fit.
+"""Comes in: a bare Python. Goes out: an environment whose torch, torchrec and FBGEMM fit.
 
-torch, torchrec and fbgemm-gpu(-cpu) work only in matching releases, and pip cannot see it:
-torchrec asks for ``fbgemm-gpu``, the CUDA build, which pip lays over ``fbgemm-gpu-cpu`` and
-so breaks both. Here are the pairs (the only place) and the order that works: torch, then
-torchrec and fbgemm without their dependencies, then everything else from setup.cfg.
+Where an NVIDIA GPU is, pip needs no help: ``pip install .`` brings the newest set of versions.py.
+TorchRec asks for ``fbgemm-gpu``, the CUDA build, everywhere, and pip lays it over
+``fbgemm-gpu-cpu`` and so breaks both. The order that works for every set and device: torch, then
+torchrec, FBGEMM and dat_rec without their dependencies, then what they ask for besides, in the
+releases of constraints.txt.
 
 ``python -m dat_rec.install`` fills the environment it runs in; with ``--venv FOLDER`` it
 keeps a virtual environment there, as ``make`` does. Standard library only.
@@ -17,38 +18,45 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-PYTHON = (3, 11)
+from dat_rec.versions import DEFAULT, FBGEMM, PAIRS, STACK, pair_of, version_of
+
+PYTHONS = ((3, 11), (3, 12), (3, 13))
 CHECKOUT = Path(__file__).resolve().parent.parent
-EXTRAS = "quickstart,launch,dev"
+CONSTRAINTS = Path(__file__).resolve().with_name("constraints.txt")
+"""The releases that the tests ran with, of all that dat_rec asks for, directly or not."""
+DEVELOPERS = "quickstart,launch,dev"
+"""Extras of a virtual environment that ``make`` keeps."""
 STAMP = "dat_rec.installed"
-INSTALL = f"{sys.executable} -m dat_rec.install"
+STAMPED = (
+    "setup.cfg",
+    "pyproject.toml",
+    "dat_rec/constraints.txt",
+    "dat_rec/install.py",
+    "dat_rec/versions.py",
+)
+"""Files that decide what is installed."""
 UNFINISHED = "dat_rec.unfinished"
 INSTALL_QUIETLY = ("install", "--quiet", "--no-compile")
 """Modules compile when they are first used: the whole takes half the time."""
 PIP_LINES = 15
 """Lines of pip's own output that are shown when it fails."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The releases that go with one release of torch."""
-
-    torchrec: str
-    fbgemm: str
-
-
-PAIRS: Mapping[str, Pair] = {
-    "2.13.0": Pair(torchrec="1.8.0", fbgemm="1.8.0"),
-    "2.11.0": Pair(torchrec="1.6.1", fbgemm="1.6.0"),
-}
-"""By release of torch; the first is installed unless another is asked for."""
-NEWEST = next(iter(PAIRS))
-FBGEMM = {"cpu": "fbgemm-gpu-cpu", "cuda": "fbgemm-gpu"}
-"""Two distributions of one package, ``fbgemm_gpu``: only one may be installed."""
+ASKED_FOR = f"""
+import re, sys
+from importlib import metadata
+extras = sys.argv[1].split(",")
+for distribution in ("dat_rec", "torchrec"):
+    for line in metadata.requires(distribution) or ():
+        wanted, _, marker = line.partition(";")
+        extra = marker.partition("extra == ")[2].strip()[1:-1]
+        if re.match(r"[a-z-]+", wanted)[0] in {STACK}:
+            continue
+        if not extra or distribution == "dat_rec" and extra in extras:
+            print(wanted.strip())
+"""
+"""Prints what dat_rec and torchrec ask for, but for the stack itself."""
 
 CURES = {
     "No space left on device": "free some disk (`df -h`), or point TMPDIR to a larger one",
@@ -57,6 +65,7 @@ CURES = {
     "Read timed out": "try again; set PIP_DEFAULT_TIMEOUT=300 on a slow line",
     "No matching distribution found": "see whether `pip config list` names an index that has it",
     "externally-managed-environment": "use a virtual environment: pass --venv .venv",
+    "No module named pip": "give this Python a pip: `python -m ensurepip`",
 }
 """What pip says, and what helps."""
 
@@ -91,10 +100,7 @@ def fbgemm_kind(torch_cuda: str | None, gpu: bool) -> str:
 def digest(torch: str, gpu: bool, checkout: Path = CHECKOUT) -> str:
     """Changes when what is installed has to change: pins, pairs, place, GPU, Python."""
     parts = [torch, str(gpu), str(checkout), sys.version]
-    parts += [
-        (checkout / name).read_text("utf-8")
-        for name in ("setup.cfg", "pyproject.toml", "dat_rec/install.py")
-    ]
+    parts += [(checkout / name).read_text("utf-8") for name in STAMPED]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -103,7 +109,7 @@ def _say(line: str) -> None:
 
 
 def _run(command: Sequence[str], what: str) -> str:
-    """Run ``command`` silently from the checkout; its output is shown only if it fails."""
+    """Run ``command`` silently; its output is shown only if it fails."""
     # Another environment's packages and a user-wide install would hide what is missing here.
     clean = {
         name: value
@@ -156,12 +162,13 @@ def _installed(python: Path, names: Sequence[str]) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in lines)
 
 
-def _install_torch(python: Path, torch: str, gpu: bool) -> str | None:
+def _install_torch(python: Path, torch: str, gpu: bool, constraints: Path) -> str | None:
     """Install torch; gives its CUDA version, None for a CPU build."""
     wheels = os.environ.get("TORCH_WHEELS", "")
     where = ["--extra-index-url", wheels] if wheels else []
     hint = "" if gpu or wheels else " (with TORCH_WHEELS=<index of CPU builds> it may be smaller)"
-    _pip(python, [*INSTALL_QUIETLY, *where, f"torch=={torch}"], f"torch {torch}{hint}")
+    wanted = [*where, "--constraint", str(constraints), f"torch=={torch}"]
+    _pip(python, [*INSTALL_QUIETLY, *wanted], f"torch {torch}{hint}")
     program = "import torch; print('CUDA', torch.version.cuda)"
     last = _run([str(python), "-c", program], "importing torch").split()
     return None if last[-1] == "None" else last[-1]
@@ -185,8 +192,29 @@ def _install_pair(python: Path, torch: str, kind: str) -> None:
     )
 
 
+def _install_rest(python: Path, extras: str, editable: bool, constraints: Path) -> None:
+    """Install dat_rec, from its checkout where there is one, and all but the stack it asks for."""
+    if (CHECKOUT / "setup.cfg").exists():
+        place = ["--editable", str(CHECKOUT)] if editable else [str(CHECKOUT)]
+        _pip(python, [*INSTALL_QUIETLY, "--no-deps", *place], "dat_rec")
+    asked = _run([str(python), "-c", ASKED_FOR, extras], "reading what is asked for").splitlines()
+    _pip(python, [*INSTALL_QUIETLY, "--constraint", str(constraints), *asked], "the rest")
+
+
+def default_torch(gpu: bool) -> str:
+    """The torch of the environment this runs in, if it is of a tested pair; else the default."""
+    here = pair_of(version_of("torch") or "")
+    return here[0] if here else DEFAULT["cuda" if gpu else "cpu"]
+
+
 def fill(
-    python: Path, torch: str = NEWEST, extras: str = EXTRAS, device: str | None = None
+    python: Path,
+    torch: str,
+    extras: str = DEVELOPERS,
+    device: str | None = None,
+    *,
+    editable: bool = True,
+    constraints: Path = CONSTRAINTS,
 ) -> None:
     """Install everything into ``python``'s environment and see that FBGEMM computes.
 
@@ -195,6 +223,8 @@ def fill(
         torch: a release of ``PAIRS``.
         extras: of setup.cfg.
         device: ``cpu`` or ``cuda``; what this machine has without it.
+        editable: whether the checkout is used where it stands, not copied.
+        constraints: pip's file of the releases of all else.
 
     Raises:
         InstallError: no such pair, pip failed, or the packages do not work together.
@@ -203,19 +233,18 @@ def fill(
         raise InstallError(f"no pair for torch {torch}: take one of {', '.join(PAIRS)}")
     gpu = nvidia_gpu_present() if device is None else device == "cuda"
     _say(f"Installing for {'an NVIDIA GPU' if gpu else 'the CPU'}:")
-    kind = fbgemm_kind(_install_torch(python, torch, gpu), gpu)
+    kind = fbgemm_kind(_install_torch(python, torch, gpu, constraints), gpu)
     if gpu and kind == "cpu":
         _say("  this torch is a CPU build: the GPU stays idle (unset TORCH_WHEELS to change it)")
     _install_pair(python, torch, kind)
-    if (CHECKOUT / "setup.cfg").exists():
-        _pip(python, [*INSTALL_QUIETLY, "--editable", f".[{extras}]"], "dat_rec and the rest")
+    _install_rest(python, extras, editable, constraints)
     probe = "from dat_rec.probes import probe_fbgemm; probe_fbgemm()"
     _run([str(python), "-c", probe], "trying FBGEMM")
 
 
 def _is_healthy(python: Path) -> bool:
     """Whether ``python`` starts, is the right release and has pip."""
-    program = f"import sys, pip; sys.exit(sys.version_info[:2] != {PYTHON})"
+    program = f"import sys, pip; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
     try:
         return subprocess.run([python, "-c", program], capture_output=True).returncode == 0
     except OSError:
@@ -236,23 +265,29 @@ def _make_venv(folder: Path) -> None:
     except (OSError, subprocess.CalledProcessError) as error:
         raise InstallError(
             f"{folder}: cannot make a virtual environment ({error}).\nCure: install the "
-            "`venv` part of Python 3.11 (python3.11-venv on Debian and Ubuntu)"
+            "`venv` part of this Python (python3-venv on Debian and Ubuntu)"
         ) from error
 
 
-def keep_venv(folder: Path, torch: str = NEWEST) -> None:
+def keep_venv(folder: Path, torch: str | None = None) -> None:
     """Make, update or repair the virtual environment ``folder``; nothing if it is current.
 
     A stamp inside it tells a whole environment of these very pins from anything else. One
     that was cut off half-made, was moved, or does not work after an update is made anew; a
     healthy one of the user's own making is only added to.
 
+    Args:
+        folder: of the virtual environment.
+        torch: a release of ``PAIRS``; what goes with this machine's device without it.
+
     Raises:
         InstallError: says what failed and the cure.
     """
     folder = folder.resolve()
     python, stamp, unfinished = folder / "bin" / "python", folder / STAMP, folder / UNFINISHED
-    wanted = f"{folder}\n{digest(torch, nvidia_gpu_present())}\n"
+    gpu = nvidia_gpu_present()
+    torch = torch or DEFAULT["cuda" if gpu else "cpu"]
+    wanted = f"{folder}\n{digest(torch, gpu)}\n"
     found = stamp.read_text("utf-8") if stamp.exists() else None
     whole = python.exists() and not unfinished.exists()
     if found == wanted and whole:
@@ -284,20 +319,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m dat_rec.install", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--venv", type=Path, help="keep a virtual environment in this folder")
-    parser.add_argument("--torch", default=NEWEST, choices=list(PAIRS), help="which pair")
-    parser.add_argument("--extras", default=EXTRAS, help="extras of setup.cfg (not with --venv)")
+    parser.add_argument("--torch", choices=list(PAIRS), help="which pair")
+    parser.add_argument("--extras", default="", help="extras of setup.cfg (not with --venv)")
     parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
         help="for an image that is built elsewhere than it runs (not with --venv)",
     )
+    parser.add_argument(
+        "--editable", action="store_true", help="use the checkout where it stands (not with --venv)"
+    )
+    parser.add_argument(
+        "--constraints",
+        type=Path,
+        default=CONSTRAINTS,
+        help="pip's file of the releases of all else (not with --venv)",
+    )
     chosen = parser.parse_args(arguments)
-    if sys.version_info[:2] != PYTHON:
-        print(f"This is Python {sys.version.split()[0]}: run it with Python 3.11", file=sys.stderr)
+    if sys.version_info[:2] not in PYTHONS:
+        known = ", ".join(f"{major}.{minor}" for major, minor in PYTHONS)
+        print(
+            f"This is Python {sys.version.split()[0]}: run it with one of {known}", file=sys.stderr
+        )
         return 2
     try:
         if chosen.venv is None:
-            fill(Path(sys.executable), chosen.torch, chosen.extras, chosen.device)
+            gpu = nvidia_gpu_present() if chosen.device is None else chosen.device == "cuda"
+            fill(
+                Path(sys.executable),
+                chosen.torch or default_torch(gpu),
+                chosen.extras,
+                chosen.device,
+                editable=chosen.editable,
+                constraints=chosen.constraints.resolve(),
+            )
         else:
             keep_venv(chosen.venv, chosen.torch)
     except InstallError as error:

@@ -6,11 +6,13 @@ import, so that it works where nothing else does.
 """
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from dat_rec.install import FBGEMM, INSTALL
+from dat_rec.versions import FBGEMM, INSTALL, in_one_line
 
 GIB = 2**30
 TIMEOUT_S = 180
@@ -104,7 +106,9 @@ def probe_nccl() -> str:
     return _all_reduce("nccl", "cuda")
 
 
-PROBES: dict[str, tuple[Callable[[], str], str]] = {
+Probes = Mapping[str, tuple[Callable[[], str], str]]
+"""What each tries, and what to do when it fails, in order."""
+PROBES: Probes = {
     "torch": (probe_torch, INSTALL),
     "gpus": (probe_gpus, "nvidia-smi"),
     "gloo": (probe_gloo, "export GLOO_SOCKET_IFNAME=lo"),
@@ -112,34 +116,41 @@ PROBES: dict[str, tuple[Callable[[], str], str]] = {
     "fbgemm": (probe_fbgemm, REPLACE_FBGEMM),
     "torchrec": (probe_torchrec, INSTALL),
 }
-"""In order: what each tries, and what to do when it fails."""
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "DAT_REC_EXIT_FILE")
+"""Variables by which a process knows that it is one of several."""
 
 
-def _in_one_line(error: BaseException) -> str:
-    """What happened, and why where Python knows it, which is where a missing symbol is named."""
-    first = (str(error).splitlines() or [""])[0]
-    line = f"{type(error).__name__}: {first}"[:300]
-    return f"{line} ← {_in_one_line(error.__cause__)}" if error.__cause__ else line
-
-
-def child() -> None:
+def child(probes: Probes) -> None:
     """Run every probe; print one JSON line before each and one after it."""
-    for name, (probe, _) in PROBES.items():
+    for name, (probe, _) in probes.items():
         print(json.dumps([name, "problem", "crashed or hung here"]), flush=True)
         try:
             line = [name, "ok", probe()]
         # A broken library may raise anything, and saying so is this program's purpose.
         except Exception as error:
-            line = [name, "problem", _in_one_line(error)]
+            line = [name, "problem", in_one_line(error)]
         print(json.dumps(line), flush=True)
 
 
-def run_probes(timeout_s: float = TIMEOUT_S) -> dict[str, tuple[str, str]]:
-    """Run the probes in a child process; gives (level, what was found) by probe."""
-    command = [sys.executable, "-c", "from dat_rec.probes import child; child()"]
+def run_probes(
+    module: str = "dat_rec.probes", timeout_s: float = TIMEOUT_S
+) -> dict[str, tuple[str, str]]:
+    """Run a module's ``PROBES`` in a child process; gives (level, what was found) by probe.
+
+    The child imports from where this process does, and is alone, whatever has started this one.
+    """
+    program = f"from dat_rec.probes import child; from {module} import PROBES; child(PROBES)"
+    alone = {name: value for name, value in os.environ.items() if name not in LAUNCHED}
+    paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, check=False
+            # -P: not from the working folder, unless this process does.
+            [sys.executable, "-P", "-c", program],
+            env=alone | {"PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
         printed = done.stdout
     except subprocess.TimeoutExpired as expired:

@@ -2,14 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
 from dat_rec import doctor, probes
-from dat_rec.install import CHECKOUT, INSTALL
+from dat_rec.install import CHECKOUT
+from dat_rec.report import Check
+from dat_rec.versions import INSTALL
 
 SOUND = {"torch": "2.13.0+cpu", "torchrec": "1.8.0", "fbgemm-gpu-cpu": "1.8.0"}
 
@@ -40,6 +45,8 @@ def test_here_all_is_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert "PROBLEM" not in printed
     assert printed.endswith("all is well\n")
     assert "torch, torchrec and FBGEMM belong together" in printed
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    assert re.search(rf"ok +training +1 step on {device}\n", printed)
 
 
 def test_a_torch_that_does_not_load_is_reported(tmp_path: Path) -> None:
@@ -62,6 +69,49 @@ def test_an_fbgemm_that_crashes_costs_only_its_line(tmp_path: Path) -> None:
     assert checks["fbgemm"]["found"] == "crashed or hung here"
     assert " -m pip uninstall -y fbgemm-gpu-cpu fbgemm-gpu && " in checks["fbgemm"]["cure"]
     assert checks["torchrec"]["found"] == "not tried: an earlier one crashed"
+    assert checks["training"]["level"] == "problem"
+
+
+def test_a_package_before_the_installed_one_is_told_with_both_places(tmp_path: Path) -> None:
+    code, checks = run_doctor(plant(tmp_path, "numpy", "__version__ = '0.1'"))
+    assert code == 2
+    numpy = checks["numpy"]
+    site = Path(str(metadata.distribution("numpy").locate_file("")))
+    assert numpy["level"] == "problem"
+    version = metadata.version("numpy")
+    assert numpy["found"] == f"Python imports {tmp_path / 'numpy'}, not {version} in {site}"
+    assert numpy["cure"] == "unset PYTHONPATH"
+    assert checks["duckdb"]["level"] == "ok"
+
+
+def test_of_two_installed_releases_the_one_that_is_imported_counts(tmp_path: Path) -> None:
+    environment = plant(tmp_path, "numpy", "__version__ = '1.26.4'")
+    (tmp_path / "numpy-1.26.4.dist-info").mkdir()
+    text = "Metadata-Version: 2.1\nName: numpy\nVersion: 1.26.4\n"
+    (tmp_path / "numpy-1.26.4.dist-info" / "METADATA").write_text(text)
+    code, checks = run_doctor(environment)
+    assert code == 2
+    least = doctor.least_versions()["numpy"]
+    assert checks["numpy"]["found"] == f"1.26.4, at least {least} is needed"
+    assert checks["numpy"]["cure"] == INSTALL
+
+
+def test_a_package_beside_the_script_is_told_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tmp_path, "duckdb", "")
+    monkeypatch.syspath_prepend(tmp_path)
+    check = doctor.check_package("duckdb", "9.9")
+    assert check.level == "problem"
+    assert check.cure == f"mv {tmp_path / 'duckdb'} {tmp_path / 'duckdb'}.aside"
+    assert doctor.check_package("faiss-cpu", "1") == Check("versions", "faiss-cpu", "ok", "1")
+
+
+def test_a_rank_among_others_tries_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    level, found = probes.run_probes("dat_rec.doctor")["training"]
+    assert (level, found.partition(" on ")[0]) == ("ok", "1 step")
 
 
 def test_a_library_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,14 +148,23 @@ def test_a_sound_pair_has_no_problem() -> None:
 
 def test_a_wrong_pair_names_the_right_one() -> None:
     found, cure = problems({**SOUND, "torchrec": "1.9.2"})["pair"]
-    assert found == "torch 2.13.0 needs torchrec 1.8.0 and fbgemm-gpu-cpu 1.8.0"
+    assert found.endswith("this torch needs torchrec 1.8.0 and FBGEMM 1.8.0")
     assert cure == f"{INSTALL} --torch 2.13.0"
 
 
-def test_an_unknown_torch_names_the_known_ones() -> None:
+def test_an_unknown_torch_with_partners_of_a_known_one_is_a_problem() -> None:
     found, cure = problems({**SOUND, "torch": "2.15.0"})["pair"]
-    assert found == "torch 2.15.0 is in no known pair (known: 2.13.0, 2.11.0)"
+    assert found.endswith("no set with this torch is known")
     assert cure == f"{INSTALL} --torch 2.13.0"
+
+
+def test_a_set_that_nobody_tested_is_noted() -> None:
+    unknown = {"torch": "2.15.0", "torchrec": "1.10.0", "fbgemm-gpu-cpu": "1.10.0"}
+    (pair,) = (check for check in doctor.check_pair(unknown, "cpu") if check.name == "pair")
+    assert (pair.level, pair.found) == (
+        "note",
+        "torch 2.15.0 is in no tested pair (tested: 2.14.1, 2.13.0, 2.11.0)",
+    )
 
 
 def test_two_builds_over_one_another_are_a_problem() -> None:
@@ -124,6 +183,7 @@ def test_a_missing_optional_package_is_only_a_note() -> None:
     checks = {check.name: check for check in doctor.check_versions({"numpy": "2.4.6"})}
     assert checks["torchx"].level == "note"
     assert "extra `launch`" in checks["torchx"].found
+    assert checks["torchx"].cure == f"{INSTALL} --extras launch"
     assert checks["duckdb"].level == "problem"
 
 

@@ -6,6 +6,7 @@ itself goes that way before any test can run.
 
 import configparser
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -16,7 +17,9 @@ import pip
 import pytest
 
 from dat_rec import install
-from dat_rec.install import CHECKOUT, FBGEMM, PAIRS, InstallError
+from dat_rec.install import CHECKOUT, CONSTRAINTS, STAMPED, InstallError
+from dat_rec.versions import DEFAULT, FBGEMM, PAIRS, STACK, release
+from tests.install_check import sources
 
 
 @pytest.fixture
@@ -137,10 +140,10 @@ def test_a_folder_of_other_things_is_refused(tmp_path: Path, fills: list[Path]) 
     assert not fills
 
 
-@pytest.mark.parametrize("changed", ["setup.cfg", "pyproject.toml", "dat_rec/install.py"])
+@pytest.mark.parametrize("changed", STAMPED)
 def test_a_changed_pin_makes_the_environment_stale(tmp_path: Path, changed: str) -> None:
     (tmp_path / "dat_rec").mkdir()
-    for name in ("setup.cfg", "pyproject.toml", "dat_rec/install.py"):
+    for name in STAMPED:
         (tmp_path / name).write_bytes((CHECKOUT / name).read_bytes())
     before = install.digest("2.13.0", False, tmp_path)
     assert install.digest("2.13.0", False, tmp_path) == before
@@ -186,30 +189,107 @@ def test_the_cuda_fbgemm_needs_a_gpu_and_a_cuda_torch(
 
 
 def required() -> dict[str, str]:
-    """Version by distribution in setup.cfg's install_requires."""
+    """Condition on the version, by distribution in setup.cfg's install_requires."""
     config = configparser.ConfigParser()
     config.read(CHECKOUT / "setup.cfg", "utf-8")
     lines = config["options"]["install_requires"].split("\n")
     # ConfigParser keeps indented comments; setuptools drops them as pip would.
-    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
-    assert all(len(pin) == 2 for pin in pins), f"not pinned exactly: {pins}"
-    return dict(pins)
+    found = [re.fullmatch(r"([\w-]+)([=>]=.+)", line) for line in lines if line and line[0] != "#"]
+    return {match[1]: match[2] for match in found if match}
 
 
-def test_the_pair_is_nowhere_but_in_the_table() -> None:
-    assert not {"torch", "torchrec", *FBGEMM.values()} & set(required())
-    releases = {*PAIRS, *(pair.torchrec for pair in PAIRS.values())}
-    for path in ("setup.cfg", "pyproject.toml", "Makefile"):
+def constraints() -> dict[str, str]:
+    pins = [line.split("==") for line in CONSTRAINTS.read_text("utf-8").splitlines()]
+    return {name.lower().replace("_", "-"): version for name, version in pins}
+
+
+def test_plain_pip_takes_the_newest_set_with_cuda() -> None:
+    newest = next(iter(PAIRS))
+    assert newest == DEFAULT["cuda"]
+    wanted = (newest, PAIRS[newest].torchrec, PAIRS[newest].fbgemm)
+    names = ("torch", "torchrec", FBGEMM["cuda"])
+    assert {name: line for name, line in required().items() if name in STACK} == {
+        name: "=={}.{}.*".format(*release(version))
+        for name, version in zip(names, wanted, strict=True)
+    }
+
+
+def test_no_set_is_named_but_in_the_table() -> None:
+    assert not set(STACK) & set(constraints())
+    for path in ("setup.cfg", "pyproject.toml", "Makefile", "launch/Dockerfile"):
         text = (CHECKOUT / path).read_text("utf-8")
-        assert not re.findall(r"torch(?:rec)?==\S+", text), path
-    assert all(re.fullmatch(r"\d+\.\d+\.\d+", release) for release in releases)
+        assert not re.findall(r"(?:torch|torchrec|fbgemm-gpu)==\d+\.\d+\.\d\S*", text), path
+    releases = {*PAIRS, *(pair.torchrec for pair in PAIRS.values())}
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", one) for one in releases)
 
 
-def test_setup_cfg_brings_all_that_torchrec_asks_for() -> None:
-    asked = metadata.requires("torchrec") or []
-    names = {re.match(r"[\w-]+", line)[0] for line in asked if "extra ==" not in line}  # type: ignore[index]
-    assert names - set(FBGEMM.values()) <= set(required())
-    for line in asked:
-        name, _, version = line.partition("==")
-        if version and ";" not in line:
-            assert required()[name] == version
+def test_constraints_pin_all_that_is_installed_on_our_behalf() -> None:
+    """Walks what dat_rec asks for, from package to package, as pip does."""
+    pins = constraints()
+    to_do, done = ["dat-rec"], set[str]()
+    while to_do:
+        name = to_do.pop()
+        done.add(name)
+        for line in metadata.requires(name) or []:
+            wanted, _, marker = line.partition(";")
+            asked = re.match(r"[\w.-]+", wanted)[0].lower().replace("_", "-")  # type: ignore[index]
+            ours = name == "dat-rec" and "extra ==" in marker
+            # `pip freeze` leaves out what every environment may have.
+            if asked in (*STACK, *done, "setuptools") or (marker and not ours):
+                continue
+            assert pins[asked] == metadata.version(asked), f"{name} asks for {line}"
+            to_do.append(asked)
+    assert len(done) > 50
+
+
+def test_the_least_releases_are_not_above_those_tested() -> None:
+    for name, condition in required().items():
+        if name not in STACK:
+            least = condition.removeprefix(">=")
+            assert release(least) <= release(constraints()[name]), name
+
+
+def test_a_wheel_carries_the_constraints_and_the_installer(tmp_path: Path) -> None:
+    sources(tmp_path)
+    install._run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, tmp_path], "wheel"
+    )
+    (wheel,) = tmp_path.glob("dat_rec-*.whl")
+    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+    assert (tmp_path / "site/dat_rec/constraints.txt").read_bytes() == CONSTRAINTS.read_bytes()
+    # Without site-packages, and from another folder.
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "dat_rec.install", "--help"],
+        env={"PYTHONPATH": str(tmp_path / "site")},
+        cwd=tmp_path / "site" / "launch",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_torchrec_asks_for_is_installed_for_its_own_sake() -> None:
+    """TorchRec itself is installed without its dependencies."""
+    asked = install._run([sys.executable, "-c", install.ASKED_FOR, "launch"], "asking").split("\n")
+    assert "torchmetrics==1.0.3" in asked
+    assert "torchx>=0.7" in asked
+    assert "duckdb" + required()["duckdb"] in asked
+    assert not any(line.startswith(("torch=", "torchrec", "fbgemm", "mypy")) for line in asked)
+
+
+@pytest.mark.parametrize(
+    ("here", "gpu", "torch"),
+    [
+        ("2.14.1+cu130", False, "2.14.1"),
+        ("2.11.0a0", True, "2.11.0"),
+        ("2.9.1", True, DEFAULT["cuda"]),
+        (None, False, DEFAULT["cpu"]),
+        (None, True, DEFAULT["cuda"]),
+    ],
+)
+def test_a_torch_that_is_there_is_kept(
+    monkeypatch: pytest.MonkeyPatch, here: str | None, gpu: bool, torch: str
+) -> None:
+    monkeypatch.setattr(install, "version_of", lambda name: here)
+    assert install.default_torch(gpu) == torch

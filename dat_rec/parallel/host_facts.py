@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 import dat_rec
-from dat_rec.install import FBGEMM
 from dat_rec.parallel.process_group import Place
+from dat_rec.versions import STACK
 
 SHM = Path("/dev/shm")
 LISTENS = "0A"
@@ -72,7 +72,7 @@ def own_facts(place: Place) -> Facts:
 def versions() -> dict[str, str]:
     """Version by package, of what decides a run's numbers or its files."""
     found = {"python": platform.python_version()}
-    for name in ("torch", "torchrec", *FBGEMM.values(), "numpy", "pyarrow"):
+    for name in (*STACK, "numpy", "pyarrow"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -14,7 +14,6 @@ from typing import Any
 import torch.distributed as dist
 
 from dat_rec.errors import RankError, SharedError
-from dat_rec.install import INSTALL
 from dat_rec.parallel.agree import from_first
 from dat_rec.parallel.host_facts import SHM, Facts, own_facts
 from dat_rec.parallel.measures import (
@@ -26,6 +25,7 @@ from dat_rec.parallel.measures import (
 )
 from dat_rec.parallel.process_group import Place
 from dat_rec.report import Check, Level, Report
+from dat_rec.versions import INSTALL
 
 GROUP = "cluster"
 NOTED_OFFSET_S, WORST_OFFSET_S = 1.0, 60.0
