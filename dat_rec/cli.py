@@ -34,6 +34,7 @@ from dat_rec.errors import (
 )
 from dat_rec.files import local_path
 from dat_rec.plan_config import PlanConfig
+from dat_rec.versions import INSTALL, about, require_stack
 
 Arguments = Sequence[str]
 EXIT_FILE = "DAT_REC_EXIT_FILE"
@@ -80,6 +81,7 @@ def _prepare(arguments: Arguments) -> None:
 def _train(arguments: Arguments) -> None:
     """Train a model on a dataset; alone, or on each rank under torchrun."""
     config = parse_train(arguments)
+    require_stack()
     from dat_rec.train.figures import next_command, trained_words
     from dat_rec.train.loop import train
 
@@ -121,6 +123,7 @@ def _plan(arguments: Arguments) -> None:
     """Say where tables would go on a cluster, and whether they fit."""
     _refuse_repeated(arguments)
     config: PlanConfig = _parse("plan", PlanConfig, arguments)
+    require_stack()
     from dat_rec.train.plan_question import plan_command
 
     if code := plan_command(config):
@@ -162,6 +165,7 @@ class Evaluate:
 def _evaluate(arguments: Arguments) -> None:
     """Rank every held-out item among all items; write metrics.json."""
     options: Evaluate = _parse("evaluate", Evaluate, arguments)
+    require_stack()
     from dat_rec.retrieval.evaluate import evaluate, table
 
     print(table(evaluate(options.run, options.data, options.checkpoint)))
@@ -209,6 +213,7 @@ class Export:
 def _export(arguments: Arguments) -> None:
     """Write item vectors, index and query tower for serving."""
     options: Export = _parse("export", Export, arguments)
+    require_stack()
     from dat_rec.retrieval.export import export
 
     made = export(
@@ -248,6 +253,7 @@ class Recommend:
 def _recommend(arguments: Arguments) -> None:
     """Write the best items of each user, from an export."""
     options: Recommend = _parse("recommend", Recommend, arguments)
+    require_stack()
     from dat_rec.retrieval.recommend import recommend, sample
 
     done = recommend(
@@ -321,6 +327,9 @@ def _run(arguments: Arguments) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         sys.exit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        print(about())
+        sys.exit(0)
     if arguments[0] not in COMMANDS:
         error = UserError(f"no command {arguments[0]!r}: one of {', '.join(COMMANDS)}")
         _end(2, error, f"error: {error}")
@@ -352,6 +361,12 @@ def _run(arguments: Arguments) -> None:
         )
         where = error.filename or "the disk"
         _end(2, error, f"error: {where}: {error.strerror}: {cure}")
+    except ImportError as error:
+        package = (error.name or "dat_rec").partition(".")[0]
+        if package == "dat_rec":
+            _crash()
+        what = "is not installed" if isinstance(error, ModuleNotFoundError) else f"fails: {error}"
+        _end(2, error, f"error: {package} {what}: run `{INSTALL}`, or see `dat-rec doctor`")
     except Exception:
         _crash()
 
@@ -366,9 +381,8 @@ def _crash() -> NoReturn:
 
 def _usage() -> str:
     lines = [f"  {name:<10} {command.__doc__}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        ["usage: dat-rec COMMAND [--help] …", "", *lines, "", "dat-rec COMMAND --help tells more."]
-    )
+    usage = ["usage: dat-rec COMMAND [--help] …", "       dat-rec --version"]
+    return "\n".join([*usage, "", *lines, "", "dat-rec COMMAND --help tells more."])
 
 
 def _end(
