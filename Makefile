@@ -17,6 +17,7 @@ CODE := $(wildcard dat_rec launch benchmarks tests)
 TYPED := $(wildcard dat_rec launch benchmarks)
 PYTEST_FLAGS ?=
 CHAOS_FLAGS ?= --kills 20
+FUZZ_FLAGS ?= --cases 100
 PAIRS_FLAGS ?=
 INSTALL_CHECK_FLAGS ?=
 
@@ -28,7 +29,7 @@ DEMO_TRAIN_FLAGS ?= --preset modern --seed 0 --epochs 1 --examples.skip-repeats 
 SLURM_TRAIN_FLAGS ?= --seed 0 --epochs 1 --batch-size 1024 --examples.skip-repeats --model.hidden 128 --loss.log-q 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo slurm slurm-packages test pytest chaos pairs install-check lint format types imports doctor venv lock clean
+.PHONY: help demo slurm slurm-packages test pytest chaos fuzz pairs install-check lint format types imports doctor venv lock clean
 
 help:  ## print these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ pytest: venv  ## the tests alone; PYTEST_FLAGS="-k losses -x" goes to pytest
 
 chaos: venv  ## kill trainings at random moments; each must end with an undisturbed run's bits
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(CHAOS_FLAGS)
+
+fuzz: venv  ## random datasets, options and ranks, judged by brute force
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ_FLAGS)
 
 pairs:  ## every set of dat_rec/versions.py, and the least releases: installed, core tests run (an hour, 6 GB)
 	$(PYTHON) -m tests.pairs $(PAIRS_FLAGS)
