@@ -1,0 +1,166 @@
+"""A case in, all its commands run and judged: what a user would do from log to recommendations."""
+
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from dat_rec.train.found import checkpoints
+from dat_rec.train.trained import load_model
+from tests.fuzz import oracles
+from tests.fuzz.draw import Case
+from tests.train.saved import saved_bytes
+
+LIMIT_S = 240
+"""A command that takes longer hangs."""
+PRELOAD = (
+    "dat_rec.train.loop",
+    "dat_rec.data.sources",
+    "dat_rec.retrieval.evaluate",
+    "dat_rec.retrieval.export",
+    "dat_rec.retrieval.recommend",
+)
+"""What the commands import, for the server that their processes are forked from."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    codes: list[int]
+    """Exit code of each rank."""
+    printed: str
+
+    @property
+    def refusal(self) -> str:
+        """The line that says why the input was refused; nothing where it was not."""
+        if 2 not in self.codes:
+            return ""
+        lines = [line for line in self.printed.splitlines() if line.startswith("dat-rec")]
+        return lines[-1] if lines else "nothing said"
+
+
+class FaultError(Exception):
+    """A case shows a fault."""
+
+
+class RefusedError(Exception):
+    """A command refused its input, as it may."""
+
+
+def _process(arguments: list[str], log: str, variables: dict[str, str]) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for number in (1, 2):
+        os.dup2(descriptor, number)
+    os.environ.update(variables)
+    torch.set_num_threads(1)
+    sys.argv = ["dat-rec", *arguments]
+    from dat_rec.cli import main
+
+    main()
+
+
+def command(logs: Path, *arguments: str | Path, world: int = 1) -> Ended:
+    """``dat-rec ARGUMENTS`` on each of ``world`` ranks, in processes that import nothing anew.
+
+    Raises:
+        FaultError: it hangs.
+    """
+    words = [str(argument) for argument in arguments]
+    context = get_context("forkserver")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    files = [logs / f"{words[0]}-{rank}.log" for rank in range(world)]
+    processes = []
+    for rank, file in enumerate(files):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        variables = {name: str(value) for name, value in place.items()} if world > 1 else {}
+        process = context.Process(target=_process, args=(words, str(file), variables))
+        process.start()
+        processes.append(process)
+    deadline = time.monotonic() + LIMIT_S
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+        process.join()
+    printed = "\n".join(file.read_text(errors="replace") for file in files if file.exists())
+    if None in codes:
+        raise FaultError(f"{' '.join(words)} hangs:\n{printed[-1500:]}")
+    return Ended([code for code in codes if code is not None], printed)
+
+
+class Walk:
+    """One case, command by command, in a folder of its own."""
+
+    def __init__(self, case: Case, folder: Path) -> None:
+        self._case = case
+        self._folder = folder
+
+    def _step(self, *arguments: str | Path, world: int = 1) -> None:
+        ended = command(self._folder, *arguments, world=world)
+        if problem := oracles.outcome(ended.codes, ended.printed, self._folder):
+            raise FaultError(f"{arguments[0]}: {problem}")
+        if ended.refusal:
+            raise RefusedError(f"{arguments[0]}: {ended.refusal}")
+
+    def _train(self, out: Path, world: int, *more: str) -> None:
+        case = self._case
+        batch = case.batch_size * case.world // world
+        options = (*case.train, "--batch-size", str(batch), *more)
+        self._step("train", "--data", self._folder / "data", "--out", out, *options, world=world)
+
+    def walk(self) -> None:
+        """Go through all commands.
+
+        Raises:
+            FaultError: something is not as it must be.
+            RefusedError: a command refused its input.
+        """
+        case, folder = self._case, self._folder
+        data, run = folder / "data", folder / "run"
+        self._step("prepare", *case.prepare, "--out", data)
+        self._train(run, case.world)
+        self._step("evaluate", "--run", run)
+        trained = load_model(run)
+        self._judge(oracles.evaluation(trained, json.loads((run / "metrics.json").read_text())))
+        self._step("export", "--run", run, "--out", folder / "export")
+        self._judge(oracles.exported(trained, folder / "export", case.tolerance))
+        k, recs = min(case.k, trained.dataset.schema.items), folder / "recs.parquet"
+        self._step("recommend", "--export", folder / "export", "--k", str(k), "--out", recs)
+        self._judge(oracles.recommended(trained, recs, k, case.tolerance))
+        if case.world > 1 and case.exact:
+            self._train(folder / "one", 1)
+            self._judge(oracles.losses(folder / "one", run))
+        self._resume(run)
+
+    def _resume(self, run: Path) -> None:
+        """Cut the run back to its first checkpoint, let it go on, and compare."""
+        found = checkpoints(run)
+        undisturbed = saved_bytes(found[-1][1])
+        for _, checkpoint in found[1:] or found:
+            shutil.rmtree(checkpoint)
+        (run / "train.json").unlink()
+        self._train(run, self._case.world, "--resume")
+        again = checkpoints(run)
+        if [step for step, _ in again] != [step for step, _ in found]:
+            raise FaultError(f"resumed, the run has checkpoints {again}, before {found}")
+        resumed = saved_bytes(again[-1][1])
+        names = sorted(undisturbed.keys() | resumed.keys())
+        differing = [name for name in names if undisturbed.get(name) != resumed.get(name)]
+        self._judge(f"resumed, {differing} have other bits" if differing else "")
+
+    @staticmethod
+    def _judge(problem: str) -> None:
+        if problem:
+            raise FaultError(problem)
