@@ -5,7 +5,8 @@
 Each case is prepared, trained, evaluated, exported and recommended from, as a user does it, and
 must show: exit codes 0 or 2, the latter with a line that says why, never a traceback; nothing
 half-written; metrics and lists as brute force has them; an export that equals its model; the
-losses of one rank on any number; and, cut back to its first checkpoint and resumed, the same bits.
+losses of one rank on any number; and, cut back to its first checkpoint and resumed, the same bits
+(on another number of ranks, the same losses).
 A case is decided by its seed and number alone: ``--first N --cases 1`` walks it again.
 """
 

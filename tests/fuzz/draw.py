@@ -32,6 +32,8 @@ class Case:
     number: int
     world: int
     """Ranks of the training."""
+    resumed_world: int
+    """Ranks on which it goes on from its first checkpoint."""
     batch_size: int
     """Examples a batch on each of them."""
     prepare: tuple[str, ...]
@@ -48,7 +50,10 @@ class Case:
     def text(self) -> str:
         """The case as somebody would type it."""
         train = " ".join((*self.train, "--batch-size", str(self.batch_size)))
-        return f"{self.world} ranks: prepare {' '.join(self.prepare)}; train {train}; k {self.k}"
+        return (
+            f"{self.world} ranks, then {self.resumed_world}: prepare {' '.join(self.prepare)}; "
+            f"train {train}; k {self.k}"
+        )
 
 
 def draw(seed: int, number: int, folder: Path) -> Case:
@@ -60,9 +65,11 @@ def draw(seed: int, number: int, folder: Path) -> Case:
     else:
         prepare, items = _log(rng, folder)
     train, exact, tolerance = _train(rng)
+    world = int(rng.choice([1, 2, 2, 3, 3]))
     return Case(
         number=number,
-        world=int(rng.choice([1, 2, 2, 3, 3])),
+        world=world,
+        resumed_world=world if rng.random() < 0.7 else int(rng.integers(1, 4)),
         batch_size=int(rng.choice([2, 7, 16, 64, 128])),
         prepare=tuple(prepare),
         train=tuple(train),

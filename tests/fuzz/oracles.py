@@ -158,13 +158,13 @@ def recommended(trained: Trained, path: Path, k: int, tolerance: float) -> str:
     return ""
 
 
-def losses(one: Path, many: Path) -> str:
-    """How a run's last losses differ from those of the same run on one rank."""
-    ours, theirs = (json.loads((run / "train.json").read_text()) for run in (many, one))
+def losses(other: Path, run: Path) -> str:
+    """How a run's last losses differ from those of the same run on other ranks."""
+    ours, theirs = (json.loads((one / "train.json").read_text()) for one in (run, other))
     for name in ("steps", "examples_an_epoch"):
         if ours[name] != theirs[name]:
-            return f"{name}: {ours[name]}, on one rank {theirs[name]}"
+            return f"{name}: {ours[name]}, on other ranks {theirs[name]}"
     for name, value in theirs["loss"].items():
         if abs(ours["loss"][name] - value) > 1e-3 * max(1.0, abs(value)):
-            return f"loss {name}: {ours['loss'][name]}, on one rank {value}"
+            return f"loss {name}: {ours['loss'][name]}, on other ranks {value}"
     return ""

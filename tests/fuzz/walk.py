@@ -114,10 +114,8 @@ class Walk:
         if ended.refusal:
             raise RefusedError(f"{arguments[0]}: {ended.refusal}")
 
-    def _train(self, out: Path, world: int, *more: str) -> None:
-        case = self._case
-        batch = case.batch_size * case.world // world
-        options = (*case.train, "--batch-size", str(batch), *more)
+    def _train(self, out: Path, world: int, batch_size: int, *more: str) -> None:
+        options = (*self._case.train, "--batch-size", str(batch_size), *more)
         self._step("train", "--data", self._folder / "data", "--out", out, *options, world=world)
 
     def walk(self) -> None:
@@ -130,7 +128,7 @@ class Walk:
         case, folder = self._case, self._folder
         data, run = folder / "data", folder / "run"
         self._step("prepare", *case.prepare, "--out", data)
-        self._train(run, case.world)
+        self._train(run, case.world, case.batch_size)
         self._step("evaluate", "--run", run)
         trained = load_model(run)
         self._judge(oracles.evaluation(trained, json.loads((run / "metrics.json").read_text())))
@@ -140,21 +138,27 @@ class Walk:
         self._step("recommend", "--export", folder / "export", "--k", str(k), "--out", recs)
         self._judge(oracles.recommended(trained, recs, k, case.tolerance))
         if case.world > 1 and case.exact:
-            self._train(folder / "one", 1)
+            self._train(folder / "one", 1, case.batch_size * case.world)
             self._judge(oracles.losses(folder / "one", run))
         self._resume(run)
 
     def _resume(self, run: Path) -> None:
         """Cut the run back to its first checkpoint, let it go on, and compare."""
-        found = checkpoints(run)
+        case, found = self._case, checkpoints(run)
         undisturbed = saved_bytes(found[-1][1])
         for _, checkpoint in found[1:] or found:
             shutil.rmtree(checkpoint)
-        (run / "train.json").unlink()
-        self._train(run, self._case.world, "--resume")
+        before = run.with_name("before")
+        before.mkdir()
+        shutil.move(run / "train.json", before / "train.json")
+        # The size of a batch is that of the ranks that the run begins with, whoever resumes it.
+        self._train(run, case.resumed_world, case.batch_size, "--resume")
         again = checkpoints(run)
         if [step for step, _ in again] != [step for step, _ in found]:
             raise FaultError(f"resumed, the run has checkpoints {again}, before {found}")
+        if case.resumed_world != case.world:
+            self._judge(oracles.losses(before, run) if case.exact else "")
+            return
         resumed = saved_bytes(again[-1][1])
         names = sorted(undisturbed.keys() | resumed.keys())
         differing = [name for name in names if undisturbed.get(name) != resumed.get(name)]
