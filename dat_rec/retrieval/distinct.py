@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from dat_rec.data.columns import Column
 
 Ints = NDArray[np.int64]
+HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+"""Odd, so that no bit of a row is lost: 2^64 over the golden ratio (Fibonacci hashing)."""
 
 
 class Distinct(NamedTuple):
@@ -79,20 +81,37 @@ def _distinct(code: Ints) -> Distinct:
 
 
 def _codes(table: NDArray[np.generic]) -> Ints:
-    """(N, F) → (N,): equal rows, to the bit, have the same number, by their first occurrence."""
+    """(N, F) → (N,): equal rows, to the bit, have the same number, by their first occurrence.
+
+    Hashes set most rows apart; only those that share one are compared, so that no second copy of a
+    large table is made.
+    """
     rows, width = table.shape
-    content = pa.py_buffer(np.ascontiguousarray(table))
-    kind = pa.binary(width * table.itemsize)
-    return _numbered(pa.FixedSizeBinaryArray.from_buffers(kind, rows, [None, content]))
+    words = np.ascontiguousarray(table).view(np.uint32)
+    hashes = np.zeros(rows, np.uint64)
+    for column in words.T:
+        hashes = (hashes ^ column) * HASH_FACTOR
+    _, place, times = np.unique(hashes, return_inverse=True, return_counts=True)
+    shared = np.flatnonzero(times[place] > 1)
+    content = np.ascontiguousarray(table[shared])
+    ends = np.arange(len(shared) + 1) * width * table.itemsize
+    kind = _large_codes(ends, content)
+    first = np.arange(rows)
+    first[shared] = shared[np.unique(kind, return_index=True)[1]][kind]
+    number = np.cumsum(first == np.arange(rows)) - 1
+    codes: Ints = number[first]
+    return codes
 
 
 def _list_codes(column: Column) -> Ints:
     content = np.ascontiguousarray(column.values)
-    ends = np.cumsum(column.lengths()) * content.itemsize
-    buffers = [None, pa.py_buffer(np.append(0, ends)), pa.py_buffer(content)]
-    return _numbered(pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(column), buffers))
+    ends = np.append(0, np.cumsum(column.lengths()) * content.itemsize)
+    return _large_codes(ends, content)
 
 
-def _numbered(array: pa.Array) -> Ints:
+def _large_codes(ends: Ints, content: NDArray[np.generic]) -> Ints:
+    """Number parts of ``content``, which end at these bytes, by their first occurrence."""
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(content)]
+    array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(ends) - 1, buffers)
     codes: Ints = array.dictionary_encode().indices.to_numpy().astype(np.int64)
     return codes

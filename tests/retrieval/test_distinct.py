@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from dat_rec.data.columns import Column
+from dat_rec.retrieval import distinct
 from dat_rec.retrieval.distinct import Distinct, distinct_rows, distinct_vectors, encode_once
 
 
@@ -68,3 +69,9 @@ def test_each_kind_is_encoded_once_and_few_rows_at_a_time() -> None:
     assert given == [[4, 5], [7]]
     assert found.tolist() == [[7, -7], [5, -5], [4, -4], [5, -5], [4, -4]]
     assert encode_once(columns, np.array([], np.int64), encode, 2).shape == (0, 2)
+
+
+def test_rows_that_share_a_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distinct, "HASH_FACTOR", np.uint64(0))
+    vectors = np.random.default_rng(2).integers(0, 3, (200, 2)).astype(np.float32)
+    assert_equal(distinct_vectors(vectors), by_hand([tuple(row) for row in vectors.tolist()]))
