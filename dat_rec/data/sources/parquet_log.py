@@ -29,7 +29,7 @@ from dat_rec.data.source import (
 )
 from dat_rec.data.sources.feature_kinds import is_number, kind_of
 from dat_rec.data.sources.ids import id_sql
-from dat_rec.data.sources.tables import INTEGERS, PLACE, at_least, finite, holds, parquet
+from dat_rec.data.sources.tables import INTEGERS, PLACE, WIDTH, at_least, finite, holds, parquet
 from dat_rec.data.sources.times import OTHER_FORM, Times, no_moment, read_moment, times_of
 from dat_rec.errors import UserError
 
@@ -188,7 +188,7 @@ class ParquetLog(Options):
         timed = self.time != TIME or holds(self.interactions, TIME)
         wanted = [*columns, self.time] if timed or self.split == "time" else columns
         try:
-            return parquet(database, self.interactions, wanted), timed
+            return parquet(database, self.interactions, wanted, width_of=self.label), timed
         except UserError as error:
             if timed or self.split != "time":
                 raise
@@ -244,11 +244,13 @@ class ParquetLog(Options):
                 f"{self.interactions}: label {self.label!r} is {type_}: name a number or text"
             )
         label = f"{column}::DOUBLE"
-        least = self._least()
-        if type_ == "FLOAT":
-            # 4.1 in 32 bits is less than 4.1 in 64. What overflows is beyond all labels as it is.
-            with suppress(OverflowError):
-                least = struct.unpack("<f", struct.pack("<f", least))[0]
+        least = repr(self._least())
+        if type_ in ("FLOAT", "DOUBLE"):
+            # 4.1 in 32 bits is less than 4.1 in 64: each file's labels are compared in its width.
+            narrow = "".join(
+                f" WHEN {width} THEN {_rounded(self._least(), width)!r}" for width in (16, 32)
+            )
+            least = f"CASE {WIDTH}{narrow} ELSE {least} END::DOUBLE"
         return f"WHERE {at_least(label, least)}", f"NOT coalesce(isfinite({label}), false)"
 
     def _labels(self, database: duckdb.DuckDBPyConnection, log: str, type_: str) -> tuple[str, str]:
@@ -339,6 +341,14 @@ class ParquetLog(Options):
                 f"--test-from {self.test_from}: is no {kind}, as the times are: write one"
             )
         return Split(f"time >= {start}", f"test: from {self.test_from} on")
+
+
+def _rounded(number: float, width: int) -> float:
+    """The float of so many bits next to ``number``; itself if it is beyond all of them."""
+    code = {16: "<e", 32: "<f"}[width]
+    with suppress(OverflowError):
+        return float(struct.unpack(code, struct.pack(code, number))[0])
+    return number
 
 
 def _values(database: duckdb.DuckDBPyConnection, log: str, column: str) -> str:

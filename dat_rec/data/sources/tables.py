@@ -28,11 +28,20 @@ INTEGERS = (
 )
 OWN_PLACE = "_source_file, _source_row"
 """The columns that ``parquet`` and ``delimited`` add; a user's file may well have a ``row``."""
+WIDTH = "_source_width"
+"""The column that ``parquet`` adds where it is asked to: 16 or 32 for floats of so many bits, else
+64, whatever type the parts have in common."""
 PLACE = "_source_file AS file, _source_row AS row"
 """The same under the names of the raw relations."""
 
 
-def parquet(database: duckdb.DuckDBPyConnection, path: Path, columns: Sequence[str]) -> str:
+def parquet(
+    database: duckdb.DuckDBPyConnection,
+    path: Path,
+    columns: Sequence[str],
+    *,
+    width_of: str | None = None,
+) -> str:
     """SQL to stand after FROM: these columns of the Parquet files, and OWN_PLACE (rows from 1).
 
     A column that no file has is read from the folders' names, if all files stand in folders
@@ -42,6 +51,7 @@ def parquet(database: duckdb.DuckDBPyConnection, path: Path, columns: Sequence[s
         database: reads the files' schemas.
         path: a Parquet file, or a folder of them (see part_files.py).
         columns: those that must be there; no others are read.
+        width_of: one of the columns; WIDTH says how many bits its numbers have in their file.
 
     Raises:
         UserError: no such file, no Parquet, or a column is missing, has a namesake, has types in
@@ -55,12 +65,12 @@ def parquet(database: duckdb.DuckDBPyConnection, path: Path, columns: Sequence[s
         _refuse_namesakes(file, inside, names)
         for name in names:
             # Unlike `filename`, the option cannot be told another name for its column.
-            if name.lower() in ("file_row_number", "_source_file"):
+            if name.lower() in ("file_row_number", "_source_file", WIDTH):
                 raise UserError(
                     f"{file}: column {name!r}: the name is kept for the reader: rename the column"
                 )
     outside = {name: folders.sql(name) for name in columns if name not in inside}
-    table = _union(schemas, inside, outside)
+    table = _union(schemas, inside, outside, width_of)
     try:
         types = columns_of(database, table)
         for name in inside:
@@ -100,7 +110,12 @@ def _stands_inside(name: str, schemas: dict[Path, pa.Schema], folders: Folders) 
     return any(name in schema.names for schema in schemas.values()) or not folders.has(name)
 
 
-def _union(schemas: dict[Path, pa.Schema], inside: Sequence[str], outside: dict[str, str]) -> str:
+def _union(
+    schemas: dict[Path, pa.Schema],
+    inside: Sequence[str],
+    outside: dict[str, str],
+    width_of: str | None,
+) -> str:
     """SQL: all files, those with other types cast to the types that hold all values exactly."""
     types = {name: [(f, plain(s.field(name).type)) for f, s in schemas.items()] for name in inside}
     common = {name: common_type(name, found) for name, found in types.items()}
@@ -116,6 +131,9 @@ def _union(schemas: dict[Path, pa.Schema], inside: Sequence[str], outside: dict[
     selects = []
     for places in groups.values():
         read = [_cast(name, found[places[0]][1], common[name]) for name, found in types.items()]
+        if width_of is not None:
+            own = types[width_of][places[0]][1] if width_of in types else pa.null()
+            read.append(f"{own.bit_width if pa.types.is_floating(own) else 64} AS {WIDTH}")
         scan = scan_parquet([files[place] for place in places], options)
         selects.append(f"SELECT {', '.join([*read, *added])} FROM {scan}")
     return f"({' UNION ALL '.join(selects)})"
@@ -248,12 +266,12 @@ def finite(option: str, value: float) -> float:
     return value
 
 
-def at_least(value: str, least: float) -> str:
+def at_least(value: str, least: float | str) -> str:
     """SQL: a number ≥ ``least``, or none that could be compared: that is for the checks to count.
 
-    DuckDB holds NaN ≥ x for true.
+    ``least`` may be SQL. DuckDB holds NaN ≥ x for true.
     """
-    return f"NOT coalesce(isfinite({value}) AND {value} < {least!r}, false)"
+    return f"NOT coalesce(isfinite({value}) AND {value} < {least}, false)"
 
 
 def problem(

@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -227,6 +228,54 @@ def test_the_label_tells_the_positives(
     assert made.schema.rejected == ({"missing label": missing} if missing else {})
     assert made.schema.rows_read == len(good) + missing
     assert made.triples("train") + made.triples("test") == [ROWS[row] for row in good]
+
+
+HALF, SINGLE, DOUBLE = np.float16, np.float32, np.float64
+
+
+@pytest.mark.parametrize("least", [4.1, 4.2])
+@pytest.mark.parametrize(
+    "widths",
+    [(HALF,), (SINGLE,), (SINGLE, DOUBLE), (DOUBLE, SINGLE), (HALF, SINGLE, DOUBLE),
+     (DOUBLE, SINGLE, HALF), (HALF, SINGLE), (SINGLE, HALF)],
+)  # fmt: skip
+def test_a_label_is_compared_in_the_width_of_its_own_file(
+    tmp_path: Path, widths: tuple[Any, ...], least: float
+) -> None:
+    """4.1 in 32 bits and 4.2 in 16 are less than in 64: as good as the others all the same."""
+    (tmp_path / "log").mkdir()
+    rows = [(part, item, 10 * part + item) for part in range(len(widths)) for item in range(4)]
+    for part, width in enumerate(widths):
+        write(
+            tmp_path / "log" / f"{part}.parquet",
+            user_id=[part] * 4,
+            item_id=list(range(4)),
+            time=[10 * part + item for item in range(4)],
+            stars=np.array([least, least - 0.05, least + 0.05, 0], width),
+        )
+    made = Prepared(
+        options(tmp_path, interactions=tmp_path / "log", label="stars", min_label=least)
+    )
+    good = [row for row in rows if row[1] in (0, 2)]
+    assert made.triples("train") + made.triples("test") == good
+
+
+def test_a_wide_label_just_below_is_no_positive_beside_narrow_ones(tmp_path: Path) -> None:
+    """2**24 + 1 in 32 bits is 2**24, which in 64 bits is another number."""
+    (tmp_path / "log").mkdir()
+    for part, width in enumerate((SINGLE, DOUBLE)):
+        stars = np.array([2**24, 2**24 + 1, 2**24 + 2, 0], width)
+        write(
+            tmp_path / "log" / f"{part}.parquet",
+            user_id=[part] * 4,
+            item_id=list(range(4)),
+            time=[10 * part + item for item in range(4)],
+            stars=stars,
+        )
+    changes = {"label": "stars", "min_label": 2.0**24 + 1}
+    made = Prepared(options(tmp_path, interactions=tmp_path / "log", **changes))
+    found = [row[:2] for row in made.triples("train") + made.triples("test")]
+    assert found == [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2)]
 
 
 def test_attributes_follow_their_types(tmp_path: Path) -> None:
