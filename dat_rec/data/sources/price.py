@@ -4,13 +4,16 @@ import re
 from math import isfinite
 from typing import Any
 
-AMOUNT = r"(\d[\d.,'\s]*|[.,]\d+)"
-CURRENCY = r"(?:[$€£¥₹]|[A-Z]{2,3}[$ ]?)?"
+AMOUNT = r"([1-9]\d{0,2}(?:['’\s]\d{3})+(?!\d)[\d.,]*|\d[\d.,]*|[.,]\d+)"
+"""White space and ' stand between thousands alone: what $5 99 means, nobody can tell."""
+CURRENCY = r"(?:[$€£¥₹]|[A-Z]{2,3}[$ ]?|kr\.?)?"
 ONE = rf"{CURRENCY}\s*{AMOUNT}\s*{CURRENCY}"
 POINT = re.compile(r"([1-9]\d{0,2}(?:,\d{3})+|\d*)(?:\.(\d*))?")
 COMMA = re.compile(r"([1-9]\d{0,2}(?:\.\d{3})+|\d*)(?:,(\d{1,2}))?")
 """1,299.00 and 1.299,00."""
-PRICE = re.compile(rf"(?:from|From|FROM)?\s*{ONE}(?:\s*(?:-|–|—|to)\s*{ONE})?")
+UNIT = r"(?:\s*(?:/|per\s)\s*[A-Za-z][A-Za-z. ]*)?"
+"""As in 5.99/count."""
+PRICE = re.compile(rf"(?:from|From|FROM)?\s*{ONE}(?:\s*(?:-|–|—|to)\s*{ONE})?{UNIT}")
 
 
 def price(value: Any) -> float | None:
@@ -33,7 +36,7 @@ def price(value: Any) -> float | None:
 
 
 def _amount(text: str, *, euros: bool) -> float | None:
-    text = re.sub(r"['\s]", "", text)
+    text = re.sub(r"['’\s]", "", text)
     points, commas = POINT.fullmatch(text), COMMA.fullmatch(text)
     found = commas if commas and (euros or not points) else points
     if found is None or not any(found.groups()):
