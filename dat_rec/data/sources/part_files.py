@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,6 +25,11 @@ ENDING = re.compile(r"\.[A-Za-z]\w*$")
 MAGIC = b"PAR1"
 SHOWN = 3
 """Names in a message."""
+ICEBERG = "*.metadata.json"
+ICEBERG_NAME = re.compile(
+    r"(v\d+|\d{5,}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})(\.gz)?\.metadata\.json"
+)
+"""What Iceberg's writers call a table's metadata; other tools' may be called so by the ending."""
 LFS = b"version https://git-lfs"
 
 
@@ -40,7 +46,9 @@ def part_files(path: Path, *, aloud: bool = True) -> list[Path]:
     """
     path = plain_path(path)
     for folder in dict.fromkeys((path, *path.absolute().parents, *path.resolve().parents)):
-        _refuse_table(path, folder)
+        # What lies beside the log in a folder that cannot be listed is not ours to judge.
+        with suppress(OSError):
+            _refuse_table(path, folder)
     if path.is_dir():
         return _in_folder(path, aloud=aloud)
     if not path.exists():
@@ -119,7 +127,7 @@ def _refuse_table(path: Path, folder: Path) -> None:
     elif (folder / ".hoodie").is_dir():
         kind = "Hudi"
         cure = f"in Spark: spark.read.format('hudi').load({name!r}).write.parquet({out!r})"
-    elif found := sorted(folder.glob("metadata/*.metadata.json"), key=_version):
+    elif found := sorted(filter(_is_iceberg, (folder / "metadata").glob(ICEBERG)), key=_version):
         kind = "Iceberg"
         cure = _python(
             "import pyarrow.parquet as pq; from pyiceberg.table import StaticTable as T; "
@@ -131,6 +139,17 @@ def _refuse_table(path: Path, folder: Path) -> None:
             f"{path}: belongs to a table of {kind}{where}, whose files hold deleted rows too: "
             f"export a snapshot and name that: {cure}"
         )
+
+
+def _is_iceberg(path: Path) -> bool:
+    """Whether the file describes an Iceberg table: by its name, or by its first keys."""
+    if ICEBERG_NAME.fullmatch(path.name):
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    return b'"format-version"' in head and b'"table-uuid"' in head
 
 
 def _version(path: Path) -> tuple[int, str]:

@@ -174,7 +174,10 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 
 TABLES = {
     "Delta": ("_delta_log/00000000000000000000.json", "deltalake"),
-    "Iceberg": ("metadata/00001-5f1c.metadata.json", "pyiceberg"),
+    "Iceberg": (
+        "metadata/00001-5f1cab5e-0d3b-4a5e-9c4f-0123456789ab.metadata.json",
+        "pyiceberg",
+    ),
     "Hudi": (".hoodie/hoodie.properties", "format('hudi')"),
 }
 
@@ -197,6 +200,34 @@ def test_the_folder_of_a_table_is_refused_whole_or_in_part(
     assert library in message
     assert str(log) in message
     assert ("v2.metadata.json" in message) == (kind == "Iceberg")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "iceberg"),
+    [
+        ("columns.metadata.json", '{"columns": ["v"]}', False),
+        ("2026.metadata.json", "{}", False),
+        ("v3.gz.metadata.json", "", True),
+        ("00007-5f1cab5e-0d3b-4a5e-9c4f-0123456789ab.gz.metadata.json", "", True),
+        ("mine.metadata.json", '{"format-version": 2, "table-uuid": "5f1c"}', True),
+    ],
+)
+def test_metadata_makes_a_table_where_iceberg_wrote_it(
+    name: str, content: str, iceberg: bool, tmp_path: Path
+) -> None:
+    put(tmp_path / "all" / "log", "part-0.parquet")
+    (tmp_path / "all/metadata").mkdir()
+    (tmp_path / "all/metadata" / name).write_text(content)
+    if iceberg:
+        assert "belongs to a table of Iceberg" in refusal(tmp_path / "all" / "log")
+    else:
+        assert values(tmp_path / "all") == values(tmp_path / "all/log") == [0]
+
+
+def test_metadata_above_the_log_that_nobody_can_read_is_passed_over(tmp_path: Path) -> None:
+    put(tmp_path / "all" / "log", "part-0.parquet")
+    (tmp_path / "all/_delta_log").symlink_to("x" * 300)  # ENAMETOOLONG, to root too
+    assert values(tmp_path / "all/log") == [0]
 
 
 def test_an_out_or_a_dataset_in_the_folder_is_refused(tmp_path: Path) -> None:
