@@ -53,10 +53,12 @@ class Times:
 
 
 def _iso(text: str) -> str:
-    """The date with hyphens, a point before the fraction, an offset without its space."""
+    """The date with hyphens, a point before the fraction, an offset without its space or name."""
     text = rf"regexp_replace({text}, '^(\d{{4}})[/.](\d{{1,2}})[/.](\d{{1,2}})', '\1-\2-\3')"
     text = rf"regexp_replace({text}, '(:\d{{2}}),(\d)', '\1.\2')"
     text = rf"regexp_replace({text}, ' ([+-]\d{{2}}:?\d{{2}})( [A-Z]+)?$', '\1')"
+    # Java's ZonedDateTime names the zone of its offset in brackets.
+    text = rf"regexp_replace({text}, '(Z|[+-]\d{{2}}:?\d{{2}})\[[\w/+-]+\]$', '\1')"
     return f"try(epoch_us(try_cast({text} AS TIMESTAMPTZ)))"
 
 
@@ -162,11 +164,13 @@ def times_of(
     text = f"trim({named(column)})"
     looked_at = f"{relation} WHERE _source_row <= {LOOK_AT}"
     form = form_of(database, looked_at, text)
+    pattern = FORMS[form].pattern if form in FORMS else _AMBIGUOUS
+    test = f"regexp_full_match({text}, {quoted(pattern)})"
     if form in FORMS:
-        return _of_form(form)
-    pattern = quoted(_AMBIGUOUS)
-    test = f"regexp_full_match({text}, {pattern})"
-    if form != "ambiguous":
+        times = _of_form(form)
+        if _reads_one(database, looked_at, text, times):
+            return times
+    elif form != "ambiguous":
         test = f"NOT {_any_form(text)} AND NOT {test} AND {text} <> ''"
     row = database.execute(
         f"SELECT _source_file, _source_row, {text} FROM {looked_at} AND {test} ORDER BY ALL LIMIT 1"
@@ -203,6 +207,14 @@ def form_of(database: duckdb.DuckDBPyConnection, relation: str, text: str) -> st
         "GROUP BY form ORDER BY count(*) DESC, form LIMIT 1"
     ).fetchone()
     return str(row[0]) if row else "iso"
+
+
+def _reads_one(database: duckdb.DuckDBPyConnection, relation: str, text: str, times: Times) -> bool:
+    """Whether the form fits one text in truth, not only by its looks; true where there is none."""
+    row = database.execute(
+        f"SELECT count(*), count({times.micros(text)}) FROM {relation} AND {text} <> ''"
+    ).fetchone()
+    return row is None or row[0] == 0 or row[1] > 0
 
 
 def no_moment(where: str, column: str, kind: str) -> str:

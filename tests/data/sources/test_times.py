@@ -76,6 +76,11 @@ FORMS: dict[str, tuple[Callable[[datetime], Any], timedelta]] = {
     "python's str": (str, SECOND),
     "spaces around": (lambda t: f" {t:%Y-%m-%d %H:%M:%S} ", SECOND),
     "slashes": (lambda t: f"{t:%Y/%m/%d %H:%M:%S}", SECOND),
+    "java's ZonedDateTime": (
+        lambda t: f"{t.astimezone(BERLIN).isoformat()}[Europe/Berlin]",
+        SECOND,
+    ),
+    "java's ZonedDateTime in UTC": (lambda t: f"{t:%Y-%m-%dT%H:%M}Z[UTC]", MINUTE),
     "points, year first": (lambda t: f"{t:%Y.%m.%d %H:%M:%S}", SECOND),
     "a day": (lambda t: f"{t:%Y-%m-%d}", DAY),
     "a compact day": (lambda t: f"{t:%Y%m%d}", DAY),
@@ -242,6 +247,21 @@ def test_texts_of_no_known_form_name_the_option(tmp_path: Path) -> None:
         "log.parquet: row 2: time '28 December 2025': a time in no known form",
         "--time-format '%d %B %Y %H:%M'",
     )
+
+
+@pytest.mark.parametrize("time_format", ["%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %H"])
+def test_texts_that_only_look_like_a_known_form_name_the_option(
+    tmp_path: Path, time_format: str
+) -> None:
+    """The rows are not bad: the form is unknown."""
+    texts = [time.strftime(time_format) for time in MOMENTS]
+    log(tmp_path, ["", *texts[1:]])
+    words = f"log.parquet: row 2: time {texts[1]!r}: a time in no known form: pass --time-format"
+    refused(options(tmp_path), words)
+    log(tmp_path, texts)
+    made = Prepared(options(tmp_path, time_format=time_format))
+    kept_hours = [kept(timedelta(hours=1))(time) for time in MOMENTS]
+    assert sorted(times_of(made)) == kept_hours
 
 
 @pytest.mark.parametrize(
