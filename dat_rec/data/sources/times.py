@@ -116,13 +116,8 @@ FORMS = {
 EPOCH = frozenset(("seconds", "milliseconds", "microseconds", "nanoseconds"))
 _AMBIGUOUS = r"\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})([T ,].*)?"
 _EITHER = re.compile(r"\d{1,2}([-/.])\d{1,2}[-/.](\d+)(.*)", re.DOTALL)
-_CLOCKS = {
-    r"": "",
-    r"[T ]\d{1,2}:\d{2}": "%H:%M",
-    rf"[T ]{_CLOCK}": "%H:%M:%S",
-    rf"[T ]{_CLOCK}\.\d{{1,6}}": "%H:%M:%S.%f",
-}
-"""What may follow a date, and how strptime calls it."""
+_TAIL = re.compile(r"([T ]|, ?)\d{1,2}:\d{2}(:\d{2}(\.\d{1,6})?)?(?:( ?)[AaPp][Mm])?|")
+"""The clock that may follow a date, or nothing."""
 
 
 def times_of(
@@ -178,11 +173,14 @@ def times_of(
     assert row is not None
     place = f"{row[0]}: row {row[1]}: {column} {row[2][:80]!r}"
     if form == "ambiguous":
-        day_first, month_first = _either(row[2])
-        raise UserError(
-            f"{place}: the day or the month may come first: pass --time-format "
-            f"'{day_first}' or --time-format '{month_first}'"
-        )
+        day_first, month_first, whole = _either(row[2])
+        cure = f"pass --time-format '{day_first}' or --time-format '{month_first}'"
+        if not whole:
+            cure = (
+                f"pass a --time-format that begins with '{day_first}' or '{month_first}' and "
+                "goes on as the times do"
+            )
+        raise UserError(f"{place}: the day or the month may come first: {cure}")
     raise UserError(
         f"{place}: a time in no known form: pass --time-format with strptime's codes, "
         "e.g. --time-format '%d %B %Y %H:%M'"
@@ -325,12 +323,17 @@ def _formatted(
     return replace(times, read_as="VARCHAR")
 
 
-def _either(text: str) -> tuple[str, str]:
-    """The format of an ambiguous text, the day first and the month first."""
+def _either(text: str) -> tuple[str, str, bool]:
+    """The format of an ambiguous text, the day first and the month first; whether it is whole."""
     found = _EITHER.fullmatch(text)
     assert found is not None
     between, year, rest = found.groups()
     code = "%Y" if len(year) == 4 else "%y"
-    clock = next((c for p, c in _CLOCKS.items() if re.fullmatch(p, rest)), None)
-    tail = "" if not clock else rest[0] + clock
-    return f"%d{between}%m{between}{code}{tail}", f"%m{between}%d{between}{code}{tail}"
+    clock, tail = _TAIL.fullmatch(rest), ""
+    if clock and rest:
+        before, seconds, fraction, half = clock.groups()
+        tail = f"{before}{'%H' if half is None else '%I'}:%M"
+        tail += (":%S" if seconds else "") + (".%f" if fraction else "")
+        tail += "" if half is None else f"{half}%p"
+    first, second = f"%d{between}%m{between}{code}{tail}", f"%m{between}%d{between}{code}{tail}"
+    return first, second, clock is not None

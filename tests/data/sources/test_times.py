@@ -137,7 +137,13 @@ def test_fractions_of_a_second_are_kept(tmp_path: Path, times: list[Any]) -> Non
         (lambda t: f"{t:%m/%d/%Y %H:%M}", ("%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M")),
         (lambda t: f"{t:%d.%m.%Y %H:%M:%S}", ("%d.%m.%Y %H:%M:%S", "%m.%d.%Y %H:%M:%S")),
         (lambda t: f"{t:%d-%m-%y}", ("%d-%m-%y", "%m-%d-%y")),
-        (lambda t: f"{t:%m/%d/%Y %I:%M %p}", ("%d/%m/%Y", "%m/%d/%Y")),
+        (lambda t: f"{t:%m/%d/%Y %I:%M %p}", ("%d/%m/%Y %I:%M %p", "%m/%d/%Y %I:%M %p")),
+        (
+            lambda t: f"{t:%m/%d/%Y, %I:%M:%S %p}",
+            ("%d/%m/%Y, %I:%M:%S %p", "%m/%d/%Y, %I:%M:%S %p"),
+        ),
+        (lambda t: f"{t:%m/%d/%YT%I:%M}pm", ("%d/%m/%YT%I:%M%p", "%m/%d/%YT%I:%M%p")),
+        (lambda t: f"{t:%m/%d/%Y %H:%M:%S}.250", ("%d/%m/%Y %H:%M:%S.%f", "%m/%d/%Y %H:%M:%S.%f")),
     ],
 )
 def test_a_day_that_may_be_a_month_needs_its_format(
@@ -150,9 +156,19 @@ def test_a_day_that_may_be_a_month_needs_its_format(
         assert f"--time-format '{time_format}'" in message, number
 
 
+def test_of_a_day_with_an_unknown_tail_only_the_start_of_its_format_is_said(tmp_path: Path) -> None:
+    log(tmp_path, [f"{time:%m/%d/%Y at %H o'clock}" for time in MOMENTS])
+    refused(
+        options(tmp_path),
+        "pass a --time-format that begins with '%d/%m/%Y' or '%m/%d/%Y' and goes on as the times",
+    )
+
+
 @pytest.mark.parametrize(
     ("time_format", "to"),
     [
+        ("%m/%d/%Y, %I:%M:%S %p", SECOND),
+        ("%m/%d/%Y %I:%M%p", MINUTE),
         ("%m/%d/%Y %H:%M", MINUTE),
         ("%d.%m.%Y %H:%M:%S", SECOND),
         ("%d %B %Y, %I:%M %p", MINUTE),
