@@ -63,8 +63,9 @@ def _iso(text: str) -> str:
 
 
 def _basic(text: str) -> str:
-    groups = r"'^(\d{4})(\d{2})(\d{2})[T ]?(\d{2})(\d{2})', '\1-\2-\3 \4:\5:'"
-    return _iso(f"regexp_replace({text}, {groups})")
+    groups = r"^(\d{4})(\d{2})(\d{2})[T ]?(\d{2})(\d{2})"
+    text = rf"regexp_replace({text}, '{groups}(\d{{2}})', '\1-\2-\3 \4:\5:\6')"
+    return _iso(rf"regexp_replace({text}, '{groups}', '\1-\2-\3 \4:\5')")
 
 
 def _strptime(time_format: str) -> Callable[[str], str]:
@@ -89,7 +90,7 @@ UNITS = ((1e11, 1e6), (1e14, 1e3), (1e17, 1.0), (1e20, 1e-3))
 """(below, microseconds): numbers below the first, up to the year 5138, are seconds, and so on."""
 FORMS = {
     "iso": Form(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].+)?", _iso),
-    "basic": Form(rf"{_DAY}[T ]?([01]\d|2[0-4])[0-5]\d[0-6]\d([.,]\d+)?{_ZONE}", _basic),
+    "basic": Form(rf"{_DAY}[T ]?([01]\d|2[0-4])[0-5]\d([0-6]\d([.,]\d+)?)?{_ZONE}", _basic),
     "day": Form(_DAY, _strptime("%Y%m%d")),
     "twitter": Form(
         rf"[A-Z][a-z]{{2}} [A-Z][a-z]{{2}} +\d{{1,2}} {_CLOCK} {_OFFSET} \d{{4}}",
@@ -114,6 +115,8 @@ FORMS = {
 }
 """Of a text that fits several, the first one counts: a compact day is no number of seconds."""
 EPOCH = frozenset(("seconds", "milliseconds", "microseconds", "nanoseconds"))
+_HOURS = rf"{_DAY}([01]\d|2[0-3])"
+"""Days with the hour: as seconds, all of them lie between 2030 and 2040."""
 _AMBIGUOUS = r"\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})([T ,].*)?"
 _EITHER = re.compile(r"\d{1,2}([-/.])\d{1,2}[-/.](\d+)(.*)", re.DOTALL)
 _TAIL = re.compile(r"([T ]|, ?)\d{1,2}:\d{2}(:\d{2}(\.\d{1,6})?)?(?:( ?)[AaPp][Mm])?|")
@@ -163,6 +166,11 @@ def times_of(
     test = f"regexp_full_match({text}, {quoted(pattern)})"
     if form in FORMS:
         times = _of_form(form)
+        if form == "seconds" and (first := _all_hours(database, looked_at, text)):
+            raise UserError(
+                f"{first[0]}: row {first[1]}: {column} {first[2]!r}: all times look like days with "
+                "the hour: pass --time-format '%Y%m%d%H', or write seconds since 1970 as integers"
+            )
         if _reads_one(database, looked_at, text, times):
             return times
     elif form != "ambiguous":
@@ -213,6 +221,18 @@ def _reads_one(database: duckdb.DuckDBPyConnection, relation: str, text: str, ti
         f"SELECT count(*), count({times.micros(text)}) FROM {relation} AND {text} <> ''"
     ).fetchone()
     return row is None or row[0] == 0 or row[1] > 0
+
+
+def _all_hours(
+    database: duckdb.DuckDBPyConnection, relation: str, text: str
+) -> tuple[str, int, str] | None:
+    """The first text and its place, if all texts are days with the hour."""
+    row = database.execute(
+        f"SELECT _source_file, _source_row, {text} AS text, "
+        f"regexp_full_match({text}, {quoted(_HOURS)}) AS hours "
+        f"FROM {relation} AND {text} <> '' ORDER BY hours, _source_file, _source_row LIMIT 1"
+    ).fetchone()
+    return (str(row[0]), int(row[1]), str(row[2])) if row and row[3] else None
 
 
 def no_moment(where: str, column: str, kind: str) -> str:

@@ -86,6 +86,12 @@ FORMS: dict[str, tuple[Callable[[datetime], Any], timedelta]] = {
     "a compact day": (lambda t: f"{t:%Y%m%d}", DAY),
     "basic": (lambda t: f"{t:%Y%m%dT%H%M%S}Z", SECOND),
     "basic with offset": (lambda t: f"{t.astimezone(BERLIN):%Y%m%dT%H%M%S%z}", SECOND),
+    "basic without seconds": (lambda t: f"{t:%Y%m%dT%H%M}Z", MINUTE),
+    "basic with an offset and no seconds": (
+        lambda t: f"{t.astimezone(BERLIN):%Y%m%d %H%M%z}",
+        MINUTE,
+    ),
+    "twelve digits": (lambda t: f"{t:%Y%m%d%H%M}", MINUTE),
     "fourteen digits": (lambda t: f"{t:%Y%m%d%H%M%S}", SECOND),
     "twitter": (lambda t: f"{t:%a %b %d %H:%M:%S} +0000 {t:%Y}", SECOND),
     "ctime": (lambda t: t.ctime(), SECOND),
@@ -278,6 +284,25 @@ def test_texts_that_only_look_like_a_known_form_name_the_option(
     made = Prepared(options(tmp_path, time_format=time_format))
     kept_hours = [kept(timedelta(hours=1))(time) for time in MOMENTS]
     assert sorted(times_of(made)) == kept_hours
+
+
+@pytest.mark.parametrize("first", [202_400_000_000, 2_024_010_112])
+def test_numbers_of_which_few_look_like_days_are_milliseconds_or_seconds(
+    tmp_path: Path, first: int
+) -> None:
+    numbers = [first + row * (first // 2600) for row in range(ROWS)]
+    log(tmp_path, [str(number) for number in numbers])
+    in_one = 1_000 if first > 10**11 else 1_000_000
+    assert sorted(times_of(Prepared(options(tmp_path)))) == [n * in_one for n in numbers]
+
+
+def test_ten_digits_that_are_days_with_the_hour_need_their_format(tmp_path: Path) -> None:
+    texts = [time.strftime("%Y%m%d%H") for time in MOMENTS]
+    log(tmp_path, texts)
+    words = f"log.parquet: row 1: time {texts[0]!r}: all times look like days with the hour"
+    refused(options(tmp_path), words, "pass --time-format '%Y%m%d%H'")
+    made = Prepared(options(tmp_path, time_format="%Y%m%d%H"))
+    assert sorted(times_of(made)) == [kept(timedelta(hours=1))(time) for time in MOMENTS]
 
 
 @pytest.mark.parametrize(
