@@ -57,17 +57,34 @@ class Folders:
                     f"{file}: column {name!r} is missing, and {count} above it is called "
                     f"{name}=…, as with other files: name a column that all have"
                 )
-            values.add(unquote(found[0]))
+            values.add(_decoded(file, name, found[0]))
         whole = all(INTEGER.fullmatch(value) for value in values - {NULL, ""})
         return f"({self.text(name)})::{'BIGINT' if whole else 'VARCHAR'}"
 
     def text(self, name: str) -> str:
-        """SQL over ``_source_file``: the value as text; NULL without one, or where Hive says so."""
+        """SQL over ``_source_file``: the value as text; NULL without one, or where Hive says so.
+
+        Raises:
+            UserError: a folder's value, decoded, is no UTF-8.
+        """
+        for file, pairs in self._pairs.items():
+            for key, value in pairs:
+                if key == name:
+                    _decoded(file, key, value)
         start = "" if self._base == Path() else f"{self._base}/".replace("//", "/")
         pattern = quoted(f"(?:^|/){re.escape(name)}=([^/]*)/")
         inner = f"substr(_source_file, {len(start) + 1})"
         value = f"nullif(regexp_extract({inner}, {pattern}, 1), '')"
         return f"url_decode(nullif({value}, '{NULL}'))"
+
+
+def _decoded(file: Path, name: str, value: str) -> str:
+    try:
+        return unquote(value, errors="strict")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file}: the folder {name}={value} is no UTF-8 when decoded: rename it"
+        ) from error
 
 
 def _pairs(file: Path, base: Path) -> list[tuple[str, str]]:

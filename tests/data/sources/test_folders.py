@@ -135,6 +135,20 @@ def test_a_folder_that_says_another_value_than_its_files_is_refused(
     assert len(read(tmp_path, "w")) == 1 + len(column)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_folder_that_decodes_to_no_text_is_refused_by_its_file(
+    inside: bool, tmp_path: Path
+) -> None:
+    columns = {"w": [1], **({"v": ["a"]} if inside else {})}
+    put(tmp_path / "v=a" / "part-0.parquet", **columns)
+    put(tmp_path / "v=%FF" / "part-1.parquet", **columns)
+    assert refusal(tmp_path, "v") == (
+        f"{tmp_path / 'v=%FF' / 'part-1.parquet'}: the folder v=%FF is no UTF-8 when decoded: "
+        "rename it"
+    )
+    assert read(tmp_path, "w") == [(1,), (1,)]
+
+
 def test_a_file_beside_the_folders_is_refused_by_name(tmp_path: Path) -> None:
     put(tmp_path / "day=1" / "part-0.parquet", v=[1])
     put(tmp_path / "part-9.parquet", v=[2])
