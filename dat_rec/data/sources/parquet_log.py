@@ -261,13 +261,17 @@ class ParquetLog(Options):
                 f"--positive-labels: {self.interactions}: label {self.label!r} is {type_}: "
                 "name a column of text or integers, or pass --min-label"
             )
-        wanted = ", ".join(quoted(label) for label in self.positive_labels)
+        # As True or TRUE stand elsewhere, so may they here.
+        given = {
+            label.lower() if type_ == "BOOLEAN" else label: label for label in self.positive_labels
+        }
+        wanted = ", ".join(quoted(label) for label in given)
         test = f"{column}::VARCHAR IN ({wanted})"
         found = database.execute(f"SELECT DISTINCT {column}::VARCHAR FROM {log} WHERE {test}")
-        absent = set(self.positive_labels) - {row[0] for row in found.fetchall()}
+        absent = given.keys() - {row[0] for row in found.fetchall()}
         if absent:
             raise UserError(
-                f"--positive-labels {sorted(absent)[0]}: {self.interactions}: no row has it: "
+                f"--positive-labels {given[min(absent)]}: {self.interactions}: no row has it: "
                 f"{self.label!r} holds {_values(database, log, column)}: correct or leave it out"
             )
         missing = f"coalesce({column}::VARCHAR, '') = ''"

@@ -189,13 +189,21 @@ def chosen(wanted: set[Any], labels: list[Any]) -> list[Row]:
         (LABELS, ("purchase", "add_to_cart")),
         ([1, 2, 3, 4, None], ("2", "4")),
         ([True, False, True, True, None], ("true",)),
+        ([True, False, True, True, None], ("True",)),
+        ([True, False, True, True, None], ("FALSE",)),
+        (["View", "view", "VIEW", "x", None], ("View", "view")),
     ],
 )
 def test_positives_can_be_named(tmp_path: Path, labels: list[Any], named: tuple[str, ...]) -> None:
     labelled(tmp_path, labels)
     changes = {"label": "event", "positive_labels": named, "max_rejected": 0.7}
     made = Prepared(options(tmp_path, **changes))
-    wanted = {label for label in labels if str(label).lower() in named}
+    truths = {str(name).lower() for name in named}
+    wanted = {
+        label
+        for label in labels
+        if str(label) in named or (isinstance(label, bool) and str(label).lower() in truths)
+    }
     train, test = triples(made)
     assert sorted(train + test) == chosen(wanted, labels)
     assert made.schema.rejected == {"missing label": 40}
@@ -218,12 +226,14 @@ def test_positives_can_be_named(tmp_path: Path, labels: list[Any], named: tuple[
             {"label": "event", "positive_labels": ("view",), "min_label": 1.0},
             "--min-label and --positive-labels: both",
         ),
+        ({"label": "sure", "positive_labels": ("Yes",)}, "--positive-labels Yes: "),
         ({"label": "stars", "positive_labels": ("4",)}, "or pass --min-label"),
     ],
 )
 def test_labels_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     events = [LABELS[row % 5] for row in range(200)]
-    write(tmp_path / "log.parquet", ROWS, event=events, stars=[row / 2 for row in range(200)])
+    stars, sure = [row / 2 for row in range(200)], [row % 2 == 0 for row in range(200)]
+    write(tmp_path / "log.parquet", ROWS, event=events, stars=stars, sure=sure)
     refused(options(tmp_path, **changes), words)
 
 
