@@ -160,10 +160,12 @@ class ParquetLog(Options):
         types = columns_of(database, log)
         place = ""
         if self.split == "last" or not timed:
-            log = (
-                "(SELECT *, row_number() OVER (ORDER BY _source_file, _source_row) AS _place "
-                f"FROM {log})"
+            # A table: the view is read several times, and would sort the whole log each time.
+            database.execute(
+                "CREATE TABLE placed_log AS SELECT *, "
+                f"row_number() OVER (ORDER BY _source_file, _source_row) AS _place FROM {log}"
             )
+            log = "placed_log"
             place = ", _place AS place"
         where, missing = self._label(database, log, types)
         problem, value = f"CASE WHEN {missing} THEN 'missing label'", "NULL"

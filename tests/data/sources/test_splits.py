@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -105,6 +106,19 @@ def test_without_times_the_order_of_the_rows_is_the_order(tmp_path: Path) -> Non
     assert "the log has no times: the order of its rows" in made.schema.notes[1]
     made = Prepared(options(tmp_path, split="random", out=tmp_path / "b"))
     assert triples(made) == largest(rows, 0.1, 0)
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_rows_are_put_in_order_once(tmp_path: Path, timed: bool) -> None:
+    """Not again by each of those who read the interactions."""
+    write(tmp_path / "log.parquet", ROWS, timed=timed)
+    database = duckdb.connect()
+    options(tmp_path, split="last").register(database, tmp_path)
+    query = "SELECT count(*), sum(place), min(time) FROM raw_interactions"
+    assert (database.execute(query).fetchone() or ())[:2] == (200, 200 * 201 // 2)
+    plan = database.execute(f"EXPLAIN {query}").fetchall()[0][1]
+    assert "placed_log" in plan
+    assert "WINDOW" not in plan
 
 
 def test_a_bad_row_of_a_log_without_times_is_located(tmp_path: Path) -> None:
