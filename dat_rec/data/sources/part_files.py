@@ -98,7 +98,10 @@ def _walk(folder: Path) -> Iterator[Path]:
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=stop):
         seen.add(os.path.realpath(parent))
-        _refuse_table(folder, Path(parent))
+        try:
+            _refuse_table(folder, Path(parent))
+        except OSError as error:
+            stop(error)
         _refuse_ours(folder, Path(parent))
         # A partition's folder may begin with _, as in _c0=1.
         folders[:] = sorted(

@@ -228,6 +228,7 @@ def test_metadata_above_the_log_that_nobody_can_read_is_passed_over(tmp_path: Pa
     put(tmp_path / "all" / "log", "part-0.parquet")
     (tmp_path / "all/_delta_log").symlink_to("x" * 300)  # ENAMETOOLONG, to root too
     assert values(tmp_path / "all/log") == [0]
+    assert refusal(tmp_path / "all").startswith(f"{tmp_path}/all/_delta_log: File name too long")
 
 
 def test_an_out_or_a_dataset_in_the_folder_is_refused(tmp_path: Path) -> None:
