@@ -92,7 +92,7 @@ def test_an_id_may_stand_in_a_column_called_row(tmp_path: Path) -> None:
     assert (schema.users, schema.items) == (6, 5)
 
 
-@pytest.mark.parametrize("name", ["File_Row_Number", "_source_file"])
+@pytest.mark.parametrize("name", ["File_Row_Number", "_source_file", "_source_width"])
 def test_a_column_that_hides_a_rows_place_is_refused(tmp_path: Path, name: str) -> None:
     message = refusal(tmp_path, log(**{name: list(range(ROWS))}))
     assert f"log.parquet: column {name!r}" in message
