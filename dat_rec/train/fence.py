@@ -44,7 +44,10 @@ def read_writer(run: Path) -> dict[str, Any]:
 
 
 def is_locked(run: Path) -> bool:
-    """Whether a process trains in the folder; a shared lock is tried, and let go at once."""
+    """Whether a process trains in the folder; a shared lock is tried, and let go at once.
+
+    A file system without locks cannot tell: there nobody is seen.
+    """
     lock = run / LOCK
     if not lock.exists():
         return False
@@ -53,6 +56,9 @@ def is_locked(run: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
     return False
 
 
@@ -106,7 +112,8 @@ class Fence:
         if restarted and self._launchers and replaced.issuperset(self._launchers):
             raise SupersededError(self._told(before))
         self._run.mkdir(parents=True, exist_ok=True)
-        self._lock = (self._run / LOCK).open("w")
+        if self._lock is None:  # a file opened anew would let the lock go that an earlier try took
+            self._lock = (self._run / LOCK).open("w")
         if self._is_held_for_long() and not restarted:
             raise UserError(
                 f"{self._run}: another process trains here: wait for it or stop it, or choose "
