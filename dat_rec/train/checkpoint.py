@@ -14,7 +14,7 @@ import errno
 import resource
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
 from dat_rec.errors import DiskError, SharedError, SupersededError, UserError
-from dat_rec.files import PARTIAL_SUFFIX, publish, read_json, sha256, write_json
-from dat_rec.parallel.agree import first_problem, from_first, gathered, raise_first
+from dat_rec.files import OLD_SUFFIX, PARTIAL_SUFFIX, publish, read_json, sha256, write_json
+from dat_rec.parallel.agree import from_first, gathered, raise_first
 from dat_rec.parallel.pieces import table_pieces
 from dat_rec.parallel.process_group import Place
 from dat_rec.train.disk import (
@@ -41,6 +41,7 @@ from dat_rec.train.disk import (
     may_pass,
     reason,
     say,
+    system_error,
 )
 from dat_rec.train.fence import Fence
 from dat_rec.train.found import advice, checkpoints
@@ -141,7 +142,7 @@ class CheckpointWriter:
         if all(gathered(self._background and self._has_room(blocks))):
             self._pending = _Pending(job, self._thread.submit(job.write, copied(blocks)))
         else:
-            job.patience.end_after(self._patience_s if last else WAITING_S)
+            job.end_after(self._patience_s if last else WAITING_S)
             try:
                 job.write(blocks)
             except DiskError as error:
@@ -187,11 +188,11 @@ class CheckpointWriter:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        pending.job.patience.end_after(patience_s)
+        pending.job.end_after(patience_s)
         try:
             pending.done.result()
         except BaseException:
-            pending.job.patience.end_after(0)
+            pending.job.end_after(0)
             raise
 
     def _for_good(self, error: DiskError) -> DiskError:
@@ -207,7 +208,7 @@ class CheckpointWriter:
     def close(self) -> None:
         """Wait for the thread; what it could not write is not told any more."""
         if self._pending is not None:
-            self._pending.job.patience.end_after(0)
+            self._pending.job.end_after(0)
         self._thread.shutdown(wait=True)
 
 
@@ -243,8 +244,13 @@ class _Job:
         self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
         self._what = f"{self._folder}: rank {self._rank}: writing"
         self._sealed = False
-        self.patience = Patience()
-        """How long a rank tries what its disk refuses."""
+        self._patience = Patience()
+        self._unseen = Patience(READ_S)
+
+    def end_after(self, seconds: float) -> None:
+        """How long this rank tries what its disk refuses, from the next refusal on; 0: no more."""
+        self._patience.end_after(seconds)
+        self._unseen.end_after(min(seconds, READ_S))
 
     def write(self, blocks: list[Block]) -> None:
         """Write it, and drop the older ones that are not to be kept."""
@@ -258,7 +264,9 @@ class _Job:
 
         try:
             self._together(begin)
-            own = self._together(lambda: self._write_own(blocks))
+            # Network file systems show the first rank's folder later elsewhere.
+            unseen = self._unseen if self._rank else None
+            own = self._together(lambda: self._write_own(blocks), unseen)
             parts = gathered(own, self._group)
             self._together(lambda: self._seal(parts) if self._rank == 0 else None)
         finally:
@@ -283,7 +291,7 @@ class _Job:
         if not self._sealed:
             tensors = [entry for part, _ in parts for entry in part]
             look = partial(TensorFiles, self._partial, tensors)  # refuses gaps
-            keep_trying(look, Patience(READ_S), self._what, self._partial, UNSEEN)
+            keep_trying(look, self._unseen, self._what, self._partial, UNSEEN)
             write_json(self._partial / INDEX, self._facts | {"tensors": tensors})
             merged = {name: digest for _, part in parts for name, digest in part.items()}
             merged[INDEX] = sha256(self._partial / INDEX)
@@ -293,28 +301,41 @@ class _Job:
             self._check_fence()
             publish(self._partial, self._folder)
         self._check_fence()
-        self._drop_old()
+        try:
+            self._drop_old()
+        except OSError as error:  # the new one is whole: no older one is worth the run
+            say(f"{error.filename or self._run}: cannot be removed ({error.strerror}): left there")
 
     def _check_fence(self) -> None:
         if self._fence is not None:
             self._fence.check()
 
     def _drop_old(self) -> None:
+        # Of earlier removals: network file systems keep what another host still reads.
+        for left in self._folder.parent.glob("*" + OLD_SUFFIX):
+            shutil.rmtree(left, ignore_errors=True)
         # Later ones were damaged when the run went on from an earlier one: they count for
         # nothing, and the run will write them anew.
         found = [one for one in checkpoints(self._run) if one[0] <= self._facts["step"]]
         best = sorted(found, key=lambda one: (_loss(one[1]), -one[0]))[: self._keep_best]
+        problem: OSError | None = None
         for one in found[: -self._keep]:
             if one not in best:
-                drop(one[1])
+                try:
+                    drop(one[1])
+                except OSError as error:
+                    problem = problem or error
+        if problem is not None:
+            raise problem
 
-    def _together(self, action: Callable[[], T]) -> T:
+    def _together(self, action: Callable[[], T], unseen: Patience | None = None) -> T:
         """Do ``action`` on every rank; if it fails on one, every rank raises, and says which."""
         problem: SharedError | None = None
         interrupted = False
         results: list[T] = []
         try:
-            results.append(keep_trying(action, self.patience, self._what, self._folder))
+            result = keep_trying(action, self._patience, self._what, self._folder, unseen=unseen)
+            results.append(result)
         except KeyboardInterrupt:
             problem, interrupted = SharedError("interrupted"), True
         except SupersededError as error:
@@ -322,7 +343,7 @@ class _Job:
         except (OSError, MemoryError, UserError) as error:
             words = f"{self._folder}: rank {self._rank} could not write the checkpoint "
             words += f"({reason(error, self._folder)})"
-            if may_pass(error):
+            if may_pass(error, UNSEEN):
                 problem = DiskError(words)
             elif isinstance(error, UserError):
                 problem = SharedError(str(error))
@@ -363,32 +384,63 @@ def _loss(folder: Path) -> float:
 
 def drop(folder: Path) -> None:
     """Remove a checkpoint, which at no moment looks finished and is not."""
-    doomed = folder.with_name(folder.name + ".old" + PARTIAL_SUFFIX)
+    doomed = folder.with_name(folder.name + OLD_SUFFIX)
     folder.rename(doomed)
     shutil.rmtree(doomed)
 
 
-def newest_whole(run: Path, *, alone: bool = False) -> tuple[int, Path] | None:
+def newest_whole(
+    run: Path, *, alone: bool = False, passed_over: list[Path] | None = None
+) -> tuple[int, Path] | None:
     """The newest checkpoint whose files are those that were written; None if there is none at all.
 
     Damaged ones are passed over, said aloud. Without ``alone`` all ranks share the work, on what
     the first one finds: another host may see an older state of the folder.
 
+    Args:
+        run: the run's folder.
+        alone: one process, without a process group.
+        passed_over: takes those that are damaged.
+
     Raises:
         UserError: there are checkpoints, and all are damaged.
-        DiskError: a rank cannot read what the first one sees.
+        DiskError: the disk does not tell, or a rank cannot read what the first one sees.
     """
-    found = _of_first(lambda: checkpoints(run), alone=alone)
+    found = _listed(run, alone=alone)
+    sure = True
     for step, folder in reversed(found):
         damage = _damage(folder, alone=alone)
-        if not damage:
+        if damage is None:
             return int(step), Path(folder)
+        sure = sure and damage.sure
+        if passed_over is not None:
+            passed_over.append(folder)
         if alone or dist.get_rank() == 0:
-            say(f"{folder}: damaged ({damage}): looking for an older one")
+            say(f"{folder}: damaged ({damage.words}): looking for an older one")
+    if found and not sure:
+        raise DiskError(
+            f"{run}: no checkpoint can be read whole, and not all are surely damaged: mend the "
+            "disk or its mount, then go on with --resume"
+        )
     if found:
         kind = UserError if alone else SharedError
         raise kind(f"{run}: every checkpoint is damaged: train anew, with --overwrite")
     return None
+
+
+def _listed(run: Path, *, alone: bool) -> list[tuple[int, Path]]:
+    """The run's checkpoints, as the first rank sees them."""
+
+    def look() -> tuple[list[tuple[int, Path]], DiskError | None]:
+        try:
+            return read_patiently(partial(checkpoints, run), run, TRANSIENT), None
+        except OSError as error:
+            return [], _cannot_read(run / "checkpoints", error)
+
+    found, problem = _of_first(look, alone=alone)
+    if problem is not None:
+        raise problem
+    return found
 
 
 def chosen_whole(run: Path, wanted: str) -> tuple[int, Path] | None:
@@ -401,22 +453,25 @@ def chosen_whole(run: Path, wanted: str) -> tuple[int, Path] | None:
 
     Raises:
         UserError: there are checkpoints, and none is the wanted one, or all are damaged.
+        DiskError: the disk does not tell.
     """
-    found = checkpoints(run)
-    if wanted == "newest" or not found:
+    if wanted == "newest":
         return newest_whole(run, alone=True)
+    found = _listed(run, alone=True)
+    if not found:
+        return None
     if wanted == "best":
         for step, folder in sorted(found, key=lambda one: (_loss(one[1]), -one[0])):
             damage = _damage(folder, alone=True)
-            if damage:
-                say(f"{folder}: damaged ({damage}): looking for the next best")
+            if damage is not None:
+                say(f"{folder}: damaged ({damage.words}): looking for the next best")
             elif _loss(folder) < float("inf"):
                 return step, folder
         raise UserError(f"{run}: no whole checkpoint says its loss: name one by its step")
     for step, folder in found:
         if wanted in (str(step), folder.name):
             if damage := _damage(folder, alone=True):
-                raise UserError(f"{folder}: damaged ({damage}): name another checkpoint")
+                raise UserError(f"{folder}: damaged ({damage.words}): name another checkpoint")
             return step, folder
     there = ", ".join(str(step) for step, _ in found)
     raise UserError(
@@ -432,33 +487,65 @@ def _of_first(look: Callable[[], T], *, alone: bool) -> T:
     return seen
 
 
-def _damage(folder: Path, *, alone: bool) -> str:
-    """What is wrong with a checkpoint's files, or nothing; the same on all ranks."""
+@dataclass(frozen=True)
+class _Damage:
+    """What is wrong with a checkpoint's files."""
+
+    words: str
+    sure: bool = True
+    """Whether it was seen in what the disk holds; an error of the disk's own may pass some day."""
+
+
+def _damage(folder: Path, *, alone: bool) -> _Damage | None:
+    """What is wrong with a checkpoint's files, or nothing; the same on all ranks.
+
+    Damage is a digest that differs, a file that the first rank does not find, JSON that is
+    malformed, and an input/output error that stays: the disk's own word for it.
+
+    Raises:
+        DiskError: a rank cannot read it, for another reason.
+    """
     rank, ranks = (0, 1) if alone else (dist.get_rank(), dist.get_world_size())
-    digests, problem = _of_first(lambda: _digests(folder), alone=alone)
-    unread: DiskError | None = None
+    digests, damage, unread = _of_first(lambda: _digests(folder), alone=alone)
     # The first rank has seen them all: what is gone now has been removed.
     kinds = UNSEEN if rank else TRANSIENT
     try:
         for name, digest in sorted(digests.items())[rank::ranks]:
             if read_patiently(partial(sha256, folder / name), folder, kinds) != digest:
-                problem = problem or f"{name}: SHA-256 differs from {DIGESTS}"
+                damage = damage or _Damage(f"{name}: SHA-256 differs from {DIGESTS}")
     except OSError as error:
-        # An input/output error that stays is the disk's own word for damage.
-        if may_pass(error, kinds - {errno.EIO}):
-            unread = _cannot_read(folder, error)
-        else:
-            problem = f"{error.filename}: {error.strerror}"
-    if alone:
-        if unread is not None:
-            raise unread
-        return problem
-    raise_first(unread)
-    return first_problem(problem)[1]
+        damage, unread = _of_error(error, folder, missing=not rank)
+    if not alone:
+        raise_first(unread)
+        found = [one for one in gathered(damage) if one is not None]
+        # Of several, what is sure.
+        return min(found, key=lambda one: not one.sure, default=None)
+    if unread is not None:
+        raise unread
+    return damage
 
 
-def _digests(folder: Path) -> tuple[dict[str, str], str]:
-    """The digests of a checkpoint's files, all of which are there; or what is wrong with it."""
+def _of_error(
+    error: OSError | UserError, folder: Path, *, missing: bool
+) -> tuple[_Damage | None, DiskError | None]:
+    """What an error says of a checkpoint: that it is damaged, or that it cannot be read.
+
+    Args:
+        error: of reading it.
+        folder: the checkpoint.
+        missing: whether a file that is not there is missing, and not only unseen.
+    """
+    found = system_error(error)
+    if found is None:
+        return _Damage(str(error)), None
+    if found.errno == errno.EIO or (found.errno == errno.ENOENT and missing):
+        sure = found.errno == errno.ENOENT
+        return _Damage(f"{found.filename}: {found.strerror}", sure), None
+    return None, _cannot_read(folder, error)
+
+
+def _digests(folder: Path) -> tuple[dict[str, str], _Damage | None, DiskError | None]:
+    """The digests of a checkpoint's files, all of which are there; or why there are none."""
     try:
         digests = read_patiently(
             partial(read_json, folder / DIGESTS, "its digests"), folder, TRANSIENT
@@ -469,11 +556,9 @@ def _digests(folder: Path) -> tuple[dict[str, str], str]:
             if not isinstance(digest, str) or Path(name).name != name:
                 raise UserError(f"{DIGESTS}: {name!r}: {digest!r} is no digest of a file")
             read_patiently((folder / name).stat, folder, TRANSIENT)
-    except OSError as error:
-        return {}, f"{error.filename}: {error.strerror}"
-    except UserError as error:
-        return {}, str(error)
-    return digests, ""
+    except (OSError, UserError) as error:
+        return {}, *_of_error(error, folder, missing=True)
+    return digests, None, None
 
 
 def read_patiently(action: Callable[[], T], folder: Path, kinds: frozenset[int] = UNSEEN) -> T:
@@ -484,9 +569,10 @@ def read_patiently(action: Callable[[], T], folder: Path, kinds: frozenset[int] 
 
 def _cannot_read(folder: Path, error: BaseException) -> DiskError:
     rank = dist.get_rank() if dist.is_initialized() else 0
+    tried = f", tried for {READ_S:g} s" if may_pass(error, UNSEEN) else ""
     return DiskError(
-        f"{folder}: rank {rank} cannot read it, tried for {READ_S:g} s "
-        f"({reason(error, folder)}): mend the disk or its mount, then go on with --resume"
+        f"{folder}: rank {rank} cannot read it{tried} ({reason(error, folder)}): mend the disk or "
+        "its mount, then go on with --resume"
     )
 
 
@@ -510,10 +596,33 @@ def read_index(folder: Path) -> tuple[dict[str, Any], TensorFiles]:
     return facts, TensorFiles(folder, tensors)
 
 
+def set_aside(damaged: Sequence[Path]) -> None:
+    """Rename checkpoints that were passed over, to be neither counted nor looked at again.
+
+    For the start that holds the run's fence: another one may have written them anew.
+    """
+    for folder in damaged:
+        aside = folder.with_name(folder.name + ".damaged")
+        if folder.exists():  # not done by an earlier try
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+
+
 def restore(
-    run: Path, model: nn.Module, optimizer: CombinedOptimizer, global_batch: int
+    run: Path,
+    model: nn.Module,
+    optimizer: CombinedOptimizer,
+    global_batch: int,
+    passed_over: list[Path] | None = None,
 ) -> dict[str, Any]:
     """Load the newest whole checkpoint into ``model`` and ``optimizer``, under any plan.
+
+    Args:
+        run: the run's folder.
+        model: sharded.
+        optimizer: of ``build_optimizer``.
+        global_batch: examples a step, which must be those of the checkpoint.
+        passed_over: takes the later ones, which are damaged.
 
     Returns:
         Its facts; of step 0 when there is none.
@@ -522,16 +631,10 @@ def restore(
         SharedError: the checkpoint does not fit the model, or all are damaged.
         DiskError: a rank cannot read it.
     """
-    found = newest_whole(run)
+    found = newest_whole(run, passed_over=passed_over)
     if found is None:
         return {"step": 0}
     step, folder = found
-    if dist.get_rank() == 0:
-        # Passed over: they must not be counted among those to keep, nor looked at again.
-        for later, damaged in checkpoints(run):
-            if later > step:
-                shutil.rmtree(damaged.with_name(damaged.name + ".damaged"), ignore_errors=True)
-                damaged.rename(damaged.with_name(damaged.name + ".damaged"))
 
     def load() -> dict[str, Any]:
         facts, files = read_index(folder)
@@ -565,7 +668,7 @@ def read_together(action: Callable[[], T], folder: Path, problem: str, cure: str
         found.append(read_patiently(action, folder))
     except (OSError, UserError) as error:
         wrong = SharedError(f"{problem} ({error}): {cure}")
-        if may_pass(error, UNSEEN):
+        if system_error(error) is not None:
             wrong = _cannot_read(folder, error)
     raise_first(wrong)
     return found[0]

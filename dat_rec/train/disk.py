@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-TRANSIENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN})
-"""What may pass: a full disk, a quota, an input/output error, a stale handle, "try again"."""
+TRANSIENT = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN, errno.ETIMEDOUT}
+    | {errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED}
+    | {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EREMOTEIO}
+)
+"""What may pass: a full disk, a quota, an input/output error, a stale handle, "try again", and what
+is said of a server that is away."""
 UNSEEN = TRANSIENT | {errno.ENOENT}
 """The same of a file that the first rank has seen: network file systems show it later elsewhere."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 10.0
@@ -31,8 +36,10 @@ SLOW_S = 60.0
 class Patience:
     """How long to try again; another thread may change its mind.
 
+    The time runs from the first try that is refused: work that only takes long spends none of it.
+
     Args:
-        seconds: from now on; without end if not given.
+        seconds: without end if not given.
     """
 
     def __init__(self, seconds: float = float("inf")) -> None:
@@ -40,19 +47,22 @@ class Patience:
         self.end_after(seconds)
 
     def end_after(self, seconds: float) -> None:
-        """From now on try for so long; 0: once what is being tried has failed, no more."""
+        """From the next refusal on try for so long; 0: once that has come, no more."""
         with self._changed:
-            self._end = time.monotonic() + seconds
+            self._seconds = seconds
+            self._end: float | None = None
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
         """Wait so long, or to the end for a last try; whether to try again then."""
         with self._changed:
+            if self._end is None:
+                self._end = time.monotonic() + self._seconds
             left = self._end - time.monotonic()
             if left <= 0:
                 return False
             changed = self._changed.wait(min(seconds, left))
-            return not changed or self._end > time.monotonic()
+            return not changed or self._seconds > 0
 
 
 def system_error(error: BaseException) -> OSError | None:
@@ -76,6 +86,7 @@ def keep_trying(
     what: str,
     folder: Path,
     kinds: frozenset[int] = TRANSIENT,
+    unseen: Patience | None = None,
 ) -> T:
     """Do ``action``, again after an error that may pass; the first one and the end are said.
 
@@ -85,6 +96,7 @@ def keep_trying(
         what: for the user, who does what.
         folder: where.
         kinds: numbers of the system's errors that may pass.
+        unseen: how long at most, if at all, for a file that the first rank has made.
 
     Raises:
         Exception: the action's, if it does not pass, or not in time.
@@ -96,12 +108,15 @@ def keep_trying(
             try:
                 result = action()
             except Exception as error:
-                if not may_pass(error, kinds):
+                waiting = patience
+                if unseen is not None and may_pass(error, UNSEEN - TRANSIENT):
+                    waiting = unseen
+                elif not may_pass(error, kinds):
                     raise
                 if not failed:
                     say(f"{what}: {reason(error, folder)}: trying again")
                 failed = True
-                if not patience.wait(wait_s):
+                if not waiting.wait(wait_s):
                     raise
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
             else:

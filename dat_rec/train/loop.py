@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -108,9 +109,10 @@ def _train(
         model, config.optimizer.tower_lr, config.optimizer.table_lr, config.optimizer.table
     )
     folder.take_over()
-    facts = _begin(config, dataset, model, optimizer, folder)
+    passed_over: list[Path] = []
+    facts = _begin(config, dataset, model, optimizer, folder, passed_over)
     done = int(facts["step"])
-    folder.begin(plan, reader.steps)
+    folder.begin(plan, reader.steps, passed_over)
     if done and place.is_first:
         print(f"resumed after step {done} of {reader.steps}", file=sys.stderr)
     if done == reader.steps and (summary := folder.summary()):
@@ -151,11 +153,12 @@ def _begin(
     model: DistributedModelParallel,
     optimizer: CombinedOptimizer,
     folder: RunFolder,
+    passed_over: list[Path],
 ) -> dict[str, Any]:
     """Load what the run goes on or begins from; the checkpoint's facts, or those of step 0."""
     facts: dict[str, Any] = {"step": 0}
     if folder.resume:
-        facts = restore(config.out, model, optimizer, folder.global_batch())
+        facts = restore(config.out, model, optimizer, folder.global_batch(), passed_over)
     if not facts["step"] and config.warm_start is not None:
         warm_start(config.warm_start, dataset, model, optimizer)
     return facts
@@ -289,12 +292,12 @@ class Training:
         # All ranks are here: what was begun can become whole.
         with suppress(SharedError):
             self._writer.settle()
-        found = checkpoints(self._config.out)
-        kept = (
-            f"the checkpoint of step {found[-1][0]} is whole"
-            if found
-            else "there is no checkpoint yet"
-        )
+        kept = "there is no checkpoint yet"
+        try:
+            if found := checkpoints(self._config.out):
+                kept = f"the checkpoint of step {found[-1][0]} is whole"
+        except OSError:
+            kept = "the disk does not tell which checkpoints there are"
         return f"lower --optimizer.table-lr or --optimizer.tower-lr in a new --out; {kept}"
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ import platform
 import shutil
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,6 +24,7 @@ from dat_rec.parallel.agree import from_first, gathered
 from dat_rec.parallel.measures import PREFIX
 from dat_rec.parallel.plan_rows import plan_to_text
 from dat_rec.parallel.process_group import Place
+from dat_rec.train.checkpoint import set_aside
 from dat_rec.train.disk import Patience, keep_trying, may_pass, reason, system_error
 from dat_rec.train.failure_record import (
     COMMAND,
@@ -107,12 +108,13 @@ class RunFolder:
         if self._restarted:
             self._first(lambda: self.fence.take(restarted=True))
 
-    def begin(self, plan: list[dict[str, Any]], steps: int) -> None:
+    def begin(self, plan: list[dict[str, Any]], steps: int, damaged: Sequence[Path] = ()) -> None:
         """Record configuration, schema and plan; remove an old run that is not resumed.
 
         Args:
             plan: of ``plan_to_json``.
             steps: in the whole run.
+            damaged: checkpoints that were passed over, to be set aside.
 
         Raises:
             UserError: on every rank, when the folder cannot be written.
@@ -133,12 +135,14 @@ class RunFolder:
                 self.fence.check()
             else:
                 self.fence.take(restarted=False)
+            set_aside(damaged)
             self._keep_rows()
             for name in ("checkpoints", "tensorboard"):
                 if (run / name).exists() and not config.resume:
                     shutil.rmtree(run / name)
             for left in run.glob("checkpoints/*" + PARTIAL_SUFFIX):
-                shutil.rmtree(left)
+                # An earlier start that finds itself overtaken may be removing it too.
+                shutil.rmtree(left, ignore_errors=True)
             self._dataset.schema.save(run)
             write_json(run / "plan.json", plan)
             with whole_file(run / "plan.txt") as path:

@@ -5,6 +5,7 @@ Where a test has the disk fail, the real function runs before or after it.
 
 import errno
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from dat_rec.data.dataset import Dataset
-from dat_rec.errors import DiskError, SharedError, SupersededError
+from dat_rec.errors import DiskError, SharedError, SupersededError, UserError
 from dat_rec.files import write_json
 from dat_rec.parallel.process_group import process_group
 from dat_rec.train import checkpoint, disk
@@ -178,7 +179,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, number: int, times: float) -> list[
     return begun
 
 
-PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN)
+AWAY = (errno.ETIMEDOUT, errno.ENOTCONN, errno.ESHUTDOWN, errno.EHOSTDOWN, errno.EHOSTUNREACH)
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN, *AWAY)
 
 
 @pytest.mark.parametrize("number", PASSING)
@@ -284,7 +286,7 @@ def test_a_read_that_fails_for_a_while_damages_no_checkpoint(
     assert found[0] == 20
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT])
 def test_a_checkpoint_that_stays_unreadable_or_is_removed_meanwhile_is_passed_over(
     number: int, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,11 +298,160 @@ def test_a_checkpoint_that_stays_unreadable_or_is_removed_meanwhile_is_passed_ov
     assert found[0] == 10
 
 
-def test_a_checkpoint_whose_server_is_away_is_not_a_damaged_one(
-    planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "tried"),
+    [
+        (errno.ESTALE, r", tried for 0\.1 s"),
+        (errno.ETIMEDOUT, r", tried for 0\.1 s"),
+        (errno.EACCES, ""),
+        (errno.EMFILE, ""),
+    ],
+)
+def test_a_checkpoint_that_is_not_read_for_another_reason_is_not_a_damaged_one(
+    number: int, tried: str, planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(planted, tmp_path, 2, 0, [(10, 1.0), (20, 1.0)])
     monkeypatch.setattr(checkpoint, "READ_S", 0.1)
-    unreadable(monkeypatch, errno.ESTALE, float("inf"))
-    with pytest.raises(DiskError, match=r"step-00000020: rank 0 cannot read it, tried for 0\.1 s"):
+    unreadable(monkeypatch, number, float("inf"))
+    with pytest.raises(DiskError, match=rf"step-00000020: rank 0 cannot read it{tried} \("):
         newest_whole(tmp_path, alone=True)
+
+
+def test_digests_that_cannot_be_read_are_no_damage_and_missing_ones_are(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    write(planted, tmp_path, 2, 0, [(10, 1.0), (20, 1.0)])
+    digests = tmp_path / "checkpoints" / "step-00000020" / "sha256.json"
+    digests.unlink()
+    digests.symlink_to(digests.name)  # which the system refuses to look up
+    with pytest.raises(DiskError, match="cannot read it"):
+        newest_whole(tmp_path, alone=True)
+    digests.unlink()
+    found = newest_whole(tmp_path, alone=True)
+    assert found is not None
+    assert found[0] == 10
+
+
+def test_only_damage_that_was_seen_in_every_checkpoint_asks_for_a_new_run(
+    planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(planted, tmp_path, 2, 0, [(10, 1.0), (20, 1.0)])
+    (tmp_path / "checkpoints" / "step-00000010" / "checkpoint.json").write_bytes(b"rubbish")
+    monkeypatch.setattr(checkpoint, "READ_S", 0.1)
+    with monkeypatch.context() as away:
+        unreadable(away, errno.EIO, float("inf"))
+        with pytest.raises(DiskError, match="not all are surely damaged") as caught:
+            newest_whole(tmp_path, alone=True)
+    assert "--overwrite" not in str(caught.value)
+    (tmp_path / "checkpoints" / "step-00000020" / "checkpoint.json").write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="every checkpoint is damaged: train anew, with --overw"):
+        newest_whole(tmp_path, alone=True)
+
+
+def test_a_disk_that_does_not_list_the_checkpoints_is_asked_again_and_ends_no_run(
+    planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(planted, tmp_path, 2, 0, [(10, 1.0)])
+    monkeypatch.setattr(checkpoint, "READ_S", 1.0)
+    real, asked = checkpoint.checkpoints, []
+    times = 1.0
+
+    def listed(run: Path) -> list[tuple[int, Path]]:
+        asked.append(run)
+        if len(asked) <= times:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(run))
+        return real(run)
+
+    monkeypatch.setattr(checkpoint, "checkpoints", listed)
+    found = newest_whole(tmp_path, alone=True)
+    assert found is not None
+    assert found[0] == 10
+    times = float("inf")
+    with process_group(60), pytest.raises(DiskError, match=r"checkpoints: rank 0 cannot read it"):
+        newest_whole(tmp_path)
+
+
+def test_a_disk_that_goes_away_in_the_last_write_ends_in_its_own_error(
+    planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkpoints"
+
+    def away(path: Path, _: Any) -> None:
+        if not folder.is_symlink():
+            folder.rename(tmp_path / "away")
+            folder.symlink_to(folder.name)
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    monkeypatch.setattr(checkpoint, "write_blocks", away)
+    with saving(planted, tmp_path, patience_s=0.3) as (writer, save):
+        save(10, last=True)
+        with pytest.raises(DiskError, match=r"Stale file handle.* then go on with --resume"):
+            writer.finish()
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_costs_no_run_and_goes_with_the_next(
+    planted: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A network file system keeps, by another name, a file that another host has open."""
+    real = shutil.rmtree
+
+    def busy(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.name.endswith(".old.partial"):
+            if not options.get("ignore_errors"):
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+            return
+        real(path, *arguments, **options)
+
+    left = tmp_path / "checkpoints" / "step-00000010.old.partial"
+    with saving(planted, tmp_path) as (writer, save):
+        save(10)
+        writer.finish()
+        with monkeypatch.context() as held:
+            held.setattr(checkpoint.shutil, "rmtree", busy)
+            save(20)
+            writer.finish()
+        assert capsys.readouterr().err.count("cannot be removed (Directory not empty)") == 1
+        assert left.is_dir()
+        assert steps(tmp_path) == [20]
+        save(30)
+        writer.finish()
+    assert not left.exists()
+    assert steps(tmp_path) == [30]
+
+
+def unseen_folder(dataset: Dataset, run: Path, times: float, patience_s: float) -> list[str]:
+    """Save where the second rank's host does not show it the first one's folder so often."""
+    real, asked, told = checkpoint.write_blocks, [], []
+
+    def late(path: Path, blocks: Any) -> Any:
+        asked.append(path)
+        if os.environ["RANK"] == "1" and len(asked) <= times:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return real(path, blocks)
+
+    checkpoint.write_blocks = late
+    checkpoint.READ_S = patience_s
+    try:
+        with saving(dataset, run) as (writer, save):
+            save(10)
+            try:
+                writer.finish()
+            except DiskError as error:
+                told.append(str(error))
+    finally:
+        checkpoint.write_blocks = real
+    return told
+
+
+def test_a_folder_that_another_host_sees_late_is_waited_for_and_never_seen_is_the_disks_fault(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    assert run_ranks(unseen_folder, 2, planted, tmp_path / "late", 1, 60.0) == [[], []]
+    assert steps(tmp_path / "late") == [10]
+    found = run_ranks(unseen_folder, 2, planted, tmp_path / "never", float("inf"), 0.3)
+    for (told,) in found:
+        assert "rank 1 could not write the checkpoint (No such file or directory" in told
+    assert steps(tmp_path / "never") == []

@@ -15,9 +15,10 @@ import pytest
 from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import DiskError, SharedError, UserError
+from dat_rec.files import sha256, write_json
 from dat_rec.parallel.process_group import process_group
 from dat_rec.train import run_folder
-from dat_rec.train.checkpoint import newest_whole
+from dat_rec.train.checkpoint import checkpoints, newest_whole
 from dat_rec.train.run_folder import RunFolder
 from dat_rec.train.status import status
 from tests.distributed.ranks import run_ranks
@@ -227,3 +228,40 @@ def test_the_summary_of_a_run_that_has_ended_waits_for_a_full_disk(
         folder.finish({"steps": 1})
     assert json.loads((out / "train.json").read_text()) == {"steps": 1}
     assert len(calls) == 6
+
+
+def test_what_an_earlier_start_removes_meanwhile_does_not_end_this_one(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    left = out / "checkpoints" / "step-00000010.theirs.partial"
+    left.parent.mkdir(parents=True)
+    left.touch()  # what can be removed as a folder no more
+    config = replace(preset("modern", planted.folder, out), resume=True)
+    with process_group(60) as place:
+        RunFolder(config, planted, place).begin([], 1)
+    assert (out / "config.json").exists()
+
+
+def test_a_start_that_is_refused_sets_no_checkpoint_aside(planted: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    older, damaged, later = (out / "checkpoints" / f"step-0000000{step}" for step in (1, 2, 3))
+    for folder in (older, damaged):
+        folder.mkdir(parents=True)
+        write_json(folder / "checkpoint.json", {})
+        write_json(folder / "sha256.json", {"checkpoint.json": sha256(folder / "checkpoint.json")})
+    (damaged / "checkpoint.json").write_text("rubbish")
+    write_json(out / "config.json", {"global_batch": 4})
+    config = replace(preset("modern", planted.folder, out), resume=True)
+    with process_group(60) as place:
+        passed_over: list[Path] = []
+        assert newest_whole(out, passed_over=passed_over) == (1, older)
+        later.mkdir()  # by a start that lives
+        with (out / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(UserError, match="another process trains here"):
+                RunFolder(config, planted, place).begin([], 1, passed_over)
+        assert [step for step, _ in checkpoints(out)] == [1, 2, 3]
+        RunFolder(config, planted, place).begin([], 1, passed_over)
+    assert [step for step, _ in checkpoints(out)] == [1, 3]
+    assert damaged.with_name(damaged.name + ".damaged").is_dir()
