@@ -18,7 +18,6 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,17 +30,13 @@ from dat_rec.errors import (
     StoppedError,
     SupersededError,
     UserError,
+    leave_code,
 )
 from dat_rec.files import local_path
 from dat_rec.plan_config import PlanConfig
 from dat_rec.versions import INSTALL, about, require_stack
 
 Arguments = Sequence[str]
-EXIT_FILE = "DAT_REC_EXIT_FILE"
-"""Environment variable: a file to which a rank that ends with exit code 2 or 75 adds a line with
-that code. torchrun's own code is 1 for all of them; what has started it learns here whether to
-start it again."""
-TOLD_CODES = (2, 75)
 
 
 def _parse(command: str, options: Any, arguments: Arguments, **more: Any) -> Any:
@@ -319,7 +314,7 @@ def main() -> None:
     try:
         _run(sys.argv[1:])
     except SystemExit as stop:
-        _leave_code(stop.code)
+        leave_code(stop.code)
         raise
 
 
@@ -410,20 +405,11 @@ def _leave(code: int) -> NoReturn:
     """Exit, on a rank without delay."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
         sys.exit(code)
-    _leave_code(code)
+    leave_code(code)
     # Threads and sockets that wait for other ranks would keep this one from ending.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _leave_code(code: object) -> None:
-    """Tell what has started this rank that it refused its input, or stopped as it was asked to."""
-    file = os.environ.get(EXIT_FILE)
-    if file and code in TOLD_CODES:
-        # Without it, the worst is a restart for nothing; this rank must end all the same.
-        with suppress(OSError), Path(file).open("a", encoding="ascii") as codes:
-            codes.write(f"{code}\n")
 
 
 def _quieten_libraries() -> None:

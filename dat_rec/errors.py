@@ -1,9 +1,28 @@
 """Errors that a user can mend: one line that says what, where and how to cure it."""
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 FailureKind = Literal["error", "died", "lost", "stopped"]
+STOPPED = 75
+"""The exit code of a run that was asked to stop, and has stopped with a checkpoint."""
+EXIT_FILE = "DAT_REC_EXIT_FILE"
+"""Environment variable: a file to which a rank that ends with exit code 2 or 75 adds a line with
+that code. torchrun's own code is 1 for all of them; what has started it learns here whether to
+start it again."""
+TOLD_CODES = (2, STOPPED)
+
+
+def leave_code(code: object) -> None:
+    """Tell what has started this rank that it refused its input, or stopped as it was asked to."""
+    file = os.environ.get(EXIT_FILE)
+    if file and code in TOLD_CODES:
+        # Without it, the worst is a restart for nothing; this rank must end all the same.
+        with suppress(OSError), Path(file).open("a", encoding="ascii") as codes:
+            codes.write(f"{code}\n")
 
 
 @dataclass(frozen=True)

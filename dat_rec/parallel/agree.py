@@ -34,12 +34,23 @@ def patient_group(connect: timedelta = CONNECT) -> dist.ProcessGroup:
     return group
 
 
+def connect(timeout: timedelta = CONNECT) -> None:
+    """Make the group of what is agreed on here, while the ranks stand at the same point.
+
+    Without it the first call does so, which some of them may come to long before the others.
+
+    Args:
+        timeout: in which they must have connected.
+    """
+    if dist.get_world_size() > 1 and (not _made or _made[0][0] is not dist.group.WORLD):
+        _made[:] = [(dist.group.WORLD, patient_group(timeout))]
+
+
 def _all_ranks() -> dist.ProcessGroup | None:
-    """The group of what is agreed on here, made by the first call; of one rank, the default."""
+    """The group of what is agreed on here; of one rank, the default."""
     if dist.get_world_size() == 1:
         return None
-    if not _made or _made[0][0] is not dist.group.WORLD:
-        _made[:] = [(dist.group.WORLD, patient_group())]
+    connect()
     return _made[0][1]
 
 

@@ -32,6 +32,7 @@ import torch
 import torch.distributed as dist
 
 from dat_rec.errors import (
+    STOPPED,
     DiskError,
     Failure,
     FailureKind,
@@ -40,6 +41,7 @@ from dat_rec.errors import (
     StoppedError,
     SupersededError,
     UserError,
+    leave_code,
 )
 
 LOOK_S = 0.5
@@ -62,6 +64,8 @@ OWN_NCCL = re.compile(
     r"(invalid usage|invalid argument|internal error|unhandled cuda error)[^\n]*NCCL version"
 )
 """What NCCL says where this rank itself is wrong: a GPU of two ranks, say."""
+INTERRUPTED = "interrupted"
+"""The reason of who was stopped by Ctrl-C."""
 MEMORY = re.compile(r"allocate memory|can't start new thread|Resource temporarily unavailable")
 """What errors say that come of too little memory, and are no MemoryError."""
 
@@ -164,7 +168,7 @@ def fail_together(
         last_words.leave(Failure("error", None, str(error)), error)
         raise
     except (StoppedError, KeyboardInterrupt) as stop:
-        reason = str(stop) or "interrupted"
+        reason = str(stop) or INTERRUPTED
         silent = watch.say(reason, "stopped") if watch else []
         if silent and isinstance(stop, StoppedError):
             # torchrun stops the ranks that live, when one has died.
@@ -304,14 +308,20 @@ class _Watch:
         store.set("census", "")
         store.set(f"here/{self._rank}", "")
         silent = self._wait_for_all(store, "here", CENSUS_S)
-        return _died(silent) if silent else Failure("lost", None, "")
+        if not silent:
+            return Failure("lost", None, "")
+        return _words(store) or _died(silent)  # who has told why it ended did not die
 
     def _exit(self, failure: Failure) -> None:
         advice = self._last_words.how_to_go_on()
         told = f"dat-rec: rank {self._rank}: stopped: {failure}: {advice}"
         lines = [told, self._last_words.leave(failure)]
         print("\n".join(filter(None, lines)), file=sys.stderr, flush=True)
-        os._exit(1)
+        # What still keeps this rank, its curves say, makes no failure of an end that was asked for.
+        asked = failure.kind == "stopped" and failure.reason != INTERRUPTED
+        code = STOPPED if asked else 1
+        leave_code(code)
+        os._exit(code)
 
     def close(self) -> None:
         self._closed.set()

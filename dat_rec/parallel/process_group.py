@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from dat_rec.config import Device
 from dat_rec.errors import RankError, UserError
-from dat_rec.parallel.agree import patient_group
+from dat_rec.parallel.agree import connect, patient_group
 from dat_rec.parallel.failure import LastWords, fail_together
 from dat_rec.parallel.standing import (
     Standing,
@@ -108,6 +108,7 @@ def process_group(
             last_words = LastWords()
             prefixed = dist.PrefixStore("dat_rec", store)
             with fail_together(prefixed, rank, world_size, timeout_s, last_words):
+                connect(timeout)
                 memory = _memory(stands.device, stands.local_world_size, memory_gb)
                 yield Place(
                     rank,

@@ -86,12 +86,12 @@ class MetricsLog:
         self._run = run
         self._writer: SummaryWriter | None = None
         self._failed_at: float | None = None
+        self._begun: list[Any] = []
         self._ended: Any = None
         if first:
-            *begun, self._ended = _hyperparameters(options)
+            *self._begun, self._ended = _hyperparameters(options)
             with self._given_up_on_error():
                 self._writer = self._open(done + 1)
-                _write(self._writer, begun)
         self._bar = tqdm(
             total=steps, initial=done, unit="step", desc="train", disable=not first, mininterval=0.5
         )
@@ -140,7 +140,11 @@ class MetricsLog:
 
     def _open(self, step: int) -> SummaryWriter:
         # A long queue: what a slow disk has not taken yet must not keep the steps.
-        return SummaryWriter(str(self._run / "tensorboard"), max_queue=QUEUE, purge_step=step)
+        folder = str(self._run / "tensorboard")
+        writer = SummaryWriter(folder, max_queue=QUEUE, purge_step=step)
+        # Each time: nobody knows what the disk has taken of those before.
+        _write(writer, self._begun)
+        return writer
 
     @contextmanager
     def _given_up_on_error(self) -> Iterator[None]:

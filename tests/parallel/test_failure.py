@@ -1,7 +1,11 @@
 """A rank that falls silent is given up in time; one that lives has the time that its disk takes."""
 
+import json
+import multiprocessing
+import os
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
@@ -148,3 +152,30 @@ def test_a_folder_that_hangs_does_not_keep_a_rank_from_ending(
     assert words.how_to_go_on() == "start it again"
     assert time.monotonic() - begin < 5
     hangs.set()
+
+
+def lingers(reason: str, file: str) -> None:
+    """The other rank is told to stop, and ends; this one is kept by a disk."""
+    os.environ["DAT_REC_EXIT_FILE"] = file
+    failure_module.GRACE_S = 0.5
+    store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+    words = {"rank": 1, "message": reason, "kind": "stopped"}
+    with fail_together(store, 0, 2, 60, LastWords()):
+        store.set("failed", json.dumps(words))
+        time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "told"), [("stopped by SIGTERM", 75, "75\n"), ("interrupted", 1, "")]
+)
+def test_a_rank_that_is_kept_from_its_end_after_sigterm_ends_with_the_others_code(
+    reason: str, code: int, told: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "codes"
+    file.touch()
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=lingers, args=(reason, str(file)))
+    process.start()
+    process.join(60)
+    assert process.exitcode == code
+    assert file.read_text() == told

@@ -56,3 +56,21 @@ def test_curves_go_on_once_the_disk_takes_them_and_the_librarys_thread_prints_no
     steps = [event.step for event in events.Scalars("loss/main")]
     assert steps in ([2, 3], [3])
     assert "tensorboard: No space left on device; " in capsys.readouterr().err
+
+
+def test_options_stand_beside_curves_that_the_disk_takes_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_log, "AGAIN_S", -1.0)
+    in_the_way = tmp_path / "tensorboard"
+    in_the_way.touch()
+    with process_group(60):
+        log = MetricsLog(tmp_path, 10, 0, 4, {}, {"seed": 7})
+        in_the_way.unlink()
+        with log:
+            log.step()
+            log.point(1, {"main": 1.0}, 1.0)
+    events = EventAccumulator(str(in_the_way)).Reload()
+    assert [event.step for event in events.Scalars("loss/main")] == [1]
+    told = events.PluginTagToContent("hparams")
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= told.keys()
