@@ -375,9 +375,17 @@ class _Job:
 
 
 def _loss(folder: Path) -> float:
+    """What a checkpoint says; of a damaged one infinity.
+
+    Raises:
+        OSError: the disk does not tell, which makes no checkpoint a worse one.
+    """
     try:
         loss = read_json(folder / INDEX, "the checkpoint's index").get("loss")
-    except (UserError, AttributeError):
+    except (UserError, AttributeError) as error:
+        found = system_error(error)
+        if found is not None and found.errno not in (errno.ENOENT, errno.EIO):
+            raise found from None
         return float("inf")
     return float(loss) if isinstance(loss, int | float) else float("inf")
 
@@ -461,11 +469,15 @@ def chosen_whole(run: Path, wanted: str) -> tuple[int, Path] | None:
     if not found:
         return None
     if wanted == "best":
-        for step, folder in sorted(found, key=lambda one: (_loss(one[1]), -one[0])):
+        try:
+            losses = {folder: read_patiently(partial(_loss, folder), folder) for _, folder in found}
+        except OSError as error:
+            raise _cannot_read(run / "checkpoints", error) from error
+        for step, folder in sorted(found, key=lambda one: (losses[one[1]], -one[0])):
             damage = _damage(folder, alone=True)
             if damage is not None:
                 say(f"{folder}: damaged ({damage.words}): looking for the next best")
-            elif _loss(folder) < float("inf"):
+            elif losses[folder] < float("inf"):
                 return step, folder
         raise UserError(f"{run}: no whole checkpoint says its loss: name one by its step")
     for step, folder in found:
@@ -679,6 +691,7 @@ def load_weights(folder: Path, model: nn.Module) -> None:
 
     Raises:
         UserError: the checkpoint does not fit the model.
+        DiskError: it cannot be read.
     """
     try:
         _, files = read_index(folder)
@@ -687,4 +700,6 @@ def load_weights(folder: Path, model: nn.Module) -> None:
                 files.read_into(f"tables/{piece.table}/weight", piece.weights, (0, 0), piece.shape)
             load_towers(files, model)
     except (OSError, UserError) as error:
+        if system_error(error) is not None:
+            raise _cannot_read(folder, error) from error
         raise UserError(f"{folder}: does not fit the model ({error}): {CURE}") from error

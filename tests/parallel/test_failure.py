@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -154,27 +155,35 @@ def test_a_folder_that_hangs_does_not_keep_a_rank_from_ending(
     hangs.set()
 
 
-def lingers(reason: str, file: str) -> None:
-    """The other rank is told to stop, and ends; this one is kept by a disk."""
+def lingers(reason: str, file: str, asked: bool) -> None:
+    """The other rank is told to stop, and ends; this one is kept by a disk.
+
+    torchrun may then ask it to stop too.
+    """
     os.environ["DAT_REC_EXIT_FILE"] = file
-    failure_module.GRACE_S = 0.5
+    failure_module.GRACE_S = 60.0 if asked else 0.5
+    failure_module.CENSUS_S = 0.5
+    signal.signal(signal.SIGTERM, lambda *_: None)
     store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
     words = {"rank": 1, "message": reason, "kind": "stopped"}
     with fail_together(store, 0, 2, 60, LastWords()):
         store.set("failed", json.dumps(words))
+        if asked:
+            os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(60)
 
 
+@pytest.mark.parametrize("asked", [False, True])
 @pytest.mark.parametrize(
     ("reason", "code", "told"), [("stopped by SIGTERM", 75, "75\n"), ("interrupted", 1, "")]
 )
 def test_a_rank_that_is_kept_from_its_end_after_sigterm_ends_with_the_others_code(
-    reason: str, code: int, told: str, tmp_path: Path
+    reason: str, code: int, told: str, asked: bool, tmp_path: Path
 ) -> None:
     file = tmp_path / "codes"
     file.touch()
     context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=lingers, args=(reason, str(file)))
+    process = context.Process(target=lingers, args=(reason, str(file), asked))
     process.start()
     process.join(60)
     assert process.exitcode == code

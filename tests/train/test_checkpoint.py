@@ -21,7 +21,7 @@ from dat_rec.errors import DiskError, SharedError, SupersededError, UserError
 from dat_rec.files import write_json
 from dat_rec.parallel.process_group import process_group
 from dat_rec.train import checkpoint, disk
-from dat_rec.train.checkpoint import CheckpointWriter, checkpoints, newest_whole
+from dat_rec.train.checkpoint import CheckpointWriter, checkpoints, chosen_whole, newest_whole
 from dat_rec.train.fence import WRITER, Fence
 from tests.distributed.exactness import Case
 from tests.distributed.moves import build
@@ -455,3 +455,20 @@ def test_a_folder_that_another_host_sees_late_is_waited_for_and_never_seen_is_th
     for (told,) in found:
         assert "rank 1 could not write the checkpoint (No such file or directory" in told
     assert steps(tmp_path / "never") == []
+
+
+def test_a_best_checkpoint_whose_loss_the_disk_does_not_tell_stays(
+    planted: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = tmp_path / "checkpoints" / "step-00000010" / "checkpoint.json"
+    with saving(planted, tmp_path, keep_best=1) as (writer, save):
+        save(10)
+        writer.finish()
+        index.unlink()
+        index.symlink_to(index.name)  # which the system refuses to look up
+        save(20)
+        writer.finish()
+    assert steps(tmp_path) == [10, 20]
+    assert "step-00000010/checkpoint.json: " in capsys.readouterr().err
+    with pytest.raises(DiskError, match="cannot read it"):
+        chosen_whole(tmp_path, "best")
