@@ -565,7 +565,7 @@ def _digests(folder: Path) -> tuple[dict[str, str], _Damage | None, DiskError | 
         if not isinstance(digests, dict) or INDEX not in digests:
             raise UserError(f"{DIGESTS} does not name {INDEX}")
         for name, digest in digests.items():
-            if not isinstance(digest, str) or Path(name).name != name:
+            if not isinstance(digest, str) or Path(name).name != name or "\0" in name:
                 raise UserError(f"{DIGESTS}: {name!r}: {digest!r} is no digest of a file")
             read_patiently((folder / name).stat, folder, TRANSIENT)
     except (OSError, UserError) as error:
