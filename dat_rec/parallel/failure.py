@@ -57,8 +57,12 @@ FOLDER_S = 5.0
 """In which the run's folder takes what a rank that ends leaves there, or never."""
 GRACE_S = 10.0
 """In which a rank that knows of a failure must have ended by itself."""
-GLOO = re.compile(r"(?:Gloo connectFullMesh failed with )?\[[^]]*/gloo/[^]]*:\d+\]")
-"""How gloo begins its errors, RuntimeErrors like any other: with the place in its own source."""
+GLOO = re.compile(
+    r"(?:Gloo connectFullMesh failed with )?\[[^]]*/gloo/[^]]*:\d+\]|"
+    r"Application timeout caused pair closure$"
+)
+"""How gloo begins its errors, RuntimeErrors like any other: with the place in its own source, but
+for one, that of a connection which an earlier time-out has closed."""
 OWN_NCCL = re.compile(
     r"nccl(InvalidUsage|InvalidArgument|InternalError|UnhandledCudaError)|"
     r"(invalid usage|invalid argument|internal error|unhandled cuda error)[^\n]*NCCL version"

@@ -676,11 +676,14 @@ def read_together(action: Callable[[], T], folder: Path, problem: str, cure: str
     """
     found: list[T] = []
     wrong: SharedError | None = None
+    # What the first rank does not see, the one that has looked, is not there.
+    kinds = UNSEEN if dist.get_rank() else TRANSIENT
     try:
-        found.append(read_patiently(action, folder))
+        found.append(read_patiently(action, folder, kinds))
     except (OSError, UserError) as error:
         wrong = SharedError(f"{problem} ({error}): {cure}")
-        if system_error(error) is not None:
+        of_disk = system_error(error)
+        if of_disk is not None and (of_disk.errno != errno.ENOENT or errno.ENOENT in kinds):
             wrong = _cannot_read(folder, error)
     raise_first(wrong)
     return found[0]

@@ -81,6 +81,7 @@ GLOO = "[/build/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection clos
     [
         (RuntimeError(GLOO), True),
         (RuntimeError(f"Gloo connectFullMesh failed with {GLOO}"), True),
+        (RuntimeError("Application timeout caused pair closure"), True),
         (dist.DistStoreError("Timed out after 300 seconds waiting for clients"), True),
         (dist.DistNetworkError("The client socket has failed to connect"), True),
         (dist.DistBackendError("NCCL error in: x.cpp:1, ncclRemoteError: A call failed"), True),
