@@ -110,7 +110,7 @@ def test_the_first_the_last_one_without_a_history_and_a_stranger_are_asked() -> 
     assert golden.ASKED < len(asked) < 200
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
 def test_every_precision_exports_what_answers_as_the_model(tmp_path: Path, precision: str) -> None:
     data = write_dataset(tmp_path / "data")
     run = write_run(tmp_path / "run", data, precision=precision)
