@@ -20,7 +20,7 @@ measured so that the formula comes out right:
 
 On CPU the formulas stay wrong whatever the bandwidths: row-wise parts count without p and with all
 bags, and nothing stands for a bag. There the file also holds ``costs``: steps of small models,
-sharded in every way, are timed, and the costs of ``dat_rec.parallel.plan_time`` fitted to them,
+sharded in every way, are timed, and the costs of ``dat_rec.planner.step_time`` fitted to them,
 not negative, by least squares of relative errors. The time is each rank's CPU time: ranks with a
 core each and one host do nothing else in a step, it tells who does what, and other work on the
 machine hardly changes it. What a model takes under any plan (the smallest
@@ -59,10 +59,10 @@ from benchmarks.ranks import on_ranks
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape
 from benchmarks.timing import interleaved
+from dat_rec.dist.process_group import process_group
 from dat_rec.files import write_json
-from dat_rec.parallel.hardware import Cluster, Cost, Hardware, Way
-from dat_rec.parallel.plan_time import own_work, way, work
-from dat_rec.parallel.process_group import process_group
+from dat_rec.planner.hardware import Cluster, Cost, Hardware, Way
+from dat_rec.planner.step_time import own_work, way, work
 
 WAYS: tuple[Way, ...] = tuple(one for one in get_args(Way) if one != "every_rank")
 EVERY: Way = "every_rank"
@@ -163,16 +163,16 @@ def _bandwidth_seconds(arguments: Arguments) -> dict[str, list[float]]:
 
 
 def _bandwidths_on_rank(arguments: Arguments) -> dict[str, list[float]]:
-    with process_group(300, device="auto") as place:
-        generator = torch.Generator().manual_seed(arguments.seed + place.rank)
-        steps = _lookups(arguments, place.device, generator)
-        size = arguments.exchanged_mb * 10**6 // 4 // place.world_size * place.world_size
-        sent = torch.ones(size, device=place.device)
+    with process_group(300, device="auto") as context:
+        generator = torch.Generator().manual_seed(arguments.seed + context.rank)
+        steps = _lookups(arguments, context.device, generator)
+        size = arguments.exchanged_mb * 10**6 // 4 // context.world_size * context.world_size
+        sent = torch.ones(size, device=context.device)
         received = torch.empty_like(sent)
-        if place.world_size > 1:
+        if context.world_size > 1:
             steps["all_to_all"] = lambda: dist.all_to_all_single(received, sent)
             steps["all_reduce"] = lambda: dist.all_reduce(received)
-        if place.device.type == "cuda":
+        if context.device.type == "cuda":
             host = torch.ones(size, pin_memory=True)
             steps["host_to_device"] = lambda: sent.copy_(host)
         return interleaved(steps, arguments.rounds)

@@ -20,15 +20,15 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks.record import append, circumstances, percentiles
+from dat_rec.checkpoint.checkpoint import CheckpointWriter, restore
+from dat_rec.checkpoint.model_state import blocks_of, copied
 from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare import prepare
 from dat_rec.data.reader import ExampleReader
 from dat_rec.data.sources.synthetic import Synthetic
-from dat_rec.parallel.process_group import process_group
-from dat_rec.train.checkpoint import CheckpointWriter, restore
+from dat_rec.dist.process_group import process_group
 from dat_rec.train.loop import build_model, reader_options
-from dat_rec.train.model_state import blocks_of, copied
 from dat_rec.train.optimizers import build_optimizer
 
 
@@ -62,14 +62,14 @@ def measure(data: Path, run: Path, repeats: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {
         name: [] for name in ("copy", "background_stall", "background_write", "waiting_stall")
     }
-    with process_group(config.timeout_s, device=config.device) as place:
+    with process_group(config.timeout_s, device=config.device) as context:
         dataset = Dataset.open(data)
-        model, _ = build_model(config, dataset, place)
+        model, _ = build_model(config, dataset, context)
         learn = config.optimizer
         optimizer = build_optimizer(model, learn.tower_lr, learn.table_lr, learn.table)
         batches = iter(ExampleReader(dataset, reader_options(config, config.batch_size)))
         writers = {
-            kind: CheckpointWriter(run / kind, place, keep=1, background=kind == "background")
+            kind: CheckpointWriter(run / kind, context, keep=1, background=kind == "background")
             for kind in ("background", "waiting")
         }
         global_batch = {"global_batch": config.batch_size}

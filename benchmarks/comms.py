@@ -23,7 +23,7 @@ from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, build, endless
 from benchmarks.timing import interleaved, ratios
 from dat_rec.config import TrainConfig
-from dat_rec.parallel.process_group import Place, process_group
+from dat_rec.dist.process_group import RankContext, process_group
 from dat_rec.table_rules import ShardingType
 from dat_rec.train.objective import TERMS
 
@@ -56,28 +56,28 @@ class Arguments:
 
 
 def stepper(
-    shape: Shape, config: TrainConfig, place: Place, terms: deque[Tensor]
+    shape: Shape, config: TrainConfig, context: RankContext, terms: deque[Tensor]
 ) -> Callable[[], None]:
     """What steps a model and keeps the loss's terms."""
-    built = build(shape, config, place)
+    built = build(shape, config, context)
     pipeline: TrainPipelineSparseDist[Any, Tensor] = TrainPipelineSparseDist(
-        built.model, built.optimizer, place.device, execute_all_batches=True
+        built.model, built.optimizer, context.device, execute_all_batches=True
     )
-    batches = endless(shape.batches(BATCHES, place.rank, place.world_size))
+    batches = endless(shape.batches(BATCHES, context.rank, context.world_size))
     return lambda: terms.append(pipeline.progress(batches))
 
 
 def measure(shapes: list[Shape], rounds: int) -> list[dict[str, Any]]:
     """Every figure of this rank, by shape and sharding."""
-    with process_group(300, device="auto") as place:
-        return [_measure(shape, kind, rounds, place) for shape in shapes for kind in KINDS]
+    with process_group(300, device="auto") as context:
+        return [_measure(shape, kind, rounds, context) for shape in shapes for kind in KINDS]
 
 
-def _measure(shape: Shape, kind: ShardingType, rounds: int, place: Place) -> dict[str, Any]:
+def _measure(shape: Shape, kind: ShardingType, rounds: int, context: RankContext) -> dict[str, Any]:
     terms: dict[str, deque[Tensor]] = {name: deque(maxlen=1) for name in ("fp32", "fp16")}
     pins = ("category=table_wise", f"*={kind}")
     steps = {
-        name: stepper(shape, shape.config(pin=pins, comms=name), place, terms[name])
+        name: stepper(shape, shape.config(pin=pins, comms=name), context, terms[name])
         for name in terms
     }
     times = interleaved(steps, rounds, steps_a_round=3)

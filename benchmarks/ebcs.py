@@ -28,10 +28,10 @@ from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, endless
 from benchmarks.timing import interleaved, ratios
 from dat_rec.data.batch import Batch, negative_key
-from dat_rec.parallel.initialize import initialize_tables
-from dat_rec.parallel.plan_rows import plan_to_json
-from dat_rec.parallel.process_group import Place, process_group
-from dat_rec.parallel.shard import shard
+from dat_rec.dist.process_group import RankContext, process_group
+from dat_rec.planner.plan_and_shard import plan_and_shard
+from dat_rec.planner.plan_table import plan_to_json
+from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.train.loop import sharding_options
 
 LAYOUTS = ("two collections", "one collection", "wide rows")
@@ -113,26 +113,26 @@ def lookups(layout: str, shape: Shape) -> Lookups:
 
 
 def stepper(
-    layout: str, shape: Shape, pins: tuple[str, ...], place: Place, batches: list[Batch]
+    layout: str, shape: Shape, pins: tuple[str, ...], context: RankContext, batches: list[Batch]
 ) -> tuple[Callable[[], object], list[dict[str, Any]]]:
     """What steps a layout, and its plan."""
     config = shape.config(pin=pins)
-    options = sharding_options(config, shape.batch_size // place.world_size)
-    model, plan = shard(lookups(layout, shape), {}, place, options)
+    options = sharding_options(config, shape.batch_size // context.world_size)
+    model, plan = plan_and_shard(lookups(layout, shape), {}, context, options)
     initialize_tables(model, config.seed, config.optimizer.table_init)
     pipeline = TrainPipelineSparseDist(
-        model, model.fused_optimizer, place.device, execute_all_batches=True
+        model, model.fused_optimizer, context.device, execute_all_batches=True
     )
     return functools.partial(pipeline.progress, endless(batches)), plan_to_json(plan)
 
 
 def measure(shape: Shape, pins: tuple[str, ...], rounds: int) -> dict[str, Any]:
     """Every figure of this rank."""
-    with process_group(300, device="auto") as place:
-        batches = shape.batches(BATCHES, place.rank, place.world_size)
+    with process_group(300, device="auto") as context:
+        batches = shape.batches(BATCHES, context.rank, context.world_size)
         steps, plans = {}, {}
         for layout in LAYOUTS:
-            steps[layout], plans[layout] = stepper(layout, shape, pins, place, batches)
+            steps[layout], plans[layout] = stepper(layout, shape, pins, context, batches)
         times = interleaved(steps, rounds, steps_a_round=5)
     return {
         "step_ms": {name: percentiles([1000 * s for s in times[name]]) for name in LAYOUTS},

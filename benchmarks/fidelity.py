@@ -10,7 +10,7 @@ slowest rank"):
 
 - ``assumed``: with the bandwidths that TorchRec assumes, before calibration;
 - ``bandwidths``: with those measured, in TorchRec's formulas;
-- ``calibrated``: with the whole topology file, on CPU its costs (``dat_rec.parallel.plan_time``).
+- ``calibrated``: with the whole topology file, on CPU its costs (``dat_rec.planner.step_time``).
 
 The first two are of tables alone; ``calibrated`` has also what every rank does under any plan,
 fitted by ``benchmarks.calibrate`` to other shapes. No offset is fitted here. Spearman's rank
@@ -35,8 +35,8 @@ from torchrec.distributed.types import ShardingPlan
 from benchmarks.plans import Planner, on_one_rank, timed
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape
-from dat_rec.parallel.hardware import Cluster, Hardware, read_cluster
-from dat_rec.parallel.plan_rows import plan_to_json
+from dat_rec.planner.hardware import Cluster, Hardware, read_cluster
+from dat_rec.planner.plan_table import plan_to_json
 
 TOWERS: dict[str, Any] = {"hidden": (8,), "output_dim": 8}
 SHAPES = {

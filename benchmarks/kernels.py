@@ -21,7 +21,7 @@ from benchmarks.ranks import on_ranks
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, build, endless
 from benchmarks.timing import interleaved, ratios
-from dat_rec.parallel.process_group import Place, process_group
+from dat_rec.dist.process_group import RankContext, process_group
 
 PINS = {"fused": "*=table_wise,fused", "dense": "*=data_parallel,dense"}
 BATCHES = 8
@@ -47,17 +47,17 @@ class Arguments:
 
 def measure(shapes: list[Shape], rounds: int) -> list[dict[str, Any]]:
     """Every figure of this rank, by shape."""
-    with process_group(300, device="auto") as place:
-        return [_measure(shape, rounds, place) for shape in shapes]
+    with process_group(300, device="auto") as context:
+        return [_measure(shape, rounds, context) for shape in shapes]
 
 
-def _measure(shape: Shape, rounds: int, place: Place) -> dict[str, Any]:
-    batches = shape.batches(BATCHES, place.rank, place.world_size)
+def _measure(shape: Shape, rounds: int, context: RankContext) -> dict[str, Any]:
+    batches = shape.batches(BATCHES, context.rank, context.world_size)
     steps = {}
     for name, pin in PINS.items():
-        built = build(shape, shape.config(pin=(pin,)), place)
+        built = build(shape, shape.config(pin=(pin,)), context)
         pipeline = TrainPipelineSparseDist(
-            built.model, built.optimizer, place.device, execute_all_batches=True
+            built.model, built.optimizer, context.device, execute_all_batches=True
         )
         steps[name] = functools.partial(pipeline.progress, endless(batches))
     times = interleaved(steps, rounds, steps_a_round=3)

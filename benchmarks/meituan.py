@@ -23,12 +23,12 @@ from tqdm import tqdm
 from benchmarks.ranks import on_ranks
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, build, endless
-from dat_rec.parallel.ask import ask
-from dat_rec.parallel.pieces import table_pieces
-from dat_rec.parallel.process_group import process_group
-from dat_rec.parallel.table_file import read_tables
-from dat_rec.plan_config import PlanConfig
-from dat_rec.train.plan_question import question_of
+from dat_rec.commands.plan import question_of
+from dat_rec.commands.plan_options import PlanConfig
+from dat_rec.dist.process_group import process_group
+from dat_rec.planner.ask import ask
+from dat_rec.planner.table_file import read_tables
+from dat_rec.sharding.table_shards import table_pieces
 
 TABLES = Path(__file__).parents[1] / "docs" / "meituan_tables.json"
 FP16 = ("user", "item", "augmented_*")
@@ -86,14 +86,14 @@ def trained(shape: Shape, memory_gb: float, steps: Steps) -> dict[str, Any]:
     config = shape.config(memory_gb=memory_gb)
     model = dataclasses.replace(config.model, fp16_tables=FP16)
     config = dataclasses.replace(config, model=model)
-    with process_group(config.timeout_s, config.memory_gb, config.device) as place:
+    with process_group(config.timeout_s, config.memory_gb, config.device) as context:
         before = _resident_bytes()
         begin = time.perf_counter()
-        built = build(shape, config, place)
+        built = build(shape, config, context)
         built_s, after = time.perf_counter() - begin, _resident_bytes()
         pieces = table_pieces(built.model)
         pipeline = TrainPipelineSparseDist(
-            built.model, built.optimizer, place.device, execute_all_batches=True
+            built.model, built.optimizer, context.device, execute_all_batches=True
         )
         batches = endless(shape.batches(BATCHES))
         for _ in range(steps[0]):

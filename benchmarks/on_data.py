@@ -14,7 +14,7 @@ from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare import prepare
 from dat_rec.data.sources.synthetic import Synthetic
-from dat_rec.parallel.process_group import Place
+from dat_rec.dist.process_group import RankContext
 from dat_rec.train.loop import build_model
 from dat_rec.train.optimizers import build_optimizer
 
@@ -41,10 +41,10 @@ def configured(
 
 
 def pipeline(
-    config: TrainConfig, dataset: Dataset, place: Place
+    config: TrainConfig, dataset: Dataset, context: RankContext
 ) -> TrainPipelineSparseDist[Batch, Any]:
     """What makes a step of each batch."""
-    model, _ = build_model(config, dataset, place)
+    model, _ = build_model(config, dataset, context)
     learn = config.optimizer
     optimizer = build_optimizer(model, learn.tower_lr, learn.table_lr, learn.table)
-    return TrainPipelineSparseDist(model, optimizer, place.device, execute_all_batches=True)
+    return TrainPipelineSparseDist(model, optimizer, context.device, execute_all_batches=True)

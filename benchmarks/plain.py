@@ -15,7 +15,7 @@ from dat_rec.config import TrainConfig
 from dat_rec.data.batch import Batch
 from dat_rec.data.schema import ITEM, UNKNOWN, USER, Schema
 from dat_rec.model.dat import AUGMENTED
-from dat_rec.parallel.shard import EPS
+from dat_rec.sharding.shard import EPS
 
 
 class PlainDAT(nn.Module):

@@ -25,11 +25,11 @@ from benchmarks.shapes import Shape, build, endless
 from benchmarks.timing import interleaved
 from dat_rec.config import TrainConfig
 from dat_rec.data.batch import Batch
-from dat_rec.parallel.hardware import Cluster
-from dat_rec.parallel.plan import Sharder, as_planned, plan_on
-from dat_rec.parallel.plan_estimate import PlanEstimate
-from dat_rec.parallel.process_group import process_group
-from dat_rec.parallel.shard import fuse_optimizer
+from dat_rec.dist.process_group import process_group
+from dat_rec.planner.estimate import PlanEstimate
+from dat_rec.planner.hardware import Cluster
+from dat_rec.planner.plan import as_planned, plan_on
+from dat_rec.sharding.shard import fuse_optimizer
 from dat_rec.table_rules import ShardingType
 from dat_rec.train.loop import sharding_options
 from dat_rec.train.objective import TrainTask
@@ -84,7 +84,6 @@ class Planner:
             task,
             self._shape.pooling_factors(),
             sharding_options(config, self._batch),
-            Sharder(),
             costs=cluster.hardware.costs,
         )
 
@@ -150,14 +149,14 @@ def _on_rank(
     shape: Shape, plans: dict[str, ShardingPlan], rounds: int, warmup: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], float]:
     config = config_of(shape)
-    with process_group(config.timeout_s, device=config.device) as place:
-        batches = shape.batches(BATCHES, place.rank, place.world_size)
+    with process_group(config.timeout_s, device=config.device) as context:
+        batches = shape.batches(BATCHES, context.rank, context.world_size)
         steps: dict[str, Callable[[], Any]] = {}
         cpu: dict[str, list[float]] = {name: [] for name in plans}
         for name, plan in plans.items():
-            built = build(shape, config, place, plan)
+            built = build(shape, config, context, plan)
             pipeline = TrainPipelineSparseDist(
-                built.model, built.optimizer, place.device, execute_all_batches=True
+                built.model, built.optimizer, context.device, execute_all_batches=True
             )
             steps[name] = _step(pipeline, batches, cpu[name])
         times = interleaved(steps, rounds, warmup=warmup)

@@ -24,7 +24,7 @@ from benchmarks.timing import interleaved
 from dat_rec.config import Preset, TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
-from dat_rec.parallel.process_group import process_group
+from dat_rec.dist.process_group import process_group
 from dat_rec.train.loop import reader_options
 
 IN_MEMORY = 16
@@ -53,9 +53,9 @@ class Arguments:
 
 def measure(config: TrainConfig, rounds: int, steps: int) -> dict[str, Any]:
     """Every figure of ``rounds`` epochs read, each followed by ``steps`` steps trained."""
-    with process_group(config.timeout_s) as place:
+    with process_group(config.timeout_s) as context:
         dataset = Dataset.open(config.data)
-        steps_of = pipeline(config, dataset, place)
+        steps_of = pipeline(config, dataset, context)
         reader = ExampleReader(dataset, reader_options(config, config.batch_size))
         stream = iter(reader)
         batches = endless(list(itertools.islice(reader, IN_MEMORY)))

@@ -37,7 +37,7 @@ from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, build, endless
 from benchmarks.traffic import bytes_sent, tables
 from benchmarks.train_step import SHAPES, SMOKE, spread
-from dat_rec.parallel.process_group import process_group
+from dat_rec.dist.process_group import process_group
 
 Kind = Literal["strong", "weak"]
 Case = tuple[Kind, str, int]
@@ -89,13 +89,13 @@ def take_turns(
     turns: Turns, shape: Shape, kind: Kind, comms: Literal["fp32", "fp16"], rounds: int, steps: int
 ) -> tuple[list[tuple[int, float]], float]:
     """The number and the seconds a step of each own turn, and this rank's peak memory in MiB."""
-    with process_group(600, device="auto") as place:
+    with process_group(600, device="auto") as context:
         config = shape.config(comms=comms)
-        shape = of_world(shape, kind, place.world_size)
-        built = build(shape, config, place)
-        batches = endless(shape.batches(8, place.rank, place.world_size))
+        shape = of_world(shape, kind, context.world_size)
+        built = build(shape, config, context)
+        batches = endless(shape.batches(8, context.rank, context.world_size))
         pipeline = TrainPipelineSparseDist(
-            built.model, built.optimizer, place.device, execute_all_batches=True
+            built.model, built.optimizer, context.device, execute_all_batches=True
         )
         for _ in range(3):
             pipeline.progress(batches)

@@ -22,10 +22,10 @@ from dat_rec.config import Preset, TrainConfig, preset
 from dat_rec.data.batch import Batch, Items, negative_key, to_kjt
 from dat_rec.data.columns import Column
 from dat_rec.data.schema import ITEM, USER, Feature, Schema, Side
-from dat_rec.parallel.initialize import initialize_tables
-from dat_rec.parallel.plan_estimate import PlanEstimate
-from dat_rec.parallel.process_group import Place
-from dat_rec.parallel.shard import shard
+from dat_rec.dist.process_group import RankContext
+from dat_rec.planner.estimate import PlanEstimate
+from dat_rec.planner.plan_and_shard import plan_and_shard
+from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.train.loop import sharding_options
 from dat_rec.train.objective import TrainTask
 from dat_rec.train.optimizers import build_optimizer
@@ -164,15 +164,15 @@ class Built:
 
 
 def build(
-    shape: Shape, config: TrainConfig, place: Place, plan: ShardingPlan | None = None
+    shape: Shape, config: TrainConfig, context: RankContext, plan: ShardingPlan | None = None
 ) -> Built:
     """The model, planned (or sharded by ``plan``), and filled as in training."""
     torch.manual_seed(config.seed)
-    rows, meta = shape.batch_size // place.world_size, torch.device("meta")
-    task = TrainTask(shape.schema(), config.model, config.loss, meta, place.world_size)
-    options = sharding_options(config, rows + config.loss.shared_rows(place.world_size))
+    rows, meta = shape.batch_size // context.world_size, torch.device("meta")
+    task = TrainTask(shape.schema(), config.model, config.loss, meta, context.world_size)
+    options = sharding_options(config, rows + config.loss.shared_rows(context.world_size))
     estimate = PlanEstimate()
-    model, plan = shard(task, shape.pooling_factors(), place, options, estimate, plan)
+    model, plan = plan_and_shard(task, shape.pooling_factors(), context, options, estimate, plan)
     initialize_tables(model, config.seed, config.optimizer.table_init)
     learn = config.optimizer
     optimizer = build_optimizer(model, learn.tower_lr, learn.table_lr, learn.table)

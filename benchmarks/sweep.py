@@ -22,7 +22,7 @@ from benchmarks.plans import TYPES, Planner, timed
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape
 from dat_rec.config import TrainConfig
-from dat_rec.parallel.hardware import Cluster, Hardware, usual_costs
+from dat_rec.planner.hardware import Cluster, Hardware, usual_costs
 
 TOWERS: dict[str, Any] = {"hidden": (8,), "output_dim": 8, "batch_size": 2048}
 SHAPES = {

@@ -23,7 +23,7 @@ from dat_rec.config import Preset, TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prefetch import Prefetcher
 from dat_rec.data.reader import ExampleReader
-from dat_rec.parallel.process_group import process_group
+from dat_rec.dist.process_group import process_group
 from dat_rec.train.loop import reader_options
 
 
@@ -49,11 +49,11 @@ class Arguments:
 
 def measure(config: TrainConfig, seconds: float, warmup_steps: int) -> dict[str, Any]:
     """Train for ``seconds`` after ``warmup_steps``; every figure of that span."""
-    with process_group(config.timeout_s, device=config.device) as place:
+    with process_group(config.timeout_s, device=config.device) as context:
         dataset = Dataset.open(config.data)
-        steps_of = pipeline(config, dataset, place)
-        options = reader_options(config, config.batch_size * place.world_size)
-        reader = ExampleReader(dataset, options, place.rank, place.world_size)
+        steps_of = pipeline(config, dataset, context)
+        options = reader_options(config, config.batch_size * context.world_size)
+        reader = ExampleReader(dataset, options, context.rank, context.world_size)
         batches = Prefetcher(iter(reader))
         for _ in range(warmup_steps):
             steps_of.progress(batches)
@@ -66,13 +66,13 @@ def measure(config: TrainConfig, seconds: float, warmup_steps: int) -> dict[str,
         batches.close()
         waited = batches.wait_s - waited
     span = times[-1] - times[0]
-    global_batch = config.batch_size * place.world_size
+    global_batch = config.batch_size * context.world_size
     rates = [global_batch / (after - before) for before, after in itertools.pairwise(times)]
     return {
         "preset": config.preset,
         "dataset": dataset.schema.source,
         "batch_size": config.batch_size,
-        "world_size": place.world_size,
+        "world_size": context.world_size,
         "steps": len(rates),
         "samples_per_s": global_batch * len(rates) / span,
         "samples_per_s_by_step": percentiles(rates),

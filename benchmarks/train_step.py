@@ -32,10 +32,10 @@ from benchmarks.shapes import Shape, build, endless
 from benchmarks.timing import interleaved, ratios
 from dat_rec.config import Device, TrainConfig
 from dat_rec.data.batch import Batch
+from dat_rec.dist.process_group import RankContext, process_group
 from dat_rec.model.losses import category_alignment, category_moments
-from dat_rec.parallel.initialize import initialize_tables
-from dat_rec.parallel.process_group import Place, process_group
-from dat_rec.parallel.shard import EPS
+from dat_rec.sharding.initial_tables import initialize_tables
+from dat_rec.sharding.shard import EPS
 from dat_rec.train.objective import TrainTask
 
 SHAPES = {
@@ -97,15 +97,15 @@ class Arguments:
     """Tiny tables, twice: shows that the script works, no figure."""
 
 
-def sharded(shape: Shape, config: TrainConfig, place: Place) -> Callable[[], object]:
+def sharded(shape: Shape, config: TrainConfig, context: RankContext) -> Callable[[], object]:
     """A step of training's pipeline."""
-    built = build(shape, config, place)
+    built = build(shape, config, context)
     for name, module in built.model.named_modules():
         if label := LABELS.get(name.rpartition(".")[2]):
             _label(module, label)
     batches = endless(shape.batches(BATCHES))
     pipeline = TrainPipelineSparseDist[Batch, Any](
-        built.model, built.optimizer, place.device, execute_all_batches=True
+        built.model, built.optimizer, context.device, execute_all_batches=True
     )
     return lambda: pipeline.progress(batches)
 
@@ -192,18 +192,18 @@ def parts_of(step: Callable[[], object], steps: int) -> dict[str, float]:
 
 def measure(shape: Shape, kinds: tuple[Kind, ...], rounds: int, device: Device) -> dict[str, Any]:
     """Seconds a step of each kind, round by round, and the parts of DAT's; all on one device."""
-    with process_group(60, device=device) as place:
+    with process_group(60, device=device) as context:
         config = shape.config()
         half = dataclasses.replace(config.model, precision="bfloat16")
         make: dict[str, Callable[[], Callable[[], object]]] = {
-            "dat": lambda: sharded(shape, config, place),
-            "bfloat16": lambda: sharded(shape, dataclasses.replace(config, model=half), place),
-            "two_tower": lambda: sharded(shape, shape.config("two-tower"), place),
-            "fbgemm": lambda: unsharded(shape, config, place.device),
-            "plain": lambda: plain(shape, config, place.device),
+            "dat": lambda: sharded(shape, config, context),
+            "bfloat16": lambda: sharded(shape, dataclasses.replace(config, model=half), context),
+            "two_tower": lambda: sharded(shape, shape.config("two-tower"), context),
+            "fbgemm": lambda: unsharded(shape, config, context.device),
+            "plain": lambda: plain(shape, config, context.device),
         }
         steps: dict[str, Callable[[], object]] = {kind: make[kind]() for kind in kinds}
-        steps["alignment"] = alignment_alone(shape, place.device)
+        steps["alignment"] = alignment_alone(shape, context.device)
         times = interleaved(steps, rounds)
         parts = parts_of(steps["dat"], min(rounds, 10)) if "dat" in steps else {}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -211,7 +211,7 @@ def measure(shape: Shape, kinds: tuple[Kind, ...], rounds: int, device: Device) 
         "seconds": times,
         "parts_ms": parts,
         "peak_memory_mb": peak,
-        "device": place.device.type,
+        "device": context.device.type,
     }
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dat_rec.commands.plan_options import PlanConfig
 from dat_rec.config import PRESETS, Device, TrainConfig, preset
 from dat_rec.errors import (
     DiskError,
@@ -33,7 +34,6 @@ from dat_rec.errors import (
     leave_code,
 )
 from dat_rec.files import local_path
-from dat_rec.plan_config import PlanConfig
 from dat_rec.versions import INSTALL, about, require_stack
 
 Arguments = Sequence[str]
@@ -77,7 +77,7 @@ def _train(arguments: Arguments) -> None:
     """Train a model on a dataset; alone, or on each rank under torchrun."""
     config = parse_train(arguments)
     require_stack()
-    from dat_rec.train.figures import next_command, trained_words
+    from dat_rec.runs.figures import next_command, trained_words
     from dat_rec.train.loop import train
 
     summary = train(config)
@@ -119,7 +119,7 @@ def _plan(arguments: Arguments) -> None:
     _refuse_repeated(arguments)
     config: PlanConfig = _parse("plan", PlanConfig, arguments)
     require_stack()
-    from dat_rec.train.plan_question import plan_command
+    from dat_rec.commands.plan import plan_command
 
     if code := plan_command(config):
         sys.exit(code)
@@ -138,7 +138,7 @@ class StatusOptions:
 def _status(arguments: Arguments) -> None:
     """Say how a run stands, what failed first, and how to go on."""
     options: StatusOptions = _parse("status", StatusOptions, arguments)
-    from dat_rec.train.status import status
+    from dat_rec.runs.status import status
 
     found = status(options.run)
     print(json.dumps(found.as_json(), indent=2) if options.json else found.text())
@@ -182,7 +182,7 @@ def _compare(arguments: Arguments) -> None:
 
     config = (tyro.conf.PositionalRequiredArgs,)
     options: CompareOptions = _parse("compare", CompareOptions, arguments, config=config)
-    from dat_rec.train.compare import compare
+    from dat_rec.runs.compare import compare
 
     found = compare(options.runs)
     print(json.dumps(found.as_json(), indent=2) if options.json else found.text())

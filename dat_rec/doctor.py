@@ -18,11 +18,11 @@ from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from dat_rec import probes
 from dat_rec.config import Device
 from dat_rec.install import CONSTRAINTS, fbgemm_kind, nvidia_gpu_present
-from dat_rec.probes import GIB, Probes, run_probes
-from dat_rec.report import Check, Level, Report
+from dat_rec.preflight import probes
+from dat_rec.preflight.probes import GIB, Probes, run_probes
+from dat_rec.preflight.report import Check, Level, Report
 from dat_rec.versions import DEFAULT, FBGEMM, INSTALL, PAIRS, mismatch, pair_of, release
 
 LEAST_DISK, GOOD_DISK = 1 * GIB, 5 * GIB
@@ -54,7 +54,7 @@ def probe_training() -> str:
     from dat_rec.config import preset
     from dat_rec.data.prepare import prepare
     from dat_rec.data.sources.synthetic import Synthetic
-    from dat_rec.parallel.process_group import process_group
+    from dat_rec.dist.process_group import process_group
     from dat_rec.train.loop import train
 
     said = io.StringIO()
@@ -67,8 +67,8 @@ def probe_training() -> str:
         prepare(Synthetic(out=data, users=50, items=30, interactions=400))
         config = replace(preset("modern", data, run), epochs=1, batch_size=400)
         done = train(config)
-        with process_group(CLUSTER_TIMEOUT_S, device=config.device) as place:
-            device = place.device
+        with process_group(CLUSTER_TIMEOUT_S, device=config.device) as context:
+            device = context.device
     return f"{done['steps']} step on {device}"
 
 
@@ -288,12 +288,12 @@ def cluster_main(out: Path | None, device: Device = "auto", *, as_json: bool = F
         UserError: the launcher's environment contradicts itself.
         RankError: another rank failed, died, or cannot be met.
     """
-    from dat_rec.parallel.preflight import preflight
-    from dat_rec.parallel.process_group import process_group
+    from dat_rec.dist.process_group import process_group
+    from dat_rec.preflight.preflight import preflight
 
-    with process_group(CLUSTER_TIMEOUT_S, device=device) as place:
-        found = preflight(place, out).report
-        if place.is_first:
+    with process_group(CLUSTER_TIMEOUT_S, device=device) as context:
+        found = preflight(context, out).report
+        if context.is_first:
             print(json.dumps(found.as_json(), indent=2) if as_json else found.text())
     return 0 if found.ok else 2
 

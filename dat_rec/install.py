@@ -238,7 +238,7 @@ def fill(
         _say("  this torch is a CPU build: the GPU stays idle (unset TORCH_WHEELS to change it)")
     _install_pair(python, torch, kind)
     _install_rest(python, extras, editable, constraints)
-    probe = "from dat_rec.probes import probe_fbgemm; probe_fbgemm()"
+    probe = "from dat_rec.preflight.probes import probe_fbgemm; probe_fbgemm()"
     _run([str(python), "-c", probe], "trying FBGEMM")
 
 

@@ -169,13 +169,13 @@ def benchmark(script: str) -> str:
 def on_each_host(
     size: Size, arguments: Sequence[str], image: str, max_restarts: int, port: int
 ) -> list[str]:
-    """The command of every host: ``dat_rec.host`` and, under it, ``dat-rec`` on each rank."""
+    """The command of every host: ``dat_rec.dist.host`` and, under it, ``dat-rec`` on each rank."""
     if max_restarts < 0:
         refuse(f"--max_restarts {max_restarts}: 0 or more")
     if not 0 <= port < 2**16:
         refuse(f"--rdzv_port {port}: a port is below 65536; 0 chooses one by the job's id")
     words = [
-        *(_python(image), "-m", "dat_rec.host", "--job", macros.app_id),
+        *(_python(image), "-m", "dat_rec.dist.host", "--job", macros.app_id),
         *("--nnodes", size.nnodes, "--nproc-per-node", str(size.workers)),
         *("--max-restarts", str(max_restarts), "--port", str(port)),
     ]
@@ -197,7 +197,7 @@ def for_schedulers(size: Size, out: str, image: str, port: int) -> dict[str, str
 def _check_on_each_host(size: Size, out: str, port: int) -> str:
     """A line for bash that tries the hosts of a job, under Slurm: ``dat-rec doctor --cluster``."""
     words = [
-        *(_python(""), "-m", "dat_rec.host", "--nnodes", str(size.most), "--meet-s", "20"),
+        *(_python(""), "-m", "dat_rec.dist.host", "--nnodes", str(size.most), "--meet-s", "20"),
         *("--max-restarts", "0", "--port", str(port)),
     ]
     first = '"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"'

@@ -25,12 +25,12 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from dat_rec.checkpoint.checkpoint import checkpoints
 from dat_rec.data.prepare import prepare
 from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.files import OLD_SUFFIX
-from dat_rec.train.checkpoint import checkpoints
+from tests.checkpoint.saved import saved_bytes
 from tests.end_to_end.launched import Launched, launched, send
-from tests.train.saved import saved_bytes
 
 RANKS = (2, 3)
 """In turns. From three on, the order in which ranks are added up shows in the last bits."""

@@ -23,7 +23,8 @@ from dat_rec.install import CHECKOUT, CONSTRAINTS, DEVELOPERS, nvidia_gpu_presen
 from dat_rec.versions import DEFAULT, PAIRS
 
 CORE = (
-    *("tests/test_versions.py", "tests/test_install.py", "tests/model", "tests/parallel"),
+    *("tests/test_versions.py", "tests/test_install.py", "tests/model", "tests/dist"),
+    *("tests/preflight", "tests/sharding", "tests/planner", "tests/checkpoint", "tests/runs"),
     *("tests/train", "tests/retrieval", "tests/distributed"),
 )
 LEAST = "least"

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dat_rec import doctor, probes
+from dat_rec import doctor
 from dat_rec.install import CHECKOUT
-from dat_rec.report import Check
+from dat_rec.preflight import probes
+from dat_rec.preflight.report import Check
 from dat_rec.versions import INSTALL
 
 SOUND = {"torch": "2.13.0+cpu", "torchrec": "1.8.0", "fbgemm-gpu-cpu": "1.8.0"}

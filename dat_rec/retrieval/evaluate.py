@@ -9,9 +9,9 @@ from dat_rec.retrieval.baselines import baselines
 from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.retrieval.metrics import CUTOFFS, metrics_from_vectors
 from dat_rec.retrieval.protocol import Protocol
-from dat_rec.train.figures import METRICS, read_summary
+from dat_rec.retrieval.trained import load_model
+from dat_rec.runs.figures import METRICS, read_summary
 from dat_rec.train.metrics_log import log_metrics
-from dat_rec.train.trained import load_model
 
 
 def evaluate(run: Path, data: Path | None = None, checkpoint: str = "newest") -> dict[str, Any]:

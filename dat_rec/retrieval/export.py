@@ -23,7 +23,7 @@ from dat_rec.retrieval.encode import encode_items
 from dat_rec.retrieval.exported import FILES, MANIFEST, VERSION
 from dat_rec.retrieval.golden import check_answers
 from dat_rec.retrieval.query_encoder import QueryEncoder, save_query_tower
-from dat_rec.train.trained import load_model
+from dat_rec.retrieval.trained import load_model
 
 
 def export(

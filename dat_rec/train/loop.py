@@ -14,32 +14,33 @@ from torchrec.distributed.model_parallel import DistributedModelParallel, DMPCol
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
 
+from dat_rec.checkpoint.checkpoint import CheckpointWriter, restore
+from dat_rec.checkpoint.found import checkpoints
 from dat_rec.config import TrainConfig, flatten, to_json
 from dat_rec.data.batch import Batch
 from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prefetch import Prefetcher
 from dat_rec.data.reader import OPTION_CURE, ExampleReader, ReaderOptions
+from dat_rec.dist.agree import check_same_on_all_ranks, gathered, together
+from dat_rec.dist.process_group import RankContext, process_group
 from dat_rec.errors import SharedError, StoppedError
 from dat_rec.model.losses import most_compared
-from dat_rec.parallel.agree import check_same_on_all_ranks, gathered, together
-from dat_rec.parallel.initialize import initialize_tables
-from dat_rec.parallel.plan import ShardingOptions
-from dat_rec.parallel.plan_estimate import PlanEstimate
-from dat_rec.parallel.plan_rows import plan_to_json
-from dat_rec.parallel.preflight import require
-from dat_rec.parallel.process_group import Place, process_group
-from dat_rec.parallel.shard import average_copies, shard
-from dat_rec.train.checkpoint import CheckpointWriter, restore
-from dat_rec.train.fence import Fence
-from dat_rec.train.found import checkpoints
+from dat_rec.planner.estimate import PlanEstimate
+from dat_rec.planner.plan_and_shard import plan_and_shard
+from dat_rec.planner.plan_table import plan_to_json
+from dat_rec.preflight.preflight import require
+from dat_rec.runs.fence import Fence
+from dat_rec.runs.run_folder import RunFolder
+from dat_rec.runs.start_page import Start, start_page
+from dat_rec.runs.warm_start import warm_start
+from dat_rec.sharding.initial_tables import initialize_tables
+from dat_rec.sharding.options import ShardingOptions
+from dat_rec.sharding.shard import average_copies
 from dat_rec.train.metrics_log import LookupTimer, MetricsLog
 from dat_rec.train.objective import TrainTask, logged_terms
 from dat_rec.train.optimizers import LearningRates, build_optimizer
 from dat_rec.train.preemption import StopVote
-from dat_rec.train.run_folder import RunFolder
-from dat_rec.train.start_page import Start, start_page
-from dat_rec.train.warm_start import warm_start
 from dat_rec.train.watch import LossWatch
 
 
@@ -65,25 +66,25 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
 
 def _train_in_group(config: TrainConfig) -> dict[str, Any]:
-    with process_group(config.timeout_s, config.memory_gb, config.device) as place:
-        _preflight(config, place)
+    with process_group(config.timeout_s, config.memory_gb, config.device) as context:
+        _preflight(config, context)
         with together():
             dataset = Dataset.open(config.data)
         check_same_on_all_ranks(
             json.dumps([to_json(config), str(dataset.schema)]), "the configuration or the dataset"
         )
-        folder = RunFolder(config, dataset, place)
+        folder = RunFolder(config, dataset, context)
         folder.check()
-        return _train(config, dataset, place, folder)
+        return _train(config, dataset, context, folder)
 
 
-def _preflight(config: TrainConfig, place: Place) -> None:
+def _preflight(config: TrainConfig, context: RankContext) -> None:
     # Ranks whose commands differ are told so later: until then the first one's word counts.
-    wanted = [config.preflight and place.world_size > 1]
+    wanted = [config.preflight and context.world_size > 1]
     dist.broadcast_object_list(wanted)
     if wanted[0]:
-        line = require(place, config.out)
-        if place.is_first:
+        line = require(context, config.out)
+        if context.is_first:
             print(line, file=sys.stderr)
 
 
@@ -95,16 +96,16 @@ def _stop_at_once(*_: Any) -> None:
 
 
 def _train(
-    config: TrainConfig, dataset: Dataset, place: Place, folder: RunFolder
+    config: TrainConfig, dataset: Dataset, context: RankContext, folder: RunFolder
 ) -> dict[str, Any]:
     # What can refuse its input comes before the folder is touched.
     global_batch = folder.global_batch()
     with together():
         options = reader_options(config, global_batch)
-        reader = ExampleReader(dataset, options, place.rank, place.world_size)
+        reader = ExampleReader(dataset, options, context.rank, context.world_size)
     estimate = PlanEstimate()
-    share = -(-global_batch // place.world_size)
-    model, plan = build_model(config, dataset, place, share, estimate)
+    share = -(-global_batch // context.world_size)
+    model, plan = build_model(config, dataset, context, share, estimate)
     optimizer = build_optimizer(
         model, config.optimizer.tower_lr, config.optimizer.table_lr, config.optimizer.table
     )
@@ -113,13 +114,13 @@ def _train(
     facts = _begin(config, dataset, model, optimizer, folder, passed_over)
     done = int(facts["step"])
     folder.begin(plan, reader.steps, passed_over)
-    if done and place.is_first:
+    if done and context.is_first:
         print(f"resumed after step {done} of {reader.steps}", file=sys.stderr)
     if done == reader.steps and (summary := folder.summary()):
         return summary
     folder.forget_results()
     start = Start(
-        place=place,
+        context=context,
         hosts=folder.hosts,
         steps=reader.steps,
         done=done,
@@ -131,7 +132,7 @@ def _train(
     )
     folder.tell(start_page(config, start))
     reader.start_step = done
-    with closing(Training(config, place, model, optimizer, reader, folder.fence)) as training:
+    with closing(Training(config, context, model, optimizer, reader, folder.fence)) as training:
         if sums := facts.get("loss_sums"):
             training.watch.load_state(sums)
         found = training.run()
@@ -140,7 +141,7 @@ def _train(
             "steps": reader.steps,
             "resumed_after": done,
             "examples_an_epoch": reader.examples,
-            "world_size": place.world_size,
+            "world_size": context.world_size,
             "bad_ids": reader.bad_ids,
             **found,
         }
@@ -169,7 +170,7 @@ class Training:
 
     Args:
         config: the run's.
-        place: this process's.
+        context: this process's.
         model: sharded and filled.
         optimizer: of ``build_optimizer``.
         reader: begins after the steps that were done before.
@@ -179,7 +180,7 @@ class Training:
     def __init__(
         self,
         config: TrainConfig,
-        place: Place,
+        context: RankContext,
         model: DistributedModelParallel,
         optimizer: CombinedOptimizer,
         reader: ExampleReader,
@@ -190,10 +191,10 @@ class Training:
         self._done = reader.start_step
         copies = 1
         if config.sharding_group_size:
-            copies = place.world_size // config.sharding_group_size
+            copies = context.world_size // config.sharding_group_size
         self._writer = CheckpointWriter(
             config.out,
-            place,
+            context,
             config.keep_checkpoints,
             config.keep_best,
             background=config.background_saves,
@@ -201,13 +202,13 @@ class Training:
             fence=fence,
             patience_s=config.disk_patience_s,
         )
-        self._vote = StopVote(place)
+        self._vote = StopVote(context)
         self._batches = Prefetcher(iter(reader))
         self._lookup = LookupTimer(model)
         self._pipeline = TrainPipelineSparseDist[Batch, torch.Tensor](
             model,
             optimizer,
-            place.device,
+            context.device,
             execute_all_batches=True,
             # Left to itself, it averages the copies of the tables after every batch: so does run.
             dmp_collection_sync_interval_batches=None,
@@ -222,7 +223,7 @@ class Training:
             name: value
             for name, value in flatten(to_json(config)).items()
             if name not in ("out", "resume", "overwrite")
-        } | {"world_size": place.world_size, "global_batch": reader.global_batch}
+        } | {"world_size": context.world_size, "global_batch": reader.global_batch}
         self._log = MetricsLog(
             config.out, reader.steps, self._done, reader.global_batch, clocks, options
         )
@@ -311,7 +312,7 @@ class Training:
 def build_model(
     config: TrainConfig,
     dataset: Dataset,
-    place: Place,
+    context: RankContext,
     batch_size: int | None = None,
     estimate: PlanEstimate | None = None,
 ) -> tuple[DistributedModelParallel, list[dict[str, Any]]]:
@@ -320,17 +321,17 @@ def build_model(
     Args:
         config: the run's.
         dataset: whose features it has.
-        place: this process's.
+        context: this process's.
         batch_size: examples a batch on each rank, where it is not the configuration's.
         estimate: takes what the planner expects of the plan, on the first rank.
     """
     torch.manual_seed(config.seed)
     rows = batch_size or config.batch_size
     meta = torch.device("meta")
-    task = TrainTask(dataset.schema, config.model, config.loss, meta, place.world_size)
+    task = TrainTask(dataset.schema, config.model, config.loss, meta, context.world_size)
     factors = pooling_factors(dataset, BadIds(config.examples.bad_ids, OPTION_CURE))
-    options = sharding_options(config, rows + config.loss.shared_rows(place.world_size))
-    model, plan = shard(task, factors, place, options, estimate)
+    options = sharding_options(config, rows + config.loss.shared_rows(context.world_size))
+    model, plan = plan_and_shard(task, factors, context, options, estimate)
     initialize_tables(model, config.seed, config.optimizer.table_init)
     return model, plan_to_json(plan)
 

@@ -19,8 +19,8 @@ from torch.utils.tensorboard.summary import hparams
 from torchrec.distributed.types import ShardedModule
 from tqdm import tqdm
 
-from dat_rec.train.disk import reason, say
-from dat_rec.train.figures import BLOCKS, CUTOFFS
+from dat_rec.disk import reason, say
+from dat_rec.runs.figures import BLOCKS, CUTOFFS
 
 QUEUE = 10_000
 """Scalars that wait for the disk."""

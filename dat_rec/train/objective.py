@@ -25,7 +25,7 @@ from dat_rec.model.losses import (
     most_compared,
     sampled_softmax,
 )
-from dat_rec.parallel.gather import gather_rows, sum_over_ranks
+from dat_rec.sharding.gather import gather_rows, sum_over_ranks
 
 TERMS = ("main", "mimic_user", "mimic_item", "alignment")
 """The loss's parts before weighting: equations (4) or softmax, (2) for u, (2) for v, (3)."""

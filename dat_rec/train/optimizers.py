@@ -8,8 +8,8 @@ from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 
 from dat_rec.config import OptimizerConfig
-from dat_rec.parallel.pieces import dense_tables, is_table, table_of
-from dat_rec.parallel.shard import EPS
+from dat_rec.sharding.shard import EPS
+from dat_rec.sharding.table_shards import dense_tables, is_table, table_of
 
 TableOptimizer = Literal["rowwise_adagrad", "adagrad"]
 

@@ -10,22 +10,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dat_rec.parallel.process_group import Place
+from dat_rec.dist.process_group import RankContext
 
 
 class StopVote:
     """Whether any rank was asked to stop. Listens for SIGTERM from here to ``close``.
 
     Args:
-        place: this process's.
+        context: this process's.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, context: RankContext) -> None:
         self._asked = False
         self._before: Any = signal.signal(signal.SIGTERM, self._ask)
-        self._alone = place.world_size == 1
+        self._alone = context.world_size == 1
         # Apart from training's group, whose messages come in another order.
-        self._group = None if self._alone else place.own_group()
+        self._group = None if self._alone else context.own_group()
         self._vote = torch.zeros((), dtype=torch.int64)
         self._work: dist.Work | None = None
 

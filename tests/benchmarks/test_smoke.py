@@ -21,12 +21,12 @@ from benchmarks.quality import SETUPS, table
 from benchmarks.sweep import SHAPES, as_in_training
 from dat_rec.config import TrainConfig
 from dat_rec.data.dataset import Dataset
-from dat_rec.parallel.ask import ask
-from dat_rec.parallel.hardware import Cluster, Cost, Hardware, Way, read_cluster
-from dat_rec.parallel.plan_estimate import RankEstimate
-from dat_rec.parallel.plan_rows import plan_to_json
-from dat_rec.parallel.table_file import Table
-from tests.parallel.described import question
+from dat_rec.planner.ask import ask
+from dat_rec.planner.estimate import RankEstimate
+from dat_rec.planner.hardware import Cluster, Cost, Hardware, Way, read_cluster
+from dat_rec.planner.plan_table import plan_to_json
+from dat_rec.planner.table_file import Table
+from tests.planner.described import question
 
 CIRCUMSTANCES = {"benchmark", "command", "commit", "date", "hardware", "torch", "torchrec"}
 

@@ -17,12 +17,13 @@ from dat_rec.config import LossConfig, ModelConfig, TrainConfig, preset
 from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader, ReaderOptions
-from dat_rec.parallel.initialize import initialize_tables
-from dat_rec.parallel.pieces import is_table, plain_name, table_of, table_pieces
-from dat_rec.parallel.plan import ShardingOptions
-from dat_rec.parallel.plan_rows import plan_to_json
-from dat_rec.parallel.process_group import Place, process_group
-from dat_rec.parallel.shard import EPS, shard
+from dat_rec.dist.process_group import RankContext, process_group
+from dat_rec.planner.plan_and_shard import plan_and_shard
+from dat_rec.planner.plan_table import plan_to_json
+from dat_rec.sharding.initial_tables import initialize_tables
+from dat_rec.sharding.options import ShardingOptions
+from dat_rec.sharding.shard import EPS
+from dat_rec.sharding.table_shards import is_table, plain_name, table_of, table_pieces
 from dat_rec.train.objective import TrainTask
 from dat_rec.train.optimizers import build_optimizer
 
@@ -103,8 +104,8 @@ def options(case: Case, world: int) -> ShardingOptions:
 
 def run_cases(dataset: Dataset, cases: list[Case]) -> list[Outcome]:
     """Every case on this rank, one after another."""
-    with process_group(60) as place:
-        return [run_sharded(dataset, case, place) for case in cases]
+    with process_group(60) as context:
+        return [run_sharded(dataset, case, context) for case in cases]
 
 
 def run_references(dataset: Dataset, cases: list[Case]) -> list[Outcome]:
@@ -113,20 +114,21 @@ def run_references(dataset: Dataset, cases: list[Case]) -> list[Outcome]:
         return [run_reference(dataset, case) for case in cases]
 
 
-def run_sharded(dataset: Dataset, case: Case, place: Place) -> Outcome:
+def run_sharded(dataset: Dataset, case: Case, context: RankContext) -> Outcome:
     """The steps on this rank, in the process group that there is."""
-    model, plan = shard(task(dataset, case, "meta"), {}, place, options(case, place.world_size))
+    how = options(case, context.world_size)
+    model, plan = plan_and_shard(task(dataset, case, "meta"), {}, context, how)
     initialize_tables(model, seed=7, scale=INIT)
     optimizer = build_optimizer(model, TOWER_LR, TABLE_LR, case.optimizer)  # type: ignore
     losses = []
-    for batch in batches(dataset, case, place.rank, place.world_size):
+    for batch in batches(dataset, case, context.rank, context.world_size):
         optimizer.zero_grad()
         loss, _ = model(batch)
         loss.backward()
         optimizer.step()
         total = loss.detach().clone()
         dist.all_reduce(total)
-        losses.append(float(total) / place.world_size)
+        losses.append(float(total) / context.world_size)
     return Outcome(losses, whole_parameters(model), plan_to_json(plan))
 
 

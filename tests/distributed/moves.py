@@ -7,15 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dat_rec.checkpoint.checkpoint import CheckpointWriter, checkpoints, restore
 from dat_rec.data.dataset import Dataset
+from dat_rec.dist.process_group import RankContext, process_group
 from dat_rec.errors import UserError
-from dat_rec.parallel.initialize import initialize_tables
-from dat_rec.parallel.pieces import is_table, plain_name, table_pieces
-from dat_rec.parallel.process_group import Place, process_group
-from dat_rec.parallel.shard import shard
-from dat_rec.train.checkpoint import CheckpointWriter, checkpoints, restore
+from dat_rec.planner.plan_and_shard import plan_and_shard
+from dat_rec.sharding.initial_tables import initialize_tables
+from dat_rec.sharding.table_shards import is_table, plain_name, table_pieces
 from dat_rec.train.objective import TrainTask
 from dat_rec.train.optimizers import build_optimizer
+from tests.checkpoint.saved import saved_tensors
 from tests.distributed.exactness import (
     GLOBAL_BATCH,
     TABLE_LR,
@@ -25,37 +26,38 @@ from tests.distributed.exactness import (
     options,
     task,
 )
-from tests.train.saved import saved_tensors
 
 STEPS = 2
 
 
-def build(dataset: Dataset, case: Case, place: Place, seed: int = 8) -> tuple[Any, Any]:
-    model, _ = shard(task(dataset, case, "meta"), {}, place, options(case, place.world_size))
+def build(dataset: Dataset, case: Case, context: RankContext, seed: int = 8) -> tuple[Any, Any]:
+    model, _ = plan_and_shard(
+        task(dataset, case, "meta"), {}, context, options(case, context.world_size)
+    )
     initialize_tables(model, seed=seed, scale=0.5)
     return model, build_optimizer(model, TOWER_LR, TABLE_LR, case.optimizer)
 
 
-def build_small(dataset: Dataset, case: Case, place: Place) -> tuple[Any, Any]:
+def build_small(dataset: Dataset, case: Case, context: RankContext) -> tuple[Any, Any]:
     """As ``build``, with narrower tables and towers."""
     small = TrainTask(
         dataset.schema, replace(case.model(), embedding_dim=4), case.loss(), torch.device("meta")
     )
-    model, _ = shard(small, {}, place, options(case, place.world_size))
+    model, _ = plan_and_shard(small, {}, context, options(case, context.world_size))
     return model, build_optimizer(model, TOWER_LR, TABLE_LR, case.optimizer)
 
 
 def refusals(dataset: Dataset, run: Path) -> dict[str, str]:
     """What ``restore`` says where the checkpoint ``run``, by RowWiseAdagrad, does not fit."""
     said = {}
-    with process_group(60) as place:
+    with process_group(60) as context:
         for name, case, build_it, batch in (
             ("`--optimizer.table adagrad`", Case(optimizer="adagrad"), build, GLOBAL_BATCH),
             ("without augmented vectors", Case("two-tower"), build, GLOBAL_BATCH),
             ("`--model.embedding-dim 4`", Case(), build_small, GLOBAL_BATCH),
             ("another global batch", Case(), build, 2 * GLOBAL_BATCH),
         ):
-            model, optimizer = build_it(dataset, case, place)
+            model, optimizer = build_it(dataset, case, context)
             try:
                 restore(run, model, optimizer, batch)
                 said[name] = "loaded"
@@ -66,15 +68,15 @@ def refusals(dataset: Dataset, run: Path) -> dict[str, str]:
 
 def save_all(dataset: Dataset, folder: Path, cases: dict[str, Case]) -> None:
     """Train two steps under every case's plan, and save into folder/NAME."""
-    with process_group(60) as place:
+    with process_group(60) as context:
         for name, case in cases.items():
-            model, optimizer = build(dataset, case, place, seed=7)
-            for batch in batches(dataset, case, place.rank, place.world_size)[:STEPS]:
+            model, optimizer = build(dataset, case, context, seed=7)
+            for batch in batches(dataset, case, context.rank, context.world_size)[:STEPS]:
                 optimizer.zero_grad()
                 loss, _ = model(batch)
                 loss.backward()
                 optimizer.step()
-            writer = CheckpointWriter(folder / name, place, keep=1)
+            writer = CheckpointWriter(folder / name, context, keep=1)
             writer.save(STEPS, model, optimizer, {"global_batch": GLOBAL_BATCH, "loss": 0.0})
             writer.finish()
             writer.close()
@@ -83,9 +85,9 @@ def save_all(dataset: Dataset, folder: Path, cases: dict[str, Case]) -> None:
 def load_all(dataset: Dataset, folder: Path, cases: dict[str, Case]) -> dict[tuple[str, str], str]:
     """By source's name and case: "exact", or how it was refused, or what is wrong."""
     verdicts = {}
-    with process_group(60) as place:
+    with process_group(60) as context:
         for name, case in cases.items():
-            model, optimizer = build(dataset, case, place)
+            model, optimizer = build(dataset, case, context)
             for source in sorted(path.name for path in folder.iterdir()):
                 verdicts[source, name] = _load(folder / source, model, optimizer)
     return verdicts

@@ -137,7 +137,7 @@ def page(found: dict[tuple[str, str, int], Difference]) -> str:
         "last place is lost, and a resumed run has the same bits.",
         "",
         "Column-wise types match because the parts of a row share its RowWiseAdagrad sum",
-        "(`dat_rec/parallel/whole_rows.py`); in TorchRec each part has its own, which is another",
+        "(`dat_rec/sharding/whole_rows.py`); in TorchRec each part has its own, which is another",
         "optimizer under every plan.",
     ]
     for kind in KINDS:

@@ -5,9 +5,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from dat_rec.dist.process_group import process_group
 from dat_rec.model.losses import CategoryMoments, category_alignment, category_moments
-from dat_rec.parallel.gather import gather_rows, sum_over_ranks
-from dat_rec.parallel.process_group import process_group
+from dat_rec.sharding.gather import gather_rows, sum_over_ranks
 from tests.distributed.ranks import run_ranks
 
 B, D, K = 6, 4, 3
@@ -26,13 +26,13 @@ def contrast(local: Tensor, everything: Tensor, first: int) -> Tensor:
 
 
 def on_one_rank(world: int) -> tuple[Tensor, Tensor, Tensor]:
-    with process_group(60) as place:
+    with process_group(60) as context:
         items, category = inputs(world)
-        mine = slice(place.rank * B, (place.rank + 1) * B)
+        mine = slice(context.rank * B, (context.rank + 1) * B)
         local = items[mine].clone().requires_grad_()
         arrive_everything = gather_rows(local)
         arrive_moments = sum_over_ranks(category_moments(local, category[mine], K))
-        main = contrast(local, arrive_everything(), place.rank * B)
+        main = contrast(local, arrive_everything(), context.rank * B)
         alignment = category_alignment(CategoryMoments(*arrive_moments()))
         (main + alignment).backward()
         assert local.grad is not None

@@ -18,10 +18,10 @@ from dat_rec.config import LossConfig, ModelConfig
 from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader, ReaderOptions
-from dat_rec.parallel.initialize import initialize_tables
-from dat_rec.parallel.plan import ShardingOptions
-from dat_rec.parallel.process_group import process_group
-from dat_rec.parallel.shard import shard
+from dat_rec.dist.process_group import process_group
+from dat_rec.planner.plan_and_shard import plan_and_shard
+from dat_rec.sharding.initial_tables import initialize_tables
+from dat_rec.sharding.options import ShardingOptions
 from dat_rec.train.objective import TrainTask
 from tests.distributed.ranks import run_ranks
 
@@ -60,23 +60,23 @@ def batch_of(dataset: Dataset, loss: LossConfig, case: str, rank: int, world: in
 
 
 def on_one_rank(dataset: Dataset, cases: list[str]) -> dict[tuple[str, str], Gradients]:
-    with process_group(60) as place:
+    with process_group(60) as context:
         result = {}
         for case, (name, loss) in product(cases, LOSSES.items()):
-            task = build(dataset, loss, "meta", place.world_size)
-            batch = batch_of(dataset, loss, case, place.rank, place.world_size)
+            task = build(dataset, loss, "meta", context.world_size)
+            batch = batch_of(dataset, loss, case, context.rank, context.world_size)
             assert batch.counts == CASES[case][3]
             # A part of every table on every rank, which ``whole`` counts on.
             rows = len(batch.positives.index)
             options = ShardingOptions(rows, 0.05, sharding_types=("row_wise",))
-            model, _ = shard(task, {}, place, options)
+            model, _ = plan_and_shard(task, {}, context, options)
             initialize_tables(model, seed=7, scale=0.5)
             value, _ = model(batch)
             value.backward()
             mean = value.detach().clone()
             dist.all_reduce(mean)
             result[case, name] = tower_gradients(model) | table_gradients(model)
-            result[case, name]["loss"] = mean / place.world_size
+            result[case, name]["loss"] = mean / context.world_size
         return result
 
 

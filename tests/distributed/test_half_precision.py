@@ -7,10 +7,10 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, Poo
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dat_rec.parallel.pieces import kernels, table_pieces
-from dat_rec.parallel.plan import ShardingOptions
-from dat_rec.parallel.process_group import process_group
-from dat_rec.parallel.shard import shard
+from dat_rec.dist.process_group import process_group
+from dat_rec.planner.plan_and_shard import plan_and_shard
+from dat_rec.sharding.options import ShardingOptions
+from dat_rec.sharding.table_shards import kernels, table_pieces
 from tests.distributed.ranks import run_ranks
 
 ROWS, DIM = 8, 8
@@ -46,15 +46,15 @@ def features_of(rows: Tensor) -> KeyedJaggedTensor:
 
 def gradients_that_arrive(kind: str, comms: str) -> dict[int, float]:
     """By row on this rank, the size of the gradient that RowWiseAdagrad has seen."""
-    with process_group(60) as place:
+    with process_group(60) as context:
         options = ShardingOptions(
             len(GRADIENTS),
             table_lr=0.1,
             pins=(f"*={kind},min_partition:4",),
             comms=comms,  # type: ignore[arg-type]
         )
-        model, _ = shard(Lookup(DataType.FP32), {}, place, options)
-        own = torch.arange(len(GRADIENTS)) + place.rank * len(GRADIENTS)
+        model, _ = plan_and_shard(Lookup(DataType.FP32), {}, context, options)
+        own = torch.arange(len(GRADIENTS)) + context.rank * len(GRADIENTS)
         model(features_of(own)).backward(torch.tensor(GRADIENTS).unsqueeze(1).expand(-1, DIM))
         found = {}
         for piece in table_pieces(model):
@@ -75,8 +75,8 @@ def test_small_and_large_gradients_arrive_in_float16(kind: str) -> None:
 
 def weights_after_steps(table_lr: float, steps: int) -> Tensor:
     """A row of a float16 table that began at 1, and steps by ``table_lr`` / √step."""
-    with process_group(60) as place:
-        model, _ = shard(Lookup(DataType.FP16), {}, place, ShardingOptions(1, table_lr))
+    with process_group(60) as context:
+        model, _ = plan_and_shard(Lookup(DataType.FP16), {}, context, ShardingOptions(1, table_lr))
         (piece,) = table_pieces(model)
         piece.weights.fill_(1.0)
         for _ in range(steps):
@@ -100,6 +100,6 @@ def test_no_kernel_rounds_at_random() -> None:
 
 
 def stochastic_roundings() -> list[bool]:
-    with process_group(60) as place:
-        model, _ = shard(Lookup(DataType.FP16), {}, place, ShardingOptions(1, 0.1))
+    with process_group(60) as context:
+        model, _ = plan_and_shard(Lookup(DataType.FP16), {}, context, ShardingOptions(1, 0.1))
         return [kernel.emb_module.stochastic_rounding for kernel in kernels(model.module.tables)]

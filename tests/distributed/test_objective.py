@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dat_rec.config import LossConfig
 from dat_rec.data.batch import Items
+from dat_rec.dist.process_group import process_group
 from dat_rec.model.dat import DATOutput
-from dat_rec.parallel.process_group import process_group
 from dat_rec.train.objective import Exchange, Objective
 from tests.distributed.ranks import run_ranks
 
@@ -83,15 +83,15 @@ def evaluate(
 
 
 def on_one_rank() -> dict[tuple[str, tuple[int, ...]], Result]:
-    with process_group(60) as place:
+    with process_group(60) as context:
         results = {}
-        for name, counts in product(LOSSES, COUNTS[place.world_size]):
+        for name, counts in product(LOSSES, COUNTS[context.world_size]):
             both = counts_of(LOSSES[name], counts)
             parts = []
-            rows = -(-SHARED // place.world_size) if LOSSES[name].shared_negatives else S * ROWS
+            rows = -(-SHARED // context.world_size) if LOSSES[name].shared_negatives else S * ROWS
             for tensors, each, most in zip(inputs(both), both, (ROWS, rows), strict=True):
-                first = sum(each[: place.rank])
-                mine = slice(first, first + each[place.rank])
+                first = sum(each[: context.rank])
+                mine = slice(first, first + each[context.rank])
                 parts.append([padded(x[mine], most) for x in tensors])
             results[name, counts] = evaluate(LOSSES[name], *parts, both)
         return results

@@ -15,15 +15,15 @@ from torch.distributed.remote_device import _remote_device
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ShardingPlan
 
+from dat_rec.checkpoint.checkpoint import CheckpointWriter, restore
+from dat_rec.checkpoint.model_state import blocks_of, copied
 from dat_rec.config import Device, LossConfig, ModelConfig
 from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
-from dat_rec.parallel.initialize import initialize_tables
-from dat_rec.parallel.process_group import Place, process_group
-from dat_rec.parallel.shard import shard
-from dat_rec.train.checkpoint import CheckpointWriter, restore
-from dat_rec.train.model_state import blocks_of, copied
+from dat_rec.dist.process_group import RankContext, process_group
+from dat_rec.planner.plan_and_shard import plan_and_shard
+from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.train.objective import TrainTask
 from dat_rec.train.optimizers import build_optimizer
 from dat_rec.train.watch import LossWatch
@@ -65,21 +65,23 @@ CASES = {
 
 
 def build(
-    dataset: Dataset, case: Case, place: Place, plan: ShardingPlan | None, seed: int = 7
+    dataset: Dataset, case: Case, context: RankContext, plan: ShardingPlan | None, seed: int = 7
 ) -> tuple[Any, Any, ShardingPlan]:
     torch.manual_seed(seed)
     meta = torch.device("meta")
-    task = TrainTask(dataset.schema, case.model, case.loss, meta, place.world_size)
-    how = sharding(GLOBAL_BATCH // place.world_size, case.pins)
-    model, plan = shard(task, {}, place, how, plan=plan)
+    task = TrainTask(dataset.schema, case.model, case.loss, meta, context.world_size)
+    how = sharding(GLOBAL_BATCH // context.world_size, case.pins)
+    model, plan = plan_and_shard(task, {}, context, how, plan=plan)
     initialize_tables(model, seed, scale=0.5)
     return model, build_optimizer(model, TOWER_LR, TABLE_LR), plan
 
 
-def trained(model: Any, optimizer: Any, batches: list[Batch], place: Place) -> dict[str, Any]:
+def trained(
+    model: Any, optimizer: Any, batches: list[Batch], context: RankContext
+) -> dict[str, Any]:
     """What the steps make of this rank's part of the model, and what the run would log."""
     watch = LossWatch()
-    pipeline = TrainPipelineSparseDist[Batch, Tensor](model, optimizer, place.device)
+    pipeline = TrainPipelineSparseDist[Batch, Tensor](model, optimizer, context.device)
     stream = iter(batches)
     for _ in batches:
         watch.add(pipeline.progress(stream))
@@ -100,11 +102,11 @@ def on(device: torch.device, plan: ShardingPlan) -> ShardingPlan:
     return plan
 
 
-def last_batches(dataset: Dataset, case: Case, place: Place) -> list[Batch]:
+def last_batches(dataset: Dataset, case: Case, context: RankContext) -> list[Batch]:
     """Three, of the last of which a part is padding."""
     loss = case.loss
     reading = replace(options(loss.negatives), shared_negatives=loss.shared_negatives)
-    batches = list(ExampleReader(dataset, reading, place.rank, place.world_size))[-STEPS:]
+    batches = list(ExampleReader(dataset, reading, context.rank, context.world_size))[-STEPS:]
     assert min(batches[-1].counts) < len(batches[-1].positives.index)
     return batches
 
@@ -116,12 +118,12 @@ def on_both(dataset: Dataset, case: Case, run: Path) -> dict[str, Any]:
     # An operation that the accelerator has no gradient of would give wrong ones.
     warnings.filterwarnings("error", message=".*an autograd kernel was not registered")
     facts = {"global_batch": GLOBAL_BATCH, "loss": 0.0}
-    with process_group(60) as place:
-        batches = last_batches(dataset, case, place)
-        model, optimizer, plan = build(dataset, case, place, None)
-        found = {"cpu": trained(model, optimizer, batches, place)}
-        found["cpu, one more step"] = trained(model, optimizer, batches[:1], place)
-        there, plan = replace(place, device=DEVICE), on(DEVICE, plan)
+    with process_group(60) as context:
+        batches = last_batches(dataset, case, context)
+        model, optimizer, plan = build(dataset, case, context, None)
+        found = {"cpu": trained(model, optimizer, batches, context)}
+        found["cpu, one more step"] = trained(model, optimizer, batches[:1], context)
+        there, plan = replace(context, device=DEVICE), on(DEVICE, plan)
         with Accelerator():
             model, optimizer, _ = build(dataset, case, there, plan)
             found["devices"] = {str(parameter.device) for parameter in model.parameters()}
@@ -153,9 +155,9 @@ def test_training_on_an_accelerator_is_that_on_cpu(
 
 def on_one(dataset: Dataset, case: Case, device: Device) -> dict[str, Any]:
     """Training on the one device, by a plan that is made for it."""
-    with process_group(60, device=device) as place:
-        model, optimizer, _ = build(dataset, case, place, None)
-        return trained(model, optimizer, last_batches(dataset, case, place), place)
+    with process_group(60, device=device) as context:
+        model, optimizer, _ = build(dataset, case, context, None)
+        return trained(model, optimizer, last_batches(dataset, case, context), context)
 
 
 @pytest.mark.gpu

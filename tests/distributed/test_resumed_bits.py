@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
+from dat_rec.checkpoint.checkpoint import CheckpointWriter, checkpoints, restore
 from dat_rec.data.dataset import Dataset
-from dat_rec.parallel.process_group import Place, process_group
+from dat_rec.dist.process_group import RankContext, process_group
 from dat_rec.table_rules import SHARDING_TYPES
-from dat_rec.train.checkpoint import CheckpointWriter, checkpoints, restore
+from tests.checkpoint.saved import saved_tensors
 from tests.distributed.exactness import GLOBAL_BATCH, Case, batches
 from tests.distributed.moves import build, differences
 from tests.distributed.ranks import run_ranks
-from tests.train.saved import saved_tensors
 
 STEPS = 3
 CASES = {
@@ -25,35 +25,41 @@ CASES = {
 
 def resumed_and_not(dataset: Dataset, folder: Path) -> dict[str, str]:
     """By case, what differs after the last step where every step is a start of its own."""
-    with process_group(60) as place:
+    with process_group(60) as context:
         found = {}
         for name, case in CASES.items():
-            model, optimizer = build(dataset, case, place)
-            steps(dataset, case, place, model, optimizer, 0, STEPS)
-            save(folder / name / "undisturbed", place, model, optimizer, STEPS)
+            model, optimizer = build(dataset, case, context)
+            steps(dataset, case, context, model, optimizer, 0, STEPS)
+            save(folder / name / "undisturbed", context, model, optimizer, STEPS)
             for step in range(STEPS):
-                model, optimizer = build(dataset, case, place, seed=9 if step else 8)
+                model, optimizer = build(dataset, case, context, seed=9 if step else 8)
                 if step:
                     restore(folder / name / "resumed", model, optimizer, GLOBAL_BATCH)
-                steps(dataset, case, place, model, optimizer, step, step + 1)
-                save(folder / name / "resumed", place, model, optimizer, step + 1)
+                steps(dataset, case, context, model, optimizer, step, step + 1)
+                save(folder / name / "resumed", context, model, optimizer, step + 1)
             expected = saved_tensors(checkpoints(folder / name / "undisturbed")[-1][1])
             found[name] = differences(expected, model, optimizer)
         return found
 
 
 def steps(
-    dataset: Dataset, case: Case, place: Place, model: Any, optimizer: Any, begin: int, end: int
+    dataset: Dataset,
+    case: Case,
+    context: RankContext,
+    model: Any,
+    optimizer: Any,
+    begin: int,
+    end: int,
 ) -> None:
-    for batch in batches(dataset, case, place.rank, place.world_size)[begin:end]:
+    for batch in batches(dataset, case, context.rank, context.world_size)[begin:end]:
         optimizer.zero_grad()
         loss, _ = model(batch)
         loss.backward()
         optimizer.step()
 
 
-def save(run: Path, place: Place, model: Any, optimizer: Any, step: int) -> None:
-    writer = CheckpointWriter(run, place, keep=1)
+def save(run: Path, context: RankContext, model: Any, optimizer: Any, step: int) -> None:
+    writer = CheckpointWriter(run, context, keep=1)
     writer.save(step, model, optimizer, {"global_batch": GLOBAL_BATCH, "loss": 0.0})
     writer.finish()
     writer.close()

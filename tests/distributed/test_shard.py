@@ -11,11 +11,11 @@ from torch import Tensor
 from dat_rec.config import LossConfig, ModelConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader, ReaderOptions
-from dat_rec.parallel.initialize import initialize_tables
-from dat_rec.parallel.plan import ShardingOptions
-from dat_rec.parallel.plan_rows import plan_to_json
-from dat_rec.parallel.process_group import process_group
-from dat_rec.parallel.shard import shard
+from dat_rec.dist.process_group import process_group
+from dat_rec.planner.plan_and_shard import plan_and_shard
+from dat_rec.planner.plan_table import plan_to_json
+from dat_rec.sharding.initial_tables import initialize_tables
+from dat_rec.sharding.options import ShardingOptions
 from dat_rec.table_rules import ShardingType
 from dat_rec.train.objective import TrainTask
 from dat_rec.train.optimizers import build_optimizer
@@ -41,14 +41,14 @@ def sharding(batch_size: int, pins: tuple[str, ...] = ()) -> ShardingOptions:
 
 def sharded_step(dataset: Dataset, loss: LossConfig, pins: tuple[str, ...] = ()) -> dict[str, Any]:
     """Forward and one update on this rank; whole tables gathered afterwards."""
-    with process_group(60) as place:
+    with process_group(60) as context:
         torch.manual_seed(5)
         task = TrainTask(dataset.schema, MODEL, loss, torch.device("meta"))
-        batch_size = GLOBAL_BATCH // place.world_size
-        model, plan = shard(task, {}, place, sharding(batch_size, pins))
+        batch_size = GLOBAL_BATCH // context.world_size
+        model, plan = plan_and_shard(task, {}, context, sharding(batch_size, pins))
         initialize_tables(model, seed=7, scale=0.5)
         optimizer = build_optimizer(model, TOWER_LR, TABLE_LR)
-        reader = ExampleReader(dataset, options(loss.negatives), place.rank, place.world_size)
+        reader = ExampleReader(dataset, options(loss.negatives), context.rank, context.world_size)
         batch = next(iter(reader))
         output = model.module.dat(batch.features)
         query = output.query_BD.detach().clone()
@@ -60,7 +60,7 @@ def sharded_step(dataset: Dataset, loss: LossConfig, pins: tuple[str, ...] = ())
         dist.all_reduce(mean)
         return {
             "query": query,
-            "loss": mean / place.world_size,
+            "loss": mean / context.world_size,
             "plan": plan_to_json(plan),
             "weights": {name: whole(tensor) for name, tensor in model.state_dict().items()},
         }
@@ -152,9 +152,9 @@ def test_initial_tables_do_not_depend_on_the_plan(planted: Dataset) -> None:
 
 
 def initial_tables(dataset: Dataset, loss: LossConfig) -> dict[str, Tensor]:
-    with process_group(60) as place:
+    with process_group(60) as context:
         task = TrainTask(dataset.schema, MODEL, loss, torch.device("meta"))
-        model, _ = shard(task, {}, place, sharding(32))
+        model, _ = plan_and_shard(task, {}, context, sharding(32))
         initialize_tables(model, seed=7, scale=0.5)
         tables = model.state_dict().items()
         return {name: whole(tensor) for name, tensor in tables if "embedding_bags" in name}
@@ -164,9 +164,11 @@ def test_the_whole_model_of_one_rank_is_on_its_device(planted: Dataset) -> None:
     """``meta`` in place of a GPU: DDP, which moves the towers elsewhere, is for several ranks."""
     meta = torch.device("meta")
     tasks = [TrainTask(planted.schema, MODEL, LOSSES["modern"], meta) for _ in range(2)]
-    with process_group(60) as place:
-        _, plan = shard(tasks[0], {}, place, sharding(32))
-        model, _ = shard(tasks[1], {}, replace(place, device=meta), sharding(32), plan=plan)
+    with process_group(60) as context:
+        _, plan = plan_and_shard(tasks[0], {}, context, sharding(32))
+        model, _ = plan_and_shard(
+            tasks[1], {}, replace(context, device=meta), sharding(32), plan=plan
+        )
     devices = {name: str(parameter.device) for name, parameter in model.named_parameters()}
     assert any("_tower." in name for name in devices)
     assert set(devices.values()) == {"meta"}

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 DISTURBED = {
-    "write_blocks": "dat_rec.train.checkpoint",
-    "sha256": "dat_rec.train.checkpoint",
-    "load_into": "dat_rec.train.checkpoint",
-    "copy_rows": "dat_rec.train.run_folder",
+    "write_blocks": "dat_rec.checkpoint.checkpoint",
+    "sha256": "dat_rec.checkpoint.checkpoint",
+    "load_into": "dat_rec.checkpoint.checkpoint",
+    "copy_rows": "dat_rec.runs.run_folder",
     "initialize_tables": "dat_rec.train.loop",
 }
 """In which module each is looked up."""

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from dat_rec.checkpoint.checkpoint import checkpoints
 from dat_rec.files import PARTIAL_SUFFIX
-from dat_rec.train.checkpoint import checkpoints
 from tests.cpu import CPU
 
 MARK = "DAT_REC_TEST_RUN"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from dat_rec.checkpoint.checkpoint import checkpoints, newest_whole
 from dat_rec.data.dataset import Dataset
-from dat_rec.train.checkpoint import checkpoints, newest_whole
 from tests.end_to_end.disturbed import SAID, disturbed
 from tests.end_to_end.launched import launched
 from tests.end_to_end.test_survival import (

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dat_rec.checkpoint.checkpoint import checkpoints
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import Failure
 from dat_rec.files import write_json
-from dat_rec.train.checkpoint import checkpoints
-from dat_rec.train.failure_record import FailureRecord
+from dat_rec.runs.failure_record import FailureRecord
 from tests.end_to_end.cli import dat_rec, done
 from tests.end_to_end.disturbed import FAULT, disturbed
 from tests.end_to_end.launched import Launched, launched

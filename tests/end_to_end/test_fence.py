@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from dat_rec.checkpoint.checkpoint import checkpoints
 from dat_rec.data.dataset import Dataset
-from dat_rec.train.checkpoint import checkpoints
+from tests.checkpoint.saved import saved_bytes
 from tests.end_to_end.cli import ENVIRONMENT, done
 from tests.end_to_end.forked import forked
 from tests.end_to_end.launched import TRAIN, launched
 from tests.end_to_end.test_survival import FLAGS, bits, free_port, undisturbed
-from tests.train.saved import saved_bytes
 
 __all__ = ["undisturbed"]
 

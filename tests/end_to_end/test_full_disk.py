@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from dat_rec.checkpoint.checkpoint import checkpoints
 from dat_rec.data.dataset import Dataset
-from dat_rec.train.checkpoint import checkpoints
 from tests.end_to_end.cli import dat_rec, done
 
 

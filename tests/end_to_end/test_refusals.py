@@ -21,9 +21,9 @@ import pytest
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import ExampleFile
 from dat_rec.files import sha256
+from tests.checkpoint.saved import saved_bytes
 from tests.end_to_end.cli import dat_rec, done
 from tests.end_to_end.forked import forked
-from tests.train.saved import saved_bytes
 
 FLAGS = ("--epochs", "1", "--batch-size", "512", "--checkpoint-every", "10")
 

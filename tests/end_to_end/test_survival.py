@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from dat_rec.checkpoint.checkpoint import checkpoints
 from dat_rec.data.dataset import Dataset
-from dat_rec.train.checkpoint import checkpoints
+from tests.checkpoint.saved import facts, saved_bytes, saved_tensors
 from tests.end_to_end.cli import ENVIRONMENT
 from tests.end_to_end.launched import TRAIN, Launched, launched, send
-from tests.train.saved import facts, saved_bytes, saved_tensors
 
 FLAGS = (
     *("--epochs", "2", "--batch-size", "80", "--log-every", "5", "--checkpoint-every", "7"),

@@ -18,23 +18,23 @@ import pytest
 import torch
 from torch import Tensor
 
+from dat_rec.checkpoint.checkpoint import CheckpointWriter
 from dat_rec.config import ModelConfig, OptimizerConfig, TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare import prepare
 from dat_rec.data.sources.parquet_log import ParquetLog
-from dat_rec.parallel.initialize import initialize_tables
-from dat_rec.parallel.pieces import table_pieces
-from dat_rec.parallel.process_group import process_group
-from dat_rec.train.checkpoint import CheckpointWriter
+from dat_rec.dist.process_group import process_group
+from dat_rec.runs.warm_start import warm_start
+from dat_rec.sharding.initial_tables import initialize_tables
+from dat_rec.sharding.table_shards import table_pieces
 from dat_rec.train.loop import build_model
 from dat_rec.train.objective import TrainTask
 from dat_rec.train.optimizers import build_optimizer
-from dat_rec.train.warm_start import warm_start
+from tests.checkpoint.saved import saved_bytes, saved_tensors
 from tests.distributed.ranks import run_ranks
 from tests.end_to_end.cli import done
 from tests.end_to_end.forked import forked
 from tests.end_to_end.test_refusals import contents, refusal
-from tests.train.saved import saved_bytes, saved_tensors
 
 MODEL = ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8)
 FLAGS = (
@@ -158,15 +158,15 @@ CASES: dict[str, tuple[str, ...]] = {
 
 def first_states(config: TrainConfig, run: Path, cases: dict[str, tuple[str, ...]]) -> None:
     """Begin from ``run`` under every case's plan, and save what training would begin with."""
-    with process_group(60) as place:
+    with process_group(60) as context:
         dataset = Dataset.open(config.data)
         for name, pins in cases.items():
-            model, plan = build_model(replace(config, pin=pins), dataset, place)
+            model, plan = build_model(replace(config, pin=pins), dataset, context)
             tables = {row["table"]: row["sharding_type"] for row in plan}
             assert len(set(tables.values())) >= (2 if name == "all" else 1)
             optimizer = build_optimizer(model, 0.001, 0.05, config.optimizer.table)
             warm_start(run, dataset, model, optimizer)
-            writer = CheckpointWriter(config.out / name, place, keep=1)
+            writer = CheckpointWriter(config.out / name, context, keep=1)
             writer.save(0, model, optimizer, {"global_batch": 1, "loss": 0.0})
             writer.finish()
             writer.close()

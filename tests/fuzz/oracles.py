@@ -17,7 +17,7 @@ from dat_rec.files import PARTIAL_SUFFIX
 from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.protocol import Protocol
-from dat_rec.train.trained import Trained
+from dat_rec.retrieval.trained import Trained
 
 NEAR = 4e-6
 """More than float32 rounding moves the inner product of two unit vectors."""

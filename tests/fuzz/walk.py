@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from dat_rec.train.found import checkpoints
-from dat_rec.train.trained import load_model
+from dat_rec.checkpoint.found import checkpoints
+from dat_rec.retrieval.trained import load_model
+from tests.checkpoint.saved import saved_bytes
 from tests.fuzz import oracles
 from tests.fuzz.draw import Case
-from tests.train.saved import saved_bytes
 
 LIMIT_S = 240
 """A command that takes longer hangs."""

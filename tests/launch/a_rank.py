@@ -1,4 +1,4 @@
-"""What the tests of ``dat_rec.host`` run on each rank: ends as its one argument says."""
+"""What the tests of ``dat_rec.dist.host`` run on each rank: ends as its one argument says."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from dat_rec.host import EXIT_FILE
+from dat_rec.dist.host import EXIT_FILE
 
 
 def leave(code: int) -> None:

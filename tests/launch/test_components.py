@@ -12,10 +12,10 @@ from torchx.components.component_test_base import ComponentTestCase
 from torchx.runner import get_runner
 from torchx.specs import AppDef, BindMount, macros
 
+from dat_rec.checkpoint.checkpoint import checkpoints
 from dat_rec.data.dataset import Dataset
-from dat_rec.host import _parser
+from dat_rec.dist.host import _parser
 from dat_rec.install import CHECKOUT
-from dat_rec.train.checkpoint import checkpoints
 from launch import components
 from launch.job import go_on_command
 from launch.resources import RESOURCES
@@ -64,9 +64,9 @@ def words(app: AppDef, **environment: str) -> list[str]:
 
 
 def host_arguments(app: AppDef, **environment: str) -> Namespace:
-    """What ``dat_rec.host`` understands of it."""
+    """What ``dat_rec.dist.host`` understands of it."""
     found = words(app, **environment)
-    assert found[1:3] == ["-m", "dat_rec.host"]
+    assert found[1:3] == ["-m", "dat_rec.dist.host"]
     return _parser().parse_args(found[3:])
 
 

@@ -55,7 +55,7 @@ def test_what_is_installed_first_needs_no_file_that_comes_later(tmp_path: Path) 
     # With site-packages but without this checkout, which is installed there.
     program = (
         "import sys; sys.path[:0] = [sys.argv.pop(1)]; sys.meta_path = [finder for finder in "
-        "sys.meta_path if 'editable' not in repr(finder)]; from dat_rec.probes import "
+        "sys.meta_path if 'editable' not in repr(finder)]; from dat_rec.preflight.probes import "
         "probe_fbgemm; from dat_rec import install; print(install.__file__, probe_fbgemm())"
     )
     done = subprocess.run(

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from torchx.specs import macros
 
+from dat_rec.checkpoint.checkpoint import checkpoints
 from dat_rec.data.dataset import Dataset
-from dat_rec.train.checkpoint import checkpoints
 from launch import components
 from tests.cpu import CPU
 from tests.end_to_end.cli import dat_rec, done

@@ -18,7 +18,7 @@ import yaml
 from torch.distributed.run import config_from_args, parse_args
 from torchx.runner import get_runner
 
-from dat_rec.host import Meeting, _parser, torchrun
+from dat_rec.dist.host import Meeting, _parser, torchrun
 from dat_rec.install import CHECKOUT
 from launch import components, kubernetes
 from tests.launch.strict import FREE, TRAINER, Manifest, RefusedError, check, check_pod
@@ -111,9 +111,9 @@ def spoken(command: list[str], variables: dict[str, str]) -> list[str]:
 
 
 def host_arguments(template: Manifest, volcano_hosts: str = "") -> Namespace:
-    """What ``dat_rec.host`` understands."""
+    """What ``dat_rec.dist.host`` understands."""
     words = started(template, volcano_hosts)
-    assert words[:3] == ["python", "-m", "dat_rec.host"]
+    assert words[:3] == ["python", "-m", "dat_rec.dist.host"]
     return _parser().parse_args(words[3:])
 
 
@@ -235,7 +235,7 @@ def test_both_roads_start_the_command_of_the_component(capsys: pytest.CaptureFix
         found[road] = [host_arguments(pod, volcano_hosts=host) for pod in pods(manifests)]
         assert {options.job for options in found[road]} == {name}
         assert [options.replica for options in found[road]] == [0, 1]
-        # TorchX gives Volcano's first host this name; dat_rec.host does not believe it.
+        # TorchX gives Volcano's first host this name; dat_rec.dist.host does not believe it.
         assert [options.first for options in found[road]] in ([host] * 2, ["localhost", host])
     for options in found["trainjob"] + found["volcano"]:
         assert (options.nnodes, options.nproc_per_node, options.port) == ("2", 8, 29_600)

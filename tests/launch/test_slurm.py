@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from dat_rec.checkpoint.checkpoint import checkpoints
 from dat_rec.data.dataset import Dataset
-from dat_rec.train.checkpoint import checkpoints
+from tests.checkpoint.saved import saved_bytes
 from tests.cpu import CPU
 from tests.end_to_end.cli import dat_rec, done
 from tests.launch.hosts import missing
 from tests.launch.slurm_cluster import PROGRAMS, Cluster
-from tests.train.saved import saved_bytes
 
 FLAGS = (
     *CPU,

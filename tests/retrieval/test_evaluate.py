@@ -12,7 +12,7 @@ from dat_rec.retrieval.baselines import baselines
 from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.retrieval.evaluate import evaluate, table
 from dat_rec.retrieval.protocol import Protocol
-from dat_rec.train.trained import load_model
+from dat_rec.retrieval.trained import load_model
 from tests.retrieval import brute_force
 from tests.retrieval.world import random_protocol, write_dataset
 

@@ -16,7 +16,7 @@ from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.retrieval.export import export
 from dat_rec.retrieval.exported import FILES, Export
 from dat_rec.retrieval.recommend import recommend
-from dat_rec.train.trained import load_model
+from dat_rec.retrieval.trained import load_model
 from tests.retrieval.world import USERS, write_run
 
 # What a serving process does: torch and Parquet, nothing of ours, nothing of TorchRec's.

@@ -20,7 +20,7 @@ from dat_rec.retrieval.export import export
 from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.query_encoder import QueryEncoder, save_query_tower
 from dat_rec.retrieval.recommend import recommend
-from dat_rec.train.trained import load_model
+from dat_rec.retrieval.trained import load_model
 from tests.retrieval.world import USERS, write_dataset, write_run
 
 

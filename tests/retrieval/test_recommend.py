@@ -15,7 +15,7 @@ from dat_rec.retrieval import recommend as module
 from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.retrieval.queries import read_queries
 from dat_rec.retrieval.recommend import recommend, sample
-from dat_rec.train.trained import load_model
+from dat_rec.retrieval.trained import load_model
 from tests.retrieval.world import ITEMS, USERS
 
 

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from dat_rec.checkpoint.tensor_files import Block, write_blocks
 from dat_rec.config import ModelConfig, preset, to_json
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import ExampleFile, Feature, Schema
 from dat_rec.files import sha256, write_json
-from dat_rec.parallel.pieces import is_table, table_pieces
 from dat_rec.retrieval.protocol import Protocol
+from dat_rec.sharding.table_shards import is_table, table_pieces
 from dat_rec.train.objective import TrainTask
-from dat_rec.train.tensor_files import Block, write_blocks
 
 USERS, ITEMS, TRAINED_ITEMS, QUERIES = 30, 60, 45, 400
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dat_rec.parallel.process_group import process_group
+from dat_rec.dist.process_group import process_group
 from dat_rec.train import metrics_log
 from dat_rec.train.metrics_log import MetricsLog
 

@@ -9,10 +9,10 @@ from torchrec.distributed.model_parallel import DMPCollection
 from dat_rec.config import ModelConfig, preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
-from dat_rec.parallel.process_group import process_group
+from dat_rec.dist.process_group import process_group
+from dat_rec.runs.run_folder import RunFolder
 from dat_rec.train.loop import Training, build_model, reader_options
 from dat_rec.train.optimizers import build_optimizer
-from dat_rec.train.run_folder import RunFolder
 
 
 class Copies(DMPCollection):  # type: ignore[misc]  # TorchRec ships no types
@@ -29,16 +29,16 @@ def test_copies_of_the_tables_are_averaged_once_a_step(planted: Dataset, tmp_pat
     modern = preset("modern", planted.folder, tmp_path / "run")
     small = ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8)
     config = replace(modern, epochs=1, batch_size=1024, model=small)
-    with process_group(60) as place:
-        folder = RunFolder(config, planted, place)
-        model, plan = build_model(config, planted, place)
+    with process_group(60) as context:
+        folder = RunFolder(config, planted, context)
+        model, plan = build_model(config, planted, context)
         optimizer = build_optimizer(model, 0.01, 0.05)
         reader = ExampleReader(planted, reader_options(config, config.batch_size), 0, 1)
         folder.begin(plan, reader.steps)
         # TorchRec makes none on CPU; its pipeline looks at the class.
         model.__class__ = Copies
         config = replace(config, sharding_group_size=1)
-        training = Training(config, place, model, optimizer, reader, folder.fence)
+        training = Training(config, context, model, optimizer, reader, folder.fence)
         training.run()
         training.close()
     assert reader.steps == 8

@@ -12,7 +12,7 @@ from torchrec.distributed.types import ShardedModule
 from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
-from dat_rec.parallel.process_group import process_group
+from dat_rec.dist.process_group import process_group
 from dat_rec.train.loop import build_model, reader_options
 from dat_rec.train.metrics_log import LookupTimer
 
@@ -28,8 +28,8 @@ def test_time_in_lookups_is_counted_and_no_other(
     planted: Dataset, tmp_path: Path, inside: bool
 ) -> None:
     config = replace(preset("modern", planted.folder, tmp_path / "run"), batch_size=64)
-    with process_group(60) as place:
-        model, _ = build_model(config, planted, place)
+    with process_group(60) as context:
+        model, _ = build_model(config, planted, context)
         batch = next(iter(ExampleReader(planted, reader_options(config, 64), 0, 1)))
         timer = LookupTimer(model)
         sharded = [module for module in model.modules() if isinstance(module, ShardedModule)]

@@ -16,9 +16,9 @@ from dat_rec.config import LossConfig, preset
 from dat_rec.data.batch import Items
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
+from dat_rec.dist.process_group import process_group
 from dat_rec.model import losses
 from dat_rec.model.dat import DATOutput
-from dat_rec.parallel.process_group import process_group
 from dat_rec.train.loop import reader_options
 from dat_rec.train.objective import TERMS, Exchange, Objective, TrainTask
 

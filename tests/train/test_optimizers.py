@@ -12,10 +12,10 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dat_rec.config import OptimizerConfig
-from dat_rec.parallel.initialize import initialize_tables
-from dat_rec.parallel.plan import ShardingOptions
-from dat_rec.parallel.process_group import process_group
-from dat_rec.parallel.shard import shard
+from dat_rec.dist.process_group import process_group
+from dat_rec.planner.plan_and_shard import plan_and_shard
+from dat_rec.sharding.initial_tables import initialize_tables
+from dat_rec.sharding.options import ShardingOptions
 from dat_rec.train.optimizers import LearningRates, build_optimizer, learning_rate_factor
 
 TABLE_LR, TOWER_LR, EPS = 0.1, 0.02, 1e-8
@@ -73,8 +73,8 @@ class Product(nn.Module):
 def test_set_moves_tables_and_towers_by_the_scheduled_rates() -> None:
     config = OptimizerConfig(warmup_steps=WARMUP, decay="linear")
     features = KeyedJaggedTensor(["item"], torch.tensor([ROW]), lengths=torch.tensor([1]))
-    with process_group(60) as place:
-        model, _ = shard(Product(), {}, place, ShardingOptions(1, TABLE_LR))
+    with process_group(60) as context:
+        model, _ = plan_and_shard(Product(), {}, context, ShardingOptions(1, TABLE_LR))
         initialize_tables(model, seed=0, scale=1.0)
         optimizer = build_optimizer(model, TOWER_LR, TABLE_LR)
         rates = LearningRates(optimizer, config, STEPS)

@@ -9,9 +9,9 @@ import torch
 from dat_rec.config import TrainConfig, preset
 from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
-from dat_rec.parallel.plan_estimate import PlanEstimate, RankEstimate
-from dat_rec.parallel.process_group import Place, process_group
-from dat_rec.parallel.shard import shard
+from dat_rec.dist.process_group import RankContext, process_group
+from dat_rec.planner.estimate import PlanEstimate, RankEstimate
+from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.train.loop import build_model, pooling_factors, sharding_options
 from dat_rec.train.objective import TrainTask
 
@@ -37,19 +37,19 @@ def test_pooling_factors_are_the_mean_lengths_of_lists(planted: Dataset) -> None
 def test_the_planner_counts_with_them(planted: Dataset) -> None:
     config = preset("modern", planted.folder, Path("run"))
     config = replace(config, batch_size=64)
-    with process_group(60) as place:
+    with process_group(60) as context:
         estimate = PlanEstimate()
-        build_model(config, planted, place, estimate=estimate)
-        assert estimate.ranks == planned(config, planted, place, counted(planted))
-        assert estimate.ranks != planned(config, planted, place, {})
+        build_model(config, planted, context, estimate=estimate)
+        assert estimate.ranks == planned(config, planted, context, counted(planted))
+        assert estimate.ranks != planned(config, planted, context, {})
 
 
 def planned(
-    config: TrainConfig, dataset: Dataset, place: Place, factors: dict[str, float]
+    config: TrainConfig, dataset: Dataset, context: RankContext, factors: dict[str, float]
 ) -> dict[int, RankEstimate]:
     estimate = PlanEstimate()
     meta = torch.device("meta")
-    task = TrainTask(dataset.schema, config.model, config.loss, meta, place.world_size)
-    batch = config.batch_size + config.loss.shared_rows(place.world_size)
-    shard(task, factors, place, sharding_options(config, batch), estimate)
+    task = TrainTask(dataset.schema, config.model, config.loss, meta, context.world_size)
+    batch = config.batch_size + config.loss.shared_rows(context.world_size)
+    plan_and_shard(task, factors, context, sharding_options(config, batch), estimate)
     return estimate.ranks

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dat_rec.parallel.process_group import process_group
+from dat_rec.dist.process_group import process_group
 from dat_rec.train.objective import TERMS
 from dat_rec.train.watch import LossWatch
 

@@ -1,0 +1,1 @@
+"""State that moves between plans and numbers of ranks."""

@@ -1,0 +1,139 @@
+"""A sharded model and its optimizer in, tensors whose names and shapes no plan changes out.
+
+    tables/dat.embeddings.item/weight        (N, D)
+    tables/dat.embeddings.item/accumulator   (N,) RowWiseAdagrad, (N, D) Adagrad
+    towers/dat.query_tower.layers.0.weight
+    adam/dat.query_tower.layers.0.weight/exp_avg, exp_avg_sq, step
+
+TorchRec's state dicts name and shape the same things by the sharding type; from these, any
+plan at any world size takes its part.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+
+from dat_rec.checkpoint.tensor_files import Block, TensorFiles, row_chunks
+from dat_rec.errors import UserError
+from dat_rec.sharding.table_shards import Piece, is_table, plain_name, table_pieces
+
+ADAM = ("exp_avg", "exp_avg_sq", "step")
+
+
+def blocks_of(model: nn.Module, optimizer: CombinedOptimizer, copies: int = 1) -> list[Block]:
+    """What this rank has to write, so that all ranks together write everything once.
+
+    Args:
+        model: sharded.
+        optimizer: of ``build_optimizer``.
+        copies: of the tables there are (2D parallelism); the ranks of the first write.
+    """
+    rank = dist.get_rank()
+    blocks = []
+    for piece in table_pieces(model, optimizer):
+        if rank == 0 if piece.replicated else rank % copies == 0:
+            blocks += _piece_blocks(piece)
+    if rank == 0:
+        blocks += [
+            Block(name, tensor.detach(), (0,) * tensor.dim(), tuple(tensor.shape))
+            for name, tensor in _towers(model, optimizer).items()
+        ]
+    return blocks
+
+
+def _piece_blocks(piece: Piece) -> list[Block]:
+    place = (piece.row, piece.column)
+    blocks = [Block(f"tables/{piece.table}/weight", piece.weights, place, piece.shape)]
+    sums, name = piece.accumulator, f"tables/{piece.table}/accumulator"
+    if sums is not None and sums.dim() == 2:
+        blocks.append(Block(name, sums, place, piece.shape))
+    elif sums is not None and piece.column == 0:
+        # All column shards of a row have the same sum.
+        blocks.append(Block(name, sums, place[:1], piece.shape[:1]))
+    return blocks
+
+
+def _towers(model: nn.Module, optimizer: CombinedOptimizer) -> dict[str, Tensor]:
+    """The towers' parameters, and what Adam keeps of them: the same on every rank."""
+    found: dict[str, Tensor] = {
+        f"towers/{plain_name(name)}": parameter
+        for name, parameter in model.named_parameters()
+        if not is_table(name)
+    }
+    tower_optimizer = _tower_optimizer(optimizer)
+    for name, parameter in tower_optimizer.params.items():
+        state = tower_optimizer.state.get(parameter, {})
+        found |= {f"adam/{plain_name(name)}/{key}": state[key] for key in ADAM if key in state}
+    return found
+
+
+def _tower_optimizer(optimizer: CombinedOptimizer) -> KeyedOptimizerWrapper:
+    return next(part for name, part in optimizer.optimizers if name == "towers")
+
+
+def copied(blocks: list[Block]) -> list[Block]:
+    """The same in memory of their own, on the host."""
+
+    def copy(tensor: Tensor) -> Tensor:
+        return torch.empty_like(tensor, device="cpu", requires_grad=False).copy_(tensor)
+
+    return [Block(b.name, copy(b.tensor), b.offsets, b.shape) for b in blocks]
+
+
+@torch.no_grad()
+def load_into(files: TensorFiles, model: nn.Module, optimizer: CombinedOptimizer) -> None:
+    """Fill model and optimizer, whatever their plan, from tensors under any other.
+
+    Raises:
+        UserError: a tensor is missing or has another shape.
+    """
+    for piece in table_pieces(model, optimizer):
+        name = f"tables/{piece.table}"
+        place = (piece.row, piece.column)
+        files.read_into(f"{name}/weight", piece.weights, place, piece.shape)
+        if (sums := piece.accumulator) is not None:
+            elementwise = sums.dim() == 2
+            files.read_into(
+                f"{name}/accumulator",
+                sums,
+                place if elementwise else place[:1],
+                piece.shape if elementwise else piece.shape[:1],
+            )
+    load_towers(files, model)
+    tower_optimizer = _tower_optimizer(optimizer)
+    for name, parameter in tower_optimizer.params.items():
+        for key in ADAM:
+            # Adam makes its state in its first step, so that there may be none to fill.
+            shape = () if key == "step" else parameter.shape
+            saved = files.read(f"adam/{plain_name(name)}/{key}", shape)
+            device = torch.device("cpu") if key == "step" else parameter.device
+            tower_optimizer.state[parameter][key] = saved.to(device)
+
+
+@torch.no_grad()
+def load_towers(files: TensorFiles, model: nn.Module) -> None:
+    """Fill the towers alone.
+
+    Raises:
+        UserError: a parameter is missing or has another shape.
+    """
+    for name, parameter in model.named_parameters():
+        if not is_table(name):
+            shape = tuple(parameter.shape)
+            zero = (0,) * len(shape)
+            files.read_into(f"towers/{plain_name(name)}", parameter.data, zero, shape)
+
+
+def check_finite(blocks: list[Block]) -> None:
+    """Keep a diverged model from taking a good checkpoint's place.
+
+    Raises:
+        UserError: names the tensor.
+    """
+    for block in blocks:
+        if not all(part.isfinite().all() for part in row_chunks(block.tensor)):
+            raise UserError(
+                f"{block.name} is not finite: lower the learning rates in a new --out; the older "
+                "checkpoints are whole"
+            )

@@ -1,0 +1,1 @@
+"""The commands of ``dat-rec``: options and what each does."""

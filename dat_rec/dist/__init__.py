@@ -1,0 +1,1 @@
+"""Ranks: process group, agreement, launcher, and failure of all together."""

@@ -1,1 +1,0 @@
-"""Ranks: process group, sharding plan, cross-rank gradients, initial tables."""

@@ -1,0 +1,1 @@
+"""Sharding plans: costs, hardware, report and picture."""

@@ -1,0 +1,51 @@
+"""A run's folder in, its trained model out: unsharded, on CPU, for evaluation and export."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from dat_rec.checkpoint.checkpoint import chosen_whole, load_weights
+from dat_rec.data.dataset import Dataset
+from dat_rec.errors import UserError
+from dat_rec.model.dat import DAT
+from dat_rec.runs.recorded import check_same_rows, load_config
+from dat_rec.train.objective import TrainTask
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run, loaded: the model unsharded and on CPU, without gradients."""
+
+    model: DAT
+    dataset: Dataset
+    step: int
+    """Steps done when the checkpoint was written."""
+
+
+def load_model(run: Path, data: Path | None = None, checkpoint: str = "newest") -> Trained:
+    """The model of a whole checkpoint of the run, with the dataset that it was trained on.
+
+    Args:
+        run: folder that ``dat-rec train`` made.
+        data: the dataset, if it is no longer where the run found it.
+        checkpoint: of ``chosen_whole``: steps, ``best`` or ``newest``.
+
+    Raises:
+        UserError: no such whole checkpoint, or another dataset than that of the training.
+    """
+    config = load_config(run)
+    found = chosen_whole(run, checkpoint)
+    if found is None:
+        raise UserError(f"{run}: no whole checkpoint yet: go on with `dat-rec train … --resume`")
+    step, folder = found
+    dataset = Dataset.open(data or config.data)
+    check_same_rows(run, dataset)
+    # On CPU, and to be encoded with: float16 tables become float32.
+    shape = dataclasses.replace(config.model, fp16_tables=())
+    # Queries and items are embedded apart from now on: no negatives beside them.
+    loss = dataclasses.replace(config.loss, negatives=0, shared_negatives=0)
+    task = TrainTask(dataset.schema, shape, loss)
+    load_weights(folder, task)
+    # What was trained as unknown is encoded as unknown.
+    dataset = dataclasses.replace(dataset, bad_ids=config.examples.bad_ids)
+    return Trained(task.dat.requires_grad_(False).eval(), dataset, step)

@@ -1,0 +1,1 @@
+"""A run's folder: who writes in it, what it records, how it stands."""

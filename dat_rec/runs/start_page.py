@@ -1,0 +1,120 @@
+"""What a start of a run is about to do, on one page for the terminal and ``RUN/start.txt``."""
+
+import os
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from dat_rec.config import TrainConfig
+from dat_rec.dist.process_group import RankContext
+from dat_rec.planner.estimate import PlanEstimate, RankEstimate
+from dat_rec.planner.plan import MEMORY_RESERVE
+from dat_rec.planner.plan_table import plan_to_text
+
+LOGS = "DAT_REC_LOGS"
+"""Environment variable: where a launcher keeps what the ranks print."""
+MOST_RANKS = 16
+"""Listed one by one; of more the fullest are shown."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a page tells beside the configuration."""
+
+    context: RankContext
+    hosts: tuple[str, ...]
+    """Every rank's."""
+    steps: int
+    done: int
+    """Steps done before."""
+    examples: int
+    """In an epoch."""
+    global_batch: int
+    plan: list[dict[str, Any]]
+    """Of ``plan_to_json``."""
+    estimate: PlanEstimate
+    compared: str | None = None
+    """The categories of the alignment loss; None without it."""
+
+
+def start_page(config: TrainConfig, start: Start) -> str:
+    """The page."""
+    run, context = str(config.out.resolve()), start.context
+    hosts = sorted(set(start.hosts), key=start.hosts.index)
+    ranks = ", ".join(f"{host} {_ranges(start.hosts, host)}" for host in hosts)
+    begins = f"goes on after step {start.done:,}" if start.done else "begins"
+    batch = f"{start.global_batch:,} examples a step, {_share(start)} on each rank"
+    kept = f"the newest {config.keep_checkpoints}"
+    kept += f" and the best {config.keep_best}" if config.keep_best else ""
+    rows = [
+        ("run", f"{run}, {begins}"),
+        ("data", f"{config.data.resolve()}, {start.examples:,} examples an epoch"),
+        ("ranks", f"{context.world_size} × {context.device.type}, hosts: {len(hosts)} ({ranks})"),
+        ("steps", f"{start.steps:,} (epochs: {config.epochs}), {batch}"),
+        *([("categories", start.compared)] if start.compared is not None else []),
+        ("checkpoints", f"{run}/checkpoints, every {config.checkpoint_every:,} steps; {kept}"),
+        ("curves", f"tensorboard --logdir {shlex.quote(run)}/tensorboard"),
+        ("logs", os.environ.get(LOGS, "what the ranks print, where their launcher keeps it")),
+        ("status", f"dat-rec status --run {shlex.quote(run)}"),
+    ]
+    if config.model.fp16_tables:
+        tables = ", ".join(config.model.fp16_tables)
+        rows.append(("float16", f"{tables}: a step below 1/4,096 of a weight is lost"))
+    lines = [f"{name:<13}{text}" for name, text in rows]
+    lines += ["tables"] + [f"  {line}" for line in plan_to_text(start.plan).splitlines()]
+    return "\n".join(lines + _estimates(config, start))
+
+
+def _share(start: Start) -> str:
+    least, rest = divmod(start.global_batch, start.context.world_size)
+    return f"{least:,}" if not rest else f"{least:,} or {least + 1:,}"
+
+
+def _ranges(hosts: tuple[str, ...], host: str) -> str:
+    """The ranks of a host, as in ``0-7``; or one by one where others stand between them."""
+    ranks = [rank for rank, name in enumerate(hosts) if name == host]
+    if ranks[-1] - ranks[0] + 1 == len(ranks) > 1:
+        return f"ranks {ranks[0]}-{ranks[-1]}"
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _estimates(config: TrainConfig, start: Start) -> list[str]:
+    found = start.estimate.ranks
+    if not found:
+        return []
+    of = f" of each {config.sharding_group_size}" if config.sharding_group_size else ""
+    shown = sorted(found, key=lambda rank: -_bytes(found[rank]))[:MOST_RANKS]
+    more = f", the fullest {MOST_RANKS} of {len(found)}" if len(found) > MOST_RANKS else ""
+    lines = [f"memory       of tables, optimizer state, inputs and outputs, as planned{more}"]
+    lines += [f"  rank {rank}{of}: {_memory(found[rank], start.context)}" for rank in sorted(shown)]
+    slowest = max(one.step_ms for one in found.values())
+    by = "TorchRec's estimate, not calibrated on this hardware"
+    if start.context.device.type == "cpu":
+        by = "estimated by costs measured on other CPUs, --topology takes this cluster's"
+    if config.topology is not None:
+        by = f"estimated by {config.topology}"
+    lines.append(
+        f"step         {slowest:.2g} ms for the slowest rank's tables, towers not counted: {by}"
+    )
+    return lines
+
+
+def _bytes(one: RankEstimate) -> int:
+    return one.device_bytes + one.host_bytes
+
+
+def _memory(one: RankEstimate, context: RankContext) -> str:
+    if context.device.type == "cpu":
+        return f"{_size(_bytes(one))} of {_size(context.memory_bytes)}"
+    share = int(context.memory_bytes * (1 - MEMORY_RESERVE))
+    text = f"{_size(one.device_bytes)} of {_size(share)}"
+    if one.host_bytes:
+        text += f", host {_size(one.host_bytes)} of {_size(context.host_memory_bytes)}"
+    return text
+
+
+def _size(number: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number / 2**10:.1f} KiB"

@@ -1,0 +1,133 @@
+"""A run's folder in, how the run stands out: from any machine that sees it, while it trains or not.
+
+Standard library only, so that it answers at once. Nothing in the folder is changed.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dat_rec.checkpoint.found import checkpoints, usual_command
+from dat_rec.errors import UserError
+from dat_rec.files import read_json
+from dat_rec.runs.failure_record import SUMMARY, in_one_line, read_failure
+from dat_rec.runs.fence import LOCK, is_locked, read_writer
+from dat_rec.runs.figures import (
+    metrics_words,
+    next_command,
+    read_metrics,
+    read_summary,
+    trained_words,
+)
+
+State = Literal["training", "ended", "failed", "stopped", "begun"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run stands."""
+
+    run: str
+    state: State
+    """``training``: a process holds its lock; ``stopped``: it was asked to stop; ``failed``: it
+    left a failure, or its processes died without a word; ``begun``: they did so before there was
+    a checkpoint."""
+    step: int
+    """Of the newest checkpoint; 0: there is none."""
+    steps: int
+    """In the whole run."""
+    checkpoint_age_s: float | None
+    """Since the newest checkpoint was written."""
+    host: str | None
+    """Where the first rank of the last start ran."""
+    failure: dict[str, Any] | None
+    """failure.json: kind, rank, host, reason, time, and who tells it; nothing if the run trains or
+    has ended well."""
+    command: str
+    """What to give to go on; nothing where there is nothing to go on with."""
+    training: dict[str, Any] | None = None
+    """train.json, once the run has ended: steps, loss, samples_per_s and more."""
+    metrics: dict[str, Any] | None = None
+    """Of ``dat_rec.runs.figures.read_metrics``, once it has been evaluated."""
+
+    def text(self) -> str:
+        """For a terminal."""
+        lines = [f"{self.run}: {self.state}"]
+        age = "" if self.checkpoint_age_s is None else f", {_age(self.checkpoint_age_s)} old"
+        newest = f"step {self.step:,} of {self.steps:,}{age}" if self.step else "none"
+        lines.append(f"newest checkpoint: {newest}")
+        if self.failure:
+            lines.append(f"{in_one_line(self.failure)} ({self.failure.get('time')})")
+        elif self.state == "failed":
+            lines.append(f"its processes, on {self.host}, died without a word (killed?)")
+        if self.training:
+            lines.append(trained_words(self.training))
+        if self.metrics:
+            lines.append(f"evaluated at {metrics_words(self.metrics)}")
+        if self.command:
+            lines.append(f"to go on: {self.command}")
+        if self.training:
+            lines.append(f"next: {next_command(Path(self.run), self.metrics)}")
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def status(run: Path) -> Status:
+    """How the run in that folder stands.
+
+    Raises:
+        UserError: the folder holds no run.
+    """
+    path = run / "config.json"
+    failure = read_failure(run)
+    if not path.exists() and failure is not None:
+        command = failure.get("command", "")
+        return Status(str(run), "failed", 0, 0, None, failure.get("host"), failure, command)
+    if not path.exists() and (run / LOCK).exists():
+        raise UserError(
+            f"{run}: a run that has not begun yet, or could not: see what its job has printed"
+        )
+    if not path.exists():
+        raise UserError(f"{run} is not a run (no config.json): make one with `dat-rec train`")
+    config = read_json(path, "the run's configuration")
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not the configuration of a run: train anew")
+    writer = read_writer(run)
+    found = checkpoints(run)
+    state = _state(run, failure, begun_only=not found)
+    steps = config.get("steps")
+    return Status(
+        run=str(run),
+        state=state,
+        step=found[-1][0] if found else 0,
+        steps=steps if isinstance(steps, int) else 0,
+        checkpoint_age_s=time.time() - found[-1][1].stat().st_mtime if found else None,
+        host=writer.get("host"),
+        failure=failure,
+        command=""
+        if state in ("ended", "training")
+        else writer.get("command") or usual_command(run),
+        training=read_summary(run),
+        metrics=read_metrics(run),
+    )
+
+
+def _state(run: Path, failure: dict[str, Any] | None, *, begun_only: bool) -> State:
+    if (run / SUMMARY).exists():
+        return "ended"
+    if failure is not None:
+        return "stopped" if failure.get("kind") == "stopped" else "failed"
+    if is_locked(run):
+        return "training"
+    return "begun" if begun_only else "failed"
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}s"
+    return f"{max(0.0, seconds):.0f} s"

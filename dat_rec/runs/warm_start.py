@@ -1,0 +1,192 @@
+"""Yesterday's run in, today's tables begun from it: rows matched by what they stand for.
+
+Every prepared dataset numbers its users, items and values anew. A row is taken over where the
+same id or value stands in both, with its optimizer state; rows that are new keep their fresh
+weights; rows whose value is gone are left behind. What cannot be matched (other features,
+another shape of the model, another optimizer) is refused.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchrec.optim.keyed import CombinedOptimizer
+
+from dat_rec.checkpoint.checkpoint import newest_whole, read_index, read_together
+from dat_rec.checkpoint.found import checkpoints
+from dat_rec.checkpoint.model_state import load_towers
+from dat_rec.checkpoint.tensor_files import TensorFiles
+from dat_rec.config import TrainConfig
+from dat_rec.data.dataset import Dataset
+from dat_rec.data.rows import row_values
+from dat_rec.data.schema import ITEM, UNKNOWN, USER, Schema
+from dat_rec.dist.agree import gathered
+from dat_rec.errors import SharedError, UserError
+from dat_rec.model.dat import AUGMENTED
+from dat_rec.runs.recorded import load_config
+from dat_rec.sharding.table_shards import Piece, table_pieces
+
+ROWS = "rows"
+"""Folder of a run that says what its embedding rows stand for."""
+
+
+def check_warm_start(config: TrainConfig, schema: Schema) -> None:
+    """Refuse a run whose towers or tables mean something else than this one's.
+
+    Raises:
+        UserError: names what differs.
+    """
+    run = config.warm_start
+    if run is None:
+        return
+    if run.resolve() == config.out.resolve():
+        raise UserError(f"--warm-start {run}: is --out itself: to go on with a run, pass --resume")
+    before = load_config(run)
+    if not (run / ROWS).is_dir():
+        raise UserError(
+            f"--warm-start {run}: does not say what its rows stand for (no {ROWS}/): train it "
+            "anew, or train without --warm-start"
+        )
+    if not checkpoints(run):
+        raise _no_checkpoint(run)
+    pairs: list[tuple[str, Any, Any]] = [
+        (f"--model.{name.replace('_', '-')}", getattr(config.model, name), old)
+        for name, old in vars(before.model).items()
+        if name != "fp16_tables"
+    ]
+    pairs.append(("--optimizer.table", config.optimizer.table, before.optimizer.table))
+    pairs.append(("features", _inputs(schema), _inputs(Schema.load(run))))
+    for what, now, then in pairs:
+        if now != then:
+            raise UserError(
+                f"--warm-start {run}: {what} is {now}, and was {then} there: the towers' inputs "
+                "would mean something else: give the same, or train without --warm-start"
+            )
+
+
+def _no_checkpoint(run: Path) -> UserError:
+    return UserError(
+        f"--warm-start {run}: no whole checkpoint: go on with that run, or train without "
+        "--warm-start"
+    )
+
+
+def _inputs(schema: Schema) -> list[tuple[str, str, str, bool]]:
+    return [(f.name, f.side, f.table, f.multi_valued) for f in schema.features]
+
+
+def warm_start(run: Path, dataset: Dataset, model: nn.Module, optimizer: CombinedOptimizer) -> None:
+    """Take over towers and matching rows from the run's newest whole checkpoint.
+
+    All ranks call it; each reads what its own rows need.
+
+    Raises:
+        SharedError: no whole checkpoint, or one that does not fit.
+        DiskError: a rank cannot read it.
+    """
+    found = newest_whole(run)
+    if found is None:
+        raise SharedError(str(_no_checkpoint(run)))
+    step, folder = found
+
+    def take() -> dict[str, int]:
+        kept: dict[str, int] = {}
+        _, files = read_index(folder)
+        load_towers(files, model)
+        for piece in table_pieces(model, optimizer):
+            rows = files.kind(f"tables/{piece.table}/weight")[1][0]
+            source = _source_rows(run, rows, dataset, piece)
+            _take(files, f"tables/{piece.table}/weight", piece.weights, source, piece.column)
+            if piece.accumulator is not None:
+                name = f"tables/{piece.table}/accumulator"
+                _take(files, name, piece.accumulator, source, piece.column)
+            if piece.column == 0 and (not piece.replicated or dist.get_rank() == 0):
+                table = piece.table.rsplit(".", 1)[1]
+                kept[table] = kept.get(table, 0) + int((source >= 0).sum())
+        return kept
+
+    cure = "train it anew, or without --warm-start"
+    kept = read_together(take, folder, f"--warm-start {run}: does not fit", cure)
+    _report(run, step, dataset.schema, kept)
+
+
+def _table_name(table: str) -> str:
+    """The schema's table whose rows mean the same: the augmented vectors' are those of the ids."""
+    name = table.rsplit(".", 1)[1]
+    return {AUGMENTED[USER]: USER, AUGMENTED[ITEM]: ITEM}.get(name, name)
+
+
+def _source_rows(run: Path, old_rows: int, dataset: Dataset, piece: Piece) -> NDArray[np.int64]:
+    """For each row of the piece, the row of the old table that means the same, or −1.
+
+    Raises:
+        UserError: what the rows stand for is not told of each, here or there.
+    """
+    table = _table_name(piece.table)
+    old = row_values(run / ROWS, table)
+    new = row_values(dataset.folder, table)
+    for folder, values, rows in (
+        (run / ROWS, old, old_rows),
+        (dataset.folder, new, piece.shape[0]),
+    ):
+        if len(values) != rows:
+            raise UserError(
+                f"{folder} tells what {len(values)} rows of {table} stand for, and the table has "
+                f"{rows}"
+            )
+    mine = new.slice(piece.row, len(piece.weights))
+    found = pc.index_in(mine, value_set=old, skip_nulls=True)
+    source: NDArray[np.int64] = (
+        pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    )
+    if piece.row == UNKNOWN:
+        source[UNKNOWN] = UNKNOWN
+    return source
+
+
+def _take(
+    files: TensorFiles, name: str, target: Tensor, source: NDArray[np.int64], column: int
+) -> None:
+    """Fill the rows of ``target`` that have a source; the old table is read once, in chunks."""
+    shape = files.kind(name)[1]
+    if len(shape) != target.dim():
+        raise UserError(f"{name} is {list(shape)}: another optimizer's")
+    order = np.argsort(source, kind="stable")
+    ordered = source[order]
+    for first, chunk in files.chunks(name, 0, shape[0]):
+        low, high = np.searchsorted(ordered, [first[0], first[0] + len(chunk)])
+        into = torch.from_numpy(order[low:high])
+        rows = chunk[torch.from_numpy(ordered[low:high] - first[0])]
+        if target.dim() == 1:
+            target[into.to(target.device)] = rows.to(target.device, target.dtype)
+            continue
+        begin = max(column, first[1])
+        end = min(column + target.shape[1], first[1] + chunk.shape[1])
+        if begin < end and len(into):
+            part = rows[:, begin - first[1] : end - first[1]]
+            target[into.to(target.device), begin - column : end - column] = part.to(
+                target.device, target.dtype
+            )
+
+
+def _report(run: Path, step: int, schema: Schema, kept: dict[str, int]) -> None:
+    """One line on stderr: how many rows of each table were taken over."""
+    parts = gathered(kept)
+    if dist.get_rank():
+        return
+    total: dict[str, int] = {}
+    for part in parts:
+        for table, rows in part.items():
+            total[table] = total.get(table, 0) + rows
+    sizes = {feature.table: feature.rows for feature in schema.features}
+    words = [
+        f"{table} {rows:,} of {sizes[_table_name('.' + table)]:,} rows"
+        for table, rows in sorted(total.items())
+    ]
+    print(f"warm start from {run}, step {step}: taken over: {'; '.join(words)}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Sharded tables: lookup, gradients, optimizer and initial weights over ranks."""

@@ -1,0 +1,58 @@
+"""Initial table weights that depend on seed, table and row alone, whatever the plan.
+
+Each rank fills its own shards, block of rows by block of rows, from a counter-based
+generator: no table is ever made whole, and every plan and world size starts the same.
+"""
+
+import zlib
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dat_rec.data.schema import UNKNOWN
+from dat_rec.sharding.table_shards import Piece, table_pieces
+
+BLOCK_ROWS = 4096
+
+
+def initialize_tables(model: nn.Module, seed: int, scale: float) -> None:
+    """Fill every embedding table with uniform numbers in ±scale / √dim; row 0 with zeros.
+
+    Row 0 stands for unknown ids: a zero vector says nothing, where a random one would
+    say something false.
+
+    Args:
+        model: holds EmbeddingBagCollections, sharded or not.
+        seed: the run's seed.
+        scale: half-width of the distribution, times √dim.
+    """
+    for piece in table_pieces(model):
+        initialize_piece(piece, seed, scale)
+
+
+def initialize_piece(piece: Piece, seed: int, scale: float) -> None:
+    """Fill one piece; its numbers are those that the whole table has there."""
+    dim = piece.shape[1]
+    bound = scale / dim**0.5
+    row, column, weights = piece.row, piece.column, piece.weights
+    rows, columns = weights.shape
+    table = piece.table.rsplit(".", 1)[1]
+    for block in range(row // BLOCK_ROWS, -(-(row + rows) // BLOCK_ROWS)):
+        first = block * BLOCK_ROWS
+        start, stop = max(first, row), min(first + BLOCK_ROWS, row + rows)
+        numbers = _block(seed, table, block, dim, bound)
+        part = numbers[start - first : stop - first, column : column + columns]
+        weights[start - row : stop - row] = torch.from_numpy(part.copy())
+
+
+def _block(seed: int, table: str, block: int, dim: int, bound: float) -> NDArray[np.float32]:
+    key = [seed, zlib.crc32(table.encode())]
+    rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, block, 0]))
+    numbers = rng.random((BLOCK_ROWS, dim), np.float32)
+    numbers *= np.float32(2 * bound)
+    numbers -= np.float32(bound)
+    if block == 0:
+        numbers[UNKNOWN] = 0
+    return numbers

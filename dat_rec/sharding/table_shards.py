@@ -1,0 +1,150 @@
+"""A sharded model in, the pieces of its tables on this rank out: weights, accumulators, places.
+
+TorchRec's own state dicts depend on the plan (RowWiseAdagrad's state of a table in column
+shards is N × shards long, data-parallel tables have none). A piece says the same under every
+plan: these rows and columns of that table, and the squared gradients summed up for them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torchrec.distributed.batched_embedding_kernel import (
+    BatchedDenseEmbeddingBag,
+    BatchedFusedEmbeddingBag,
+)
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.optim import RowWiseAdagrad
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+
+from dat_rec.sharding.whole_rows import WholeRows
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Rows ``row``… and columns ``column``… of a table, on this rank."""
+
+    table: str
+    """Module and table, as in ``dat.embeddings.item``: the same under every plan."""
+    row: int
+    column: int
+    weights: Tensor
+    """(rows, columns), a view of the kernel's memory."""
+    shape: tuple[int, int]
+    """Of the whole table: (N, D)."""
+    replicated: bool = False
+    """Whether every rank has the same whole table (data-parallel)."""
+    accumulator: Tensor | None = None
+    """Sum of squared gradients, a view: (rows,) their mean over D, by RowWiseAdagrad, or
+    (rows, columns), by Adagrad. None in a model that was not sharded, or before the
+    optimizer of a dense kernel is there."""
+
+
+def plain_name(name: str) -> str:
+    """A parameter's or module's name without what TorchRec wraps around it."""
+    return name.removeprefix("_dmp_wrapped_module.")
+
+
+def table_pieces(model: nn.Module, optimizer: CombinedOptimizer | None = None) -> list[Piece]:
+    """The pieces of all tables on this rank, in an order that is fixed by the plan.
+
+    Args:
+        model: sharded or not.
+        optimizer: holds the accumulators of tables with the dense kernel.
+    """
+    for module in model.modules():
+        if isinstance(module, WholeRows):
+            module.settle()
+    return list(_pieces(model, dense_accumulators(optimizer)))
+
+
+def _pieces(model: nn.Module, accumulators: Mapping[str, Tensor]) -> Iterator[Piece]:
+    for name, module in model.named_modules():
+        collection = plain_name(name)
+        if isinstance(module, ShardedEmbeddingBagCollection):
+            for kernel in kernels(module):
+                # A GPU's cache of a table in host memory: written back, and not trusted after
+                # the piece may have been changed.
+                kernel.flush()
+                kernel.purge()
+                yield from _kernel_pieces(collection, kernel, accumulators)
+        elif isinstance(module, EmbeddingBagCollection):
+            for table, bag in module.embedding_bags.items():
+                weights = bag.weight.detach()
+                yield Piece(f"{collection}.{table}", 0, 0, weights, tuple(weights.shape))
+
+
+def kernels(
+    module: ShardedEmbeddingBagCollection,
+) -> Iterator[BatchedFusedEmbeddingBag | BatchedDenseEmbeddingBag]:
+    """FBGEMM's kernels of a sharded collection on this rank, each with several tables."""
+    for lookup in module._lookups:
+        inner = lookup.module if isinstance(lookup, DistributedDataParallel) else lookup
+        yield from inner._emb_modules
+
+
+def _kernel_pieces(
+    collection: str,
+    kernel: BatchedFusedEmbeddingBag | BatchedDenseEmbeddingBag,
+    accumulators: Mapping[str, Tensor],
+) -> Iterator[Piece]:
+    configs = kernel.config.embedding_tables
+    fused = isinstance(kernel, BatchedFusedEmbeddingBag)
+    states = kernel.emb_module.get_optimizer_state() if fused else [{}] * len(configs)
+    for config, weights, state in zip(
+        configs, kernel.split_embedding_weights(), states, strict=True
+    ):
+        table = f"{collection}.{config.name}"
+        place = config.local_metadata
+        row, column = place.shard_offsets if place is not None else (0, 0)
+        yield Piece(
+            table=table,
+            row=row,
+            column=column,
+            weights=weights.detach().view(config.local_rows, config.local_cols),
+            shape=(config.num_embeddings, config.embedding_dim),
+            replicated=place is None,
+            accumulator=state["sum"] if fused else accumulators.get(table),
+        )
+
+
+def dense_tables(model: nn.Module) -> set[str]:
+    """Tables, in part on this rank, whose kernel gives dense gradients and updates nothing."""
+    return {
+        f"{plain_name(name)}.{config.name}"
+        for name, module in model.named_modules()
+        if isinstance(module, ShardedEmbeddingBagCollection)
+        for kernel in kernels(module)
+        if isinstance(kernel, BatchedDenseEmbeddingBag)
+        for config in kernel.config.embedding_tables
+    }
+
+
+def dense_accumulators(optimizer: CombinedOptimizer | None) -> dict[str, Tensor]:
+    """By table, the squared gradients summed up by the optimizer of the dense kernels.
+
+    Shapes are those of the fused ones: (rows,) by RowWiseAdagrad, which has them as (rows, 1),
+    and (rows, columns) by Adagrad.
+    """
+    found: dict[str, Tensor] = {}
+    for _, part in optimizer.optimizers if optimizer is not None else ():
+        if isinstance(part, KeyedOptimizerWrapper):
+            for name, parameter in part.params.items():
+                state = part.state.get(parameter, {})
+                if "sum" in state:
+                    # By the optimizer, not by the shape: a table may have one row or one column.
+                    by_row = isinstance(part._optimizer, RowWiseAdagrad)
+                    found[table_of(name)] = state["sum"].squeeze(1) if by_row else state["sum"]
+    return found
+
+
+def table_of(parameter: str) -> str:
+    """``dat.embeddings.item`` of the parameter ``…dat.embeddings.embedding_bags.item.weight``."""
+    return plain_name(parameter).replace(".embedding_bags.", ".").removesuffix(".weight")
+
+
+def is_table(parameter: str) -> bool:
+    """Whether a parameter's name is that of an embedding table."""
+    return ".embedding_bags." in parameter

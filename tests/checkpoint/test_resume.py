@@ -1,0 +1,289 @@
+"""Killed, interrupted, resumed: the same bits as a run that nobody disturbed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dat_rec.checkpoint.checkpoint import checkpoints
+from dat_rec.data.dataset import Dataset
+from dat_rec.errors import UserError
+from dat_rec.retrieval.trained import load_model
+from tests.checkpoint.saved import saved_bytes
+from tests.cpu import CPU
+from tests.end_to_end.cli import dat_rec
+
+FLAGS = ["--epochs", "2", "--batch-size", "128", "--checkpoint-every", "10", "--log-every", "5"]
+
+
+def command(data: Path, out: Path, *more: str) -> list[str]:
+    program = [sys.executable, "-m", "dat_rec", "train", "--data", str(data), "--out", str(out)]
+    return [*program, *CPU, *FLAGS, *more]
+
+
+def run(data: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(data, out, *more), env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = run(planted.folder, out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(
+    kill: signal.Signals, planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(planted.folder, out),
+        env=environment,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not checkpoints(out) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(kill)
+    process.communicate()
+    assert process.returncode != 0
+    found = checkpoints(out)
+    last = checkpoints(undisturbed)[-1][0]
+    assert found
+    assert found[-1][0] < last, "killed too late to show anything"
+    assert not (out / "train.json").exists()
+
+    resumed = run(planted.folder, out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resumed after step {found[-1][0]}" in resumed.stderr
+    ours = saved_bytes(checkpoints(out)[-1][1])
+    theirs = saved_bytes(checkpoints(undisturbed)[-1][1])
+    assert ours == theirs
+    assert json.loads((out / "train.json").read_text())["steps"] == last
+
+
+def test_a_half_written_checkpoint_is_not_taken_for_whole(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoints" / "step-00000099"
+    folder.mkdir(parents=True)
+    (folder / "rank-0000-of-0001.safetensors").write_bytes(b"half")
+    (tmp_path / "checkpoints" / "step-00000098.partial").mkdir()
+    assert [path for _, path in checkpoints(tmp_path)] == [folder]
+    (tmp_path / "config.json").write_text((undisturbed / "config.json").read_text())
+    with pytest.raises(UserError, match="every checkpoint is damaged"):
+        load_model(tmp_path)
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match="no whole checkpoint yet"):
+        load_model(tmp_path)
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut, Path.unlink])
+@pytest.mark.parametrize(
+    "file", ["rank-0000-of-0001.safetensors", "checkpoint.json", "sha256.json"]
+)
+def test_a_damaged_checkpoint_is_passed_over_aloud(
+    damage: Callable[[Path], None],
+    file: str,
+    undisturbed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    (older, _), (_, newest) = checkpoints(out)
+    damage(newest / file)
+    assert load_model(out).step == older
+    assert f"{newest}: damaged (" in capsys.readouterr().err
+    for _, folder in checkpoints(out):
+        (folder / "checkpoint.json").write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="every checkpoint is damaged"):
+        load_model(out)
+
+
+def test_a_run_resumed_from_an_older_checkpoint_ends_with_the_same_bits(
+    planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    (older, _), (_, newest) = checkpoints(out)
+    flip_a_bit(newest / "rank-0000-of-0001.safetensors")
+    resumed = run(planted.folder, out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"resumed after step {older}" in resumed.stderr
+    assert newest.with_name(newest.name + ".damaged").is_dir()
+    ours, theirs = (saved_bytes(checkpoints(r)[-1][1]) for r in (out, undisturbed))
+    assert ours == theirs
+
+
+def test_checkpoints_without_digests_are_damaged_and_not_overlooked(
+    planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    """As an interrupted copy leaves them: a run must not silently begin at its start."""
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    for _, folder in checkpoints(out):
+        (folder / "sha256.json").unlink()
+    before = sorted(str(path) for path in out.rglob("*"))
+    refused = run(planted.folder, out, "--resume")
+    assert refused.returncode == 2
+    assert "every checkpoint is damaged" in refused.stderr
+    assert sorted(str(path) for path in out.rglob("*")) == before
+
+
+def test_resuming_a_run_that_has_ended_changes_nothing(
+    planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    resumed = run(planted.folder, out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "the run has ended before" in resumed.stderr
+    assert (out / "train.json").read_bytes() == (undisturbed / "train.json").read_bytes()
+
+
+def test_a_run_killed_behind_its_last_step_tells_its_loss_all_the_same(
+    planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    (out / "train.json").unlink()
+    resumed = run(planted.folder, out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    ours, theirs = (json.loads((r / "train.json").read_text()) for r in (out, undisturbed))
+    assert ours["resumed_after"] == ours["steps"]
+    assert (ours["loss"], ours["loss_steps"]) == (theirs["loss"], theirs["loss_steps"])
+    # Beside the curve, of every 5th step, and not the last, partial batch's.
+    curve = [value for _, value in points(undisturbed)[-4:-1]]
+    assert min(curve) - 0.5 < ours["loss"]["main"] < max(curve) + 0.5
+
+
+def test_tensorboard_keeps_the_point_at_which_a_run_was_resumed(
+    planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    (older, _), (_, newest) = checkpoints(out)
+    shutil.rmtree(newest)
+    assert run(planted.folder, out, "--resume").returncode == 0
+    ours, theirs = (points(folder) for folder in (out, undisturbed))
+    assert older in {step for step, _ in ours}
+    assert ours == theirs
+
+
+def points(run: Path) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    return [(event.step, event.value) for event in events.Scalars("loss/main")]
+
+
+@pytest.mark.parametrize("use", ["resume", "evaluate", "export"])
+def test_another_dataset_of_the_same_sizes_is_refused(
+    use: str, planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    users = planted.folder / "users.parquet"
+    other = tmp_path / "other"
+    shutil.copytree(planted.folder, other)
+    table = pq.read_table(users)
+    shuffled = table.column("user_id").take(pa.array(range(len(table) - 1, -1, -1)))
+    at = table.column_names.index("user_id")
+    pq.write_table(table.set_column(at, "user_id", shuffled), other / "users.parquet")
+    arguments = {
+        "resume": ["train", "--out", str(undisturbed), *FLAGS, "--resume"],
+        "evaluate": ["evaluate", "--run", str(undisturbed)],
+        "export": ["export", "--run", str(undisturbed), "--out", str(tmp_path / "export")],
+    }[use]
+    refused = dat_rec(*arguments, "--data", other)
+    assert refused.returncode == 2
+    assert "stand in other embedding rows" in refused.stderr
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_diverging_run_stops_and_keeps_its_good_checkpoint(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run(planted.folder, out, "--optimizer.warmup-steps", "0").returncode == 0
+    good = checkpoints(out)
+    (out / "train.json").unlink()
+    shutil.rmtree(good[-1][1])
+    config = json.loads((out / "config.json").read_text())
+    config["optimizer"]["table_lr"] = 1e38
+    (out / "config.json").write_text(json.dumps(config))
+    flags = ["--optimizer.warmup-steps", "0", "--optimizer.table-lr", "1e38"]
+    stopped = run(planted.folder, out, "--resume", *flags)
+    assert stopped.returncode == 2, stopped.stderr
+    step = good[-2][0]
+    assert "the loss is not finite" in stopped.stderr
+    assert f"from step {step + 2} on" in stopped.stderr
+    assert f"the checkpoint of step {step} is whole" in stopped.stderr
+    assert [number for number, _ in checkpoints(out)] == [number for number, _ in good[:-1]]
+    assert not (out / "train.json").exists()
+
+
+def test_a_refused_start_does_not_take_its_folder(planted: Dataset, tmp_path: Path) -> None:
+    refused = run(planted.folder, tmp_path / "run", "--pin", "nowhere=row_wise")
+    assert refused.returncode == 2
+    assert "--pin nowhere=row_wise" in refused.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_loaded_weights_are_those_that_were_saved(undisturbed: Path, tmp_path: Path) -> None:
+    model = load_model(undisturbed).model
+    saved = saved_bytes(checkpoints(undisturbed)[-1][1])
+    for name, tensor in model.state_dict().items():
+        table = name.replace(".embedding_bags", "").removesuffix(".weight")
+        where = f"tables/dat.{table}/weight" if "embedding_bags" in name else f"towers/dat.{name}"
+        assert tensor.numpy().tobytes() == saved[where]
+
+
+def test_an_uninterrupted_run_repeats_bit_for_bit(
+    planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "again"
+    assert run(planted.folder, out).returncode == 0
+    first, second = (saved_bytes(checkpoints(r)[-1][1]) for r in (undisturbed, out))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--resume", "--seed", "9"], "--resume with --seed 9 (0)"),
+        (["--resume", "--model.embedding-dim", "8"], "--resume with --model.embedding-dim 8 (32)"),
+        ([], "holds a run"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(
+    flags: list[str], message: str, planted: Dataset, undisturbed: Path
+) -> None:
+    refused = run(planted.folder, undisturbed, *flags)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr

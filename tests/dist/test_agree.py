@@ -1,0 +1,40 @@
+"""What ranks agree on when several have an error."""
+
+import time
+from datetime import timedelta
+
+import pytest
+import torch.distributed as dist
+
+from dat_rec.errors import DiskError, SharedError
+from dat_rec.parallel import agree
+from dat_rec.dist.agree import from_first, gathered, raise_first
+from dat_rec.dist.process_group import process_group
+from tests.distributed.ranks import run_ranks
+
+ERRORS = (DiskError("full"), SharedError("not finite"), SharedError("no right to write"))
+
+
+def agreed() -> tuple[str, list[int], int]:
+    with process_group(60):
+        rank = dist.get_rank()
+        with pytest.raises(SharedError) as caught:
+            raise_first(ERRORS[rank])
+        raise_first(None)
+        return str(caught.value), gathered(rank), from_first(rank)
+
+
+def test_an_error_that_no_later_try_mends_comes_before_one_of_the_disk() -> None:
+    assert run_ranks(agreed, 3) == [("not finite", [0, 1, 2], 0)] * 3
+
+
+def late() -> list[int]:
+    agree.connect.__defaults__ = (timedelta(seconds=2),)
+    with process_group(60):
+        rank = dist.get_rank()
+        time.sleep(6 * rank)
+        return gathered(rank)
+
+
+def test_a_rank_that_comes_late_to_the_first_agreement_is_waited_for_as_to_any() -> None:
+    assert run_ranks(late, 2) == [[0, 1]] * 2

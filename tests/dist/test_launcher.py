@@ -1,0 +1,220 @@
+"""Where ranks stand: under launchers that say less than torchrun, and where words contradict.
+
+Real processes meet where this machine can have the case; hosts and GPUs that it has not are put to
+the function that judges them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from dat_rec.data.dataset import Dataset
+from dat_rec.errors import SharedError
+from dat_rec.dist.launcher import Standing, Told, standing
+from tests.cpu import CPU
+from tests.end_to_end.forked import forked
+from tests.end_to_end.test_survival import free_port
+
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+FLAGS = ("--epochs", "1", "--batch-size", "512", "--model.hidden", "16", "--timeout-s", "60")
+
+
+def together(
+    program: Sequence[str | Path], ranks: Sequence[Mapping[str, str]]
+) -> list[subprocess.CompletedProcess[str]]:
+    """``program`` in as many processes, started as srun or PyTorchJob does: without torchrun."""
+    plain = {name: value for name, value in os.environ.items() if name not in NAMES}
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dat_rec", *map(str, program)],
+            env=plain | meet | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for variables in ranks
+    ]
+    try:
+        printed = [process.communicate(timeout=120) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [
+        subprocess.CompletedProcess([], process.returncode, *texts)
+        for process, texts in zip(started, printed, strict=True)
+    ]
+
+
+def of(rank: int, world: int, **more: str) -> dict[str, str]:
+    return {"RANK": str(rank), "WORLD_SIZE": str(world), **more}
+
+
+def test_ranks_that_know_their_number_alone_find_out_their_host_and_train(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    pins = ("--pin", "item=table_row_wise", "user=row_wise", "*=table_wise")
+    program = ("train", *CPU, "--data", planted.folder, "--out", run, *FLAGS, *pins)
+    done = together(program, [of(rank, 2) for rank in range(2)])
+    assert [one.returncode for one in done] == [0, 0], done[0].stderr + done[1].stderr
+    assert "2 ranks on 1 host" in done[0].stderr
+    plan = json.loads((run / "plan.json").read_text())
+    (item,) = (row for row in plan if row["table"] == "item")
+    assert [part["rank"] for part in item["shards"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "line"),
+    [
+        (
+            [of(0, 2, LOCAL_RANK="0"), of(1, 2, LOCAL_RANK="0")],
+            "environment: LOCAL_RANK is 0 on rank 1 (HOST), and with 2 ranks on each host it must "
+            "be 1: start torchrun with the same --nproc-per-node on each host",
+        ),
+        (
+            [
+                of(0, 2, LOCAL_WORLD_SIZE="1", LOCAL_RANK="0"),
+                of(1, 2, LOCAL_WORLD_SIZE="2", LOCAL_RANK="1"),
+            ],
+            "environment: LOCAL_WORLD_SIZE is 2 on rank 1 (HOST), where each host has 1: start "
+            "torchrun with the same --nproc-per-node on each host",
+        ),
+    ],
+)
+def test_ranks_whose_words_contradict_refuse_together(
+    ranks: list[dict[str, str]], line: str
+) -> None:
+    done = together(("doctor", "--cluster", *CPU), ranks)
+    assert [one.returncode for one in done] == [2, 2]
+    host = os.uname().nodename
+    assert done[0].stderr == f"dat-rec: error: {line.replace('HOST', host)}\n"
+    assert done[1].stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({"RANK": "0"}, "environment: RANK without WORLD_SIZE: start with torchrun, or set both"),
+        (
+            {"WORLD_SIZE": "2"},
+            "environment: WORLD_SIZE without RANK: start with torchrun, or set both",
+        ),
+        (
+            {"RANK": "2", "WORLD_SIZE": "2"},
+            "environment: RANK 2 of WORLD_SIZE 2 contradict one another: start with torchrun",
+        ),
+        (
+            {"RANK": "one", "WORLD_SIZE": "2"},
+            "environment: RANK is 'one', no integer: start with torchrun",
+        ),
+        (
+            {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "1"},
+            "environment: LOCAL_RANK 1 of LOCAL_WORLD_SIZE 1 contradict one another: start with "
+            "torchrun",
+        ),
+        (
+            {"SLURM_STEP_NUM_TASKS": "4"},
+            "environment: srun has started 4 processes without RANK and WORLD_SIZE, and each would "
+            "be alone: start torchrun once on each host, or set RANK, WORLD_SIZE, MASTER_ADDR and "
+            "MASTER_PORT",
+        ),
+    ],
+)
+def test_a_rank_refuses_an_environment_that_cannot_be(variables: dict[str, str], line: str) -> None:
+    refused = forked("doctor", "--cluster", *CPU, **variables)
+    assert refused.returncode == 2
+    assert line in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU that can be used")
+def test_a_gpu_that_is_not_there_is_not_replaced(planted: Dataset, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    refused = forked("train", "--device", "cuda", "--data", planted.folder, "--out", run, *FLAGS)
+    assert (refused.returncode, run.exists()) == (2, False)
+    assert refused.stderr == (
+        f"dat-rec: error: --device cuda: torch can use no GPU on {os.uname().nodename}: run "
+        "`dat-rec doctor` there, or pass --device cpu\n"
+    )
+
+
+def told(host: str, gpus: int = 0, **changed: object) -> Told:
+    facts: dict[str, object] = {"local_rank": None, "local_world_size": None, "device": "auto"}
+    names = tuple(f"GPU-{host}{number}" for number in range(gpus))
+    return Told(host=host, machine="", gpus=names, **(facts | changed))  # type: ignore[arg-type]
+
+
+def test_the_ranks_of_each_host_are_numbered_in_their_order() -> None:
+    everyone = [told("a"), told("a"), told("b"), told("b")]
+    cpu = torch.device("cpu")
+    found = [standing(everyone, rank) for rank in range(4)]
+    assert found == [Standing(number, 2, cpu) for number in (0, 1, 0, 1)]
+
+
+def test_hosts_of_one_name_are_two_where_their_machines_are() -> None:
+    everyone = [Told("pod", machine, None, None, "auto", (machine,)) for machine in ("1", "2")]
+    found = [standing(everyone, rank) for rank in range(2)]
+    assert found == [Standing(0, 1, torch.device("cuda", 0))] * 2
+
+
+def test_each_rank_has_the_gpu_of_its_number_on_its_host() -> None:
+    everyone = [told(host, gpus=2) for host in ("a", "a", "b", "b")]
+    found = [standing(everyone, rank).device for rank in range(4)]
+    assert found == [torch.device("cuda", number) for number in (0, 1, 0, 1)]
+    on_cpu = [told(host, gpus=2, device="cpu") for host in ("a", "a", "a", "a")]
+    assert standing(on_cpu, 3).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("everyone", "line"),
+    [
+        (
+            [told("a", gpus=1), told("a", gpus=1)],
+            "a has 2 ranks, and torch sees 1 GPU there: start as many ranks on each host as it has "
+            "GPUs, let each see all of them (srun --gpu-bind=none), or pass --device cpu",
+        ),
+        (
+            [told("a", gpus=1), told("b")],
+            "rank 0 (a) is on cuda, and rank 1 (b) on cpu: run `dat-rec doctor` there, or pass "
+            "--device cpu on all",
+        ),
+        (
+            [told("a", gpus=1, device="cuda"), told("b", device="cuda")],
+            "--device cuda: torch can use no GPU on b: run `dat-rec doctor` there, or pass "
+            "--device cpu",
+        ),
+        (
+            [told("a", gpus=2, local_rank=0, local_world_size=1) for _ in range(2)],
+            "ranks 0 and 1 both take GPU 0 of a: start torchrun once on each host, or pass "
+            "--device cpu",
+        ),
+        (
+            [told("a"), told("a"), told("b")],
+            "a has 2 ranks, and b 1: start as many on each host",
+        ),
+        (
+            [told("a"), told("b"), told("a"), told("b")],
+            "rank 0 is on a, and rank 1 on b, where hosts have 2 ranks each: those of a host must "
+            "follow one another, as by srun --distribution=block",
+        ),
+        (
+            [told("a", local_rank=rank % 2, local_world_size=2) for rank in range(3)],
+            "environment: LOCAL_WORLD_SIZE 2 does not divide WORLD_SIZE 3: start torchrun with the "
+            "same --nproc-per-node on each host",
+        ),
+    ],
+)
+def test_a_cluster_that_cannot_train_is_refused_in_one_line(
+    everyone: list[Told], line: str
+) -> None:
+    for rank in range(len(everyone)):
+        with pytest.raises(SharedError) as refused:
+            standing(everyone, rank)
+        assert str(refused.value) == line

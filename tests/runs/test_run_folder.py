@@ -1,0 +1,267 @@
+"""A run's folder: what it takes for its own, and what for somebody else's."""
+
+import errno
+import fcntl
+import gc
+import hashlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dat_rec.checkpoint.checkpoint import checkpoints, newest_whole
+from dat_rec.config import preset
+from dat_rec.data.dataset import Dataset
+from dat_rec.dist.process_group import process_group
+from dat_rec.errors import DiskError, SharedError, UserError
+from dat_rec.files import sha256, write_json
+from dat_rec.runs.run_folder import RunFolder
+from dat_rec.runs.status import status
+from dat_rec.train import run_folder
+from tests.distributed.ranks import run_ranks
+
+FIRST_WRITTEN = ["schema.json", "rows", "plan.json", "plan.txt", "config.json"]
+
+
+@pytest.mark.parametrize("written", range(len(FIRST_WRITTEN)))
+def test_a_start_killed_before_its_configuration_does_not_bar_the_next(
+    written: int, planted: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with process_group(60) as context:
+        folder = RunFolder(preset("modern", planted.folder, out), planted, context)
+        folder.begin([], 1)
+        assert sorted(path.name for path in out.iterdir()) == sorted(
+            [".lock", ".writer", *FIRST_WRITTEN]
+        )
+        # As kill -9 leaves it: one file or folder half-written, no later one.
+        half = FIRST_WRITTEN[written]
+        (out / half).rename(out / (half + ".partial"))
+        for name in FIRST_WRITTEN[written + 1 :]:
+            (out / name).rename(tmp_path / name)
+        del folder  # and with it the lock
+        folder = RunFolder(preset("modern", planted.folder, out), planted, context)
+        folder.check()
+        folder.begin([], 1)
+        assert (out / "config.json").exists()
+
+
+def test_a_second_process_cannot_train_in_the_folder(planted: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    with (out / ".lock").open("w") as lock, process_group(60) as context:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = RunFolder(preset("modern", planted.folder, out), planted, context)
+        folder.check()
+        with pytest.raises(UserError, match="another process trains here"):
+            folder.begin([], 1)
+    assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "resumes"),
+    [
+        (["a:1:10"], ("a:1:10",), True),
+        (["a:1:10", "b:1:10"], ("b:1:10", "c:9:99"), True),  # a host was lost, another came
+        (["a:1:10"], ("a:1:11",), False),  # another process by the same number
+        (["a:1:10"], (), False),
+        ([], (), False),
+        ("a:1:10", ("a:1:10",), False),
+    ],
+)
+def test_only_the_torchrun_that_began_a_run_resumes_it_unasked(
+    before: object, now: tuple[str, ...], resumes: bool, planted: Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"launch": before}))
+    config = replace(preset("modern", planted.folder, tmp_path), overwrite=True)
+    with process_group(60) as context:
+        folder = RunFolder(config, planted, replace(context, launchers=now))
+        assert folder.resume == resumes
+
+
+def test_a_folder_with_anything_else_is_not_touched(planted: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("mine")
+    with process_group(60) as context:
+        folder = RunFolder(preset("modern", planted.folder, tmp_path), planted, context)
+        with pytest.raises(UserError, match="is there and is no run"):
+            folder.check()
+
+
+def looks(dataset: Dataset, folders: Path) -> tuple[Any, ...]:
+    """What each rank takes for the state of the run, of which it sees a folder of its own."""
+    with process_group(60) as context:
+        out = folders / str(context.rank)
+        config = replace(preset("modern", dataset.folder, out), resume=True)
+        folder = RunFolder(config, dataset, context)
+        found = newest_whole(out)
+        return folder.global_batch(), folder.summary(), found
+
+
+def test_all_ranks_take_the_folder_for_what_the_first_one_sees(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    """Of a folder on a network file system another host may see an older state."""
+    first, second = tmp_path / "0", tmp_path / "1"
+    checkpoint = first / "checkpoints" / "step-00000005"
+    for folder in (checkpoint, second / "checkpoints" / "step-00000003"):
+        folder.mkdir(parents=True)
+    (checkpoint / "checkpoint.json").write_text("{}")
+    digest = hashlib.sha256(b"{}").hexdigest()
+    (checkpoint / "sha256.json").write_text(json.dumps({"checkpoint.json": digest}))
+    (first / "config.json").write_text(json.dumps({"global_batch": 77}))
+    (first / "train.json").write_text('{"steps": 5}')
+    found = run_ranks(looks, 2, planted, tmp_path)
+    assert found == [(77, {"steps": 5}, (5, checkpoint))] * 2
+
+
+def crash(dataset: Dataset, out: Path, *, begun: bool, error: Exception) -> None:
+    with process_group(60) as context:
+        folder = RunFolder(preset("modern", dataset.folder, out), dataset, context)
+        folder.check()
+        if begun:
+            folder.begin([], 1)
+        raise error
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_crash_is_recorded_also_before_the_run_has_begun_and_does_not_bar_the_next_start(
+    begun: bool, planted: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(IndexError):
+        crash(planted, out, begun=begun, error=IndexError("list index out of range"))
+    found = json.loads((out / "failure.json").read_text())
+    assert found["reason"] == "IndexError: list index out of range"
+    # There is nothing to resume.
+    wanted = "the same command with --overwrite" if begun else "the same command"
+    assert found["command"] == wanted
+    told = status(out)
+    assert (told.state, told.failure, told.command) == ("failed", found, wanted)
+    gc.collect()  # and with the frames of the crash the lock
+    with process_group(60) as context:
+        config = replace(preset("modern", planted.folder, out), overwrite=begun)
+        folder = RunFolder(config, planted, context)
+        folder.check()
+        folder.begin([], 1)
+    assert not (out / "failure.json").exists()
+
+
+def test_what_is_refused_before_the_run_has_begun_leaves_no_trace(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(UserError, match="no such table"):
+        crash(planted, out, begun=False, error=UserError("--pin x: no such table"))
+    assert not out.exists()
+
+
+def test_a_start_that_fails_beside_another_that_trains_leaves_its_record_alone(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    with (out / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(IndexError):
+            crash(planted, out, begun=False, error=IndexError("list index out of range"))
+    assert [path.name for path in out.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("resume", "times", "error", "words"),
+    [
+        (True, 1, None, ""),
+        # An exit code after which a scheduler starts the job again.
+        (True, 1000, DiskError, "tried for 1 s: free the disk or mend the folder, then start it"),
+        (False, 1, SharedError, "cannot be written (No space left on device): choose another"),
+    ],
+)
+def test_a_run_to_go_on_with_waits_for_a_full_disk_and_a_new_one_is_refused(
+    resume: bool,
+    times: int,
+    error: type[Exception] | None,
+    words: str,
+    planted: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, real, calls = tmp_path / "run", run_folder.write_json, []
+
+    def full(path: Path, value: Any) -> None:
+        calls.append(path)
+        if len(calls) <= times:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, value)
+
+    monkeypatch.setattr(run_folder, "write_json", full)
+    config = replace(preset("modern", planted.folder, out), resume=resume, disk_patience_s=1)
+    with process_group(60) as context:
+        folder = RunFolder(config, planted, context)
+        if error is None:
+            folder.begin([], 1)
+        else:
+            with pytest.raises(error, match=re.escape(words)) as caught:
+                folder.begin([], 1)
+            assert type(caught.value) is error
+    assert (out / "config.json").exists() == (error is None)
+
+
+def test_the_summary_of_a_run_that_has_ended_waits_for_a_full_disk(
+    planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real, calls = tmp_path / "run", run_folder.write_json, []
+
+    def full(path: Path, value: Any) -> None:
+        calls.append(path)
+        if path.name == "train.json" and len(calls) < 6:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, value)
+
+    monkeypatch.setattr(run_folder, "write_json", full)
+    with process_group(60) as context:
+        folder = RunFolder(preset("modern", planted.folder, out), planted, context)
+        folder.begin([], 1)
+        folder.finish({"steps": 1})
+    assert json.loads((out / "train.json").read_text()) == {"steps": 1}
+    assert len(calls) == 6
+
+
+def test_what_an_earlier_start_removes_meanwhile_does_not_end_this_one(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    left = out / "checkpoints" / "step-00000010.theirs.partial"
+    left.parent.mkdir(parents=True)
+    left.touch()  # what can be removed as a folder no more
+    config = replace(preset("modern", planted.folder, out), resume=True)
+    with process_group(60) as context:
+        RunFolder(config, planted, context).begin([], 1)
+    assert (out / "config.json").exists()
+
+
+def test_a_start_that_is_refused_sets_no_checkpoint_aside(planted: Dataset, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    older, damaged, later = (out / "checkpoints" / f"step-0000000{step}" for step in (1, 2, 3))
+    for folder in (older, damaged):
+        folder.mkdir(parents=True)
+        write_json(folder / "checkpoint.json", {})
+        write_json(folder / "sha256.json", {"checkpoint.json": sha256(folder / "checkpoint.json")})
+    (damaged / "checkpoint.json").write_text("rubbish")
+    write_json(out / "config.json", {"global_batch": 4})
+    config = replace(preset("modern", planted.folder, out), resume=True)
+    with process_group(60) as context:
+        passed_over: list[Path] = []
+        assert newest_whole(out, passed_over=passed_over) == (1, older)
+        later.mkdir()  # by a start that lives
+        with (out / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(UserError, match="another process trains here"):
+                RunFolder(config, planted, context).begin([], 1, passed_over)
+        assert [step for step, _ in checkpoints(out)] == [1, 2, 3]
+        RunFolder(config, planted, context).begin([], 1, passed_over)
+    assert [step for step, _ in checkpoints(out)] == [1, 3]
+    assert damaged.with_name(damaged.name + ".damaged").is_dir()
