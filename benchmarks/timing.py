@@ -1,6 +1,11 @@
-"""Steps of several kinds, timed in turn, so that what disturbs the machine disturbs all."""
+"""Steps of several kinds, timed in turn, so that what disturbs the machine disturbs all.
+
+The order of each round is drawn anew: in a fixed one, the kind after the one that takes the most
+memory would always find the caches empty.
+"""
 
 import gc
+import random
 import time
 from collections.abc import Callable, Mapping
 
@@ -29,13 +34,16 @@ def interleaved(
         for _ in range(warmup):
             step()
     times: dict[str, list[float]] = {name: [] for name in steps}
+    # Of several ranks all draw the same.
+    order, drawn = list(steps), random.Random(0)
     gc.collect()
     _wait_for_gpu()
     for _ in tqdm(range(rounds), desc="measure", unit="round"):
-        for name, step in steps.items():
+        drawn.shuffle(order)
+        for name in order:
             begin = clock()
             for _ in range(steps_a_round):
-                step()
+                steps[name]()
             _wait_for_gpu()
             times[name].append((clock() - begin) / steps_a_round)
     return times
