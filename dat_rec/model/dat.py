@@ -1,7 +1,7 @@
 """The Dual Augmented Two-tower model: ids in, unit vectors and augmented vectors out.
 
 Shapes: B examples, N negatives, D output width. Single-device code: the two
-EmbeddingBagCollections are sharded from outside (``dat_rec.parallel``).
+EmbeddingBagCollections are sharded from outside (``dat_rec.sharding``).
 """
 
 import fnmatch

@@ -7,7 +7,7 @@ import pytest
 import torch.distributed as dist
 
 from dat_rec.errors import DiskError, SharedError
-from dat_rec.parallel import agree
+from dat_rec.dist import agree
 from dat_rec.dist.agree import from_first, gathered, raise_first
 from dat_rec.dist.process_group import process_group
 from tests.distributed.ranks import run_ranks

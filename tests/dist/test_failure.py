@@ -12,7 +12,7 @@ import pytest
 import torch.distributed as dist
 
 from dat_rec.errors import Failure, RankError, StoppedError, UserError
-from dat_rec.parallel import failure as failure_module
+from dat_rec.dist import failure as failure_module
 from dat_rec.dist.agree import gathered
 from dat_rec.dist.failure import LastWords, fail_together, is_communication_error
 from dat_rec.dist.process_group import process_group

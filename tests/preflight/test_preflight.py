@@ -14,11 +14,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from dat_rec.parallel import preflight
 
 import dat_rec
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.process_group import process_group
+from dat_rec.preflight import preflight
 from dat_rec.preflight.host_facts import Facts, listening_address, own_facts
 from dat_rec.preflight.measures import Bandwidth, bandwidths
 from dat_rec.preflight.report import Check
