@@ -23,7 +23,8 @@ from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, build, endless
 from benchmarks.timing import interleaved, ratios
 from dat_rec.config import TrainConfig
-from dat_rec.dist.process_group import RankContext, process_group
+from dat_rec.dist.process_group import process_group
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.table_rules import ShardingType
 from dat_rec.train.objective import TERMS
 

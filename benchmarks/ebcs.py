@@ -28,7 +28,8 @@ from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, endless
 from benchmarks.timing import interleaved, ratios
 from dat_rec.data.batch import Batch, negative_key
-from dat_rec.dist.process_group import RankContext, process_group
+from dat_rec.dist.process_group import process_group
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.planner.plan_table import plan_to_json
 from dat_rec.sharding.initial_tables import initialize_tables

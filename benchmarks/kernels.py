@@ -21,7 +21,8 @@ from benchmarks.ranks import on_ranks
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, build, endless
 from benchmarks.timing import interleaved, ratios
-from dat_rec.dist.process_group import RankContext, process_group
+from dat_rec.dist.process_group import process_group
+from dat_rec.dist.rank_context import RankContext
 
 PINS = {"fused": "*=table_wise,fused", "dense": "*=data_parallel,dense"}
 BATCHES = 8

@@ -28,7 +28,7 @@ from dat_rec.commands.plan_options import PlanConfig
 from dat_rec.dist.process_group import process_group
 from dat_rec.planner.ask import ask
 from dat_rec.planner.table_file import read_tables
-from dat_rec.sharding.table_shards import table_pieces
+from dat_rec.sharding.table_shards import table_shards
 
 TABLES = Path(__file__).parents[1] / "docs" / "meituan_tables.json"
 FP16 = ("user", "item", "augmented_*")
@@ -91,7 +91,7 @@ def trained(shape: Shape, memory_gb: float, steps: Steps) -> dict[str, Any]:
         begin = time.perf_counter()
         built = build(shape, config, context)
         built_s, after = time.perf_counter() - begin, _resident_bytes()
-        pieces = table_pieces(built.model)
+        shards = table_shards(built.model)
         pipeline = TrainPipelineSparseDist(
             built.model, built.optimizer, context.device, execute_all_batches=True
         )
@@ -104,7 +104,7 @@ def trained(shape: Shape, memory_gb: float, steps: Steps) -> dict[str, Any]:
             pipeline.progress(batches)
             times.append(time.perf_counter() - begin)
         estimate = built.estimate.ranks[0]
-    tensors = [t for piece in pieces for t in (piece.weights, piece.accumulator) if t is not None]
+    tensors = [t for shard in shards for t in (shard.weights, shard.accumulator) if t is not None]
     return {
         "samples_per_s": shape.batch_size * len(times) / sum(times),
         "samples_per_s_by_step": percentiles([shape.batch_size / s for s in times]),

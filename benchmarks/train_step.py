@@ -32,7 +32,8 @@ from benchmarks.shapes import Shape, build, endless
 from benchmarks.timing import interleaved, ratios
 from dat_rec.config import Device, TrainConfig
 from dat_rec.data.batch import Batch
-from dat_rec.dist.process_group import RankContext, process_group
+from dat_rec.dist.process_group import process_group
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.model.losses import category_alignment, category_moments
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.sharding.shard import EPS

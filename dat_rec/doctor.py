@@ -293,7 +293,7 @@ def cluster_main(out: Path | None, device: Device = "auto", *, as_json: bool = F
 
     with process_group(CLUSTER_TIMEOUT_S, device=device) as context:
         found = preflight(context, out).report
-        if context.is_first:
+        if context.is_rank_zero:
             print(json.dumps(found.as_json(), indent=2) if as_json else found.text())
     return 0 if found.ok else 2
 

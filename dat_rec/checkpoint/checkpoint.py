@@ -41,11 +41,11 @@ from dat_rec.disk import (
     say,
     system_error,
 )
-from dat_rec.dist.agree import from_first, gathered, raise_first
-from dat_rec.dist.process_group import RankContext
+from dat_rec.dist.agree import all_gather_object, broadcast_from_rank_0, raise_first
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import DiskError, SharedError, SupersededError, UserError
 from dat_rec.files import OLD_SUFFIX, PARTIAL_SUFFIX, publish, read_json, sha256, write_json
-from dat_rec.sharding.table_shards import table_pieces
+from dat_rec.sharding.table_shards import table_shards
 
 T = TypeVar("T")
 VERSION = 1
@@ -150,7 +150,7 @@ class CheckpointWriter:
         kept = (self._keep, self._keep_best)
         job = _Job(self._run, step, facts, kept, self._group, self._fence)
         # If one has no room, training waits for it: all write before they go on.
-        if all(gathered(self._background and self._has_room(blocks))):
+        if all(all_gather_object(self._background and self._has_room(blocks))):
             self._pending = _Pending(job, self._thread.submit(job.write, copied(blocks)))
         else:
             job.end_after(self._patience_s if last else WAITING_S)
@@ -213,7 +213,7 @@ class CheckpointWriter:
         )
 
     def _tell_given_up(self, error: DiskError) -> None:
-        if self._context.is_first:
+        if self._context.is_rank_zero:
             say(f"{error}: given up; training goes on to the next checkpoint")
 
     def close(self) -> None:
@@ -278,7 +278,7 @@ class _Job:
             # Network file systems show the first rank's folder later elsewhere.
             unseen = self._unseen if self._rank else None
             own = self._together(lambda: self._write_own(blocks), unseen)
-            parts = gathered(own, self._group)
+            parts = all_gather_object(own, self._group)
             self._together(lambda: self._seal(parts) if self._rank == 0 else None)
         finally:
             if self._rank == 0:
@@ -506,7 +506,7 @@ def _of_first(look: Callable[[], T], *, alone: bool) -> T:
     """What the first rank sees."""
     if alone:
         return look()
-    seen: T = from_first(look() if dist.get_rank() == 0 else None)
+    seen: T = broadcast_from_rank_0(look() if dist.get_rank() == 0 else None)
     return seen
 
 
@@ -540,7 +540,7 @@ def _damage(folder: Path, *, alone: bool) -> _Damage | None:
         damage, unread = _of_error(error, folder, missing=not rank)
     if not alone:
         raise_first(unread)
-        found = [one for one in gathered(damage) if one is not None]
+        found = [one for one in all_gather_object(damage) if one is not None]
         # Of several, what is sure.
         return min(found, key=lambda one: not one.sure, default=None)
     if unread is not None:
@@ -710,8 +710,8 @@ def load_weights(folder: Path, model: nn.Module) -> None:
     try:
         _, files = read_index(folder)
         with torch.no_grad():
-            for piece in table_pieces(model):
-                files.read_into(f"tables/{piece.table}/weight", piece.weights, (0, 0), piece.shape)
+            for shard in table_shards(model):
+                files.read_into(f"tables/{shard.table}/weight", shard.weights, (0, 0), shard.shape)
             load_towers(files, model)
     except (OSError, UserError) as error:
         if system_error(error) is not None:

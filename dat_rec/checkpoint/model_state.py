@@ -16,7 +16,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 from dat_rec.checkpoint.tensor_files import Block, TensorFiles, row_chunks
 from dat_rec.errors import UserError
-from dat_rec.sharding.table_shards import Piece, is_table, plain_name, table_pieces
+from dat_rec.sharding.table_shards import TableShard, is_table, plain_name, table_shards
 
 ADAM = ("exp_avg", "exp_avg_sq", "step")
 
@@ -31,9 +31,9 @@ def blocks_of(model: nn.Module, optimizer: CombinedOptimizer, copies: int = 1) -
     """
     rank = dist.get_rank()
     blocks = []
-    for piece in table_pieces(model, optimizer):
-        if rank == 0 if piece.replicated else rank % copies == 0:
-            blocks += _piece_blocks(piece)
+    for shard in table_shards(model, optimizer):
+        if rank == 0 if shard.replicated else rank % copies == 0:
+            blocks += _shard_blocks(shard)
     if rank == 0:
         blocks += [
             Block(name, tensor.detach(), (0,) * tensor.dim(), tuple(tensor.shape))
@@ -42,15 +42,15 @@ def blocks_of(model: nn.Module, optimizer: CombinedOptimizer, copies: int = 1) -
     return blocks
 
 
-def _piece_blocks(piece: Piece) -> list[Block]:
-    place = (piece.row, piece.column)
-    blocks = [Block(f"tables/{piece.table}/weight", piece.weights, place, piece.shape)]
-    sums, name = piece.accumulator, f"tables/{piece.table}/accumulator"
+def _shard_blocks(shard: TableShard) -> list[Block]:
+    place = (shard.row, shard.column)
+    blocks = [Block(f"tables/{shard.table}/weight", shard.weights, place, shard.shape)]
+    sums, name = shard.accumulator, f"tables/{shard.table}/accumulator"
     if sums is not None and sums.dim() == 2:
-        blocks.append(Block(name, sums, place, piece.shape))
-    elif sums is not None and piece.column == 0:
+        blocks.append(Block(name, sums, place, shard.shape))
+    elif sums is not None and shard.column == 0:
         # All column shards of a row have the same sum.
-        blocks.append(Block(name, sums, place[:1], piece.shape[:1]))
+        blocks.append(Block(name, sums, place[:1], shard.shape[:1]))
     return blocks
 
 
@@ -88,17 +88,17 @@ def load_into(files: TensorFiles, model: nn.Module, optimizer: CombinedOptimizer
     Raises:
         UserError: a tensor is missing or has another shape.
     """
-    for piece in table_pieces(model, optimizer):
-        name = f"tables/{piece.table}"
-        place = (piece.row, piece.column)
-        files.read_into(f"{name}/weight", piece.weights, place, piece.shape)
-        if (sums := piece.accumulator) is not None:
+    for shard in table_shards(model, optimizer):
+        name = f"tables/{shard.table}"
+        place = (shard.row, shard.column)
+        files.read_into(f"{name}/weight", shard.weights, place, shard.shape)
+        if (sums := shard.accumulator) is not None:
             elementwise = sums.dim() == 2
             files.read_into(
                 f"{name}/accumulator",
                 sums,
                 place if elementwise else place[:1],
-                piece.shape if elementwise else piece.shape[:1],
+                shard.shape if elementwise else shard.shape[:1],
             )
     load_towers(files, model)
     tower_optimizer = _tower_optimizer(optimizer)

@@ -1,9 +1,9 @@
-"""What one rank found wrong in, the same stop on all ranks out, instead of a hang.
+"""Agree on values and errors across ranks, so that all go on, or all stop with the same words.
 
-Every function here is a collective: all ranks call it, at the same point. Ranks come to it from
-work of their own, mostly on a disk, which may take one of them long: the others wait as long as
-that one lives, whatever the network's time-out. A rank that dies meanwhile breaks its connections,
-or falls silent, and ends the wait (``dist/failure.py``).
+Every function here is a collective: all ranks call it, at the same point. Between two calls a rank
+may work on a disk for long, so these collectives have no timeout: the others wait as long as that
+rank lives. If it dies meanwhile, its broken connections or missing heartbeats end the wait
+(``dat_rec.dist.fail_together``).
 """
 
 from collections.abc import Iterator
@@ -15,88 +15,82 @@ import torch.distributed as dist
 
 from dat_rec.errors import DiskError, SharedError, UserError
 
-PATIENCE = timedelta(days=30)
-"""No time-out, in words that gloo understands."""
-CONNECT = timedelta(minutes=5)
-"""In which the ranks must connect all the same."""
+NO_TIMEOUT = timedelta(days=30)
+"""The largest timeout that gloo takes in good faith; it has no word for none."""
+CONNECT_TIMEOUT = timedelta(minutes=5)
+"""Maximum time in which the ranks must connect all the same."""
 _made: list[tuple[Any, dist.ProcessGroup]] = []
-"""The world of ranks that there is now, and its patient group."""
+"""The default process group of now, and the patient group that belongs to it."""
 
 
-def patient_group(connect: timedelta = CONNECT) -> dist.ProcessGroup:
-    """A new group of all ranks on CPU, in which they wait for one another as long as they live.
+def patient_group(connect_timeout: timedelta = CONNECT_TIMEOUT) -> dist.ProcessGroup:
+    """Make a gloo group of all ranks in which they wait for one another without a timeout.
 
     Args:
-        connect: time in which they must have connected.
+        connect_timeout: maximum time in which they must connect.
     """
-    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=connect)
-    dist.distributed_c10d._set_pg_timeout(PATIENCE, group)
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=connect_timeout)
+    dist.distributed_c10d._set_pg_timeout(NO_TIMEOUT, group)
     return group
 
 
-def connect(timeout: timedelta = CONNECT) -> None:
-    """Make the group of what is agreed on here, while the ranks stand at the same point.
+def connect(timeout: timedelta = CONNECT_TIMEOUT) -> None:
+    """Make the group that the functions below use, while all ranks stand at the same point.
 
-    Without it the first call does so, which some of them may come to long before the others.
+    Otherwise their first call makes it, to which some ranks may come later than the timeout.
 
     Args:
-        timeout: in which they must have connected.
+        timeout: maximum time in which the ranks must connect.
     """
     if dist.get_world_size() > 1 and (not _made or _made[0][0] is not dist.group.WORLD):
         _made[:] = [(dist.group.WORLD, patient_group(timeout))]
 
 
 def _all_ranks() -> dist.ProcessGroup | None:
-    """The group of what is agreed on here; of one rank, the default."""
+    """Return the group that the functions below use; None, the default one, for a single rank."""
     if dist.get_world_size() == 1:
         return None
     connect()
     return _made[0][1]
 
 
-def gathered(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Every rank's value.
+def all_gather_object(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
+    """Return every rank's value, by rank.
 
     Args:
-        value: this rank's; it can be pickled.
-        group: of all ranks, patient; one that the calls here share without it.
+        value: this rank's, of anything that can be pickled.
+        group: a patient group of all ranks; None for the one that this module shares.
     """
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value, group=group or _all_ranks())
     return values
 
 
-def from_first(value: Any) -> Any:
-    """The first rank's value, on all ranks: what it has looked at may look otherwise elsewhere."""
+def broadcast_from_rank_0(value: Any) -> Any:
+    """Return rank 0's value on all ranks: what it saw on a disk may look otherwise elsewhere."""
     values = [value]
     dist.broadcast_object_list(values, group=_all_ranks())
     return values[0]
 
 
-def first_problem(problem: str, group: dist.ProcessGroup | None = None) -> tuple[int, str]:
-    """The lowest rank with a problem, and its words; (-1, "") when all is well.
-
-    Args:
-        problem: this rank's, or nothing.
-        group: as ``gathered``'s.
-    """
-    problems = gathered(problem, group)
-    return next(((rank, text) for rank, text in enumerate(problems) if text), (-1, ""))
+def wait_for_all_ranks() -> None:
+    """Return when all ranks have called this; a barrier without a timeout."""
+    all_gather_object(None)
 
 
 def raise_first(error: SharedError | None, group: dist.ProcessGroup | None = None) -> None:
     """Raise on every rank the error of the lowest rank that has one.
 
-    An error that no later try mends comes before a ``DiskError``.
+    A ``DiskError``, which a later try may mend, gives way to an error of another class.
 
     Args:
-        error: this rank's, or nothing.
-        group: as ``gathered``'s.
+        error: this rank's, or None.
+        group: as of ``all_gather_object``.
 
     Raises:
         SharedError: that error, of its own class.
     """
-    found = [one for one in gathered(error, group) if one is not None]
+    found = [one for one in all_gather_object(error, group) if one is not None]
     if found:
         raise min(found, key=lambda one: isinstance(one, DiskError))
 
@@ -104,40 +98,45 @@ def raise_first(error: SharedError | None, group: dist.ProcessGroup | None = Non
 def raise_together(problem: str) -> None:
     """Raise on every rank if one of them has a problem.
 
+    Args:
+        problem: this rank's, in words; empty for none.
+
     Raises:
-        SharedError: with that rank's words.
+        SharedError: with the words of the lowest rank that has a problem.
     """
-    _, text = first_problem(problem)
-    if text:
-        raise SharedError(text)
+    raise_first(SharedError(problem) if problem else None)
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """What a rank refuses in the block, which must hold no collective, all ranks refuse.
+    """Refuse on all ranks what one of them refuses in the block, which must hold no collective.
 
     Raises:
-        SharedError: on every rank, with the words of the first that refuses; it is named where
-            another finds nothing wrong, as hosts see other disks.
+        SharedError: on every rank, with the words of the lowest rank that refuses. The rank is
+            named if another finds nothing wrong, since hosts may see different disks.
     """
     problem = ""
     try:
         yield
     except UserError as error:
         problem = str(error)
-    problems = gathered(problem)
+    problems = all_gather_object(problem)
     for rank, text in enumerate(problems):
         if text:
             raise SharedError(text if all(problems) else f"rank {rank}: {text}")
 
 
 def check_same_on_all_ranks(value: str, what: str) -> None:
-    """Refuse to go on when ranks disagree (about the configuration, the plan, the data).
+    """Refuse to go on if ranks disagree.
+
+    Args:
+        value: this rank's, of the configuration, the plan or the data.
+        what: what it is, for the message.
 
     Raises:
-        SharedError: on every rank alike.
+        SharedError: on every rank, with the lowest rank that differs from rank 0.
     """
-    values = gathered(value)
+    values = all_gather_object(value)
     differing = [rank for rank, other in enumerate(values) if other != values[0]]
     if differing:
         raise SharedError(

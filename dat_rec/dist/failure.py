@@ -98,7 +98,7 @@ def in_short(error: BaseException) -> str:
 
 
 @dataclass
-class LastWords:
+class FailureReporter:
     """Where a rank that ends leaves what it knows of the failure, once there is such a place."""
 
     write: Callable[[Failure], str] | None = None
@@ -142,7 +142,7 @@ def _in_time(action: Callable[[], str]) -> str | None:
 
 @contextmanager
 def fail_together(
-    store: dist.Store, rank: int, world_size: int, timeout_s: float, last_words: LastWords
+    store: dist.Store, rank: int, world_size: int, timeout_s: float, failure_reporter: FailureReporter
 ) -> Iterator[None]:
     """Watch over the block: a failure in it, here or elsewhere, ends all ranks.
 
@@ -151,7 +151,7 @@ def fail_together(
         rank: this process's.
         world_size: number of ranks.
         timeout_s: seconds without an answer after which a rank is given up, at most.
-        last_words: takes what this rank knows of a failure.
+        failure_reporter: takes what this rank knows of a failure.
 
     Raises:
         RankError: another rank failed; names it, and its error.
@@ -159,7 +159,7 @@ def fail_together(
     """
     watch = None
     if world_size > 1:
-        watch = _Watch(store, rank, world_size, min(LOST_S, timeout_s), last_words)
+        watch = _Watch(store, rank, world_size, min(LOST_S, timeout_s), failure_reporter)
     try:
         with _memory_errors(), _not_interrupted_while_ending():
             yield
@@ -169,7 +169,7 @@ def fail_together(
     except SupersededError:  # the folder is another start's
         raise
     except SharedError as error:
-        last_words.leave(Failure("error", None, str(error)), error)
+        failure_reporter.leave(Failure("error", None, str(error)), error)
         raise
     except (StoppedError, KeyboardInterrupt) as stop:
         reason = str(stop) or INTERRUPTED
@@ -177,22 +177,22 @@ def fail_together(
         if silent and isinstance(stop, StoppedError):
             # torchrun stops the ranks that live, when one has died.
             failure = _died(silent)
-            lost = RankError(f"{failure}: {last_words.how_to_go_on()}")
-            last_words.leave(failure, lost)
+            lost = RankError(f"{failure}: {failure_reporter.how_to_go_on()}")
+            failure_reporter.leave(failure, lost)
             raise lost from stop
-        last_words.leave(Failure("stopped", None, reason), stop)
+        failure_reporter.leave(Failure("stopped", None, reason), stop)
         raise
     except BaseException as error:
         if watch and is_communication_error(error):
             failure = replace(watch.explain(), cause=in_short(error))
-            lost = RankError(f"{failure}: {last_words.how_to_go_on()}")
-            last_words.leave(failure, lost)
+            lost = RankError(f"{failure}: {failure_reporter.how_to_go_on()}")
+            failure_reporter.leave(failure, lost)
             raise lost from error
         user = isinstance(error, UserError | RankError)
         failure = Failure("error", rank, str(error) if user else f"{type(error).__name__}: {error}")
         if watch:
             watch.say(failure.reason)
-        last_words.leave(failure, error)
+        failure_reporter.leave(failure, error)
         raise
     finally:
         if watch:
@@ -245,13 +245,13 @@ class _Watch:
         rank: int,
         world_size: int,
         lost_s: float,
-        last_words: LastWords,
+        failure_reporter: FailureReporter,
     ) -> None:
         self._store = store
         self._rank = rank
         self._world_size = world_size
         self._lost_s = lost_s
-        self._last_words = last_words
+        self._last_words = failure_reporter
         self._closed = threading.Event()
         self._looks = 0
         heard, self._told = os.pipe()

@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,8 +19,8 @@ import torch.distributed as dist
 
 from dat_rec.config import Device
 from dat_rec.errors import RankError, UserError
-from dat_rec.dist.agree import connect, patient_group
-from dat_rec.dist.failure import LastWords, fail_together
+from dat_rec.dist.agree import connect
+from dat_rec.dist.failure import FailureReporter, fail_together
 from dat_rec.dist.launcher import (
     Standing,
     exchange,
@@ -29,45 +28,7 @@ from dat_rec.dist.launcher import (
     rank_and_world_size,
     standing,
 )
-
-
-@dataclass(frozen=True)
-class RankContext:
-    """Where this process stands."""
-
-    rank: int
-    world_size: int
-    local_rank: int
-    local_world_size: int
-    device: torch.device
-    memory_bytes: int
-    """Of the device, for this rank: a GPU's, or this rank's part of the machine's; the least of
-    all ranks."""
-    host_memory_bytes: int
-    """This rank's part of the machine's memory; the least of all ranks."""
-    timeout: timedelta
-    """Without an answer, after which the other ranks are given up."""
-    launchers: tuple[str, ...] = ()
-    """The torchrun processes that have started the ranks; the same after a restart by them."""
-    last_words: LastWords = field(default_factory=LastWords)
-    """Takes what this rank knows of a failure that ends it."""
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process speaks for all."""
-        return self.rank == 0
-
-    def own_group(self, *, patient: bool = False) -> dist.ProcessGroup:
-        """Another group of all ranks on CPU, whose messages do not meet those of training.
-
-        Args:
-            patient: for work on a disk, which has no time-out.
-        """
-        if patient:
-            return patient_group(self.timeout)
-        # Left alone, it would wait for half an hour, whatever the default group's time-out.
-        group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=self.timeout)
-        return group
+from dat_rec.dist.rank_context import RankContext
 
 
 @contextmanager
@@ -105,9 +66,9 @@ def process_group(
         except (ValueError, OSError, RuntimeError) as error:
             raise _cannot_meet(error) from error
         try:
-            last_words = LastWords()
+            failure_reporter = FailureReporter()
             prefixed = dist.PrefixStore("dat_rec", store)
-            with fail_together(prefixed, rank, world_size, timeout_s, last_words):
+            with fail_together(prefixed, rank, world_size, timeout_s, failure_reporter):
                 connect(timeout)
                 memory = _memory(stands.device, stands.local_world_size, memory_gb)
                 yield RankContext(
@@ -119,7 +80,7 @@ def process_group(
                     *memory,
                     timeout,
                     _launchers(),
-                    last_words,
+                    failure_reporter,
                 )
         finally:
             # After a failure this may wait for ranks that are gone; the process ends anyway.

@@ -8,7 +8,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
 from dat_rec.dist.agree import raise_together, together
-from dat_rec.dist.process_group import RankContext
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
 from dat_rec.planner.estimate import PlanEstimate
 from dat_rec.planner.plan import make_plan
@@ -42,7 +42,7 @@ def plan_and_shard(
     fuse_optimizer(model, options)
     plans = [plan]
     problem = ""
-    if plan is None and context.is_first:
+    if plan is None and context.is_rank_zero:
         try:
             plans = [make_plan(model, pooling_factors, context, options, estimate)]
         except UserError as error:

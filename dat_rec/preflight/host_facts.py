@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import dat_rec
-from dat_rec.dist.process_group import RankContext
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.versions import STACK
 
 SHM = Path("/dev/shm")

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dat_rec.dist.agree import from_first, gathered
-from dat_rec.dist.process_group import RankContext
+from dat_rec.dist.agree import all_gather_object, broadcast_from_rank_0
+from dat_rec.dist.rank_context import RankContext
 
 PREFIX = ".preflight-"
 """Of the files by which ranks look whether they see the same folder."""
@@ -59,18 +59,18 @@ def check_shared(out: Path, speakers: Sequence[int]) -> SharedFolder:
     chosen: list[Any] = [None, None]
     if rank == 0:
         chosen = [str(_nearest(out.resolve())), PREFIX + uuid.uuid4().hex]
-    chosen = from_first(chosen)
+    chosen = broadcast_from_rank_0(chosen)
     folder, token = Path(chosen[0]), str(chosen[1])
     files = {speaker: folder / f"{token}-{speaker}" for speaker in sorted({0, *speakers})}
     try:
         problems = [_write(files[rank], token) if rank in files else ""]
         # Nobody looks before all have written.
-        problems = gathered(problems[0])
+        problems = all_gather_object(problems[0])
         if not any(problems):
             looked = files.items() if rank == 0 else [(0, files[0])]
             found = [_read(path, token, writer) for writer, path in looked if writer != rank]
             # Nobody removes before all have looked.
-            problems = gathered(next((text for text in found if text), ""))
+            problems = all_gather_object(next((text for text in found if text), ""))
     finally:
         if rank in files:
             with suppress(OSError):

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch.distributed as dist
 
-from dat_rec.dist.agree import from_first
-from dat_rec.dist.process_group import RankContext
+from dat_rec.dist.agree import broadcast_from_rank_0
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import RankError, SharedError
 from dat_rec.preflight.host_facts import SHM, Facts, own_facts
 from dat_rec.preflight.measures import (
@@ -61,7 +61,7 @@ def preflight(context: RankContext, out: Path | None) -> Preflight:
     facts = named_apart(gathered)
     speakers = first_of_each_host(facts)
     # Whether to try a folder, and which, is rank 0's word.
-    wanted = from_first(out)
+    wanted = broadcast_from_rank_0(out)
     shared = check_shared(wanted, speakers) if wanted is not None else None
     offsets = clock_offsets(speakers, group)
     rates = [bandwidths(context)] if context.world_size > 1 else []
@@ -69,7 +69,7 @@ def preflight(context: RankContext, out: Path | None) -> Preflight:
     dist.all_gather_object(all_rates, rates, group=group)
     seconds = time.perf_counter() - begin
     found: list[Any] = [None]
-    if context.is_first:
+    if context.is_rank_zero:
         measured = [rate for (rate,) in all_rates] if context.world_size > 1 else []
         checks = (
             check_ranks(facts),

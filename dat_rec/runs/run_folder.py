@@ -21,8 +21,8 @@ from dat_rec.config import TrainConfig, differences, to_json
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.rows import copy_rows
 from dat_rec.disk import Patience, keep_trying, may_pass, reason, system_error
-from dat_rec.dist.agree import from_first, gathered
-from dat_rec.dist.process_group import RankContext
+from dat_rec.dist.agree import all_gather_object, broadcast_from_rank_0, wait_for_all_ranks
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import DiskError, SharedError, SupersededError, UserError
 from dat_rec.files import PARTIAL_SUFFIX, publish, read_json, whole_file, write_json
 from dat_rec.planner.plan_table import plan_to_text
@@ -49,7 +49,7 @@ class RunFolder:
         self._dataset = dataset
         self._context = context
         self._path = config.out
-        self.hosts: tuple[str, ...] = tuple(gathered(platform.node()))
+        self.hosts: tuple[str, ...] = tuple(all_gather_object(platform.node()))
         """Every rank's."""
         self._global_batch: int | None = None
 
@@ -151,13 +151,13 @@ class RunFolder:
             write_json(run / "config.json", to_json(config) | facts)
             forget_failure(run)
 
-        gathered("ready")  # a rank that has failed before leaves the folder as it was
+        wait_for_all_ranks()  # a rank that has failed before leaves the folder as it was
         self._first(record)
         self._leave_failures(begun=True)
 
     def _leave_failures(self, *, begun: bool) -> None:
         """From now on what fails is told in the folder; before the run has begun, no refusals."""
-        fence, rank, words = self.fence, self._context.rank, self._context.last_words
+        fence, rank, words = self.fence, self._context.rank, self._context.failure_reporter
         words.write = FailureRecord(
             self._path, fence.token, fence.command, rank, self.hosts, begun=begun
         )
@@ -227,7 +227,7 @@ class RunFolder:
         problem: SharedError | None = None
         result: T | None = None
         patience_s = self._config.disk_patience_s if patient or self._config.resume else 0
-        if self._context.is_first:
+        if self._context.is_rank_zero:
             try:
                 if patience_s:
                     what = f"{self._path}: rank 0"
@@ -238,7 +238,7 @@ class RunFolder:
                 problem = error
             except (OSError, UserError) as error:
                 problem = self._problem(error, patience_s)
-        problem, result = from_first((problem, result))
+        problem, result = broadcast_from_rank_0((problem, result))
         if problem is not None:
             raise problem
         return cast(T, result)

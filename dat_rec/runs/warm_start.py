@@ -26,11 +26,11 @@ from dat_rec.config import TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.rows import row_values
 from dat_rec.data.schema import ITEM, UNKNOWN, USER, Schema
-from dat_rec.dist.agree import gathered
+from dat_rec.dist.agree import all_gather_object
 from dat_rec.errors import SharedError, UserError
 from dat_rec.model.dat import AUGMENTED
 from dat_rec.runs.recorded import load_config
-from dat_rec.sharding.table_shards import Piece, table_pieces
+from dat_rec.sharding.table_shards import TableShard, table_shards
 
 ROWS = "rows"
 """Folder of a run that says what its embedding rows stand for."""
@@ -99,15 +99,15 @@ def warm_start(run: Path, dataset: Dataset, model: nn.Module, optimizer: Combine
         kept: dict[str, int] = {}
         _, files = read_index(folder)
         load_towers(files, model)
-        for piece in table_pieces(model, optimizer):
-            rows = files.kind(f"tables/{piece.table}/weight")[1][0]
-            source = _source_rows(run, rows, dataset, piece)
-            _take(files, f"tables/{piece.table}/weight", piece.weights, source, piece.column)
-            if piece.accumulator is not None:
-                name = f"tables/{piece.table}/accumulator"
-                _take(files, name, piece.accumulator, source, piece.column)
-            if piece.column == 0 and (not piece.replicated or dist.get_rank() == 0):
-                table = piece.table.rsplit(".", 1)[1]
+        for shard in table_shards(model, optimizer):
+            rows = files.kind(f"tables/{shard.table}/weight")[1][0]
+            source = _source_rows(run, rows, dataset, shard)
+            _take(files, f"tables/{shard.table}/weight", shard.weights, source, shard.column)
+            if shard.accumulator is not None:
+                name = f"tables/{shard.table}/accumulator"
+                _take(files, name, shard.accumulator, source, shard.column)
+            if shard.column == 0 and (not shard.replicated or dist.get_rank() == 0):
+                table = shard.table.rsplit(".", 1)[1]
                 kept[table] = kept.get(table, 0) + int((source >= 0).sum())
         return kept
 
@@ -122,30 +122,32 @@ def _table_name(table: str) -> str:
     return {AUGMENTED[USER]: USER, AUGMENTED[ITEM]: ITEM}.get(name, name)
 
 
-def _source_rows(run: Path, old_rows: int, dataset: Dataset, piece: Piece) -> NDArray[np.int64]:
-    """For each row of the piece, the row of the old table that means the same, or −1.
+def _source_rows(
+    run: Path, old_rows: int, dataset: Dataset, shard: TableShard
+) -> NDArray[np.int64]:
+    """For each row of the shard, the row of the old table that means the same, or −1.
 
     Raises:
         UserError: what the rows stand for is not told of each, here or there.
     """
-    table = _table_name(piece.table)
+    table = _table_name(shard.table)
     old = row_values(run / ROWS, table)
     new = row_values(dataset.folder, table)
     for folder, values, rows in (
         (run / ROWS, old, old_rows),
-        (dataset.folder, new, piece.shape[0]),
+        (dataset.folder, new, shard.shape[0]),
     ):
         if len(values) != rows:
             raise UserError(
                 f"{folder} tells what {len(values)} rows of {table} stand for, and the table has "
                 f"{rows}"
             )
-    mine = new.slice(piece.row, len(piece.weights))
+    mine = new.slice(shard.row, len(shard.weights))
     found = pc.index_in(mine, value_set=old, skip_nulls=True)
     source: NDArray[np.int64] = (
         pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
     )
-    if piece.row == UNKNOWN:
+    if shard.row == UNKNOWN:
         source[UNKNOWN] = UNKNOWN
     return source
 
@@ -177,7 +179,7 @@ def _take(
 
 def _report(run: Path, step: int, schema: Schema, kept: dict[str, int]) -> None:
     """One line on stderr: how many rows of each table were taken over."""
-    parts = gathered(kept)
+    parts = all_gather_object(kept)
     if dist.get_rank():
         return
     total: dict[str, int] = {}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dat_rec.data.schema import UNKNOWN
-from dat_rec.sharding.table_shards import Piece, table_pieces
+from dat_rec.sharding.table_shards import TableShard, table_shards
 
 BLOCK_ROWS = 4096
 
@@ -28,17 +28,17 @@ def initialize_tables(model: nn.Module, seed: int, scale: float) -> None:
         seed: the run's seed.
         scale: half-width of the distribution, times √dim.
     """
-    for piece in table_pieces(model):
-        initialize_piece(piece, seed, scale)
+    for shard in table_shards(model):
+        initialize_shard(shard, seed, scale)
 
 
-def initialize_piece(piece: Piece, seed: int, scale: float) -> None:
-    """Fill one piece; its numbers are those that the whole table has there."""
-    dim = piece.shape[1]
+def initialize_shard(shard: TableShard, seed: int, scale: float) -> None:
+    """Fill one shard; its numbers are those that the whole table has there."""
+    dim = shard.shape[1]
     bound = scale / dim**0.5
-    row, column, weights = piece.row, piece.column, piece.weights
+    row, column, weights = shard.row, shard.column, shard.weights
     rows, columns = weights.shape
-    table = piece.table.rsplit(".", 1)[1]
+    table = shard.table.rsplit(".", 1)[1]
     for block in range(row // BLOCK_ROWS, -(-(row + rows) // BLOCK_ROWS)):
         first = block * BLOCK_ROWS
         start, stop = max(first, row), min(first + BLOCK_ROWS, row + rows)

@@ -19,12 +19,12 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim import Adagrad, RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
-from dat_rec.dist.process_group import RankContext
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
 from dat_rec.sharding.codecs import codecs
 from dat_rec.sharding.mean_gradients import MeanGradients
 from dat_rec.sharding.options import ShardingOptions
-from dat_rec.sharding.table_shards import table_pieces
+from dat_rec.sharding.table_shards import table_shards
 from dat_rec.sharding.whole_rows import WholeRows
 from dat_rec.table_rules import BY_COLUMN, SHARDING_TYPES
 
@@ -102,9 +102,9 @@ def shard(
 
 def average_copies(model: DMPCollection) -> None:
     """Make the copies of the tables, and their optimizers' state, the same again."""
-    # Looking at the pieces settles what the update has left open, and empties caches: either
+    # Looking at the shards settles what the update has left open, and empties caches: either
     # would else take the average's place.
-    table_pieces(model)
+    table_shards(model)
     model.sync()
 
 

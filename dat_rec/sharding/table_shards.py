@@ -1,7 +1,7 @@
-"""A sharded model in, the pieces of its tables on this rank out: weights, accumulators, places.
+"""A sharded model in, the shards of its tables on this rank out: weights, accumulators, places.
 
 TorchRec's own state dicts depend on the plan (RowWiseAdagrad's state of a table in column
-shards is N × shards long, data-parallel tables have none). A piece says the same under every
+shards is N × shards long, data-parallel tables have none). A shard says the same under every
 plan: these rows and columns of that table, and the squared gradients summed up for them.
 """
 
@@ -23,7 +23,7 @@ from dat_rec.sharding.whole_rows import WholeRows
 
 
 @dataclass(frozen=True)
-class Piece:
+class TableShard:
     """Rows ``row``… and columns ``column``… of a table, on this rank."""
 
     table: str
@@ -47,8 +47,8 @@ def plain_name(name: str) -> str:
     return name.removeprefix("_dmp_wrapped_module.")
 
 
-def table_pieces(model: nn.Module, optimizer: CombinedOptimizer | None = None) -> list[Piece]:
-    """The pieces of all tables on this rank, in an order that is fixed by the plan.
+def table_shards(model: nn.Module, optimizer: CombinedOptimizer | None = None) -> list[TableShard]:
+    """The shards of all tables on this rank, in an order that is fixed by the plan.
 
     Args:
         model: sharded or not.
@@ -57,26 +57,26 @@ def table_pieces(model: nn.Module, optimizer: CombinedOptimizer | None = None) -
     for module in model.modules():
         if isinstance(module, WholeRows):
             module.settle()
-    return list(_pieces(model, dense_accumulators(optimizer)))
+    return list(_shards(model, dense_accumulators(optimizer)))
 
 
-def _pieces(model: nn.Module, accumulators: Mapping[str, Tensor]) -> Iterator[Piece]:
+def _shards(model: nn.Module, accumulators: Mapping[str, Tensor]) -> Iterator[TableShard]:
     for name, module in model.named_modules():
         collection = plain_name(name)
         if isinstance(module, ShardedEmbeddingBagCollection):
-            for kernel in kernels(module):
+            for kernel in fbgemm_kernels(module):
                 # A GPU's cache of a table in host memory: written back, and not trusted after
-                # the piece may have been changed.
+                # the shard may have been changed.
                 kernel.flush()
                 kernel.purge()
-                yield from _kernel_pieces(collection, kernel, accumulators)
+                yield from _shards_of_kernel(collection, kernel, accumulators)
         elif isinstance(module, EmbeddingBagCollection):
             for table, bag in module.embedding_bags.items():
                 weights = bag.weight.detach()
-                yield Piece(f"{collection}.{table}", 0, 0, weights, tuple(weights.shape))
+                yield TableShard(f"{collection}.{table}", 0, 0, weights, tuple(weights.shape))
 
 
-def kernels(
+def fbgemm_kernels(
     module: ShardedEmbeddingBagCollection,
 ) -> Iterator[BatchedFusedEmbeddingBag | BatchedDenseEmbeddingBag]:
     """FBGEMM's kernels of a sharded collection on this rank, each with several tables."""
@@ -85,11 +85,11 @@ def kernels(
         yield from inner._emb_modules
 
 
-def _kernel_pieces(
+def _shards_of_kernel(
     collection: str,
     kernel: BatchedFusedEmbeddingBag | BatchedDenseEmbeddingBag,
     accumulators: Mapping[str, Tensor],
-) -> Iterator[Piece]:
+) -> Iterator[TableShard]:
     configs = kernel.config.embedding_tables
     fused = isinstance(kernel, BatchedFusedEmbeddingBag)
     states = kernel.emb_module.get_optimizer_state() if fused else [{}] * len(configs)
@@ -99,7 +99,7 @@ def _kernel_pieces(
         table = f"{collection}.{config.name}"
         place = config.local_metadata
         row, column = place.shard_offsets if place is not None else (0, 0)
-        yield Piece(
+        yield TableShard(
             table=table,
             row=row,
             column=column,
@@ -116,7 +116,7 @@ def dense_tables(model: nn.Module) -> set[str]:
         f"{plain_name(name)}.{config.name}"
         for name, module in model.named_modules()
         if isinstance(module, ShardedEmbeddingBagCollection)
-        for kernel in kernels(module)
+        for kernel in fbgemm_kernels(module)
         if isinstance(kernel, BatchedDenseEmbeddingBag)
         for config in kernel.config.embedding_tables
     }

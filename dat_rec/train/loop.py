@@ -22,8 +22,14 @@ from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prefetch import Prefetcher
 from dat_rec.data.reader import OPTION_CURE, ExampleReader, ReaderOptions
-from dat_rec.dist.agree import check_same_on_all_ranks, gathered, together
-from dat_rec.dist.process_group import RankContext, process_group
+from dat_rec.dist.agree import (
+    all_gather_object,
+    check_same_on_all_ranks,
+    together,
+    wait_for_all_ranks,
+)
+from dat_rec.dist.process_group import process_group
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import SharedError, StoppedError
 from dat_rec.model.losses import most_compared
 from dat_rec.planner.estimate import PlanEstimate
@@ -84,7 +90,7 @@ def _preflight(config: TrainConfig, context: RankContext) -> None:
     dist.broadcast_object_list(wanted)
     if wanted[0]:
         line = require(context, config.out)
-        if context.is_first:
+        if context.is_rank_zero:
             print(line, file=sys.stderr)
 
 
@@ -114,7 +120,7 @@ def _train(
     facts = _begin(config, dataset, model, optimizer, folder, passed_over)
     done = int(facts["step"])
     folder.begin(plan, reader.steps, passed_over)
-    if done and context.is_first:
+    if done and context.is_rank_zero:
         print(f"resumed after step {done} of {reader.steps}", file=sys.stderr)
     if done == reader.steps and (summary := folder.summary()):
         return summary
@@ -238,7 +244,8 @@ class Training:
         config, steps = self._config, self._reader.steps
         rates = LearningRates(self._optimizer, config.optimizer, steps)
         shown = logged_terms(config.model, config.loss)
-        gathered("ready")  # a disk has kept nobody until here: from now on the time-out counts
+        # A disk has kept nobody until here: from now on the timeout counts.
+        wait_for_all_ranks()
         with self._log:
             for step in range(self._done + 1, steps + 1):
                 factor = rates.set(step - 1)
@@ -264,7 +271,7 @@ class Training:
         means, averaged = self.watch.mean()
         loss = {name: means[name] for name in shown if name in means}
         # The first rank comes here when its curves are on the disk.
-        peaks = gathered(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        peaks = all_gather_object(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return {
             "loss": loss,
             "loss_steps": averaged,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dat_rec.dist.process_group import RankContext
+from dat_rec.dist.rank_context import RankContext
 
 
 class StopVote:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from dat_rec.errors import DiskError, SharedError
 from dat_rec.dist import agree
-from dat_rec.dist.agree import from_first, gathered, raise_first
+from dat_rec.dist.agree import broadcast_from_rank_0, all_gather_object, raise_first
 from dat_rec.dist.process_group import process_group
 from tests.distributed.ranks import run_ranks
 
@@ -21,7 +21,7 @@ def agreed() -> tuple[str, list[int], int]:
         with pytest.raises(SharedError) as caught:
             raise_first(ERRORS[rank])
         raise_first(None)
-        return str(caught.value), gathered(rank), from_first(rank)
+        return str(caught.value), all_gather_object(rank), broadcast_from_rank_0(rank)
 
 
 def test_an_error_that_no_later_try_mends_comes_before_one_of_the_disk() -> None:
@@ -33,7 +33,7 @@ def late() -> list[int]:
     with process_group(60):
         rank = dist.get_rank()
         time.sleep(6 * rank)
-        return gathered(rank)
+        return all_gather_object(rank)
 
 
 def test_a_rank_that_comes_late_to_the_first_agreement_is_waited_for_as_to_any() -> None:

@@ -13,8 +13,8 @@ import torch.distributed as dist
 
 from dat_rec.errors import Failure, RankError, StoppedError, UserError
 from dat_rec.dist import failure as failure_module
-from dat_rec.dist.agree import gathered
-from dat_rec.dist.failure import LastWords, fail_together, is_communication_error
+from dat_rec.dist.agree import all_gather_object
+from dat_rec.dist.failure import FailureReporter, fail_together, is_communication_error
 from dat_rec.dist.process_group import process_group
 from dat_rec.train.preemption import StopVote
 from tests.distributed.ranks import run_ranks
@@ -29,7 +29,7 @@ def waits() -> tuple[float, float]:
     """
     with process_group(TIMEOUT_S) as context:
         vote, patient = StopVote(context), context.own_group(patient=True)
-        assert gathered(context.rank) == [0, 1]
+        assert all_gather_object(context.rank) == [0, 1]
         begin = time.monotonic()
         gave_up = 0.0
         if context.rank == 0:
@@ -40,8 +40,8 @@ def waits() -> tuple[float, float]:
             gave_up = time.monotonic() - begin
         else:
             time.sleep(3 * TIMEOUT_S)
-        assert gathered(context.rank, patient) == [0, 1]
-        assert gathered(context.rank) == [0, 1]
+        assert all_gather_object(context.rank, patient) == [0, 1]
+        assert all_gather_object(context.rank) == [0, 1]
         return gave_up, time.monotonic() - begin
 
 
@@ -61,7 +61,7 @@ def test_a_rank_that_is_stopped_because_another_died_names_the_dead(
         left.append(failure)
         return ""
 
-    with pytest.raises(error), fail_together(store, 0, 2, 60, LastWords(leave)):
+    with pytest.raises(error), fail_together(store, 0, 2, 60, FailureReporter(leave)):
         raise StoppedError("stopped by SIGTERM")
     (failure,) = left
     assert (failure.kind, failure.rank) == (kind, None if answers else 1)
@@ -105,7 +105,7 @@ def test_the_cause_of_a_loss_is_kept_in_the_line_in_the_record_and_below(alive: 
     if alive:
         store.set("alive/1", "")
     left: list[Failure] = []
-    words = LastWords(lambda failure: left.append(failure) or "")
+    words = FailureReporter(lambda failure: left.append(failure) or "")
     cause = RuntimeError(GLOO)
     with pytest.raises(RankError) as caught, fail_together(store, 0, 2, 60, words):
         raise cause
@@ -129,7 +129,7 @@ def test_an_error_of_this_rank_stays_itself(error: Exception) -> None:
     store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
     store.set("alive/1", "")
     left: list[Failure] = []
-    words = LastWords(lambda failure: left.append(failure) or "")
+    words = FailureReporter(lambda failure: left.append(failure) or "")
     with pytest.raises(type(error)) as caught, fail_together(store, 0, 2, 60, words):
         raise error
     assert caught.value is error
@@ -148,7 +148,7 @@ def test_a_folder_that_hangs_does_not_keep_a_rank_from_ending(
         hangs.wait(30)
         return "late"
 
-    words = LastWords(hang, advice=hang)
+    words = FailureReporter(hang, advice=hang)
     begin = time.monotonic()
     assert words.leave(Failure("lost", 0, "the store does not answer")) == ""
     assert words.how_to_go_on() == "start it again"
@@ -167,7 +167,7 @@ def lingers(reason: str, file: str, asked: bool) -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)
     store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
     words = {"rank": 1, "message": reason, "kind": "stopped"}
-    with fail_together(store, 0, 2, 60, LastWords()):
+    with fail_together(store, 0, 2, 60, FailureReporter()):
         store.set("failed", json.dumps(words))
         if asked:
             os.kill(os.getpid(), signal.SIGTERM)

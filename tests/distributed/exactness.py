@@ -17,13 +17,14 @@ from dat_rec.config import LossConfig, ModelConfig, TrainConfig, preset
 from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader, ReaderOptions
-from dat_rec.dist.process_group import RankContext, process_group
+from dat_rec.dist.process_group import process_group
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.planner.plan_table import plan_to_json
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.sharding.options import ShardingOptions
 from dat_rec.sharding.shard import EPS
-from dat_rec.sharding.table_shards import is_table, plain_name, table_of, table_pieces
+from dat_rec.sharding.table_shards import is_table, plain_name, table_of, table_shards
 from dat_rec.train.objective import TrainTask
 from dat_rec.train.optimizers import build_optimizer
 
@@ -133,25 +134,25 @@ def run_sharded(dataset: Dataset, case: Case, context: RankContext) -> Outcome:
 
 
 def whole_parameters(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Every parameter, tables made whole from the ranks' pieces."""
+    """Every parameter, tables made whole from the ranks' shards."""
     found = {
         plain_name(name): value.detach().clone()
         for name, value in model.named_parameters()
         if not is_table(name)
     }
-    pieces = table_pieces(model)
+    shards = table_shards(model)
     names: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(names, {piece.table: piece.shape for piece in pieces})
+    dist.all_gather_object(names, {shard.table: shard.shape for shard in shards})
     for table, shape in sorted({k: v for part in names for k, v in part.items()}.items()):
         whole, times = torch.zeros(shape), torch.zeros(shape)
-        for piece in pieces:
-            if piece.table == table:
-                rows, columns = piece.weights.shape
+        for shard in shards:
+            if shard.table == table:
+                rows, columns = shard.weights.shape
                 part = (
-                    slice(piece.row, piece.row + rows),
-                    slice(piece.column, piece.column + columns),
+                    slice(shard.row, shard.row + rows),
+                    slice(shard.column, shard.column + columns),
                 )
-                whole[part] += piece.weights.float()
+                whole[part] += shard.weights.float()
                 times[part] += 1
         dist.all_reduce(whole)
         dist.all_reduce(times)

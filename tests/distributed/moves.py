@@ -9,11 +9,12 @@ from torch import Tensor
 
 from dat_rec.checkpoint.checkpoint import CheckpointWriter, checkpoints, restore
 from dat_rec.data.dataset import Dataset
-from dat_rec.dist.process_group import RankContext, process_group
+from dat_rec.dist.process_group import process_group
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.sharding.initial_tables import initialize_tables
-from dat_rec.sharding.table_shards import is_table, plain_name, table_pieces
+from dat_rec.sharding.table_shards import is_table, plain_name, table_shards
 from dat_rec.train.objective import TrainTask
 from dat_rec.train.optimizers import build_optimizer
 from tests.checkpoint.saved import saved_tensors
@@ -105,13 +106,13 @@ def _load(run: Path, model: Any, optimizer: Any) -> str:
 
 def differences(expected: dict[str, Tensor], model: Any, optimizer: Any) -> str:
     """The first thing on this rank that is not what was saved, bit for bit; or nothing."""
-    for piece in table_pieces(model, optimizer):
-        name = f"tables/{piece.table}"
-        rows, columns = piece.weights.shape
-        part = slice(piece.row, piece.row + rows), slice(piece.column, piece.column + columns)
-        if not torch.equal(expected[f"{name}/weight"][part], piece.weights):
+    for shard in table_shards(model, optimizer):
+        name = f"tables/{shard.table}"
+        rows, columns = shard.weights.shape
+        part = slice(shard.row, shard.row + rows), slice(shard.column, shard.column + columns)
+        if not torch.equal(expected[f"{name}/weight"][part], shard.weights):
             return f"{name}/weight differs"
-        sums = piece.accumulator
+        sums = shard.accumulator
         assert sums is not None
         if not torch.equal(expected[f"{name}/accumulator"][part[: sums.dim()]], sums):
             return f"{name}/accumulator differs"

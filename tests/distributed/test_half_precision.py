@@ -10,7 +10,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from dat_rec.dist.process_group import process_group
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.sharding.options import ShardingOptions
-from dat_rec.sharding.table_shards import kernels, table_pieces
+from dat_rec.sharding.table_shards import fbgemm_kernels, table_shards
 from tests.distributed.ranks import run_ranks
 
 ROWS, DIM = 8, 8
@@ -57,10 +57,10 @@ def gradients_that_arrive(kind: str, comms: str) -> dict[int, float]:
         own = torch.arange(len(GRADIENTS)) + context.rank * len(GRADIENTS)
         model(features_of(own)).backward(torch.tensor(GRADIENTS).unsqueeze(1).expand(-1, DIM))
         found = {}
-        for piece in table_pieces(model):
-            assert piece.accumulator is not None
-            for row, square in enumerate(piece.accumulator.tolist()):
-                found[piece.row + row] = square**0.5
+        for shard in table_shards(model):
+            assert shard.accumulator is not None
+            for row, square in enumerate(shard.accumulator.tolist()):
+                found[shard.row + row] = square**0.5
         return found
 
 
@@ -77,11 +77,11 @@ def weights_after_steps(table_lr: float, steps: int) -> Tensor:
     """A row of a float16 table that began at 1, and steps by ``table_lr`` / √step."""
     with process_group(60) as context:
         model, _ = plan_and_shard(Lookup(DataType.FP16), {}, context, ShardingOptions(1, table_lr))
-        (piece,) = table_pieces(model)
-        piece.weights.fill_(1.0)
+        (shard,) = table_shards(model)
+        shard.weights.fill_(1.0)
         for _ in range(steps):
             model(features_of(torch.tensor([3]))).sum().backward()
-        return piece.weights.float()
+        return shard.weights.float()
 
 
 def test_a_float16_weight_moves_to_the_nearest_number_and_not_at_random() -> None:
@@ -102,4 +102,6 @@ def test_no_kernel_rounds_at_random() -> None:
 def stochastic_roundings() -> list[bool]:
     with process_group(60) as context:
         model, _ = plan_and_shard(Lookup(DataType.FP16), {}, context, ShardingOptions(1, 0.1))
-        return [kernel.emb_module.stochastic_rounding for kernel in kernels(model.module.tables)]
+        return [
+            kernel.emb_module.stochastic_rounding for kernel in fbgemm_kernels(model.module.tables)
+        ]

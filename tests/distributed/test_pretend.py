@@ -21,7 +21,8 @@ from dat_rec.config import Device, LossConfig, ModelConfig
 from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
-from dat_rec.dist.process_group import RankContext, process_group
+from dat_rec.dist.process_group import process_group
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.train.objective import TrainTask

@@ -7,7 +7,8 @@ import pytest
 
 from dat_rec.checkpoint.checkpoint import CheckpointWriter, checkpoints, restore
 from dat_rec.data.dataset import Dataset
-from dat_rec.dist.process_group import RankContext, process_group
+from dat_rec.dist.process_group import process_group
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.table_rules import SHARDING_TYPES
 from tests.checkpoint.saved import saved_tensors
 from tests.distributed.exactness import GLOBAL_BATCH, Case, batches

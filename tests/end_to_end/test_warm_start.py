@@ -26,7 +26,7 @@ from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.dist.process_group import process_group
 from dat_rec.runs.warm_start import warm_start
 from dat_rec.sharding.initial_tables import initialize_tables
-from dat_rec.sharding.table_shards import table_pieces
+from dat_rec.sharding.table_shards import table_shards
 from dat_rec.train.loop import build_model
 from dat_rec.train.objective import TrainTask
 from dat_rec.train.optimizers import build_optimizer
@@ -176,7 +176,7 @@ def fresh(data: Path, config: TrainConfig) -> dict[str, Tensor]:
     """Every table as a run without a warm start has it at first."""
     task = TrainTask(Dataset.open(data).schema, config.model, config.loss)
     initialize_tables(task, config.seed, config.optimizer.table_init)
-    return {piece.table: piece.weights for piece in table_pieces(task)}
+    return {shard.table: shard.weights for shard in table_shards(task)}
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

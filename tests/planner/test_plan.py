@@ -19,7 +19,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 
-from dat_rec.dist.process_group import RankContext
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
 from dat_rec.planner.estimate import PlanEstimate
 from dat_rec.planner.hardware import parse_cluster

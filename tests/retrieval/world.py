@@ -15,7 +15,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import ExampleFile, Feature, Schema
 from dat_rec.files import sha256, write_json
 from dat_rec.retrieval.protocol import Protocol
-from dat_rec.sharding.table_shards import is_table, table_pieces
+from dat_rec.sharding.table_shards import is_table, table_shards
 from dat_rec.train.objective import TrainTask
 
 USERS, ITEMS, TRAINED_ITEMS, QUERIES = 30, 60, 45, 400
@@ -135,8 +135,8 @@ def write_run(
     step = folder / "checkpoints" / "step-00000012"
     step.mkdir(parents=True)
     blocks = [
-        Block(f"tables/{piece.table}/weight", piece.weights, (0, 0), piece.shape)
-        for piece in table_pieces(task)
+        Block(f"tables/{shard.table}/weight", shard.weights, (0, 0), shard.shape)
+        for shard in table_shards(task)
     ]
     blocks += [
         Block(f"towers/{name}", tower.detach(), (0,) * tower.dim(), tuple(tower.shape))

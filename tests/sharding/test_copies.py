@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torchrec.distributed.model_parallel import DMPCollection
 
-from dat_rec.dist.process_group import RankContext
+from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
 from dat_rec.planner.plan import _topology
 from dat_rec.sharding.options import ShardingOptions

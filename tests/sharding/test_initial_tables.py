@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from dat_rec.sharding.initial_tables import BLOCK_ROWS, initialize_piece, initialize_tables
-from dat_rec.sharding.table_shards import Piece
+from dat_rec.sharding.initial_tables import BLOCK_ROWS, initialize_shard, initialize_tables
+from dat_rec.sharding.table_shards import TableShard
 
 ROWS, DIM = 2 * BLOCK_ROWS + 100, 8
 SCALE = 0.5
@@ -26,10 +26,10 @@ def whole(table: str = "item", rows: int = ROWS, dim: int = DIM, seed: int = 3) 
     return weights
 
 
-def pieces(rows: list[int], columns: list[int]) -> list[Piece]:
-    """The table "item" in pieces between the given rows and columns, not yet filled."""
+def shards(rows: list[int], columns: list[int]) -> list[TableShard]:
+    """The table "item" in shards between the given rows and columns, not yet filled."""
     return [
-        Piece(
+        TableShard(
             "dat.embeddings.item",
             row,
             column,
@@ -41,12 +41,12 @@ def pieces(rows: list[int], columns: list[int]) -> list[Piece]:
     ]
 
 
-def joined(pieces: list[Piece]) -> Tensor:
+def joined(shards: list[TableShard]) -> Tensor:
     result = torch.full((ROWS, DIM), float("nan"))
-    for piece in pieces:
-        height, width = piece.weights.shape
-        part = slice(piece.row, piece.row + height), slice(piece.column, piece.column + width)
-        result[part] = piece.weights
+    for shard in shards:
+        height, width = shard.weights.shape
+        part = slice(shard.row, shard.row + height), slice(shard.column, shard.column + width)
+        result[part] = shard.weights
     return result
 
 
@@ -61,9 +61,9 @@ def joined(pieces: list[Piece]) -> Tensor:
     ],
 )
 def test_numbers_do_not_depend_on_the_cuts(rows: list[int], columns: list[int]) -> None:
-    cut = pieces(rows, columns)
-    for piece in cut:
-        initialize_piece(piece, 3, SCALE)
+    cut = shards(rows, columns)
+    for shard in cut:
+        initialize_shard(shard, 3, SCALE)
     assert torch.equal(joined(cut), whole())
 
 
