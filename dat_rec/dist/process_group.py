@@ -20,7 +20,8 @@ import torch.distributed as dist
 from dat_rec.config import Device
 from dat_rec.errors import RankError, UserError
 from dat_rec.dist.agree import connect
-from dat_rec.dist.failure import FailureReporter, fail_together
+from dat_rec.dist.fail_together import fail_together
+from dat_rec.dist.failure_report import FailureReporter
 from dat_rec.dist.launcher import (
     Standing,
     exchange,

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from dat_rec.dist.agree import patient_group
-from dat_rec.dist.failure import FailureReporter
+from dat_rec.dist.failure_report import FailureReporter
 
 
 @dataclass(frozen=True)
