@@ -15,7 +15,7 @@ from torchx.schedulers.local_scheduler import (
 )
 from torchx.specs import AppDef
 
-from dat_rec.dist.host import check_free
+from dat_rec.dist.host_address import check_free
 from dat_rec.errors import UserError
 from launch.job import PORT, check_no_image
 from launch.refuse import refuse

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from dat_rec.dist.host import EXIT_FILE
+from dat_rec.errors import EXIT_FILE
 
 
 def leave(code: int) -> None:

@@ -18,7 +18,8 @@ import yaml
 from torch.distributed.run import config_from_args, parse_args
 from torchx.runner import get_runner
 
-from dat_rec.dist.host import Meeting, _parser, torchrun
+from dat_rec.dist.host import _parser, torchrun
+from dat_rec.dist.host_address import Meeting
 from dat_rec.install import CHECKOUT
 from launch import components, kubernetes
 from tests.launch.strict import FREE, TRAINER, Manifest, RefusedError, check, check_pod
