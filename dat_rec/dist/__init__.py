@@ -1,1 +1,1 @@
-"""Ranks: process group, agreement, launcher, and failure of all together."""
+"""Ranks: launcher, rendezvous, process group, agreement, and failure of all together."""

@@ -1,8 +1,8 @@
 """Tell an error of the network, which another rank caused, from an error of this rank.
 
-When a rank dies, the others see no word of it but an error of their own: gloo raises a plain
-``RuntimeError``, NCCL a ``DistBackendError``, the store a ``DistError``. The class and the origin of
-an error decide, never words that the path of a file may hold as well.
+When a rank dies, the others get an error of their own that names nobody: gloo raises a plain
+``RuntimeError``, NCCL a ``DistBackendError``, the store a ``DistError``. The class and the origin
+of an error decide, never words that the path of a file may hold as well.
 """
 
 import re

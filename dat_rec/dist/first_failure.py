@@ -1,7 +1,7 @@
 """The first failure of a job, in the store that all ranks share: whoever fails first writes it.
 
-The key ``failed`` holds the failure as JSON. A later failure does not replace it, since it mostly is
-a consequence.
+The key ``failed`` holds the failure as JSON. A later failure does not replace it, since it is
+mostly a consequence.
 """
 
 import json
@@ -39,7 +39,7 @@ def ranks_died(silent: Sequence[int]) -> Failure:
 
 
 def ranks_lost_touch() -> Failure:
-    """Return the failure where every rank answers the roll call, and connections broke all the same."""
+    """Return the failure where all ranks answer the roll call, and connections broke."""
     reason = "the ranks lost touch with one another (is the network cut?)"
     return Failure("lost", None, reason)
 

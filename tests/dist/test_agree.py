@@ -6,10 +6,10 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from dat_rec.errors import DiskError, SharedError
 from dat_rec.dist import agree
-from dat_rec.dist.agree import broadcast_from_rank_0, all_gather_object, raise_first
+from dat_rec.dist.agree import all_gather_object, broadcast_from_rank_0, raise_first
 from dat_rec.dist.process_group import process_group
+from dat_rec.errors import DiskError, SharedError
 from tests.distributed.ranks import run_ranks
 
 ERRORS = (DiskError("full"), SharedError("not finite"), SharedError("no right to write"))

@@ -1,8 +1,4 @@
-"""Where ranks stand: under launchers that say less than torchrun, and where words contradict.
-
-Real processes meet where this machine can have the case; hosts and GPUs that it has not are put to
-the function that judges them.
-"""
+"""Launchers that set less than torchrun, and environment variables that contradict."""
 
 import json
 import os
@@ -15,8 +11,6 @@ import pytest
 import torch
 
 from dat_rec.data.dataset import Dataset
-from dat_rec.errors import SharedError
-from dat_rec.dist.launcher import Standing, Told, standing
 from tests.cpu import CPU
 from tests.end_to_end.forked import forked
 from tests.end_to_end.test_survival import free_port
@@ -143,78 +137,3 @@ def test_a_gpu_that_is_not_there_is_not_replaced(planted: Dataset, tmp_path: Pat
         f"dat-rec: error: --device cuda: torch can use no GPU on {os.uname().nodename}: run "
         "`dat-rec doctor` there, or pass --device cpu\n"
     )
-
-
-def told(host: str, gpus: int = 0, **changed: object) -> Told:
-    facts: dict[str, object] = {"local_rank": None, "local_world_size": None, "device": "auto"}
-    names = tuple(f"GPU-{host}{number}" for number in range(gpus))
-    return Told(host=host, machine="", gpus=names, **(facts | changed))  # type: ignore[arg-type]
-
-
-def test_the_ranks_of_each_host_are_numbered_in_their_order() -> None:
-    everyone = [told("a"), told("a"), told("b"), told("b")]
-    cpu = torch.device("cpu")
-    found = [standing(everyone, rank) for rank in range(4)]
-    assert found == [Standing(number, 2, cpu) for number in (0, 1, 0, 1)]
-
-
-def test_hosts_of_one_name_are_two_where_their_machines_are() -> None:
-    everyone = [Told("pod", machine, None, None, "auto", (machine,)) for machine in ("1", "2")]
-    found = [standing(everyone, rank) for rank in range(2)]
-    assert found == [Standing(0, 1, torch.device("cuda", 0))] * 2
-
-
-def test_each_rank_has_the_gpu_of_its_number_on_its_host() -> None:
-    everyone = [told(host, gpus=2) for host in ("a", "a", "b", "b")]
-    found = [standing(everyone, rank).device for rank in range(4)]
-    assert found == [torch.device("cuda", number) for number in (0, 1, 0, 1)]
-    on_cpu = [told(host, gpus=2, device="cpu") for host in ("a", "a", "a", "a")]
-    assert standing(on_cpu, 3).device == torch.device("cpu")
-
-
-@pytest.mark.parametrize(
-    ("everyone", "line"),
-    [
-        (
-            [told("a", gpus=1), told("a", gpus=1)],
-            "a has 2 ranks, and torch sees 1 GPU there: start as many ranks on each host as it has "
-            "GPUs, let each see all of them (srun --gpu-bind=none), or pass --device cpu",
-        ),
-        (
-            [told("a", gpus=1), told("b")],
-            "rank 0 (a) is on cuda, and rank 1 (b) on cpu: run `dat-rec doctor` there, or pass "
-            "--device cpu on all",
-        ),
-        (
-            [told("a", gpus=1, device="cuda"), told("b", device="cuda")],
-            "--device cuda: torch can use no GPU on b: run `dat-rec doctor` there, or pass "
-            "--device cpu",
-        ),
-        (
-            [told("a", gpus=2, local_rank=0, local_world_size=1) for _ in range(2)],
-            "ranks 0 and 1 both take GPU 0 of a: start torchrun once on each host, or pass "
-            "--device cpu",
-        ),
-        (
-            [told("a"), told("a"), told("b")],
-            "a has 2 ranks, and b 1: start as many on each host",
-        ),
-        (
-            [told("a"), told("b"), told("a"), told("b")],
-            "rank 0 is on a, and rank 1 on b, where hosts have 2 ranks each: those of a host must "
-            "follow one another, as by srun --distribution=block",
-        ),
-        (
-            [told("a", local_rank=rank % 2, local_world_size=2) for rank in range(3)],
-            "environment: LOCAL_WORLD_SIZE 2 does not divide WORLD_SIZE 3: start torchrun with the "
-            "same --nproc-per-node on each host",
-        ),
-    ],
-)
-def test_a_cluster_that_cannot_train_is_refused_in_one_line(
-    everyone: list[Told], line: str
-) -> None:
-    for rank in range(len(everyone)):
-        with pytest.raises(SharedError) as refused:
-            standing(everyone, rank)
-        assert str(refused.value) == line
