@@ -1,4 +1,4 @@
-"""Comes in: nothing. Goes out: which of torch, FBGEMM and the rest do work on this machine.
+"""Try which of torch, FBGEMM, torchrec, gloo and NCCL work on this machine.
 
 Each probe is tried in one child process, which reports step by step: a library that fails to
 load, hangs or crashes costs one line of the report, not the report. Standard library only at
@@ -20,14 +20,14 @@ REPLACE_FBGEMM = f"{sys.executable} -m pip uninstall -y {' '.join(FBGEMM.values(
 
 
 def probe_torch() -> str:
-    """Import torch; gives its version and the CUDA it was built for, or ``cpu``."""
+    """Import torch, and return its version and the CUDA that it was built for, or ``cpu``."""
     import torch
 
     return f"{torch.__version__}, built for {torch.version.cuda or 'cpu'}"
 
 
 def probe_gpus() -> str:
-    """Names and memory of the GPUs that torch can use, or ``none``."""
+    """Return names and memory of the GPUs that torch can use, or ``none``."""
     import torch
 
     if not torch.cuda.is_available():
@@ -49,10 +49,10 @@ def probe_fbgemm() -> str:
         SplitTableBatchedEmbeddingBagsCodegen,
     )
 
-    places = [("cpu", EmbeddingLocation.HOST, ComputeDevice.CPU)]
+    kinds = [("cpu", EmbeddingLocation.HOST, ComputeDevice.CPU)]
     if torch.cuda.is_available():
-        places.append(("cuda", EmbeddingLocation.DEVICE, ComputeDevice.CUDA))
-    for device, location, compute in places:
+        kinds.append(("cuda", EmbeddingLocation.DEVICE, ComputeDevice.CUDA))
+    for device, location, compute in kinds:
         bags = SplitTableBatchedEmbeddingBagsCodegen(
             [(3, 4, location, compute)], device=torch.device(device)
         )
@@ -63,7 +63,7 @@ def probe_fbgemm() -> str:
         expected = torch.tensor([[8.0, 10.0, 12.0, 14.0], [4.0, 5.0, 6.0, 7.0]])
         if not torch.equal(pooled, expected):
             raise RuntimeError(f"on {device}: pooled {pooled.tolist()}, not {expected.tolist()}")
-    return "computes on " + " and ".join(device for device, _, _ in places)
+    return "computes on " + " and ".join(device for device, _, _ in kinds)
 
 
 def probe_torchrec() -> str:
@@ -107,7 +107,9 @@ def probe_nccl() -> str:
 
 
 Probes = Mapping[str, tuple[Callable[[], str], str]]
-"""What each tries, and what to do when it fails, in order."""
+"""By name, in order: a function that returns what it found or raises, and the cure if it fails."""
+ProbeResults = Mapping[str, tuple[str, str]]
+"""By name: ``ok`` or ``problem``, and what was found."""
 PROBES: Probes = {
     "torch": (probe_torch, INSTALL),
     "gpus": (probe_gpus, "nvidia-smi"),
@@ -117,7 +119,7 @@ PROBES: Probes = {
     "torchrec": (probe_torchrec, INSTALL),
 }
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "DAT_REC_EXIT_FILE")
-"""Variables by which a process knows that it is one of several."""
+"""Environment variables by which a process knows that it is one of several ranks."""
 
 
 def child(probes: Probes) -> None:
@@ -134,10 +136,14 @@ def child(probes: Probes) -> None:
 
 def run_probes(
     module: str = "dat_rec.preflight.probes", timeout_s: float = TIMEOUT_S
-) -> dict[str, tuple[str, str]]:
-    """Run a module's ``PROBES`` in a child process; gives (level, what was found) by probe.
+) -> ProbeResults:
+    """Run a module's ``PROBES`` in a child process, and return the results of those that began.
 
-    The child imports from where this process does, and is alone, whatever has started this one.
+    The child imports from where this process does, and is no rank, whatever has started this one.
+
+    Args:
+        module: name of the module that holds ``PROBES``.
+        timeout_s: maximum number of seconds for all probes.
     """
     program = (
         f"from dat_rec.preflight.probes import child; from {module} import PROBES; child(PROBES)"

@@ -1,4 +1,4 @@
-"""Checks in, a table or JSON out: what the doctor prints, of one machine or of a cluster.
+"""Checks and the report that they make: what the doctor prints, of a machine or of a cluster.
 
 Standard library only, so that it works where nothing else does.
 """
@@ -8,6 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 Level = Literal["ok", "note", "problem"]
+VERSIONS, DEVICES, BACKENDS, SPACE, CLUSTER = (
+    "versions",
+    "devices",
+    "backends",
+    "space",
+    "cluster",
+)
+"""The report's groups: four of one machine, and one of several ranks."""
 MARK = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
 
 
@@ -16,18 +24,18 @@ class Check:
     """One line of the report."""
 
     group: str
-    """``versions``, ``devices``, ``backends``, ``space`` or, of several ranks, ``cluster``."""
+    """One of the five groups."""
     name: str
     level: Level
     found: str
     """What is there."""
     cure: str | None = None
-    """A command, where ``level`` is not ``ok``."""
+    """A command that mends it, where ``level`` is not ``ok``."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """All checks."""
+    """All checks, those of a group one after the other."""
 
     checks: tuple[Check, ...]
 
@@ -37,11 +45,11 @@ class Report:
         return not any(self.problems())
 
     def problems(self) -> Iterator[Check]:
-        """The checks that are problems, in order."""
+        """Return the checks that are problems, in order."""
         return (check for check in self.checks if check.level == "problem")
 
     def text(self) -> str:
-        """The report for a terminal."""
+        """Return the report for a terminal."""
         lines: list[str] = []
         group = None
         width = max(len(check.name) for check in self.checks)
@@ -57,5 +65,5 @@ class Report:
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, object]:
-        """The report as JSON values."""
+        """Return the report as JSON values."""
         return {"ok": self.ok, "checks": [asdict(check) for check in self.checks]}

@@ -26,7 +26,7 @@ from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import DiskError, SharedError, SupersededError, UserError
 from dat_rec.files import PARTIAL_SUFFIX, publish, read_json, whole_file, write_json
 from dat_rec.planner.plan_table import plan_to_text
-from dat_rec.preflight.measures import PREFIX
+from dat_rec.preflight.shared_folder import PREFIX
 from dat_rec.runs.failure_record import (
     COMMAND,
     FAILURE,
