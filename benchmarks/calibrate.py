@@ -20,7 +20,7 @@ measured so that the formula comes out right:
 
 On CPU the formulas stay wrong whatever the bandwidths: row-wise parts count without p and with all
 bags, and nothing stands for a bag. There the file also holds ``costs``: steps of small models,
-sharded in every way, are timed, and the costs of ``dat_rec.planner.step_time`` fitted to them,
+sharded in every way, are timed, and the costs of ``dat_rec.planner.time_cost`` fitted to them,
 not negative, by least squares of relative errors. The time is each rank's CPU time: ranks with a
 core each and one host do nothing else in a step, it tells who does what, and other work on the
 machine hardly changes it. What a model takes under any plan (the smallest
@@ -62,7 +62,7 @@ from benchmarks.timing import interleaved
 from dat_rec.dist.process_group import process_group
 from dat_rec.files import write_json
 from dat_rec.planner.hardware import Cluster, Cost, Hardware, Way
-from dat_rec.planner.step_time import own_work, way, work
+from dat_rec.planner.time_cost import cost_kind, own_work, shard_work
 
 WAYS: tuple[Way, ...] = tuple(one for one in get_args(Way) if one != "every_rank")
 EVERY: Way = "every_rank"
@@ -267,8 +267,8 @@ def _work(planner: Planner, plan: ShardingPlan, cluster: Cluster) -> list[dict[W
         for mine in ranks:
             mine[EVERY] = mine.get(EVERY, nothing) + np.array(astuple(own_work(option)))
         for part in option.shards:
-            mine, kind = ranks[part.rank or 0], way(option)
-            one = np.array(astuple(work(option, part, cluster.topology())))
+            mine, kind = ranks[part.rank or 0], cost_kind(option)
+            one = np.array(astuple(shard_work(option, part, cluster.topology())))
             mine[kind] = mine.get(kind, nothing) + one
     return [{kind: Cost(*map(float, one)) for kind, one in mine.items()} for mine in ranks]
 

@@ -10,7 +10,7 @@ slowest rank"):
 
 - ``assumed``: with the bandwidths that TorchRec assumes, before calibration;
 - ``bandwidths``: with those measured, in TorchRec's formulas;
-- ``calibrated``: with the whole topology file, on CPU its costs (``dat_rec.planner.step_time``).
+- ``calibrated``: with the whole topology file, on CPU its costs (``dat_rec.planner.time_cost``).
 
 The first two are of tables alone; ``calibrated`` has also what every rank does under any plan,
 fitted by ``benchmarks.calibrate`` to other shapes. No offset is fitted here. Spearman's rank

@@ -26,7 +26,7 @@ from benchmarks.shapes import Shape, build, endless
 from dat_rec.commands.plan import question_of
 from dat_rec.commands.plan_options import PlanConfig
 from dat_rec.dist.process_group import process_group
-from dat_rec.planner.ask import ask
+from dat_rec.planner.plan_request import find_plan
 from dat_rec.planner.table_file import read_tables
 from dat_rec.sharding.table_shards import table_shards
 
@@ -69,7 +69,7 @@ def planned(cluster: str) -> dict[str, Any]:
     for name, fp16 in (("float32", ()), ("float16", FP16)):
         config = PlanConfig(tables=TABLES, cluster=cluster, fp16_tables=fp16)
         begin = time.perf_counter()
-        answer = ask(question_of(config))
+        answer = find_plan(question_of(config))
         seconds = time.perf_counter() - begin
         sizes = answer.main_bytes()
         found[name] = {

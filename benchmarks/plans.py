@@ -26,9 +26,10 @@ from benchmarks.timing import interleaved
 from dat_rec.config import TrainConfig
 from dat_rec.data.batch import Batch
 from dat_rec.dist.process_group import process_group
-from dat_rec.planner.estimate import PlanEstimate
+from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.planner.hardware import Cluster
-from dat_rec.planner.plan import as_planned, plan_on
+from dat_rec.planner.plan import plan_on
+from dat_rec.planner.sharding_options import options_of_plan
 from dat_rec.sharding.shard import fuse_optimizer
 from dat_rec.table_rules import ShardingType
 from dat_rec.train.loop import sharding_options
@@ -90,7 +91,7 @@ class Planner:
     def parts(self, plan: ShardingPlan, cluster: Cluster) -> list[ShardingOption]:
         """Every table of ``plan`` as the planner sees it, with estimates."""
         config = config_of(self._shape)
-        return as_planned(
+        return options_of_plan(
             plan,
             cluster.topology(),
             self._task(config),

@@ -23,7 +23,7 @@ from dat_rec.data.batch import Batch, Items, negative_key, to_kjt
 from dat_rec.data.columns import Column
 from dat_rec.data.schema import ITEM, USER, Feature, Schema, Side
 from dat_rec.dist.rank_context import RankContext
-from dat_rec.planner.estimate import PlanEstimate
+from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.train.loop import sharding_options

@@ -17,26 +17,17 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import OPTION_CURE
 from dat_rec.errors import UserError
 from dat_rec.files import read_json, write_json
-from dat_rec.planner.ask import (
-    Question,
-    ask,
-    changes,
-    compare,
-    offloaded,
-    smallest_cluster,
-    towers_bytes,
-)
 from dat_rec.planner.hardware import Cluster, parse_cluster, read_cluster
 from dat_rec.planner.picture import draw
-from dat_rec.planner.report import (
-    as_json,
-    comparison,
-    comparison_json,
-    cures,
-    headline,
-    report,
+from dat_rec.planner.plan_request import (
+    PlanRequest,
+    find_plan,
+    towers_bytes,
 )
+from dat_rec.planner.report import comparison, cures, headline, report
+from dat_rec.planner.report_json import as_json, comparison_json
 from dat_rec.planner.table_file import read_tables
+from dat_rec.planner.what_if import compare, offloaded, smallest_cluster, what_would_fit
 from dat_rec.runs.recorded import check_same_rows, load_config
 from dat_rec.sharding.options import ShardingOptions
 from dat_rec.train.loop import pooling_factors, sharding_options
@@ -54,11 +45,11 @@ def plan_command(config: PlanConfig) -> int:
     """
     config.check()
     question = question_of(config)
-    answer = ask(question)
+    answer = find_plan(question)
     print(report(answer))
     value: dict[str, Any] = as_json(answer)
     if not answer.fits:
-        smallest, cheaper = smallest_cluster(answer), changes(question)
+        smallest, cheaper = smallest_cluster(answer), what_would_fit(question)
         print("\n" + cures(smallest, cheaper))
         value["smallest_cluster"] = smallest and _short(as_json(smallest))
         value["changes"] = {name: _short(as_json(one)) for name, one in cheaper.items()}
@@ -80,7 +71,7 @@ def _short(value: dict[str, Any]) -> dict[str, Any]:
     return {name: inner for name, inner in value.items() if name not in ("ranks", "plan")}
 
 
-def question_of(config: PlanConfig) -> Question:
+def question_of(config: PlanConfig) -> PlanRequest:
     """What the options ask.
 
     Raises:
@@ -105,7 +96,7 @@ def _cluster(config: PlanConfig) -> Cluster:
     return cluster.with_memory(config.memory_gb) if config.memory_gb else cluster
 
 
-def _of_tables(config: PlanConfig, path: Path, cluster: Cluster) -> Question:
+def _of_tables(config: PlanConfig, path: Path, cluster: Cluster) -> PlanRequest:
     file = read_tables(path)
     batch = config.batch_size or file.batch_size
     if batch is None:
@@ -119,7 +110,7 @@ def _of_tables(config: PlanConfig, path: Path, cluster: Cluster) -> Question:
         # What the command says goes before what the file says.
         pins=(*config.pin, *file.pins()),
     )
-    return Question(file.model, file.pooling_factors(), cluster, options, config.fp16_tables)
+    return PlanRequest(file.model, file.pooling_factors(), cluster, options, config.fp16_tables)
 
 
 def _global_batch(run: Path) -> int:
@@ -131,7 +122,7 @@ def _global_batch(run: Path) -> int:
     return number
 
 
-def _of_training(config: PlanConfig, cluster: Cluster) -> Question:
+def _of_training(config: PlanConfig, cluster: Cluster) -> PlanRequest:
     if config.run is not None:
         training = load_config(config.run)
         if config.data is not None:
@@ -166,7 +157,7 @@ def _of_training(config: PlanConfig, cluster: Cluster) -> Question:
 
     fp16 = config.fp16_tables or training.model.fp16_tables
     bad_ids = BadIds(training.examples.bad_ids, OPTION_CURE)
-    return Question(
+    return PlanRequest(
         model,
         pooling_factors(dataset, bad_ids),
         cluster,

@@ -20,6 +20,7 @@ from torchrec.distributed.planner import Topology
 
 from dat_rec.errors import UserError
 from dat_rec.files import read_json
+from dat_rec.planner.log_filter import NOT_BY_FACTORY, without_message
 
 BANDWIDTHS = ("hbm_mem_bw", "ddr_mem_bw", "hbm_to_ddr_mem_bw", "intra_host_bw", "inter_host_bw")
 """As TorchRec's Topology calls them: a rank's own, one direction where there are two."""
@@ -161,14 +162,15 @@ class Cluster:
 
     def topology(self, hosts: int | None = None) -> Topology:
         """What the planner takes; of another number of ``hosts`` if one is given."""
-        return Topology(
-            world_size=self.ranks_per_host * (hosts or self.hosts),
-            local_world_size=self.ranks_per_host,
-            compute_device=self.hardware.device,
-            hbm_cap=self.memory_bytes if self.on_gpu else None,
-            ddr_cap=self.host_bytes if self.on_gpu else self.memory_bytes,
-            **topology_bandwidths(self.hardware.bandwidths),
-        )
+        with without_message(*NOT_BY_FACTORY):
+            return Topology(
+                world_size=self.ranks_per_host * (hosts or self.hosts),
+                local_world_size=self.ranks_per_host,
+                compute_device=self.hardware.device,
+                hbm_cap=self.memory_bytes if self.on_gpu else None,
+                ddr_cap=self.host_bytes if self.on_gpu else self.memory_bytes,
+                **topology_bandwidths(self.hardware.bandwidths),
+            )
 
     def __str__(self) -> str:
         """As in 16 × 8 h100-80gb."""

@@ -9,32 +9,32 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from dat_rec.files import whole_file
-from dat_rec.planner.ask import Answer
-from dat_rec.planner.estimate import RankEstimate
+from dat_rec.planner.cost_estimate import RankEstimate
+from dat_rec.planner.plan_request import PlanResult
 
 MOST_RANKS = 32
 """Rows of the picture; of more ranks, each row is a host."""
 GIB = 2**30
 
 
-def draw(answer: Answer, title: str, path: Path) -> None:
-    """Draw ``answer``'s plan into the file ``path``.
+def draw(result: PlanResult, title: str, path: Path) -> None:
+    """Draw ``result``'s plan into the file ``path``.
 
     Args:
-        answer: with a plan.
+        result: with a plan.
         title: stands above.
         path: of the PNG.
     """
-    estimate, cluster = answer.estimate, answer.question.cluster
+    estimate, cluster = result.estimate, result.request.cluster
     if estimate is None:
         raise ValueError("no plan to draw")
-    tables = [row["table"] for row in answer.plan]
+    tables = [row["table"] for row in result.plan]
     world = cluster.world_size
     held_RT = np.zeros((world, len(tables)))
-    for (table, rank), one in estimate.parts.items():
+    for (table, rank), one in estimate.tables.items():
         held_RT[rank, tables.index(table)] = (one.device_bytes + one.host_bytes) / GIB
     memory_R3 = np.zeros((world, 3))
-    for rank, size in answer.main_bytes().items():
+    for rank, size in result.main_bytes().items():
         one = estimate.ranks.get(rank, RankEstimate())
         rest = size - one.weights_bytes - one.state_bytes
         memory_R3[rank] = np.array([one.weights_bytes, one.state_bytes, rest]) / GIB
@@ -46,14 +46,14 @@ def draw(answer: Answer, title: str, path: Path) -> None:
         fullest = by_host.sum(2).argmax(1)
         memory_R3 = by_host[np.arange(rows), fullest]
     with mpl.rc_context({"font.size": 9}):
-        figure = _figure(held_RT, memory_R3, tables, what, answer)
+        figure = _figure(held_RT, memory_R3, tables, what, result)
         figure.suptitle(title, x=0.01, ha="left", fontsize=10, wrap=True)
         with whole_file(path) as partial:
             figure.savefig(partial, format="png", dpi=110)
 
 
 def _figure(
-    held_RT: np.ndarray, memory_R3: np.ndarray, tables: list[str], what: str, answer: Answer
+    held_RT: np.ndarray, memory_R3: np.ndarray, tables: list[str], what: str, result: PlanResult
 ) -> Figure:
     rows = len(held_RT)
     names = 0.08 * max(map(len, tables))
@@ -84,13 +84,13 @@ def _figure(
     ):
         bars.barh(np.arange(rows), column, left=bottom, color=colour, label=name, height=0.8)
         bottom += column
-    share, memory = answer.question.share_bytes / GIB, answer.question.cluster.memory_bytes / GIB
+    share, memory = result.request.share_bytes / GIB, result.request.cluster.memory_bytes / GIB
     bars.axvline(share, color="crimson", label=f"tables may take {share:.3g}")
     if memory > share:
         bars.axvline(memory, color="0.4", linestyle="--", label=f"memory of a rank {memory:.3g}")
     bars.set_xlim(0, 1.05 * memory)
     bars.tick_params(labelleft=False)
-    device = "GPU memory" if answer.question.cluster.on_gpu else "memory"
+    device = "GPU memory" if result.request.cluster.on_gpu else "memory"
     bars.set_xlabel(f"GiB of {device}{', fullest rank of the host' if what == 'host' else ''}")
     figure.legend(loc="outside lower right", ncols=3, fontsize=8)
     return figure

@@ -10,7 +10,7 @@ from torchrec.distributed.types import ShardingPlan
 from dat_rec.dist.agree import raise_together, together
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
-from dat_rec.planner.estimate import PlanEstimate
+from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.planner.plan import make_plan
 from dat_rec.sharding.options import ShardingOptions
 from dat_rec.sharding.shard import check_options, fuse_optimizer, shard

@@ -7,7 +7,7 @@ from typing import Any
 
 from dat_rec.config import TrainConfig
 from dat_rec.dist.rank_context import RankContext
-from dat_rec.planner.estimate import PlanEstimate, RankEstimate
+from dat_rec.planner.cost_estimate import PlanEstimate, RankEstimate
 from dat_rec.planner.plan import MEMORY_RESERVE
 from dat_rec.planner.plan_table import plan_to_text
 

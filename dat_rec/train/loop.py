@@ -32,7 +32,7 @@ from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import SharedError, StoppedError
 from dat_rec.model.losses import most_compared
-from dat_rec.planner.estimate import PlanEstimate
+from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.planner.plan_table import plan_to_json
 from dat_rec.preflight.preflight import require

@@ -21,12 +21,12 @@ from benchmarks.quality import SETUPS, table
 from benchmarks.sweep import SHAPES, as_in_training
 from dat_rec.config import TrainConfig
 from dat_rec.data.dataset import Dataset
-from dat_rec.planner.ask import ask
-from dat_rec.planner.estimate import RankEstimate
+from dat_rec.planner.cost_estimate import RankEstimate
 from dat_rec.planner.hardware import Cluster, Cost, Hardware, Way, read_cluster
+from dat_rec.planner.plan_request import find_plan
 from dat_rec.planner.plan_table import plan_to_json
 from dat_rec.planner.table_file import Table
-from tests.planner.described import question
+from tests.planner.described import request
 
 CIRCUMSTANCES = {"benchmark", "command", "commit", "date", "hardware", "torch", "torchrec"}
 
@@ -240,8 +240,8 @@ def test_bandwidths_make_torchrecs_formula_right() -> None:
 
     def estimate(kind: str, rows: int) -> RankEstimate:
         table = Table("one", rows, 64, 1.0)
-        asked = question([table], cluster, batch_size=512, pins=(f"one={kind}",))
-        answer = ask(asked)
+        asked = request([table], cluster, batch_size=512, pins=(f"one={kind}",))
+        answer = find_plan(asked)
         assert answer.estimate is not None
         return max(answer.estimate.ranks.values(), key=lambda one: one.step_ms)
 

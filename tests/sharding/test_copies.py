@@ -13,7 +13,7 @@ from torchrec.distributed.model_parallel import DMPCollection
 
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
-from dat_rec.planner.plan import _topology
+from dat_rec.planner.topology import topology_of_ranks
 from dat_rec.sharding.options import ShardingOptions
 from dat_rec.sharding.shard import check_options, ranks_together
 
@@ -58,7 +58,7 @@ def test_the_planner_knows_which_ranks_of_a_group_share_a_host(
         # As the planner counts them: one host's after the other's.
         assert on_hosts == sorted(on_hosts)
     assert ranks_together(here, group) == expected
-    topology = _topology(here, group, {})
+    topology = topology_of_ranks(here, group, {})
     assert (topology.world_size, topology.local_world_size) == (group, expected)
     check_options(here, ShardingOptions(1, 0.1, sharding_group_size=group))
 

@@ -1,13 +1,14 @@
 """A part's time by measured costs, by hand; and that the planner goes by it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from dat_rec.planner.ask import Answer, ask
 from dat_rec.planner.hardware import Cluster, Cost, Hardware
+from dat_rec.planner.plan_request import PlanResult, find_plan
 from dat_rec.planner.table_file import Table
-from tests.planner.described import question
+from tests.planner.described import BIG, gpus, request
 
 ROWS, DIM, FACTOR, BATCH, WORLD = 1_000, 64, 3.0, 128, 4
 BAGS, VALUES = BATCH * WORLD, BATCH * WORLD * 3
@@ -18,16 +19,16 @@ FREE = dict.fromkeys(
 COST = Cost(bag_ns=7.0, bag_byte_ns=0.5, value_ns=11.0, value_byte_ns=0.25, row_byte_ns=2.0)
 
 
-def asked(kind: str, costs: dict[Any, Cost], **changed: Any) -> Answer:
+def asked(kind: str, costs: dict[Any, Cost], **changed: Any) -> PlanResult:
     table = Table("one", ROWS, DIM, FACTOR, fp16=changed.pop("fp16", False))
     cluster = Cluster(Hardware("here", "cpu", 16, 64, costs=costs), 1, WORLD)
     pins = (f"one={kind}",)
-    return ask(question([table], cluster, batch_size=BATCH, pins=pins, **changed))
+    return find_plan(request([table], cluster, batch_size=BATCH, pins=pins, **changed))
 
 
-def times(answer: Answer) -> list[float]:
+def times(result: PlanResult) -> list[float]:
     """Of each rank, ascending."""
-    return sorted(answer.times_ms().values())
+    return sorted(result.times_ms().values())
 
 
 def test_a_whole_table_serves_all_ranks() -> None:
@@ -73,10 +74,10 @@ def test_every_rank_has_its_own_examples_beside_its_parts_of_tables() -> None:
     bags, values = BATCH, BATCH * 3
     own = (bags * 7 + bags * DIM * 4 * 0.5 + values * 11 + values * DIM * 4 * 0.25) / 1e6
     table = Cost(1.0, 0.0, 0.0, 0.0, 0.0)
-    answer = asked("table_wise", FREE | {"table_wise": table, "every_rank": COST})
-    assert times(answer) == pytest.approx([own, own, own, own + BAGS / 1e6])
-    assert answer.estimate is not None
-    assert [one.own_ms for one in answer.estimate.ranks.values()] == pytest.approx([own] * 4)
+    result = asked("table_wise", FREE | {"table_wise": table, "every_rank": COST})
+    assert times(result) == pytest.approx([own, own, own, own + BAGS / 1e6])
+    assert result.estimate is not None
+    assert [one.own_ms for one in result.estimate.ranks.values()] == pytest.approx([own] * 4)
 
 
 @pytest.mark.parametrize("kind", ["table_wise", "row_wise"])
@@ -85,5 +86,16 @@ def test_the_planner_takes_what_costs_least(kind: str) -> None:
     costs = dict.fromkeys(FREE, dear) | {kind: NOTHING}
     table = Table("one", ROWS, DIM, FACTOR)
     cluster = Cluster(Hardware("here", "cpu", 16, 64, costs=costs), 1, WORLD)
-    answer = ask(question([table], cluster, sharding_types=("table_wise", "row_wise")))
-    assert [row["sharding_type"] for row in answer.plan] == [kind]
+    result = find_plan(request([table], cluster, sharding_types=("table_wise", "row_wise")))
+    assert [row["sharding_type"] for row in result.plan] == [kind]
+
+
+def test_half_the_bandwidth_takes_twice_the_time() -> None:
+    wanted = request(BIG, gpus(4), batch_size=1024, pins=("*=row_wise",))
+    times = []
+    for speed in (20.0, 10.0):
+        hardware = replace(wanted.cluster.hardware, bandwidths={"inter_host_bw": speed})
+        result = find_plan(replace(wanted, cluster=replace(wanted.cluster, hardware=hardware)))
+        assert result.estimate is not None
+        times.append(result.estimate.ranks[0].output_ms)
+    assert times[1] == pytest.approx(2 * times[0])

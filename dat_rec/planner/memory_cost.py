@@ -1,7 +1,7 @@
-"""Bytes that a table's part takes: TorchRec's estimate, with what it leaves out.
+"""The memory that a shard takes: TorchRec's estimate, with what it leaves out.
 
 TorchRec counts the optimizer's state in the table's own type and by the row's share of columns.
-FBGEMM keeps it in float32, and with RowWiseAdagrad a sum for each row of each part: with float16
+FBGEMM keeps it in float32, and with RowWiseAdagrad a sum for each row of each shard: with float16
 tables, or columns cut apart, twice as much or more. And tables that every rank holds whole
 (data_parallel) have a dense gradient as large as they are.
 """
@@ -14,26 +14,26 @@ from torchrec.distributed.planner.types import Shard, ShardingOption, Storage
 from torchrec.optim import RowWiseAdagrad
 
 STATE_BYTES = 4
-"""Of each number of the optimizer's state."""
+"""Bytes of each number of the optimizer's state."""
 TORCHREC_CACHE = 0.2
-"""Share of rows in the cache where no rule says it."""
+"""Share of a table's rows in the GPU's cache where no rule says otherwise."""
 
 
 def weight_bytes(option: ShardingOption, shard: Shard) -> int:
-    """Of the part's weights, wherever they lie."""
+    """Return the bytes of the shard's weights, wherever they lie."""
     return int(prod(shard.size)) * int(option.tensor.element_size())
 
 
 def state_bytes(option: ShardingOption, shard: Shard) -> int:
-    """Of the part's optimizer state, as FBGEMM makes it; 0 for a table without an optimizer."""
+    """Return the bytes of the shard's optimizer state in FBGEMM; 0 without an optimizer."""
     kind = _optimizer(option)
     if kind is None:
         return 0
     return STATE_BYTES * int(shard.size[0] if kind is RowWiseAdagrad else prod(shard.size))
 
 
-def shares(option: ShardingOption, *, on_gpu: bool) -> tuple[float, float]:
-    """How much of weights and state the GPU and the host hold: (1, 0) for all on the GPU."""
+def memory_shares(option: ShardingOption, *, on_gpu: bool) -> tuple[float, float]:
+    """Return the shares of weights and state that the GPU and the host hold, each 0 to 1."""
     if not on_gpu:
         return 0.0, 1.0
     if option.compute_kernel == "fused_uvm_caching":
@@ -42,14 +42,14 @@ def shares(option: ShardingOption, *, on_gpu: bool) -> tuple[float, float]:
 
 
 class StorageEstimator(EmbeddingStorageEstimator):  # type: ignore[misc]  # no types in TorchRec
-    """TorchRec's, corrected."""
+    """TorchRec's estimator of memory, corrected."""
 
     def estimate(self, sharding_options: list[ShardingOption], *more: Any, **named: Any) -> None:
-        """Set every part's storage."""
+        """Set the storage of every shard."""
         super().estimate(sharding_options, *more, **named)
         on_gpu = self._topology.compute_device == "cuda"
         for option in sharding_options:
-            device, host = shares(option, on_gpu=on_gpu)
+            device, host = memory_shares(option, on_gpu=on_gpu)
             for shard in option.shards:
                 missing = state_bytes(option, shard) - _counted(option, shard)
                 if option.sharding_type == "data_parallel":
@@ -58,7 +58,7 @@ class StorageEstimator(EmbeddingStorageEstimator):  # type: ignore[misc]  # no t
 
 
 def _counted(option: ShardingOption, shard: Shard) -> int:
-    """Of the state, as TorchRec counts it."""
+    """Return the bytes of the state as TorchRec counts them."""
     kind, weights = _optimizer(option), weight_bytes(option, shard)
     if kind is None:
         return 0

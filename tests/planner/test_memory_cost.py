@@ -11,10 +11,10 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     SplitTableBatchedEmbeddingBagsCodegen,
 )
 
-from dat_rec.planner.ask import Answer, ask, towers_bytes
 from dat_rec.planner.hardware import Cluster, Hardware
+from dat_rec.planner.plan_request import PlanResult, find_plan, towers_bytes
 from dat_rec.planner.table_file import Table
-from tests.planner.described import question
+from tests.planner.described import request
 
 ROWS, DIM, FACTOR, BATCH, WORLD = 1_000_000, 64, 3.0, 128, 4
 WEIGHTS = ROWS * DIM * 4
@@ -23,10 +23,10 @@ STATE = ROWS * 4
 IDS, VECTORS = BATCH * 3 * WORLD * 8, BATCH * WORLD * DIM * 4
 
 
-def asked(kind: str, device: str = "cuda", **changed: Any) -> Answer:
+def asked(kind: str, device: str = "cuda", **changed: Any) -> PlanResult:
     table = Table("one", ROWS, DIM, FACTOR, fp16=changed.pop("fp16", False))
-    return ask(
-        question(
+    return find_plan(
+        request(
             [table],
             Cluster(Hardware("here", device, 16, 64), 1, WORLD),
             batch_size=BATCH,
@@ -36,8 +36,8 @@ def asked(kind: str, device: str = "cuda", **changed: Any) -> Answer:
     )
 
 
-def device_bytes(answer: Answer) -> list[int]:
-    return list(answer.main_bytes().values())
+def device_bytes(result: PlanResult) -> list[int]:
+    return list(result.main_bytes().values())
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
@@ -64,27 +64,27 @@ def test_a_table_on_every_rank_has_a_gradient_of_its_size() -> None:
 
 
 def test_float16_halves_the_weights_and_not_the_sums() -> None:
-    answer = asked("table_wise", fp16=True)
-    assert max(device_bytes(answer)) == WEIGHTS // 2 + STATE + IDS + VECTORS // 2
-    assert answer.estimate is not None
-    (one,) = answer.estimate.ranks.values()
+    result = asked("table_wise", fp16=True)
+    assert max(device_bytes(result)) == WEIGHTS // 2 + STATE + IDS + VECTORS // 2
+    assert result.estimate is not None
+    (one,) = result.estimate.ranks.values()
     assert (one.weights_bytes, one.state_bytes) == (WEIGHTS // 2, STATE)
 
 
 def test_adagrad_has_a_float32_sum_for_each_weight_of_either_type() -> None:
     for fp16, weights in ((False, WEIGHTS), (True, WEIGHTS // 2)):
-        answer = asked("row_wise", fp16=fp16, optimizer="adagrad")
-        assert answer.estimate is not None
-        for one in answer.estimate.ranks.values():
+        result = asked("row_wise", fp16=fp16, optimizer="adagrad")
+        assert result.estimate is not None
+        for one in result.estimate.ranks.values():
             assert (one.weights_bytes, one.state_bytes) == (weights // 4, WEIGHTS // 4)
         ids, vectors = IDS // 4, VECTORS // (2 if fp16 else 1)
-        assert device_bytes(answer) == [weights // 4 + WEIGHTS // 4 + ids + vectors] * 4
+        assert device_bytes(result) == [weights // 4 + WEIGHTS // 4 + ids + vectors] * 4
 
 
 def test_a_cache_holds_its_share_of_rows_and_the_host_all() -> None:
-    answer = asked("table_wise,fused_uvm_caching,cache_load_factor:0.25")
-    assert answer.estimate is not None
-    (one,) = answer.estimate.ranks.values()
+    result = asked("table_wise,fused_uvm_caching,cache_load_factor:0.25")
+    assert result.estimate is not None
+    (one,) = result.estimate.ranks.values()
     assert one.host_bytes == WEIGHTS + STATE
     # FBGEMM's books of the cache: 4 bytes for each row, 16 for each that is in it.
     books = 4 * ROWS + 16 * ROWS // 4
@@ -109,7 +109,7 @@ def test_fbgemm_keeps_the_sums_of_float16_weights_in_float32(
 
 
 def test_towers_are_told_beside_the_tables() -> None:
-    tables = question([Table("one", 100, 16)], Cluster(Hardware("here", "cpu", 1, 4), 1, 1)).model(
+    tables = request([Table("one", 100, 16)], Cluster(Hardware("here", "cpu", 1, 4), 1, 1)).model(
         ()
     )
     both = torch.nn.ModuleDict({"tables": tables, "tower": torch.nn.Linear(10, 5)})

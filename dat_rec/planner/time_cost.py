@@ -1,15 +1,15 @@
-"""Milliseconds that a table's part takes in a step: TorchRec's estimate, or costs measured on CPU.
+"""The time that a shard takes in a step: TorchRec's estimate, or by costs measured on CPU.
 
-TorchRec's formulas are a GPU's: bytes over bandwidth. On CPU a part costs by the bag and by the
-value as much as by the byte, an exchange copies and waits more than it sends, row-wise parts see
+TorchRec's formulas are a GPU's: bytes over bandwidth. On CPU a shard costs by the bag and by the
+value as much as by the byte, an exchange copies and waits more than it sends, row-wise shards see
 every bag of every rank, and the squares that column shards of RowWiseAdagrad exchange
 (``whole_rows``) are in no formula. ``benchmarks/calibrate.py`` measures whole steps instead, and
-fits for each way of sharding
+fits for each kind of sharding
 
     ms = (bags · bag_ns + bags · D · 4 · bag_byte_ns
           + values · value_ns + values · D · e · value_byte_ns + rows · D · e · row_byte_ns) / 1e6
 
-with a part's bags and values of a step, its D columns, and e bytes a weight; rows count where
+with a shard's bags and values of a step, its D columns, and e bytes a weight; rows count where
 every rank holds the table and its gradient whole. What every rank does for its own examples under
 any plan (ids sent, embeddings received, the model between) has costs of the same kind, by the bags
 and values of that rank's examples. It moves no plan before another, and so the planner does not
@@ -36,11 +36,11 @@ from torchrec.optim import RowWiseAdagrad
 from dat_rec.planner.hardware import Cost, Way
 
 VECTOR_BYTES = 4
-"""Of each number of a pooled embedding."""
+"""Bytes of each number of a pooled embedding."""
 
 
-def way(option: ShardingOption) -> Way:
-    """Whose costs a table's parts have."""
+def cost_kind(option: ShardingOption) -> Way:
+    """Return the kind of sharding whose measured costs a table's shards have."""
     kind = option.sharding_type
     if kind == "data_parallel":
         return "data_parallel"
@@ -52,13 +52,13 @@ def way(option: ShardingOption) -> Way:
     return "column_wise" if by_column and RowWiseAdagrad in classes else "table_wise"
 
 
-def work(option: ShardingOption, shard: Shard, topology: Topology) -> Cost:
-    """What a part has to do in a step: the factors of its cost, in ``Cost``'s order."""
+def shard_work(option: ShardingOption, shard: Shard, topology: Topology) -> Cost:
+    """Return what a shard has to do in a step: the factors of its costs, field by field."""
     features = len(option.input_lengths)
     ranks = 1 if option.sharding_type == "data_parallel" else topology.world_size
     rows, columns = shard.size
     bags = float(option.batch_size * ranks * features)
-    # Of a table cut by rows, each part has its share of the values, but all bags.
+    # Where a table is cut by rows, each shard has its share of the values, but all bags.
     values = option.batch_size * ranks * sum(option.input_lengths) * rows / option.tensor.shape[0]
     row_bytes = columns * option.tensor.element_size()
     table_bytes = float(prod(shard.size)) * option.tensor.element_size()
@@ -73,7 +73,7 @@ def work(option: ShardingOption, shard: Shard, topology: Topology) -> Cost:
 
 
 def own_work(option: ShardingOption) -> Cost:
-    """What a table's bags make every rank do under any plan."""
+    """Return what a table's bags make every rank do under any plan."""
     bags = float(option.batch_size * len(option.input_lengths))
     values = float(option.batch_size * sum(option.input_lengths))
     columns = option.tensor.shape[1]
@@ -81,14 +81,14 @@ def own_work(option: ShardingOption) -> Cost:
     return Cost(bags, bags * columns * VECTOR_BYTES, values, values * row_bytes, 0.0)
 
 
-def time_ms(work_of: Cost, cost: Cost) -> float:
-    """Of work at a cost."""
-    pairs = zip(astuple(work_of), astuple(cost), strict=True)
+def time_ms(work: Cost, cost: Cost) -> float:
+    """Return the milliseconds of ``work``, factors in ``Cost``'s order, at ``cost``."""
+    pairs = zip(astuple(work), astuple(cost), strict=True)
     return float(sum(a * b for a, b in pairs)) / 1e6
 
 
 class TimeEstimator(ShardEstimator):  # type: ignore[misc]  # no types in TorchRec
-    """TorchRec's, or with costs that were measured theirs: whole, as lookups."""
+    """TorchRec's estimator of time; with measured costs their time in its place, all as lookups."""
 
     def __init__(
         self,
@@ -103,12 +103,12 @@ class TimeEstimator(ShardEstimator):  # type: ignore[misc]  # no types in TorchR
         )
 
     def estimate(self, sharding_options: list[ShardingOption], *more: Any, **named: Any) -> None:
-        """Set every part's time."""
+        """Set the time of every shard."""
         self._torchrec.estimate(sharding_options, *more, **named)
         if not self._costs:
             return
         for option in sharding_options:
-            cost = self._costs[way(option)]
+            cost = self._costs[cost_kind(option)]
             for shard in option.shards:
-                one = time_ms(work(option, shard, self._topology), cost)
+                one = time_ms(shard_work(option, shard, self._topology), cost)
                 shard.perf = Perf(one, 0.0, 0.0, 0.0)
