@@ -3,8 +3,8 @@
 TorchRec's formulas are a GPU's: bytes over bandwidth. On CPU a shard costs by the bag and by the
 value as much as by the byte, an exchange copies and waits more than it sends, row-wise shards see
 every bag of every rank, and the squares that column shards of RowWiseAdagrad exchange
-(``whole_rows``) are in no formula. ``benchmarks/calibrate.py`` measures whole steps instead, and
-fits for each kind of sharding
+(``dat_rec.sharding.rowwise_adagrad``) are in no formula. ``benchmarks/calibrate.py`` measures whole
+steps instead, and fits for each kind of sharding
 
     ms = (bags · bag_ns + bags · D · 4 · bag_byte_ns
           + values · value_ns + values · D · e · value_byte_ns + rows · D · e · row_byte_ns) / 1e6

@@ -9,7 +9,7 @@ from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
 from dat_rec.planner.hardware import Cost, Way, read_cluster, topology_bandwidths, usual_costs
 from dat_rec.planner.log_filter import NOT_BY_FACTORY, without_message
-from dat_rec.sharding.shard import ranks_together
+from dat_rec.sharding.copies import ranks_together
 
 
 def topology_of_ranks(

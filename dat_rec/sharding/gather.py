@@ -1,4 +1,4 @@
-"""Tensors of all ranks, with gradients that are right, on their way while something else is done.
+"""Gather and sum tensors over ranks, with gradients, while something else is computed.
 
 Each rank computes its share of the global loss; ``MeanGradients`` and TorchRec then average
 gradients over ranks. With these functions that average is the gradient of the global batch's
@@ -23,26 +23,39 @@ _GATHER = (
     dist.all_gather_single if hasattr(dist, "all_gather_single") else dist.all_gather_into_tensor
 )
 Start = Callable[[Tensor], tuple[dist.Work, Tensor]]
-"""Begins a collective: what to wait for, and the tensor that is there afterwards."""
+"""Starts a collective. Returns its handle, and the tensor that holds its result afterwards."""
 
 
 def gather_rows(local: Tensor) -> Callable[[], Tensor]:
-    """Send ``local`` to all ranks; of equal shapes, they arrive by rank: (W · n, …)."""
+    """Send this rank's rows to all ranks.
+
+    Args:
+        local: (n, …), of the same shape and dtype on all W ranks.
+
+    Returns:
+        A function that waits and returns (W · n, …), by rank. Backward, each rank receives the sum
+        of all ranks' gradients of its rows.
+    """
     return _send(local, forth=_all_gather, back=_all_to_all)
 
 
 def sum_over_ranks(local: Sequence[Tensor]) -> Callable[[], Sequence[Tensor]]:
-    """Send ``local`` tensors, of one dtype, in one message; their sums over ranks arrive.
+    """Send tensors to be summed over ranks, all in one message.
 
-    Their gradients are summed over ranks too.
+    Args:
+        local: of any shapes, of one dtype; the same on all ranks.
+
+    Returns:
+        A function that waits and returns the sums, in the shapes of ``local``. Backward, gradients
+        are summed over ranks too.
     """
     if dist.get_world_size() == 1:
         return lambda: local
     arrive = _send(torch.cat([tensor.flatten() for tensor in local]), _all_reduce, _all_reduce)
 
     def arrive_apart() -> Sequence[Tensor]:
-        parts = arrive().split([tensor.numel() for tensor in local])
-        return [part.view(tensor.shape) for part, tensor in zip(parts, local, strict=True)]
+        sums = arrive().split([tensor.numel() for tensor in local])
+        return [one.view(tensor.shape) for one, tensor in zip(sums, local, strict=True)]
 
     return arrive_apart
 
@@ -57,7 +70,7 @@ def _send(local: Tensor, forth: Start, back: Start) -> Callable[[], Tensor]:
 
 
 class _Message:
-    """On its way forth, or its gradient back."""
+    """A tensor on its way forth, or its gradient on its way back."""
 
     def __init__(self, forth: Start, back: Start) -> None:
         self._forth, self._back = forth, back
@@ -87,7 +100,7 @@ class _Leave(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
-        # Of rows that were gathered, a gradient from each rank.
+        # After a gather each rank has sent a gradient of these rows; after a sum one arrives.
         return ctx.message.arrive().view(-1, *ctx.shape).sum(dim=0), None
 
 
@@ -121,5 +134,5 @@ def _all_reduce(local: Tensor) -> tuple[dist.Work, Tensor]:
 
 
 def _work(work: dist.Work | None) -> dist.Work:
-    assert work is not None, "of an asynchronous collective"
+    assert work is not None, "the collective is asynchronous"
     return work

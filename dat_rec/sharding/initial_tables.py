@@ -1,7 +1,7 @@
-"""Initial table weights that depend on seed, table and row alone, whatever the plan.
+"""Initial weights of the tables, which depend on random seed, table and row alone.
 
-Each rank fills its own shards, block of rows by block of rows, from a counter-based
-generator: no table is ever made whole, and every plan and world size starts the same.
+Each rank fills its own shards, block of rows by block of rows, from a counter-based generator. No
+table is ever made whole, and every plan and world size starts the same.
 """
 
 import zlib
@@ -15,6 +15,7 @@ from dat_rec.data.schema import UNKNOWN
 from dat_rec.sharding.table_shards import TableShard, table_shards
 
 BLOCK_ROWS = 4096
+"""Rows that one draw of the generator fills."""
 
 
 def initialize_tables(model: nn.Module, seed: int, scale: float) -> None:
@@ -25,15 +26,15 @@ def initialize_tables(model: nn.Module, seed: int, scale: float) -> None:
 
     Args:
         model: holds EmbeddingBagCollections, sharded or not.
-        seed: the run's seed.
-        scale: half-width of the distribution, times √dim.
+        seed: the run's random seed.
+        scale: half the width of the distribution, times √dim.
     """
     for shard in table_shards(model):
         initialize_shard(shard, seed, scale)
 
 
 def initialize_shard(shard: TableShard, seed: int, scale: float) -> None:
-    """Fill one shard; its numbers are those that the whole table has there."""
+    """Fill one shard with the numbers that the whole table has there."""
     dim = shard.shape[1]
     bound = scale / dim**0.5
     row, column, weights = shard.row, shard.column, shard.weights
@@ -43,11 +44,12 @@ def initialize_shard(shard: TableShard, seed: int, scale: float) -> None:
         first = block * BLOCK_ROWS
         start, stop = max(first, row), min(first + BLOCK_ROWS, row + rows)
         numbers = _block(seed, table, block, dim, bound)
-        part = numbers[start - first : stop - first, column : column + columns]
-        weights[start - row : stop - row] = torch.from_numpy(part.copy())
+        own = numbers[start - first : stop - first, column : column + columns]
+        weights[start - row : stop - row] = torch.from_numpy(own.copy())
 
 
 def _block(seed: int, table: str, block: int, dim: int, bound: float) -> NDArray[np.float32]:
+    """Return (BLOCK_ROWS, dim) uniform numbers in ±bound for one block of a table's rows."""
     key = [seed, zlib.crc32(table.encode())]
     rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, block, 0]))
     numbers = rng.random((BLOCK_ROWS, dim), np.float32)

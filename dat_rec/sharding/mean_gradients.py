@@ -1,11 +1,11 @@
-"""Towers on all ranks in, the mean of their gradients on every rank out, the same bits each time.
+"""Average the towers' gradients over ranks, with the same bits in every start of a run.
 
-Which rank's number a sum over ranks begins with depends on where in the message it stands, and
-from three ranks on so does the last bit. PyTorch's DDP orders its messages anew after the first
-step of every start, so that a run that was resumed would not end with the bits of one that nobody
-disturbed. Here all gradients travel in one message, in the order of the parameters. It leaves
-when the last of them is there, while the tables' gradients are still exchanged, and arrives at
-the end of backward.
+The order in which an all-reduce adds the ranks' numbers depends on their offset in the message, and
+from three ranks on so does the last bit of a sum. PyTorch's DDP orders its messages anew after the
+first step of every start, so that a resumed run would not end with the bits of one that nobody
+disturbed. Here all gradients travel in one message, in the order of the parameters. It leaves when
+the last of them is there, while the tables' gradients are still exchanged, and arrives at the end
+of backward.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,16 @@ from torchrec.distributed.types import ShardingEnv
 
 
 class MeanGradients(DataParallelWrapper):  # type: ignore[misc]  # TorchRec ships no types
-    """What TorchRec makes of all parameters that are not tables, in place of DDP."""
+    """Wraps all parameters that are no tables, in place of TorchRec's DDP."""
 
     def wrap(self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device) -> None:
-        """Give every rank the first one's towers, and the mean of all ranks' gradients."""
+        """Give every rank rank 0's towers, and after backward the mean of all gradients.
+
+        Args:
+            dmp: the sharded model.
+            env: holds the process group.
+            device: of the towers.
+        """
         module = dmp._dmp_wrapped_module.to(device)
         tables = set(DistributedModelParallel._sharded_parameter_names(module))
         towers = [value for name, value in module.named_parameters() if name not in tables]
@@ -32,7 +38,7 @@ class MeanGradients(DataParallelWrapper):  # type: ignore[misc]  # TorchRec ship
 
 
 class _Message:
-    """The gradients of one step, kept alive by the hooks on their parameters."""
+    """The message with one step's gradients; the hooks on the parameters keep it alive."""
 
     def __init__(self, parameters: Sequence[Tensor], group: dist.ProcessGroup) -> None:
         self._parameters = parameters
@@ -56,11 +62,11 @@ class _Message:
         ]
         total = torch.cat([gradient.flatten() for gradient in gradients])
         work = dist.all_reduce(total, group=self._group, async_op=True)
-        assert work is not None, "of an asynchronous collective"
+        assert work is not None, "the collective is asynchronous"
         self._under_way = work, total
 
     def _finish(self) -> None:
-        """At the end of backward: wait, and put the means in the gradients' places."""
+        """Wait at the end of backward, and put the means in the gradients' place."""
         if self._under_way is None:  # a parameter had no part in the loss, on no rank
             self._leave()
         assert self._under_way is not None

@@ -1,8 +1,8 @@
-"""A sharded model in, the shards of its tables on this rank out: weights, accumulators, places.
+"""The shards of a model's tables on this rank: their weights, accumulators, and offsets.
 
-TorchRec's own state dicts depend on the plan (RowWiseAdagrad's state of a table in column
-shards is N × shards long, data-parallel tables have none). A shard says the same under every
-plan: these rows and columns of that table, and the squared gradients summed up for them.
+TorchRec's own state dicts depend on the plan: RowWiseAdagrad's state of a table in column shards is
+N × shards long, data-parallel tables have none. A ``TableShard`` says the same under every plan:
+these rows and columns of that table, and the squared gradients summed up for them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,40 +19,42 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim import RowWiseAdagrad
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
-from dat_rec.sharding.whole_rows import WholeRows
+from dat_rec.sharding.rowwise_adagrad import WholeRows
 
 
 @dataclass(frozen=True)
 class TableShard:
-    """Rows ``row``… and columns ``column``… of a table, on this rank."""
+    """A block of a table on this rank, from ``row`` and ``column`` on."""
 
     table: str
-    """Module and table, as in ``dat.embeddings.item``: the same under every plan."""
+    """Module and table, as in ``dat.embeddings.item``; the same under every plan."""
     row: int
+    """First row of the shard in the table."""
     column: int
+    """First column of the shard in the table."""
     weights: Tensor
-    """(rows, columns), a view of the kernel's memory."""
+    """(rows, columns), in the table's dtype; a view of the kernel's memory."""
     shape: tuple[int, int]
-    """Of the whole table: (N, D)."""
+    """(N, D), the shape of the whole table."""
     replicated: bool = False
     """Whether every rank has the same whole table (data-parallel)."""
     accumulator: Tensor | None = None
-    """Sum of squared gradients, a view: (rows,) their mean over D, by RowWiseAdagrad, or
-    (rows, columns), by Adagrad. None in a model that was not sharded, or before the
-    optimizer of a dense kernel is there."""
+    """float32 sums of squared gradients, a view of the optimizer's memory: (rows,), of their mean
+    over D, by RowWiseAdagrad, or (rows, columns) by Adagrad. None in a model that is not sharded,
+    or before the optimizer of a dense kernel is there."""
 
 
 def plain_name(name: str) -> str:
-    """A parameter's or module's name without what TorchRec wraps around it."""
+    """Return a parameter's or module's name without what TorchRec wraps around it."""
     return name.removeprefix("_dmp_wrapped_module.")
 
 
 def table_shards(model: nn.Module, optimizer: CombinedOptimizer | None = None) -> list[TableShard]:
-    """The shards of all tables on this rank, in an order that is fixed by the plan.
+    """Return the shards of all tables on this rank, in an order that the plan decides.
 
     Args:
         model: sharded or not.
-        optimizer: holds the accumulators of tables with the dense kernel.
+        optimizer: holds the accumulators of tables with the dense kernel; None to leave these out.
     """
     for module in model.modules():
         if isinstance(module, WholeRows):
@@ -79,7 +81,7 @@ def _shards(model: nn.Module, accumulators: Mapping[str, Tensor]) -> Iterator[Ta
 def fbgemm_kernels(
     module: ShardedEmbeddingBagCollection,
 ) -> Iterator[BatchedFusedEmbeddingBag | BatchedDenseEmbeddingBag]:
-    """FBGEMM's kernels of a sharded collection on this rank, each with several tables."""
+    """Yield FBGEMM's kernels of a sharded collection on this rank, each with several tables."""
     for lookup in module._lookups:
         inner = lookup.module if isinstance(lookup, DistributedDataParallel) else lookup
         yield from inner._emb_modules
@@ -97,21 +99,21 @@ def _shards_of_kernel(
         configs, kernel.split_embedding_weights(), states, strict=True
     ):
         table = f"{collection}.{config.name}"
-        place = config.local_metadata
-        row, column = place.shard_offsets if place is not None else (0, 0)
+        metadata = config.local_metadata
+        row, column = metadata.shard_offsets if metadata is not None else (0, 0)
         yield TableShard(
             table=table,
             row=row,
             column=column,
             weights=weights.detach().view(config.local_rows, config.local_cols),
             shape=(config.num_embeddings, config.embedding_dim),
-            replicated=place is None,
+            replicated=metadata is None,
             accumulator=state["sum"] if fused else accumulators.get(table),
         )
 
 
 def dense_tables(model: nn.Module) -> set[str]:
-    """Tables, in part on this rank, whose kernel gives dense gradients and updates nothing."""
+    """Return the tables on this rank whose kernel gives dense gradients and updates nothing."""
     return {
         f"{plain_name(name)}.{config.name}"
         for name, module in model.named_modules()
@@ -123,10 +125,10 @@ def dense_tables(model: nn.Module) -> set[str]:
 
 
 def dense_accumulators(optimizer: CombinedOptimizer | None) -> dict[str, Tensor]:
-    """By table, the squared gradients summed up by the optimizer of the dense kernels.
+    """Return by table the accumulators of the tables with the dense kernel.
 
-    Shapes are those of the fused ones: (rows,) by RowWiseAdagrad, which has them as (rows, 1),
-    and (rows, columns) by Adagrad.
+    Their shapes are those of fused kernels: (rows,) by RowWiseAdagrad, which has them as
+    (rows, 1), and (rows, columns) by Adagrad.
     """
     found: dict[str, Tensor] = {}
     for _, part in optimizer.optimizers if optimizer is not None else ():
@@ -141,7 +143,10 @@ def dense_accumulators(optimizer: CombinedOptimizer | None) -> dict[str, Tensor]
 
 
 def table_of(parameter: str) -> str:
-    """``dat.embeddings.item`` of the parameter ``…dat.embeddings.embedding_bags.item.weight``."""
+    """Return a parameter's table, as in ``dat.embeddings.item``.
+
+    The parameter is called ``…dat.embeddings.embedding_bags.item.weight``.
+    """
     return plain_name(parameter).replace(".embedding_bags.", ".").removesuffix(".weight")
 
 

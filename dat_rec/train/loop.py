@@ -40,9 +40,9 @@ from dat_rec.runs.fence import Fence
 from dat_rec.runs.run_folder import RunFolder
 from dat_rec.runs.start_page import Start, start_page
 from dat_rec.runs.warm_start import warm_start
+from dat_rec.sharding.copies import average_copies
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.sharding.options import ShardingOptions
-from dat_rec.sharding.shard import average_copies
 from dat_rec.train.metrics_log import LookupTimer, MetricsLog
 from dat_rec.train.objective import TrainTask, logged_terms
 from dat_rec.train.optimizers import LearningRates, build_optimizer

@@ -136,8 +136,8 @@ def page(found: dict[tuple[str, str, int], Difference]) -> str:
         "float16 tables round to nearest, on GPUs too: a step of less than half a unit in the",
         "last place is lost, and a resumed run has the same bits.",
         "",
-        "Column-wise types match because the parts of a row share its RowWiseAdagrad sum",
-        "(`dat_rec/sharding/whole_rows.py`); in TorchRec each part has its own, which is another",
+        "Column-wise types match because the shards of a row share its RowWiseAdagrad sum",
+        "(`dat_rec/sharding/rowwise_adagrad.py`); in TorchRec each has its own, which is another",
         "optimizer under every plan.",
     ]
     for kind in KINDS:

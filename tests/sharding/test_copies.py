@@ -14,8 +14,7 @@ from torchrec.distributed.model_parallel import DMPCollection
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
 from dat_rec.planner.topology import topology_of_ranks
-from dat_rec.sharding.options import ShardingOptions
-from dat_rec.sharding.shard import check_options, ranks_together
+from dat_rec.sharding.copies import check_group_size, ranks_together
 
 
 @contextmanager
@@ -60,11 +59,11 @@ def test_the_planner_knows_which_ranks_of_a_group_share_a_host(
     assert ranks_together(here, group) == expected
     topology = topology_of_ranks(here, group, {})
     assert (topology.world_size, topology.local_world_size) == (group, expected)
-    check_options(here, ShardingOptions(1, 0.1, sharding_group_size=group))
+    check_group_size(here, group)
 
 
 def test_copies_that_hosts_hold_in_unequal_parts_are_refused() -> None:
     on_first_host = [sum(rank < 8 for rank in of_a_copy) for of_a_copy in groups(24, 8)]
     assert on_first_host == [3, 3, 2]
     with pytest.raises(UserError, match="the 3 copies of the tables must divide the 8 ranks of a"):
-        check_options(context(24, 8), ShardingOptions(1, 0.1, sharding_group_size=8))
+        check_group_size(context(24, 8), 8)

@@ -1,52 +1,85 @@
-"""RowWiseAdagrad of whole rows where columns are sharded.
+"""RowWiseAdagrad over whole rows where a table's columns are sharded.
 
-RowWiseAdagrad divides a row's step by the root of its summed mean squares: one number for
-all D columns. FBGEMM takes that mean over the columns that it sees, so that a table in column
-shards would learn by another rule under every plan. Here the shards of a row tell one another
+RowWiseAdagrad divides a row's gradient by the root of its accumulator, the sum over steps of the
+mean of g² over all D columns. FBGEMM takes that mean over the columns of its shard, so that a table
+in column shards would learn by another rule under every plan. Here the shards of a row exchange
 their squares before the update: every plan updates as the unsharded table would.
 
-It works by a hook between lookup and output exchange, whose backward runs before FBGEMM's
-fused update. FBGEMM adds mean(g²) of its own columns to the accumulator; the hook first adds
-what is missing to the mean over the whole row.
+A hook stands between lookup and output exchange, and its backward runs before FBGEMM's fused
+update. FBGEMM adds the mean of g² over its own columns to the accumulator; the hook first adds what
+is missing to the mean over the whole row.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torchrec.distributed.batched_embedding_kernel import BatchedFusedEmbeddingBag
 from torchrec.distributed.embedding_lookup import GroupedPooledEmbeddingsLookup
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
+from torchrec.distributed.types import EnumerableShardingSpec
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from dat_rec.table_rules import BY_COLUMN
+
+
+def keep_whole_rows(model: nn.Module) -> None:
+    """Add ``WholeRows`` to a sharded model with column-sharded tables."""
+    lookups, keys, group = [], [], None
+    for module in model.modules():
+        if not isinstance(module, ShardedEmbeddingBagCollection):
+            continue
+        for kind, lookup in zip(module._sharding_types, module._lookups, strict=True):
+            if kind in BY_COLUMN and not isinstance(lookup, DistributedDataParallel):
+                lookups.append(lookup)
+                keys.append(_row_blocks(module, kind))
+                # With copies of the tables, the process group is that of all copies.
+                group = getattr(module._env, "sharding_pg", module._env.process_group)
+    if lookups:
+        model.add_module("whole_rows", WholeRows(lookups, keys, group))
+
+
+def _row_blocks(module: ShardedEmbeddingBagCollection, kind: str) -> list[tuple[str, int]]:
+    """Return (table, first row) of all shards of a type, in an order that all ranks share."""
+    blocks = set()
+    for table, sharding in module.module_sharding_plan.items():
+        if sharding.sharding_type == kind:
+            spec = cast(EnumerableShardingSpec, sharding.sharding_spec)
+            blocks |= {(table, shard.shard_offsets[0]) for shard in spec.shards}
+    return sorted(blocks)
 
 
 @dataclass
 class _Shard:
-    """A table's part on this rank, and where its features stand in the lookup's output."""
+    """A table's shard on this rank, and where its features stand in the lookup's output."""
 
     key: tuple[str, int]
-    """Table and first row: shards of the same rows have the same key on every rank."""
+    """Table and first row; shards of the same rows have the same key on every rank."""
     kernel: BatchedFusedEmbeddingBag
     number: int
-    """Its place among the kernel's tables."""
+    """Its position among the kernel's tables."""
     dim: int
-    """D, columns of the whole row."""
+    """D, the number of columns of the whole row."""
     features: list[tuple[int, int]] = field(default_factory=list)
-    """Number of each feature among the lookup's, and its first output column."""
+    """For each feature, its position among the lookup's and its first output column."""
     settled: tuple[Tensor, Tensor] | None = None
-    """Rows of the last update and their accumulators, the same on every shard to the last bit."""
+    """Rows of the last update, (rows,) int64, and their accumulators, (rows,), the same on every
+    shard to the last bit."""
 
     @property
     def columns(self) -> int:
+        """The number of columns of the shard."""
         return int(self.kernel.config.embedding_tables[self.number].local_cols)
 
     def accumulator(self) -> Tensor:
-        """(rows,), the kernel's memory.
+        """Return the kernel's (rows,) accumulator.
 
-        It is changed between forward and backward, which autograd, had it been told, would
-        refuse: hence ``.data``.
+        It is changed between forward and backward, which autograd would refuse if it knew: hence
+        ``.data``.
         """
         sums: Tensor = self.kernel.emb_module.get_optimizer_state()[self.number]["sum"].data
         return sums
@@ -56,9 +89,11 @@ class WholeRows(nn.Module):
     """Keeps the accumulators of a model's column-sharded tables those of whole rows.
 
     Args:
-        lookups: of the column-wise, table-column-wise and grid shardings, in the same order on
-            every rank, whether the rank holds shards or not.
-        keys: every (table, first row) that is cut by columns, in the same order on every rank.
+        lookups: those of the column-wise, table-column-wise and grid shardings, in the same order
+            on every rank, whether the rank holds shards or not.
+        keys: for each lookup every (table, first row) that is cut by columns, in the same order
+            on every rank.
+        group: the ranks that share one copy of the tables; None for all.
     """
 
     def __init__(
@@ -89,7 +124,7 @@ class WholeRows(nn.Module):
 
 
 class _Hook:
-    """Called after a lookup: its output again, with ``_Exchange`` behind it."""
+    """A forward hook of a lookup, which puts ``_Exchange`` behind its output."""
 
     def __init__(self, owner: WholeRows, shards: list[_Shard], keys: list[tuple[str, int]]) -> None:
         self.owner = owner
@@ -129,27 +164,37 @@ class _Exchange(torch.autograd.Function):
 
 
 def _squares(shard: _Shard, features: KeyedJaggedTensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """The shard's rows in this batch, ascending, and |g|² of each, over the shard's columns."""
+    """Return the shard's rows in this batch and their squares.
+
+    Args:
+        shard: with ``columns`` columns.
+        features: the lookup's input, ids of B examples.
+        gradient: (B, output columns) of the lookup's output.
+
+    Returns:
+        (rows,) int64, ascending, and (rows,) float64, |g|² over the shard's columns.
+    """
     rows, gradients = [], []
     lengths = features.lengths().view(len(features.keys()), -1)
     offsets = features.offset_per_key()
     for number, column in shard.features:
         values = features.values()[offsets[number] : offsets[number + 1]]
-        part = gradient[:, column : column + shard.columns]
+        own = gradient[:, column : column + shard.columns]
         rows.append(values)
-        gradients.append(part.repeat_interleave(lengths[number], dim=0))
-    unique, places = torch.cat(rows).unique(return_inverse=True)
+        gradients.append(own.repeat_interleave(lengths[number], dim=0))
+    unique, positions = torch.cat(rows).unique(return_inverse=True)
     summed = gradient.new_zeros(len(unique), shard.columns)
-    summed.index_add_(0, places, torch.cat(gradients))
+    summed.index_add_(0, positions, torch.cat(gradients))
     return unique, summed.double().square().sum(dim=1)
 
 
 def _sum_over_shards(
     hook: _Hook, own: list[tuple[Tensor, Tensor]], device: torch.device
 ) -> dict[tuple[str, int], Tensor]:
-    """|g|² of each row over all columns, by key. A collective: ranks without shards call it too.
+    """Return (rows,) float64, |g|² of each row over all columns, by key. Collective.
 
-    All shards of the same rows see the same ids, so that their rows line up.
+    Ranks without shards call it too. All shards of the same rows see the same ids, so that their
+    rows line up.
     """
     counts = torch.zeros(len(hook.keys), dtype=torch.int64, device=device)
     for shard, (rows, _) in zip(hook.shards, own, strict=True):
@@ -168,7 +213,7 @@ def _sum_over_shards(
 
 
 def _shards_of(lookup: GroupedPooledEmbeddingsLookup) -> list[_Shard]:
-    """The shards of a lookup; features and output columns run through its kernels in order."""
+    """Return the shards of a lookup, whose kernels stand in the order of its output columns."""
     shards: list[_Shard] = []
     feature = column = 0
     for kernel in lookup._emb_modules:
