@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dat_rec import disk
 from dat_rec.disk import Patience, keep_trying
-from dat_rec.train import disk
 
 
 def test_work_that_only_takes_long_spends_no_patience(

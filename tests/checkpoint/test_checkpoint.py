@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 
+from dat_rec import disk
+from dat_rec.checkpoint import checkpoint
 from dat_rec.checkpoint.checkpoint import CheckpointWriter, checkpoints, chosen_whole, newest_whole
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.process_group import process_group
 from dat_rec.errors import DiskError, SharedError, SupersededError, UserError
 from dat_rec.files import write_json
 from dat_rec.runs.fence import WRITER, Fence
-from dat_rec.train import checkpoint, disk
 from tests.distributed.exactness import Case
 from tests.distributed.moves import build
 from tests.distributed.ranks import run_ranks

@@ -13,9 +13,9 @@ from numpy.random import Generator
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dat_rec.checkpoint import tensor_files
 from dat_rec.checkpoint.tensor_files import Block, TensorFiles, write_blocks
 from dat_rec.errors import UserError
-from dat_rec.train import tensor_files
 from tests.distributed.ranks import run_ranks
 
 

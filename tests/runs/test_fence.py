@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dat_rec.errors import UserError
+from dat_rec.runs import fence
 from dat_rec.runs.fence import Fence, is_locked
-from dat_rec.train import fence
 
 
 def test_the_lock_stays_where_the_disk_refuses_the_token_at_first(

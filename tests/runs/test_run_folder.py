@@ -18,9 +18,9 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.dist.process_group import process_group
 from dat_rec.errors import DiskError, SharedError, UserError
 from dat_rec.files import sha256, write_json
+from dat_rec.runs import run_folder
 from dat_rec.runs.run_folder import RunFolder
 from dat_rec.runs.status import status
-from dat_rec.train import run_folder
 from tests.distributed.ranks import run_ranks
 
 FIRST_WRITTEN = ["schema.json", "rows", "plan.json", "plan.txt", "config.json"]
