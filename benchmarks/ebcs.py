@@ -33,7 +33,7 @@ from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.planner.plan_table import plan_to_json
 from dat_rec.sharding.initial_tables import initialize_tables
-from dat_rec.train.loop import sharding_options
+from dat_rec.train.build import sharding_options
 
 LAYOUTS = ("two collections", "one collection", "wide rows")
 BATCHES = 8

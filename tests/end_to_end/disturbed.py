@@ -16,8 +16,8 @@ DISTURBED = {
     "write_blocks": "dat_rec.checkpoint.checkpoint",
     "sha256": "dat_rec.checkpoint.checkpoint",
     "load_into": "dat_rec.checkpoint.checkpoint",
-    "copy_rows": "dat_rec.runs.run_folder",
-    "initialize_tables": "dat_rec.train.loop",
+    "copy_rows": "dat_rec.runs.writes",
+    "initialize_tables": "dat_rec.train.build",
 }
 """In which module each is looked up."""
 SAID = "disturbed: "

@@ -1,4 +1,4 @@
-"""A run's folder: what it takes for its own, and what for somebody else's."""
+"""A run's folder: what a start takes for its own, what for somebody else's, what it writes."""
 
 import errno
 import fcntl
@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from dat_rec.checkpoint.checkpoint import checkpoints, newest_whole
-from dat_rec.config import preset
+from dat_rec.config import preset, to_json
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.process_group import process_group
 from dat_rec.errors import DiskError, SharedError, UserError
 from dat_rec.files import sha256, write_json
-from dat_rec.runs import run_folder
-from dat_rec.runs.run_folder import RunFolder
+from dat_rec.runs import writes
+from dat_rec.runs.run_folder import open_run
 from dat_rec.runs.status import status
+from dat_rec.runs.writes import begin, earlier_summary, finish
 from tests.distributed.ranks import run_ranks
 
 FIRST_WRITTEN = ["schema.json", "rows", "plan.json", "plan.txt", "config.json"]
@@ -32,8 +33,8 @@ def test_a_start_killed_before_its_configuration_does_not_bar_the_next(
 ) -> None:
     out = tmp_path / "run"
     with process_group(60) as context:
-        folder = RunFolder(preset("modern", planted.folder, out), planted, context)
-        folder.begin([], 1)
+        run = open_run(preset("modern", planted.folder, out), planted, context)
+        begin(run, [], 1)
         assert sorted(path.name for path in out.iterdir()) == sorted(
             [".lock", ".writer", *FIRST_WRITTEN]
         )
@@ -42,10 +43,8 @@ def test_a_start_killed_before_its_configuration_does_not_bar_the_next(
         (out / half).rename(out / (half + ".partial"))
         for name in FIRST_WRITTEN[written + 1 :]:
             (out / name).rename(tmp_path / name)
-        del folder  # and with it the lock
-        folder = RunFolder(preset("modern", planted.folder, out), planted, context)
-        folder.check()
-        folder.begin([], 1)
+        del run  # and with it the lock
+        begin(open_run(preset("modern", planted.folder, out), planted, context), [], 1)
         assert (out / "config.json").exists()
 
 
@@ -54,10 +53,9 @@ def test_a_second_process_cannot_train_in_the_folder(planted: Dataset, tmp_path:
     out.mkdir()
     with (out / ".lock").open("w") as lock, process_group(60) as context:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        folder = RunFolder(preset("modern", planted.folder, out), planted, context)
-        folder.check()
+        run = open_run(preset("modern", planted.folder, out), planted, context)
         with pytest.raises(UserError, match="another process trains here"):
-            folder.begin([], 1)
+            begin(run, [], 1)
     assert [path.name for path in out.iterdir()] == [".lock"]
 
 
@@ -75,20 +73,25 @@ def test_a_second_process_cannot_train_in_the_folder(planted: Dataset, tmp_path:
 def test_only_the_torchrun_that_began_a_run_resumes_it_unasked(
     before: object, now: tuple[str, ...], resumes: bool, planted: Dataset, tmp_path: Path
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"launch": before}))
     config = replace(preset("modern", planted.folder, tmp_path), overwrite=True)
+    write_json(tmp_path / "config.json", to_json(config) | {"launch": before})
     with process_group(60) as context:
-        folder = RunFolder(config, planted, replace(context, launchers=now))
-        assert folder.resume == resumes
+        run = open_run(config, planted, replace(context, launchers=now))
+        assert (run.restarted, run.resume) == (resumes, resumes)
 
 
 def test_a_folder_with_anything_else_is_not_touched(planted: Dataset, tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text("{}")
     (tmp_path / "notes.txt").write_text("mine")
-    with process_group(60) as context:
-        folder = RunFolder(preset("modern", planted.folder, tmp_path), planted, context)
-        with pytest.raises(UserError, match="is there and is no run"):
-            folder.check()
+    with process_group(60) as context, pytest.raises(UserError, match="is there and is no run"):
+        open_run(preset("modern", planted.folder, tmp_path), planted, context)
+
+
+def write_config(dataset: Dataset, run: Path, global_batch: int) -> None:
+    """Make a folder of checkpoints a run."""
+    facts = {"global_batch": global_batch, "row_digest": dataset.row_digest()}
+    write_json(run / "config.json", to_json(preset("modern", dataset.folder, run)) | facts)
+    dataset.schema.save(run)
 
 
 def looks(dataset: Dataset, folders: Path) -> tuple[Any, ...]:
@@ -96,9 +99,8 @@ def looks(dataset: Dataset, folders: Path) -> tuple[Any, ...]:
     with process_group(60) as context:
         out = folders / str(context.rank)
         config = replace(preset("modern", dataset.folder, out), resume=True)
-        folder = RunFolder(config, dataset, context)
-        found = newest_whole(out)
-        return folder.global_batch(), folder.summary(), found
+        run = open_run(config, dataset, context)
+        return run.global_batch, earlier_summary(run), newest_whole(out)
 
 
 def test_all_ranks_take_the_folder_for_what_the_first_one_sees(
@@ -112,7 +114,7 @@ def test_all_ranks_take_the_folder_for_what_the_first_one_sees(
     (checkpoint / "checkpoint.json").write_text("{}")
     digest = hashlib.sha256(b"{}").hexdigest()
     (checkpoint / "sha256.json").write_text(json.dumps({"checkpoint.json": digest}))
-    (first / "config.json").write_text(json.dumps({"global_batch": 77}))
+    write_config(planted, first, global_batch=77)
     (first / "train.json").write_text('{"steps": 5}')
     found = run_ranks(looks, 2, planted, tmp_path)
     assert found == [(77, {"steps": 5}, (5, checkpoint))] * 2
@@ -120,10 +122,9 @@ def test_all_ranks_take_the_folder_for_what_the_first_one_sees(
 
 def crash(dataset: Dataset, out: Path, *, begun: bool, error: Exception) -> None:
     with process_group(60) as context:
-        folder = RunFolder(preset("modern", dataset.folder, out), dataset, context)
-        folder.check()
+        run = open_run(preset("modern", dataset.folder, out), dataset, context)
         if begun:
-            folder.begin([], 1)
+            begin(run, [], 1)
         raise error
 
 
@@ -144,9 +145,7 @@ def test_a_crash_is_recorded_also_before_the_run_has_begun_and_does_not_bar_the_
     gc.collect()  # and with the frames of the crash the lock
     with process_group(60) as context:
         config = replace(preset("modern", planted.folder, out), overwrite=begun)
-        folder = RunFolder(config, planted, context)
-        folder.check()
-        folder.begin([], 1)
+        begin(open_run(config, planted, context), [], 1)
     assert not (out / "failure.json").exists()
 
 
@@ -189,7 +188,7 @@ def test_a_run_to_go_on_with_waits_for_a_full_disk_and_a_new_one_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out, real, calls = tmp_path / "run", run_folder.write_json, []
+    out, real, calls = tmp_path / "run", writes.write_json, []
 
     def full(path: Path, value: Any) -> None:
         calls.append(path)
@@ -197,15 +196,15 @@ def test_a_run_to_go_on_with_waits_for_a_full_disk_and_a_new_one_is_refused(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(path, value)
 
-    monkeypatch.setattr(run_folder, "write_json", full)
+    monkeypatch.setattr(writes, "write_json", full)
     config = replace(preset("modern", planted.folder, out), resume=resume, disk_patience_s=1)
     with process_group(60) as context:
-        folder = RunFolder(config, planted, context)
+        run = open_run(config, planted, context)
         if error is None:
-            folder.begin([], 1)
+            begin(run, [], 1)
         else:
             with pytest.raises(error, match=re.escape(words)) as caught:
-                folder.begin([], 1)
+                begin(run, [], 1)
             assert type(caught.value) is error
     assert (out / "config.json").exists() == (error is None)
 
@@ -213,7 +212,7 @@ def test_a_run_to_go_on_with_waits_for_a_full_disk_and_a_new_one_is_refused(
 def test_the_summary_of_a_run_that_has_ended_waits_for_a_full_disk(
     planted: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, real, calls = tmp_path / "run", run_folder.write_json, []
+    out, real, calls = tmp_path / "run", writes.write_json, []
 
     def full(path: Path, value: Any) -> None:
         calls.append(path)
@@ -221,11 +220,11 @@ def test_the_summary_of_a_run_that_has_ended_waits_for_a_full_disk(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(path, value)
 
-    monkeypatch.setattr(run_folder, "write_json", full)
+    monkeypatch.setattr(writes, "write_json", full)
     with process_group(60) as context:
-        folder = RunFolder(preset("modern", planted.folder, out), planted, context)
-        folder.begin([], 1)
-        folder.finish({"steps": 1})
+        run = open_run(preset("modern", planted.folder, out), planted, context)
+        begin(run, [], 1)
+        finish(run, {"steps": 1})
     assert json.loads((out / "train.json").read_text()) == {"steps": 1}
     assert len(calls) == 6
 
@@ -237,10 +236,11 @@ def test_what_an_earlier_start_removes_meanwhile_does_not_end_this_one(
     left = out / "checkpoints" / "step-00000010.theirs.partial"
     left.parent.mkdir(parents=True)
     left.touch()  # what can be removed as a folder no more
+    write_config(planted, out, global_batch=4)
     config = replace(preset("modern", planted.folder, out), resume=True)
     with process_group(60) as context:
-        RunFolder(config, planted, context).begin([], 1)
-    assert (out / "config.json").exists()
+        begin(open_run(config, planted, context), [], 1)
+    assert json.loads((out / "config.json").read_text())["steps"] == 1
 
 
 def test_a_start_that_is_refused_sets_no_checkpoint_aside(planted: Dataset, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_a_start_that_is_refused_sets_no_checkpoint_aside(planted: Dataset, tmp_
         write_json(folder / "checkpoint.json", {})
         write_json(folder / "sha256.json", {"checkpoint.json": sha256(folder / "checkpoint.json")})
     (damaged / "checkpoint.json").write_text("rubbish")
-    write_json(out / "config.json", {"global_batch": 4})
+    write_config(planted, out, global_batch=4)
     config = replace(preset("modern", planted.folder, out), resume=True)
     with process_group(60) as context:
         passed_over: list[Path] = []
@@ -260,8 +260,8 @@ def test_a_start_that_is_refused_sets_no_checkpoint_aside(planted: Dataset, tmp_
         with (out / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with pytest.raises(UserError, match="another process trains here"):
-                RunFolder(config, planted, context).begin([], 1, passed_over)
+                begin(open_run(config, planted, context), [], 1, passed_over)
         assert [step for step, _ in checkpoints(out)] == [1, 2, 3]
-        RunFolder(config, planted, context).begin([], 1, passed_over)
+        begin(open_run(config, planted, context), [], 1, passed_over)
     assert [step for step, _ in checkpoints(out)] == [1, 3]
     assert damaged.with_name(damaged.name + ".damaged").is_dir()

@@ -19,7 +19,7 @@ from dat_rec.data.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.model import losses
 from dat_rec.model.dat import DATOutput
-from dat_rec.train.loop import reader_options
+from dat_rec.train.build import reader_options
 from dat_rec.train.objective import TERMS, Exchange, Objective, TrainTask
 
 B, S, D, K = 5, 3, 4, 4

@@ -10,9 +10,11 @@ from dat_rec.config import ModelConfig, preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
-from dat_rec.runs.run_folder import RunFolder
-from dat_rec.train.loop import Training, build_model, reader_options
+from dat_rec.runs.run_folder import open_run
+from dat_rec.runs.writes import begin
+from dat_rec.train.build import build_model, reader_options
 from dat_rec.train.optimizers import build_optimizer
+from dat_rec.train.steps import Training
 
 
 class Copies(DMPCollection):  # type: ignore[misc]  # TorchRec ships no types
@@ -30,15 +32,15 @@ def test_copies_of_the_tables_are_averaged_once_a_step(planted: Dataset, tmp_pat
     small = ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8)
     config = replace(modern, epochs=1, batch_size=1024, model=small)
     with process_group(60) as context:
-        folder = RunFolder(config, planted, context)
+        run = open_run(config, planted, context)
         model, plan = build_model(config, planted, context)
         optimizer = build_optimizer(model, 0.01, 0.05)
         reader = ExampleReader(planted, reader_options(config, config.batch_size), 0, 1)
-        folder.begin(plan, reader.steps)
+        begin(run, plan, reader.steps)
         # TorchRec makes none on CPU; its pipeline looks at the class.
         model.__class__ = Copies
-        config = replace(config, sharding_group_size=1)
-        training = Training(config, context, model, optimizer, reader, folder.fence)
+        run = replace(run, config=replace(config, sharding_group_size=1))
+        training = Training(run, model, optimizer, reader)
         training.run()
         training.close()
     assert reader.steps == 8

@@ -1,0 +1,88 @@
+"""A configuration and a dataset in, the sharded model, its plan and the reader's options out."""
+
+from typing import Any
+
+import torch
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from dat_rec.config import TrainConfig
+from dat_rec.data.columns import BadIds
+from dat_rec.data.dataset import Dataset
+from dat_rec.data.reader import OPTION_CURE, ReaderOptions
+from dat_rec.dist.rank_context import RankContext
+from dat_rec.model.losses import most_compared
+from dat_rec.planner.cost_estimate import PlanEstimate
+from dat_rec.planner.plan_and_shard import plan_and_shard
+from dat_rec.planner.plan_table import plan_to_json
+from dat_rec.sharding.initial_tables import initialize_tables
+from dat_rec.sharding.options import ShardingOptions
+from dat_rec.train.objective import TrainTask
+
+
+def build_model(
+    config: TrainConfig,
+    dataset: Dataset,
+    context: RankContext,
+    batch_size: int | None = None,
+    estimate: PlanEstimate | None = None,
+) -> tuple[DistributedModelParallel, list[dict[str, Any]]]:
+    """The model, planned and sharded, and its plan; its numbers depend on the seed alone.
+
+    Args:
+        config: the run's.
+        dataset: whose features it has.
+        context: this process's.
+        batch_size: examples a batch on each rank, where it is not the configuration's.
+        estimate: takes what the planner expects of the plan, on the first rank.
+    """
+    torch.manual_seed(config.seed)
+    rows = batch_size or config.batch_size
+    meta = torch.device("meta")
+    task = TrainTask(dataset.schema, config.model, config.loss, meta, context.world_size)
+    factors = pooling_factors(dataset, BadIds(config.examples.bad_ids, OPTION_CURE))
+    options = sharding_options(config, rows + config.loss.shared_rows(context.world_size))
+    model, plan = plan_and_shard(task, factors, context, options, estimate)
+    initialize_tables(model, config.seed, config.optimizer.table_init)
+    return model, plan_to_json(plan)
+
+
+def pooling_factors(dataset: Dataset, bad_ids: BadIds) -> dict[str, float]:
+    """Mean number of values in a bag: as of the split for users, over the catalogue for items."""
+    columns = dataset.user_columns(bad_ids) | dataset.item_columns(bad_ids)
+    return {
+        name: max(1.0, len(column.values) / max(1, len(column)))
+        for name, column in columns.items()
+        if column.offsets is not None
+    }
+
+
+def sharding_options(config: TrainConfig, batch_size: int) -> ShardingOptions:
+    """What the configuration says of planning and sharding."""
+    return ShardingOptions(
+        batch_size=batch_size,
+        table_lr=config.optimizer.table_lr,
+        optimizer=config.optimizer.table,
+        sharding_types=config.sharding_types,
+        pins=config.pin,
+        memory_gb=config.memory_gb,
+        comms=config.comms,
+        sharding_group_size=config.sharding_group_size,
+        topology=config.topology,
+    )
+
+
+def reader_options(config: TrainConfig, global_batch: int) -> ReaderOptions:
+    """What the configuration says of the stream of batches."""
+    return ReaderOptions(
+        global_batch=global_batch,
+        epochs=config.epochs,
+        seed=config.seed,
+        negatives=config.loss.negatives,
+        shared_negatives=config.loss.shared_negatives,
+        in_batch=config.loss.in_batch,
+        negative_power=config.loss.negative_power,
+        id_dropout=config.examples.id_dropout,
+        skip_repeats=config.examples.skip_repeats,
+        bad_ids=config.examples.bad_ids,
+        categories=most_compared(config.model.output_dim) if config.loss.alignment else None,
+    )

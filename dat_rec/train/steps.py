@@ -1,0 +1,177 @@
+"""The steps of one start of a run: train, log, watch the loss, write checkpoints, heed SIGTERM."""
+
+import resource
+import sys
+from contextlib import suppress
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torchrec.distributed.model_parallel import DistributedModelParallel, DMPCollection
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.optim.keyed import CombinedOptimizer
+
+from dat_rec.checkpoint.checkpoint import CheckpointWriter
+from dat_rec.checkpoint.found import checkpoints
+from dat_rec.config import flatten, to_json
+from dat_rec.data.batch import Batch
+from dat_rec.data.prefetch import Prefetcher
+from dat_rec.data.reader import ExampleReader
+from dat_rec.dist.agree import all_gather_object, wait_for_all_ranks
+from dat_rec.errors import SharedError, StoppedError
+from dat_rec.runs.run_folder import OpenRun
+from dat_rec.sharding.copies import average_copies
+from dat_rec.train.metrics_log import LookupTimer, MetricsLog
+from dat_rec.train.objective import logged_terms
+from dat_rec.train.optimizers import LearningRates
+from dat_rec.train.preemption import StopVote
+from dat_rec.train.watch import LossWatch
+
+
+class Training:
+    """The steps of one start of a run, from the step after the last checkpoint to the run's end.
+
+    Args:
+        run: the run.
+        model: sharded and filled.
+        optimizer: of ``build_optimizer``.
+        reader: reads from ``start_step`` on, the number of steps that were done before.
+        loss_sums: of the checkpoint that the run goes on from, which its last loss counts in.
+    """
+
+    def __init__(
+        self,
+        run: OpenRun,
+        model: DistributedModelParallel,
+        optimizer: CombinedOptimizer,
+        reader: ExampleReader,
+        loss_sums: list[dict[str, Any]] | None = None,
+    ) -> None:
+        config, context = run.config, run.context
+        self._config = config
+        self._model, self._optimizer, self._reader = model, optimizer, reader
+        self._done = reader.start_step
+        copies = 1
+        if config.sharding_group_size:
+            copies = context.world_size // config.sharding_group_size
+        self._writer = CheckpointWriter(
+            config.out,
+            context,
+            config.keep_checkpoints,
+            config.keep_best,
+            background=config.background_saves,
+            copies=copies,
+            fence=run.fence,
+            patience_s=config.disk_patience_s,
+        )
+        self._vote = StopVote(context)
+        self._batches = Prefetcher(iter(reader))
+        lookup = LookupTimer(model)
+        self._pipeline = TrainPipelineSparseDist[Batch, torch.Tensor](
+            model,
+            optimizer,
+            context.device,
+            execute_all_batches=True,
+            # Left to itself, it averages the copies of the tables after every batch: so does run.
+            dmp_collection_sync_interval_batches=None,
+        )
+        self._watch = LossWatch(self._examples, config.log_every)
+        if loss_sums:
+            self._watch.load_state(loss_sums)
+        self._log = self._metrics_log(run, lookup)
+
+    def _metrics_log(self, run: OpenRun, lookup: LookupTimer) -> MetricsLog:
+        clocks = {
+            "data_wait": lambda: self._batches.wait_s,
+            "lookup": lambda: lookup.seconds,
+            "checkpoint": lambda: self._writer.stall_s,
+        }
+        options = {
+            name: value
+            for name, value in flatten(to_json(run.config)).items()
+            if name not in ("out", "resume", "overwrite")
+        } | {"world_size": run.context.world_size, "global_batch": run.global_batch}
+        return MetricsLog(
+            run.folder, self._reader.steps, self._done, run.global_batch, clocks, options
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end.
+
+        Returns:
+            ``loss``, mean over the examples of the last ``loss_steps`` steps, and the figures of
+            ``MetricsLog.summary``.
+        """
+        config, steps = self._config, self._reader.steps
+        rates = LearningRates(self._optimizer, config.optimizer, steps)
+        shown = logged_terms(config.model, config.loss)
+        # A disk has kept nobody until here: from now on the timeout counts.
+        wait_for_all_ranks()
+        with self._log:
+            for step in range(self._done + 1, steps + 1):
+                factor = rates.set(step - 1)
+                self._watch.add(self._pipeline.progress(self._batches))
+                if config.sharding_group_size:
+                    average_copies(cast(DMPCollection, self._model))
+                self._log.step()
+                stop = self._vote.cast() and step < steps
+                save_now = stop or step % config.checkpoint_every == 0 or step == steps
+                if save_now or step % config.log_every == 0:
+                    losses = self._watch.look(step, self._reader.where, self._cure)
+                    losses = {name: losses[name] for name in shown}
+                    self._log.point(step, losses, factor)
+                if save_now:
+                    self._save(step, last=stop or step == steps)
+                if stop:
+                    self._writer.finish()
+                    raise StoppedError(
+                        f"{config.out}: stopped by SIGTERM after step {step} of {steps}, whose "
+                        "checkpoint is whole: go on with --resume"
+                    )
+            self._writer.finish()
+        means, averaged = self._watch.mean()
+        loss = {name: means[name] for name in shown if name in means}
+        # The first rank comes here when its curves are on the disk.
+        peaks = all_gather_object(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return {
+            "loss": loss,
+            "loss_steps": averaged,
+            **self._log.summary(),
+            "peak_memory_mb": peaks,
+        }
+
+    def _examples(self, step: int) -> int:
+        """In a step's global batch, by its number from 1: the last one may be smaller."""
+        batch, total = self._reader.global_batch, self._reader.examples * self._config.epochs
+        return min(batch, total - (step - 1) * batch)
+
+    def _save(self, step: int, *, last: bool) -> None:
+        facts = {
+            "global_batch": self._reader.global_batch,
+            "examples_seen": min(
+                step * self._reader.global_batch, self._reader.examples * self._config.epochs
+            ),
+            "seed": self._config.seed,
+            "loss": self._watch.mean_main(),
+            "loss_sums": self._watch.state(),
+        }
+        self._writer.save(step, self._model, self._optimizer, facts, last=last)
+
+    def _cure(self) -> str:
+        # All ranks are here: what was begun can become whole.
+        with suppress(SharedError):
+            self._writer.settle()
+        kept = "there is no checkpoint yet"
+        try:
+            if found := checkpoints(self._config.out):
+                kept = f"the checkpoint of step {found[-1][0]} is whole"
+        except OSError:
+            kept = "the disk does not tell which checkpoints there are"
+        return f"lower --optimizer.table-lr or --optimizer.tower-lr in a new --out; {kept}"
+
+    def close(self) -> None:
+        """Stop the threads. Of several ranks, after a failure, nobody waits for the others."""
+        self._batches.close()
+        if dist.get_world_size() == 1 or sys.exc_info()[0] is None:
+            self._vote.close()
+            self._writer.close()
