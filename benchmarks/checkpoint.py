@@ -20,8 +20,10 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks.record import append, circumstances, percentiles
-from dat_rec.checkpoint.checkpoint import CheckpointWriter, restore
+from dat_rec.checkpoint.find import newest_whole
 from dat_rec.checkpoint.model_state import blocks_of, copied
+from dat_rec.checkpoint.restore import restore
+from dat_rec.checkpoint.writer import CheckpointWriter
 from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare import prepare
@@ -90,7 +92,9 @@ def measure(data: Path, run: Path, repeats: int) -> dict[str, Any]:
                     seconds["background_write"].append(time.perf_counter() - begin)
         size = sum(block.tensor.numel() * block.tensor.element_size() for block in blocks)
         begin = time.perf_counter()
-        restore(run / "waiting", model, optimizer, config.batch_size)
+        found = newest_whole(run / "waiting")
+        assert found is not None
+        restore(found, model, optimizer, config.batch_size)
         read = time.perf_counter() - begin
         for writer in writers.values():
             writer.close()

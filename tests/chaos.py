@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from dat_rec.checkpoint.checkpoint import checkpoints
+from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.prepare import prepare
 from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.files import OLD_SUFFIX

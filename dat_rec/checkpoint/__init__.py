@@ -1,1 +1,1 @@
-"""State that moves between plans and numbers of ranks."""
+"""Checkpoints: a run's state on disk, whole or absent, under any sharding plan and world size."""

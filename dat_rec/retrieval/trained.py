@@ -4,7 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from dat_rec.checkpoint.checkpoint import chosen_whole, load_weights
+from dat_rec.checkpoint.find import chosen_whole
+from dat_rec.checkpoint.restore import load_weights
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
 from dat_rec.model.dat import DAT
@@ -37,7 +38,6 @@ def load_model(run: Path, data: Path | None = None, checkpoint: str = "newest") 
     found = chosen_whole(run, checkpoint)
     if found is None:
         raise UserError(f"{run}: no whole checkpoint yet: go on with `dat-rec train … --resume`")
-    step, folder = found
     dataset = Dataset.open(data or config.data)
     check_same_rows(run, dataset)
     # On CPU, and to be encoded with: float16 tables become float32.
@@ -45,7 +45,7 @@ def load_model(run: Path, data: Path | None = None, checkpoint: str = "newest") 
     # Queries and items are embedded apart from now on: no negatives beside them.
     loss = dataclasses.replace(config.loss, negatives=0, shared_negatives=0)
     task = TrainTask(dataset.schema, shape, loss)
-    load_weights(folder, task)
+    load_weights(found.folder, task)
     # What was trained as unknown is encoded as unknown.
     dataset = dataclasses.replace(dataset, bad_ids=config.examples.bad_ids)
-    return Trained(task.dat.requires_grad_(False).eval(), dataset, step)
+    return Trained(task.dat.requires_grad_(False).eval(), dataset, found.step)

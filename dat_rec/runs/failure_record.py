@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dat_rec.checkpoint.found import usual_command
+from dat_rec.checkpoint.listing import usual_command
 from dat_rec.errors import Failure, FailureKind, UserError
 from dat_rec.files import PARTIAL_SUFFIX, read_json, write_json
 from dat_rec.runs.fence import is_locked, read_writer

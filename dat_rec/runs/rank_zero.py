@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, cast
 
-from dat_rec.checkpoint.found import advice
+from dat_rec.checkpoint.listing import advice
 from dat_rec.disk import Patience, keep_trying, may_pass, reason, system_error
 from dat_rec.dist.agree import broadcast_from_rank_0
 from dat_rec.dist.rank_context import RankContext

@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from dat_rec.checkpoint.found import advice, checkpoints
+from dat_rec.checkpoint.listing import advice, checkpoints
 from dat_rec.config import TrainConfig, differences
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.agree import all_gather_object

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dat_rec.checkpoint.found import checkpoints, usual_command
+from dat_rec.checkpoint.listing import checkpoints, usual_command
 from dat_rec.errors import UserError
 from dat_rec.files import read_json
 from dat_rec.runs.failure_record import SUMMARY, in_one_line, read_failure

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchrec.optim.keyed import CombinedOptimizer
 
-from dat_rec.checkpoint.checkpoint import newest_whole, read_index, read_together
-from dat_rec.checkpoint.found import checkpoints
+from dat_rec.checkpoint.find import newest_whole
+from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.checkpoint.model_state import load_towers
+from dat_rec.checkpoint.restore import read_index, read_together
 from dat_rec.checkpoint.tensor_files import TensorFiles
 from dat_rec.config import TrainConfig
 from dat_rec.data.dataset import Dataset
@@ -93,11 +94,10 @@ def warm_start(run: Path, dataset: Dataset, model: nn.Module, optimizer: Combine
     found = newest_whole(run)
     if found is None:
         raise SharedError(str(_no_checkpoint(run)))
-    step, folder = found
 
     def take() -> dict[str, int]:
         kept: dict[str, int] = {}
-        _, files = read_index(folder)
+        _, files = read_index(found.folder)
         load_towers(files, model)
         for shard in table_shards(model, optimizer):
             rows = files.kind(f"tables/{shard.table}/weight")[1][0]
@@ -112,8 +112,8 @@ def warm_start(run: Path, dataset: Dataset, model: nn.Module, optimizer: Combine
         return kept
 
     cure = "train it anew, or without --warm-start"
-    kept = read_together(take, folder, f"--warm-start {run}: does not fit", cure)
-    _report(run, step, dataset.schema, kept)
+    kept = read_together(take, found.folder, f"--warm-start {run}: does not fit", cure)
+    _report(run, found.step, dataset.schema, kept)
 
 
 def _table_name(table: str) -> str:

@@ -7,11 +7,11 @@ start has taken the folder over (``dat_rec.runs.fence``).
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dat_rec.checkpoint.checkpoint import set_aside
+from dat_rec.checkpoint.retention import set_aside
 from dat_rec.config import to_json
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.rows import copy_rows
@@ -41,7 +41,7 @@ def take_over(run: OpenRun) -> None:
 
 
 def begin(
-    run: OpenRun, plan: list[dict[str, Any]], steps: int, damaged: Sequence[Path] = ()
+    run: OpenRun, plan: list[dict[str, Any]], steps: int, damaged: tuple[Path, ...] = ()
 ) -> None:
     """Record configuration, schema and plan; remove an old run that is not resumed.
 
@@ -59,7 +59,9 @@ def begin(
     record_failures(run, begun=True)
 
 
-def _record(run: OpenRun, plan: list[dict[str, Any]], steps: int, damaged: Sequence[Path]) -> None:
+def _record(
+    run: OpenRun, plan: list[dict[str, Any]], steps: int, damaged: tuple[Path, ...]
+) -> None:
     folder = run.folder
     if run.fence.taken:
         run.fence.check()

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
-from dat_rec.checkpoint.checkpoint import restore
+from dat_rec.checkpoint.find import newest_whole
+from dat_rec.checkpoint.restore import restore
 from dat_rec.config import TrainConfig, to_json
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
@@ -117,20 +118,19 @@ def _preflight(config: TrainConfig, context: RankContext) -> None:
 
 def _load(
     run: OpenRun, model: DistributedModelParallel, optimizer: CombinedOptimizer
-) -> tuple[dict[str, Any], list[Path]]:
+) -> tuple[dict[str, Any], tuple[Path, ...]]:
     """Load what the run goes on or begins from.
 
     Returns:
         What else the checkpoint holds (``step`` is 0 without one), and later checkpoints that were
         passed over, since they are damaged.
     """
-    state: dict[str, Any] = {"step": 0}
-    damaged: list[Path] = []
-    if run.resume:
-        state = restore(run.folder, model, optimizer, run.global_batch, damaged)
-    if not state["step"] and run.config.warm_start is not None:
+    found = newest_whole(run.folder) if run.resume else None
+    if found is not None:
+        return restore(found, model, optimizer, run.global_batch), found.damaged
+    if run.config.warm_start is not None:
         warm_start(run.config.warm_start, run.dataset, model, optimizer)
-    return state, damaged
+    return {"step": 0}, ()
 
 
 def _start(

@@ -11,8 +11,8 @@ from torchrec.distributed.model_parallel import DistributedModelParallel, DMPCol
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
 
-from dat_rec.checkpoint.checkpoint import CheckpointWriter
-from dat_rec.checkpoint.found import checkpoints
+from dat_rec.checkpoint.listing import checkpoints
+from dat_rec.checkpoint.writer import CheckpointWriter
 from dat_rec.config import flatten, to_json
 from dat_rec.data.batch import Batch
 from dat_rec.data.prefetch import Prefetcher

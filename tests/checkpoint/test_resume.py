@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dat_rec.checkpoint.checkpoint import checkpoints
+from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
 from dat_rec.retrieval.trained import load_model

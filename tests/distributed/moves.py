@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dat_rec.checkpoint.checkpoint import CheckpointWriter, checkpoints, restore
+from dat_rec.checkpoint.find import FoundCheckpoint, newest_whole
+from dat_rec.checkpoint.listing import checkpoints
+from dat_rec.checkpoint.restore import restore
+from dat_rec.checkpoint.writer import CheckpointWriter
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
@@ -29,6 +32,13 @@ from tests.distributed.exactness import (
 )
 
 STEPS = 2
+
+
+def newest(run: Path) -> FoundCheckpoint:
+    """The newest whole checkpoint, of which there must be one."""
+    found = newest_whole(run)
+    assert found is not None
+    return found
 
 
 def build(dataset: Dataset, case: Case, context: RankContext, seed: int = 8) -> tuple[Any, Any]:
@@ -60,7 +70,7 @@ def refusals(dataset: Dataset, run: Path) -> dict[str, str]:
         ):
             model, optimizer = build_it(dataset, case, context)
             try:
-                restore(run, model, optimizer, batch)
+                restore(newest(run), model, optimizer, batch)
                 said[name] = "loaded"
             except UserError as error:
                 said[name] = str(error)
@@ -96,7 +106,7 @@ def load_all(dataset: Dataset, folder: Path, cases: dict[str, Case]) -> dict[tup
 
 def _load(run: Path, model: Any, optimizer: Any) -> str:
     try:
-        found = restore(run, model, optimizer, GLOBAL_BATCH)
+        found = restore(newest(run), model, optimizer, GLOBAL_BATCH)
     except UserError as error:
         return f"refused: {error}"
     if found["step"] != STEPS:

@@ -15,8 +15,9 @@ from torch.distributed.remote_device import _remote_device
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ShardingPlan
 
-from dat_rec.checkpoint.checkpoint import CheckpointWriter, restore
 from dat_rec.checkpoint.model_state import blocks_of, copied
+from dat_rec.checkpoint.restore import restore
+from dat_rec.checkpoint.writer import CheckpointWriter
 from dat_rec.config import Device, LossConfig, ModelConfig
 from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
@@ -28,6 +29,7 @@ from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.train.objective import TrainTask
 from dat_rec.train.optimizers import build_optimizer
 from dat_rec.train.watch import LossWatch
+from tests.distributed.moves import newest
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_shard import (
     GLOBAL_BATCH,
@@ -134,7 +136,7 @@ def on_both(dataset: Dataset, case: Case, run: Path) -> dict[str, Any]:
             writer.finish()
             writer.close()
             model, optimizer, _ = build(dataset, case, there, plan, seed=8)
-            restore(run, model, optimizer, GLOBAL_BATCH)
+            restore(newest(run), model, optimizer, GLOBAL_BATCH)
             found["loaded"] = {"state": state(model, optimizer)}
             found["accelerator, one more step"] = trained(model, optimizer, batches[:1], there)
     return found

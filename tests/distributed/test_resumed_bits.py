@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 
-from dat_rec.checkpoint.checkpoint import CheckpointWriter, checkpoints, restore
+from dat_rec.checkpoint.listing import checkpoints
+from dat_rec.checkpoint.restore import restore
+from dat_rec.checkpoint.writer import CheckpointWriter
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.table_rules import SHARDING_TYPES
 from tests.checkpoint.saved import saved_tensors
 from tests.distributed.exactness import GLOBAL_BATCH, Case, batches
-from tests.distributed.moves import build, differences
+from tests.distributed.moves import build, differences, newest
 from tests.distributed.ranks import run_ranks
 
 STEPS = 3
@@ -35,7 +37,7 @@ def resumed_and_not(dataset: Dataset, folder: Path) -> dict[str, str]:
             for step in range(STEPS):
                 model, optimizer = build(dataset, case, context, seed=9 if step else 8)
                 if step:
-                    restore(folder / name / "resumed", model, optimizer, GLOBAL_BATCH)
+                    restore(newest(folder / name / "resumed"), model, optimizer, GLOBAL_BATCH)
                 steps(dataset, case, context, model, optimizer, step, step + 1)
                 save(folder / name / "resumed", context, model, optimizer, step + 1)
             expected = saved_tensors(checkpoints(folder / name / "undisturbed")[-1][1])

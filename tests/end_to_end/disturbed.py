@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 DISTURBED = {
-    "write_blocks": "dat_rec.checkpoint.checkpoint",
-    "sha256": "dat_rec.checkpoint.checkpoint",
-    "load_into": "dat_rec.checkpoint.checkpoint",
+    "write_blocks": "dat_rec.checkpoint.write_job",
+    "sha256": "dat_rec.checkpoint.damage",
+    "load_into": "dat_rec.checkpoint.restore",
     "copy_rows": "dat_rec.runs.writes",
     "initialize_tables": "dat_rec.train.build",
 }

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from dat_rec.checkpoint.checkpoint import checkpoints, newest_whole
+from dat_rec.checkpoint.find import newest_whole
+from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from tests.end_to_end.disturbed import SAID, disturbed
 from tests.end_to_end.launched import launched
@@ -113,9 +114,9 @@ def test_a_disk_that_is_full_for_20_s_costs_the_checkpoints_of_that_time_alone(
         r"step-\d+: rank \d: writing: No space left on device; 0 MiB free: trying again\n", told
     )
     steps = json.loads((out / "train.json").read_text())["steps"]
-    whole = newest_whole(out, alone=True)
+    whole = newest_whole(out)
     assert whole is not None
-    assert whole[0] == checkpoints(out)[-1][0] == steps
+    assert whole.step == checkpoints(out)[-1][0] == steps
     assert run.partials() == []
     assert "Traceback" not in told
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dat_rec.checkpoint.checkpoint import checkpoints
+from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import Failure
 from dat_rec.files import write_json

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dat_rec.checkpoint.checkpoint import checkpoints
+from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from tests.checkpoint.saved import saved_bytes
 from tests.end_to_end.cli import ENVIRONMENT, done

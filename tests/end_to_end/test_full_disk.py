@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dat_rec.checkpoint.checkpoint import checkpoints
+from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from tests.end_to_end.cli import dat_rec, done
 

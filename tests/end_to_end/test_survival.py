@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dat_rec.checkpoint.checkpoint import checkpoints
+from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from tests.checkpoint.saved import facts, saved_bytes, saved_tensors
 from tests.end_to_end.cli import ENVIRONMENT

@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dat_rec.checkpoint.checkpoint import CheckpointWriter
+from dat_rec.checkpoint.writer import CheckpointWriter
 from dat_rec.config import ModelConfig, OptimizerConfig, TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare import prepare

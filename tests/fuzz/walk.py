@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from dat_rec.checkpoint.found import checkpoints
+from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.retrieval.trained import load_model
 from tests.checkpoint.saved import saved_bytes
 from tests.fuzz import oracles

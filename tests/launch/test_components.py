@@ -12,7 +12,7 @@ from torchx.components.component_test_base import ComponentTestCase
 from torchx.runner import get_runner
 from torchx.specs import AppDef, BindMount, macros
 
-from dat_rec.checkpoint.checkpoint import checkpoints
+from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.host import _parser
 from dat_rec.install import CHECKOUT

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from torchx.specs import macros
 
-from dat_rec.checkpoint.checkpoint import checkpoints
+from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from launch import components
 from tests.cpu import CPU

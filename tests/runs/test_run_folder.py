@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from dat_rec.checkpoint.checkpoint import checkpoints, newest_whole
+from dat_rec.checkpoint.find import FoundCheckpoint, newest_whole
+from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.config import preset, to_json
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.process_group import process_group
@@ -117,7 +118,7 @@ def test_all_ranks_take_the_folder_for_what_the_first_one_sees(
     write_config(planted, first, global_batch=77)
     (first / "train.json").write_text('{"steps": 5}')
     found = run_ranks(looks, 2, planted, tmp_path)
-    assert found == [(77, {"steps": 5}, (5, checkpoint))] * 2
+    assert found == [(77, {"steps": 5}, FoundCheckpoint(5, checkpoint))] * 2
 
 
 def crash(dataset: Dataset, out: Path, *, begun: bool, error: Exception) -> None:
@@ -254,14 +255,14 @@ def test_a_start_that_is_refused_sets_no_checkpoint_aside(planted: Dataset, tmp_
     write_config(planted, out, global_batch=4)
     config = replace(preset("modern", planted.folder, out), resume=True)
     with process_group(60) as context:
-        passed_over: list[Path] = []
-        assert newest_whole(out, passed_over=passed_over) == (1, older)
+        found = newest_whole(out)
+        assert found == FoundCheckpoint(1, older, (damaged,))
         later.mkdir()  # by a start that lives
         with (out / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with pytest.raises(UserError, match="another process trains here"):
-                begin(open_run(config, planted, context), [], 1, passed_over)
+                begin(open_run(config, planted, context), [], 1, found.damaged)
         assert [step for step, _ in checkpoints(out)] == [1, 2, 3]
-        begin(open_run(config, planted, context), [], 1, passed_over)
+        begin(open_run(config, planted, context), [], 1, found.damaged)
     assert [step for step, _ in checkpoints(out)] == [1, 3]
     assert damaged.with_name(damaged.name + ".damaged").is_dir()

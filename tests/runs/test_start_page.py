@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dat_rec.checkpoint.checkpoint import checkpoints
+from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.rank_context import RankContext

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dat_rec.checkpoint.found import advice, checkpoints, usual_command
+from dat_rec.checkpoint.listing import advice, checkpoints, usual_command
 
 
 def loop(path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dat_rec.checkpoint.checkpoint import chosen_whole
+from dat_rec.checkpoint.find import chosen_whole
 from dat_rec.errors import UserError
 from dat_rec.files import sha256, write_json
 
@@ -24,9 +24,8 @@ def run(tmp_path: Path) -> Path:
 def step_of(run: Path, wanted: str) -> int:
     found = chosen_whole(run, wanted)
     assert found is not None
-    step, folder = found
-    assert folder.name == f"step-{step:08d}"
-    return step
+    assert found.folder.name == f"step-{found.step:08d}"
+    return found.step
 
 
 def damage(run: Path, step: int) -> None:
