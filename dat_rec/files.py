@@ -1,23 +1,30 @@
 """Write files and folders whole or not at all: aside first, then fsync, then rename."""
 
-import dataclasses
 import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dat_rec.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+T = TypeVar("T")
 
 PARTIAL_SUFFIX = ".partial"
 OLD_SUFFIX = ".old" + PARTIAL_SUFFIX
 UNFINISHED = ".unfinished"
 """Stands in a folder while it is being filled, locked by the process that fills it."""
+LONGEST_VALUE = 100
+"""Characters of a wrong value that a message quotes."""
 ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
@@ -174,34 +181,81 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(text + "\n", "utf-8")
 
 
-def check_field_types(value: Any, where: str) -> None:
-    """Compare a dataclass that came from JSON with its annotations, inner dataclasses left out.
+STRICT: Any = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
+"""Rules for ``checked``, as ``__pydantic_config__`` of a dataclass: nothing is converted (1.0 is no
+int, 1 no bool, a text no list), and unknown fields and NaN are refused."""
+MUST_BE = {
+    "greater_than_equal": "it must be {ge} or more",
+    "greater_than": "it must be above {gt}",
+    "less_than_equal": "it must be at most {le}",
+    "less_than": "it must be below {lt}",
+    "too_short": "it must have {min_length} or more",
+    "string_pattern_mismatch": "it must match {pattern}",
+}
+"""The bounds in fewer words than pydantic's."""
+Location = tuple[str | int, ...]
+"""The names and list positions that lead to a field."""
+
+
+def checked(
+    kind: Callable[..., T],
+    value: object,
+    where: str = "",
+    cure: str = "",
+    name: Callable[[Location], str] | None = None,
+) -> T:
+    """Return the dataclass ``kind`` with the content of a JSON value, every field checked.
+
+    Args:
+        kind: a dataclass with ``__pydantic_config__ = STRICT``; its annotations are the rules.
+        value: what ``json.loads`` returned.
+        where: the file, for the message.
+        cure: what the user can do; without it, the rule itself.
+        name: how the message calls a field; by default as in ``tables[0].rows``.
 
     Raises:
-        UserError: names the field, its value and its type.
+        UserError: in one line, the first field that is wrong, its value, the rule and the cure.
     """
-    for field in dataclasses.fields(value):
-        content, wanted = getattr(value, field.name), field.type
-        origin, arguments = get_origin(wanted), get_args(wanted)
-        if wanted in (int, str, bool):
-            fits = type(content) is wanted
-        elif wanted is float:
-            fits = type(content) in (int, float)
-        elif origin is Literal:
-            fits = content in arguments
-        elif origin is tuple and arguments[0] in (int, str):
-            fits = all(type(one) is arguments[0] for one in content)
-        elif origin is tuple and get_origin(arguments[0]) is Literal:
-            fits = all(one in get_args(arguments[0]) for one in content)
-        else:
-            continue
-        if not fits:
-            name = (
-                str(wanted).replace("typing.", "")
-                if arguments
-                else getattr(wanted, "__name__", wanted)
-            )
-            raise UserError(f"{where}: {field.name}: {content!r} is no {name}: make the file anew")
+    # pydantic takes as long to import as all else that `dat-rec status` needs.
+    from pydantic import ValidationError
+
+    try:
+        found: T = _adapter(kind).validate_json(json.dumps(value))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        problem = _problem(dict(first), (name or field_name)(first["loc"]), cure)
+        raise UserError(f"{where}: {problem}" if where else problem) from error
+    return found
+
+
+@cache
+def _adapter(kind: Any) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def field_name(location: Location) -> str:
+    """The field's name, as in ``tables[0].rows``."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return "".join(parts).removeprefix(".")
+
+
+def _problem(error: dict[str, Any], name: str, cure: str) -> str:
+    """One of pydantic's errors in one line."""
+    if error["type"] == "missing":
+        return f"{name} is missing: {cure or 'add it'}"
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"unknown field {name!r}: {cure or 'remove it, or correct its name'}"
+    bounds = error.get("ctx", {}).items()
+    bounds = {key: f"{bound:g}" if isinstance(bound, float) else bound for key, bound in bounds}
+    rule = MUST_BE.get(error["type"], "").format(**bounds)
+    rule = rule or error["msg"].replace("Input should be", "it must be")
+    if error["type"] == "json_invalid":
+        return f"{rule}: {cure or 'correct it'}"
+    value = repr(error["input"])
+    short = value if len(value) <= LONGEST_VALUE else f"{value[:LONGEST_VALUE]}…"
+    return f"{name or 'the content'} is {short}: {rule}" + (f": {cure}" if cure else "")
 
 
 def read_json(path: Path, what: str) -> Any:

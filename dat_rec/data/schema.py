@@ -15,14 +15,17 @@ Features are embedding row numbers: 0 is "unknown or missing", known values coun
 Above one machine the same layout can be written by any engine; the schema is checked here.
 """
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from dat_rec.errors import UserError
-from dat_rec.files import check_field_types, read_json, write_json
+from dat_rec.files import STRICT, checked, read_json, write_json
 
 VERSION = 1
+ANEW = "prepare the dataset anew"
 UNKNOWN = 0
 USER, ITEM, HISTORY = "user", "item", "history"
 RESERVED_COLUMNS = frozenset(
@@ -54,10 +57,12 @@ class Feature:
     """The tower that reads it."""
     table: str
     """Embedding table; features that name the same table share it."""
-    rows: int
+    rows: Annotated[int, Ge(1)]
     """Rows of that table, the unknown row 0 included: values are in [0, rows)."""
     multi_valued: bool = False
     """True: list<int> column, mean-pooled (history, tags). False: one int."""
+
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,12 @@ class Schema:
     category: str
     """The single-valued item feature that names the category of equation (3)."""
     history_length: int
-    """Most items that a history holds."""
+    """Maximum length of a history: the user's last items."""
     users: int
     """Rows of users.parquet."""
     items: int
     """Rows of items.parquet."""
-    trained_items: int
+    trained_items: Annotated[int, Ge(1)]
     """Items with a training interaction: rows 0 … trained_items − 1 of items.parquet."""
     examples: int
     """Training examples in all files."""
@@ -103,6 +108,8 @@ class Schema:
     facts: dict[str, float] | None = None
     """Figures known by construction: the planted world's best possible HR@50, HR@100."""
     version: int = VERSION
+
+    __pydantic_config__ = STRICT
 
     def side(self, side: Side) -> tuple[Feature, ...]:
         """The features of one tower, in order."""
@@ -132,7 +139,13 @@ class Schema:
                 f"{folder} is not a prepared dataset (no schema.json): "
                 "make one with `dat-rec prepare`"
             )
-        schema = _from_json(path, read_json(path, "the dataset's schema"))
+        value = read_json(path, "the dataset's schema")
+        version = value.get("version") if isinstance(value, dict) else VERSION
+        if version != VERSION:
+            raise UserError(
+                f"{path}: schema version {version!r}, this program reads {VERSION}: {ANEW}"
+            )
+        schema = checked(Schema, value, str(path), ANEW)
         schema.check(path)
         return schema
 
@@ -156,40 +169,11 @@ class Schema:
                 raise UserError(
                     f"{path}: feature {feature.name!r}: the name is reserved; rename it"
                 )
-            if feature.rows < 1:
-                raise UserError(
-                    f"{path}: feature {feature.name!r}: rows is {feature.rows}, not ≥ 1"
-                )
             if table_rows.setdefault(feature.table, feature.rows) != feature.rows:
                 raise UserError(f"{path}: table {feature.table!r}: its features disagree on rows")
-        if self.trained_items > self.items or self.trained_items < 1:
+        if self.trained_items > self.items:
             raise UserError(
-                f"{path}: trained_items is {self.trained_items}, items {self.items}: "
-                "prepare the dataset anew"
+                f"{path}: trained_items is {self.trained_items}, items {self.items}: {ANEW}"
             )
         if sum(file.rows for file in self.example_files) != self.examples:
-            raise UserError(f"{path}: examples is not the sum of example_files: prepare it anew")
-
-
-def _from_json(path: Path, value: Any) -> Schema:
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: the schema is not a JSON object: prepare the dataset anew")
-    if value.get("version") != VERSION:
-        raise UserError(
-            f"{path}: schema version {value.get('version')!r}, this program reads {VERSION}: "
-            "prepare the dataset anew"
-        )
-    known = {field.name for field in fields(Schema)}
-    unknown = sorted(set(value) - known)
-    if unknown:
-        raise UserError(f"{path}: unknown field {unknown[0]!r}: remove it or prepare anew")
-    try:
-        value["features"] = tuple(Feature(**feature) for feature in value["features"])
-        value["example_files"] = tuple(ExampleFile(**file) for file in value["example_files"])
-        value["notes"] = tuple(value.get("notes", ()))
-        schema = Schema(**value)
-    except (TypeError, KeyError) as error:
-        raise UserError(f"{path}: a field is missing or malformed ({error})") from error
-    for part in (schema, *schema.features, *schema.example_files):
-        check_field_types(part, str(path))
-    return schema
+            raise UserError(f"{path}: examples is not the sum of example_files: {ANEW}")

@@ -12,37 +12,60 @@ and without bandwidths, CPUs have ``CPU_COSTS``.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Literal, get_args
 
+from annotated_types import Ge, Le
 from torchrec.distributed.planner import Topology
 
 from dat_rec.errors import UserError
-from dat_rec.files import read_json
+from dat_rec.files import STRICT, checked, read_json
 from dat_rec.planner.log_filter import NOT_BY_FACTORY, without_message
 
 BANDWIDTHS = ("hbm_mem_bw", "ddr_mem_bw", "hbm_to_ddr_mem_bw", "intra_host_bw", "inter_host_bw")
 """As TorchRec's Topology calls them: a rank's own, one direction where there are two."""
 MOST_RANKS = 2**14
-MOST_GB = 2.0**20
-"""A PiB."""
-LEAST_GB_S, MOST_GB_S = 1e-6, 1e6
-MOST_NS = 1e9
+Gib = Annotated[float, Ge(2.0**-20), Le(2.0**20)]
+"""Memory, at most a PiB."""
+Speed = Annotated[float, Ge(1e-6), Le(1e6)]
+"""GB/s (1e9 bytes)."""
+Nanoseconds = Annotated[float, Ge(0), Le(1e9)]
 Device = Literal["cuda", "cpu"]
 Way = Literal["table_wise", "column_wise", "row_wise", "data_parallel", "every_rank"]
-"""To shard; the others cost as one of these. every_rank: what is done under any plan."""
+"""Sharding choices that have costs of their own; every_rank: what is done under any plan."""
+WAYS: frozenset[Way] = frozenset(get_args(Way))
 
 
 @dataclass(frozen=True)
 class Cost:
     """Nanoseconds of a step for each unit of a part's work, on CPU: see ``plan_time``."""
 
-    bag_ns: float
-    bag_byte_ns: float
-    value_ns: float
-    value_byte_ns: float
-    row_byte_ns: float
+    bag_ns: Nanoseconds
+    bag_byte_ns: Nanoseconds
+    value_ns: Nanoseconds
+    value_byte_ns: Nanoseconds
+    row_byte_ns: Nanoseconds
+
+
+@dataclass(frozen=True)
+class Content:
+    """The JSON of a topology file, as in ``Hardware`` and ``Cluster``; 0.0: the field is absent."""
+
+    device: Device
+    hosts: Annotated[int, Ge(1)]
+    ranks_per_host: Annotated[int, Ge(1)]
+    host_memory_gb: Gib
+    memory_gb: Gib = 0.0
+    hbm_mem_bw: Speed = 0.0
+    ddr_mem_bw: Speed = 0.0
+    hbm_to_ddr_mem_bw: Speed = 0.0
+    intra_host_bw: Speed = 0.0
+    inter_host_bw: Speed = 0.0
+    measured: bool = False
+    costs: dict[Way, Cost] | None = None
+
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
@@ -211,40 +234,26 @@ def read_cluster(path: Path) -> Cluster:
     Raises:
         UserError: names the file, the field and its cure.
     """
-    value = read_json(path, "the topology")
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: the topology is no JSON object: write one, as --help says")
-    required = ("device", "hosts", "ranks_per_host", "host_memory_gb")
-    known = (*required, "memory_gb", "measured", "costs", *BANDWIDTHS)
-    if unknown := [name for name in value if name not in known]:
-        raise UserError(f"{path}: unknown field {unknown[0]!r}: there are {', '.join(known)}")
-    if missing := [name for name in required if name not in value]:
-        raise UserError(f"{path}: {missing[0]} is missing: add it")
-    device = value["device"]
-    if device not in get_args(Device):
-        raise UserError(f"{path}: device is {device!r}: it must be cuda or cpu")
-    if device == "cuda" and value.get("memory_gb") is None:
+    content = checked(Content, read_json(path, "the topology"), str(path))
+    if content.device == "cuda" and not content.memory_gb:
         raise UserError(f"{path}: memory_gb is missing: add the GiB of each GPU")
-    for name in ("hosts", "ranks_per_host"):
-        if type(value[name]) is not int or value[name] < 1:
-            raise UserError(f"{path}: {name} is {value[name]!r}: it must be an integer above 0")
-    for name in ("memory_gb", "host_memory_gb"):
-        _check_number(path, value, name, 2.0**-20, MOST_GB)
-    for name in BANDWIDTHS:
-        _check_number(path, value, name, LEAST_GB_S, MOST_GB_S)
-    measured = value.get("measured", False)
-    if type(measured) is not bool:
-        raise UserError(f"{path}: measured is {measured!r}: it must be true or false")
+    if content.device == "cuda" and content.costs is not None:
+        raise UserError(f"{path}: costs are those of CPUs: leave them out")
+    if content.costs is not None and (missing := sorted(WAYS - content.costs.keys())):
+        raise UserError(f"{path}: costs.{missing[0]} is missing: measure them anew")
+    given = {name: getattr(content, name) for name in BANDWIDTHS}
+    bandwidths = {name: speed for name, speed in given.items() if speed}
+    usual = {} if bandwidths else usual_costs(content.device)
     hardware = Hardware(
         path.name,
-        cast(Device, device),
-        value.get("memory_gb"),
-        value["host_memory_gb"],
-        {name: float(value[name]) for name in BANDWIDTHS if name in value},
-        measured,
-        _costs(path, value),
+        content.device,
+        content.memory_gb or None,
+        content.host_memory_gb,
+        bandwidths,
+        content.measured,
+        usual if content.costs is None else content.costs,
     )
-    cluster = Cluster(hardware, value["hosts"], value["ranks_per_host"])
+    cluster = Cluster(hardware, content.hosts, content.ranks_per_host)
     _check_size(str(path), cluster)
     return cluster
 
@@ -252,33 +261,6 @@ def read_cluster(path: Path) -> Cluster:
 def usual_costs(device: str) -> dict[Way, Cost]:
     """Of ways to shard where nothing was measured; on GPUs none: TorchRec's formulas are theirs."""
     return CPU_COSTS if device == "cpu" else {}
-
-
-def _costs(path: Path, value: dict[str, Any]) -> dict[Way, Cost]:
-    if "costs" not in value:
-        return {} if any(name in value for name in BANDWIDTHS) else usual_costs(value["device"])
-    ways, names = get_args(Way), [one.name for one in fields(Cost)]
-    if value["device"] != "cpu":
-        raise UserError(f"{path}: costs are those of CPUs: leave them out")
-    costs = value["costs"]
-    if not isinstance(costs, dict) or sorted(costs) != sorted(ways):
-        raise UserError(f"{path}: costs: it must have {', '.join(ways)}: measure them anew")
-    for name, cost in costs.items():
-        if not isinstance(cost, dict) or sorted(cost) != sorted(names):
-            raise UserError(f"{path}: costs: {name} must have {', '.join(names)}")
-        for one in names:
-            _check_number(path, cost, one, 0.0, MOST_NS)
-    return {name: Cost(**{one: float(costs[name][one]) for one in names}) for name in ways}
-
-
-def _check_number(path: Path, value: dict[str, Any], name: str, least: float, most: float) -> None:
-    if name not in value:
-        return
-    number = value[name]
-    if type(number) not in (int, float) or not least <= number <= most:
-        raise UserError(
-            f"{path}: {name} is {number!r}: it must be a number from {least:.3g} to {most:.3g}"
-        )
 
 
 def _check_size(where: str, cluster: Cluster) -> None:

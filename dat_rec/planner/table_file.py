@@ -11,43 +11,51 @@ an example that look rows up in the table. ``rule`` are words as behind ``--pin 
 """
 
 import fnmatch
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, Le
+from pydantic import StringConstraints
 from torch import nn
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dat_rec.errors import UserError
-from dat_rec.files import read_json
+from dat_rec.files import STRICT, checked, read_json
 from dat_rec.table_rules import parse_rule
 
-MOST_VALUES = 2**60
-"""Of a table: more bytes than PyTorch can count."""
-MOST_FEATURES = 10_000
-MOST_POOLING = 1e6
-MOST_BATCH = 2**31
+MAXIMUM_VALUES = 2**60
+"""Of a table: with more, PyTorch cannot count its bytes."""
 
 
 @dataclass(frozen=True)
 class Table:
     """One entry of the file."""
 
-    name: str
-    rows: int
-    dim: int
-    pooling_factor: float = 1.0
-    features: int = 1
+    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_][a-zA-Z0-9_-]*$")]
+    rows: Annotated[int, Ge(1)]
+    dim: Annotated[int, Ge(1)]
+    pooling_factor: Annotated[float, Gt(0), Le(1e6)] = 1.0
+    features: Annotated[int, Ge(1), Le(10_000)] = 1
     fp16: bool = False
     rule: str | None = None
 
     def feature_names(self) -> list[str]:
-        """Of its bags."""
+        """Names of the features that look rows up in the table, one for each bag."""
         return [f"{self.name}@{number}" for number in range(self.features)]
+
+
+@dataclass(frozen=True)
+class Content:
+    """The JSON of a file."""
+
+    tables: tuple[Table, ...]
+    batch_size: Annotated[int, Ge(1), Le(2**31)] | None = None
+
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class TableFile:
         return nn.ModuleDict({"tables": EmbeddingBagCollection(tables=configs, device=meta)})
 
     def pooling_factors(self) -> dict[str, float]:
-        """By feature."""
+        """Mean number of values in a bag, by feature."""
         return {
             feature: table.pooling_factor
             for table in self.tables
@@ -94,7 +102,7 @@ class TableFile:
         }
 
     def pins(self) -> tuple[str, ...]:
-        """The tables' rules."""
+        """The tables' rules, each as behind ``--pin``."""
         return tuple(f"{table.name}={table.rule}" for table in self.tables if table.rule)
 
 
@@ -102,59 +110,22 @@ def read_tables(path: Path) -> TableFile:
     """The tables that a file describes.
 
     Raises:
-        UserError: names the file, the table, the field and its cure.
+        UserError: names the file, the field and its cure.
     """
     value = read_json(path, "the tables")
-    entries = value.get("tables") if isinstance(value, dict) else None
-    if not isinstance(entries, list) or not entries:
+    if not isinstance(value, dict) or not value.get("tables"):
         raise UserError(f'{path}: no tables: write {{"tables": [{{"name": …, "rows": …, …}}]}}')
-    if unknown := sorted(set(value) - {"tables", "batch_size"}):
-        raise UserError(f"{path}: unknown field {unknown[0]!r}: there are tables, batch_size")
-    batch = value.get("batch_size")
-    if batch is not None and (type(batch) is not int or not 1 <= batch <= MOST_BATCH):
-        raise UserError(f"{path}: batch_size is {batch!r}: it must be an integer above 0")
-    tables = tuple(_table(path, number, entry) for number, entry in enumerate(entries))
-    names = [table.name for table in tables]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"{path}: table {twice[0]!r} stands there twice: rename one")
-    return TableFile(path, tables, batch)
-
-
-def _table(path: Path, number: int, entry: Any) -> Table:
-    where = f"{path}: table {number}"
-    if not isinstance(entry, dict):
-        raise UserError(f"{where} is no JSON object: write name, rows and dim")
-    known = Table.__dataclass_fields__
-    if unknown := [name for name in entry if name not in known]:
-        raise UserError(f"{where}: unknown field {unknown[0]!r}: there are {', '.join(known)}")
-    if missing := [name for name in ("name", "rows", "dim") if name not in entry]:
-        raise UserError(f"{where}: {missing[0]} is missing: add it")
-    name = entry["name"]
-    if type(name) is not str or not re.fullmatch(r"\w[\w-]*", name, re.ASCII):
-        raise UserError(f"{where}: name is {name!r}: it must be letters, digits, _ and -")
-    where = f"{path}: table {name}"
-    for field in ("rows", "dim", "features"):
-        content = entry.get(field, 1)
-        if type(content) is not int or content < 1:
-            raise UserError(f"{where}: {field} is {content!r}: it must be an integer above 0")
-    if entry["rows"] * entry["dim"] > MOST_VALUES:
-        raise UserError(f"{where}: rows × dim is above 2^60: make it smaller")
-    if entry.get("features", 1) > MOST_FEATURES:
-        raise UserError(f"{where}: features is {entry['features']}: at most {MOST_FEATURES:,}")
-    factor = entry.get("pooling_factor", 1.0)
-    if type(factor) not in (int, float) or not 0 < factor <= MOST_POOLING:
-        raise UserError(
-            f"{where}: pooling_factor is {factor!r}: it must be a number above 0, at most "
-            f"{MOST_POOLING:,.0f}"
-        )
-    if type(entry.get("fp16", False)) is not bool:
-        raise UserError(f"{where}: fp16 is {entry['fp16']!r}: it must be true or false")
-    rule = entry.get("rule")
-    if rule is not None:
-        if type(rule) is not str:
-            raise UserError(f"{where}: rule is {rule!r}: it must be words as behind --pin TABLE=")
-        try:
-            parse_rule(f"{name}={rule}")
-        except UserError as error:
-            raise UserError(f"{where}: rule: {error}") from error
-    return Table(**entry)
+    content = checked(Content, value, str(path))
+    names = [table.name for table in content.tables]
+    for number, table in enumerate(content.tables):
+        where = f"{path}: tables[{number}]"
+        if names.index(table.name) < number:
+            raise UserError(f"{where}: {table.name!r} stands there twice: rename one")
+        if table.rows * table.dim > MAXIMUM_VALUES:
+            raise UserError(f"{where}: rows × dim is above 2^60: make it smaller")
+        if table.rule is not None:
+            try:
+                parse_rule(f"{table.name}={table.rule}")
+            except UserError as error:
+                raise UserError(f"{where}: rule: {error}") from error
+    return TableFile(path, content.tables, content.batch_size)

@@ -23,6 +23,8 @@ NEEDED = (
     "numpy",
     "duckdb",
     "pyarrow",
+    "pydantic",
+    "annotated-types",
     "faiss-cpu",
     "tyro",
     "tqdm",

@@ -23,12 +23,25 @@ from dat_rec.data.columns import Column, read_columns
 from dat_rec.data.dataset import read_parquet
 from dat_rec.data.schema import UNKNOWN, Feature
 from dat_rec.errors import UserError
-from dat_rec.files import read_json, sha256
+from dat_rec.files import STRICT, checked, read_json, sha256
 from dat_rec.retrieval.query_encoder import QueryTower
 
 VERSION = 1
 MANIFEST = "export.json"
 FILES = ("item_vectors.npy", "items.parquet", "index.faiss", "users.parquet", "query_tower.pt2")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an export's reader needs of ``export.json``."""
+
+    version: int
+    features: tuple[Feature, ...]
+    """The query features."""
+    sha256: dict[str, str]
+    """Digest of each file, in hexadecimal."""
+
+    __pydantic_config__ = STRICT | {"extra": "ignore"}
 
 
 @dataclass(frozen=True)
@@ -81,36 +94,29 @@ class Export:
         )
 
 
-def _check(folder: Path) -> list[Feature]:
+def _check(folder: Path) -> Sequence[Feature]:
     """Compare every file with the manifest; the query features."""
     path = folder / MANIFEST
     if not path.exists():
         raise UserError(
             f"{folder} is not an export (no {MANIFEST}): make one with `dat-rec export`"
         )
-    manifest = read_json(path, "the export's manifest")
-    try:
-        if manifest["version"] != VERSION:
-            raise UserError(
-                f"{path}: version {manifest['version']!r}, this program reads {VERSION}: "
-                "export anew"
-            )
-        features = [Feature(**feature) for feature in manifest["features"]]
-        digests = {name: manifest["sha256"][name] for name in FILES}
-    except (TypeError, KeyError) as error:
+    value = read_json(path, "the export's manifest")
+    manifest = checked(Manifest, value, str(path), "export anew")
+    if manifest.version != VERSION:
         raise UserError(
-            f"{path}: a field is missing or malformed ({error}): export anew"
-        ) from error
-    for name, digest in digests.items():
+            f"{path}: version {manifest.version}, this program reads {VERSION}: export anew"
+        )
+    for name in FILES:
         try:
-            same = sha256(folder / name) == digest
+            digest = sha256(folder / name)
         except OSError as error:
             raise UserError(f"{folder / name}: {error.strerror}: export anew") from error
-        if not same:
+        if digest != manifest.sha256.get(name):
             raise UserError(
                 f"{folder / name}: damaged (SHA-256 differs from {MANIFEST}): export anew"
             )
-    return features
+    return manifest.features
 
 
 def with_unknown(columns: Mapping[str, Column]) -> dict[str, Column]:

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dat_rec.config import flatten
 from dat_rec.errors import UserError
 from dat_rec.files import read_json
+from dat_rec.options import flatten
 from dat_rec.runs.figures import BLOCKS, CUTOFFS, read_metrics, read_summary
 
 NO_OPTIONS = ("out", "resume", "overwrite", "launch", "job")

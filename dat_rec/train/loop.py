@@ -14,13 +14,14 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from dat_rec.checkpoint.find import newest_whole
 from dat_rec.checkpoint.restore import restore
-from dat_rec.config import TrainConfig, to_json
+from dat_rec.config import TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
 from dat_rec.dist.agree import check_same_on_all_ranks, together
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import StoppedError
+from dat_rec.options import to_json
 from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.preflight.preflight import require
 from dat_rec.runs.run_folder import OpenRun, open_run

@@ -116,8 +116,8 @@ OPTIONS: list[tuple[str, str]] = [
     ("--memory-gb 0.00001", "1e-05 GiB each"),
     ("--memory-gb 1e-12", "no sharding plan fits 1 × cpu"),
     ("--memory-gb -1", "--memory-gb is -1.0: it must be 0 or more"),
-    ("--memory-gb nan", "--memory-gb is nan: it must be 0 or more"),
-    ("--memory-gb 1e300", "--memory-gb is 1e+300: at most 1048576"),
+    ("--memory-gb nan", "--memory-gb is nan: it must be a finite number"),
+    ("--memory-gb 1e300", "--memory-gb is 1e+300: it must be at most 1048576"),
     ("--topology nowhere.json", "nowhere.json"),
     ("--keep-best -1", "--keep-best is -1: it must be 0 or more"),
     ("--batch-size 1000000000000", "raise --memory-gb if there is more"),
@@ -186,19 +186,31 @@ def without(name: str) -> Callable[[Config], object]:
 
 
 CONFIGS: list[tuple[str, Callable[[Config], object], str]] = [
-    ("an unknown field", put("novelty", 1), "unexpected keyword argument 'novelty'): train anew"),
-    ("a field of another type", put("seed", "0"), "config.json: seed: '0' is no int: make the"),
-    ("a missing field", without("model.fp16_tables"), "('fp16_tables'): train anew"),
-    ("a missing group", without("examples"), "('examples'): train anew"),
-    ("an array", lambda _: [1, 2], "not a configuration of this version"),
-    ("null", lambda _: None, "not a configuration of this version"),
-    ("a sharding type that is none", put("sharding_types", ["rowwise"]), "('rowwise',) is"),
+    ("an unknown field", put("novelty", 1), "config.json: unknown field 'novelty': read it with"),
+    (
+        "a field of another type",
+        put("seed", "0"),
+        "config.json: seed is '0': it must be a valid integer",
+    ),
+    (
+        "a missing field",
+        without("model.fp16_tables"),
+        "config.json: model.fp16_tables is missing: read",
+    ),
+    ("a missing group", without("examples"), "config.json: examples is missing: read it with"),
+    ("an array", lambda _: [1, 2], "the content is [1, 2]: it must be an object"),
+    ("null", lambda _: None, "the content is None: it must be an object"),
+    ("a sharding type that is none", put("sharding_types", ["rowwise"]), "[0] is 'rowwise': it"),
     ("a pin that is none", put("pin", ["item=rowwise"]), "'rowwise' is none of"),
-    ("a text for a list", put("model.fp16_tables", "item"), "fp16_tables: 'item' is no list"),
-    ("a text for a group", put("loss", "softmax"), "not a configuration of this version"),
-    ("a negative number", put("keep_best", -1), "--keep-best is -1: it must be 0 or more"),
-    ("not a number", put("memory_gb", float("nan")), "--memory-gb is nan: it must be 0 or more"),
-    ("a number for a path", put("warm_start", 5), "not a configuration of this version"),
+    (
+        "a text for a list",
+        put("model.fp16_tables", "item"),
+        "model.fp16_tables is 'item': it must be a valid",
+    ),
+    ("a text for a group", put("loss", "softmax"), "loss is 'softmax': it must be an"),
+    ("a negative number", put("keep_best", -1), "keep_best is -1: it must be 0 or more"),
+    ("not a number", put("memory_gb", float("nan")), "memory_gb is nan: it must be a finite"),
+    ("a number for a path", put("warm_start", 5), "warm_start is 5: it must be a valid string"),
 ]
 
 

@@ -135,33 +135,34 @@ def test_a_file_says_the_same_as_a_text_can(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"device": "tpu"}, "device is 'tpu': it must be cuda or cpu"),
-        ({"device": ["cuda"]}, "device is ['cuda']: it must be cuda or cpu"),
+        ({"device": "tpu"}, "device is 'tpu': it must be 'cuda' or 'cpu'"),
+        ({"device": ["cuda"]}, "device is ['cuda']: it must be 'cuda' or 'cpu'"),
         ({"device": None}, "device is None"),
-        ({"hosts": 0}, "hosts is 0: it must be an integer above 0"),
-        ({"hosts": True}, "hosts is True: it must be an integer"),
-        ({"hosts": "3"}, "hosts is '3': it must be an integer"),
-        ({"hosts": 2.0}, "hosts is 2.0: it must be an integer"),
+        ({"hosts": 0}, "hosts is 0: it must be 1 or more"),
+        ({"hosts": True}, "hosts is True: it must be a valid integer"),
+        ({"hosts": "3"}, "hosts is '3': it must be a valid integer"),
+        ({"hosts": 2.0}, "hosts is 2.0: it must be a valid integer"),
         ({"ranks_per_host": -8}, "ranks_per_host is -8"),
         ({"hosts": 10**9}, "4,000,000,000 ranks: at most 16,384"),
-        ({"memory_gb": 0}, "memory_gb is 0: it must be a number from"),
+        ({"memory_gb": 0}, "memory_gb is 0: it must be 9.5"),
         ({"memory_gb": "80"}, "memory_gb is '80'"),
         ({"memory_gb": float("nan")}, "memory_gb is nan"),
         ({"memory_gb": 1e300}, "memory_gb is 1e+300"),
-        ({"memory_gb": None}, "memory_gb is missing: add the GiB of each GPU"),
+        ({"memory_gb": None}, "memory_gb is None: it must be a valid number"),
         ({"host_memory_gb": -1}, "host_memory_gb is -1"),
         ({"host_memory_gb": float("inf")}, "host_memory_gb is inf"),
         ({"intra_host_bw": 0}, "intra_host_bw is 0"),
         ({"inter_host_bw": None}, "inter_host_bw is None"),
         ({"hbm_mem_bw": True}, "hbm_mem_bw is True"),
         ({"hbm_mem_bw": [1]}, "hbm_mem_bw is [1]"),
-        ({"hbm_bw": 5}, "unknown field 'hbm_bw': there are device, hosts"),
-        ({"measured": 1}, "measured is 1: it must be true or false"),
+        ({"hbm_bw": 5}, "unknown field 'hbm_bw': remove it, or correct its name"),
+        ({"measured": 1}, "measured is 1: it must be a valid boolean"),
         ({"costs": {}}, "costs are those of CPUs: leave them out"),
-        ({"device": "cpu", "costs": 1}, "costs: it must have table_wise, column_wise"),
-        ({"device": "cpu", "costs": {"row_wise": {}}}, "costs: it must have table_wise"),
-        (costs({"bag_ns": 1}), "costs: table_wise must have bag_ns, bag_byte_ns"),
-        (costs(COST | {"bag_ns": -1}), "bag_ns is -1: it must be a number from 0"),
+        ({"device": "cpu", "costs": 1}, "costs is 1: it must be an object"),
+        ({"device": "cpu", "costs": {"row_wise": {}}}, "costs.row_wise.bag_ns is missing"),
+        ({"device": "cpu", "costs": {"row_wise": COST}}, "costs.column_wise is missing: measure"),
+        (costs({"bag_ns": 1}), "costs.table_wise.bag_byte_ns is missing"),
+        (costs(COST | {"bag_ns": -1}), "costs.table_wise.bag_ns is -1: it must be 0"),
         (costs(COST | {"row_byte_ns": "1"}), "row_byte_ns is '1'"),
     ],
 )
@@ -211,6 +212,13 @@ def test_a_missing_field_is_named(name: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({key: value for key, value in GOOD.items() if key != name}))
     with pytest.raises(UserError, match=f"{name} is missing: add it"):
+        read_cluster(path)
+
+
+def test_gpus_need_their_memory(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({key: value for key, value in GOOD.items() if key != "memory_gb"}))
+    with pytest.raises(UserError, match="memory_gb is missing: add the GiB of each GPU"):
         read_cluster(path)
 
 

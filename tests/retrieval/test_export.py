@@ -165,9 +165,10 @@ def test_a_damaged_file_is_refused(exported: Path, tmp_path: Path, name: str, ha
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 99}, "version 99"),
-        ({"sha256": {}}, "malformed"),
-        ({"features": [{"name": "user"}]}, "malformed"),
+        ({"version": 99}, "version 99, this program reads 1: export anew"),
+        ({"sha256": {}}, "item_vectors.npy: damaged"),
+        ({"sha256": None}, "sha256 is None: it must be an object: export anew"),
+        ({"features": [{"name": "user"}]}, r"features\[0\].side is missing: export anew"),
     ],
 )
 def test_a_malformed_manifest_is_refused(

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import torch
 
 from dat_rec.checkpoint.tensor_files import Block, write_blocks
-from dat_rec.config import ModelConfig, preset, to_json
+from dat_rec.config import ModelConfig, preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import ExampleFile, Feature, Schema
 from dat_rec.files import sha256, write_json
+from dat_rec.options import to_json
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.sharding.table_shards import is_table, table_shards
 from dat_rec.train.objective import TrainTask

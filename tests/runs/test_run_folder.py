@@ -14,11 +14,12 @@ import pytest
 
 from dat_rec.checkpoint.find import FoundCheckpoint, newest_whole
 from dat_rec.checkpoint.listing import checkpoints
-from dat_rec.config import preset, to_json
+from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.process_group import process_group
 from dat_rec.errors import DiskError, SharedError, UserError
 from dat_rec.files import sha256, write_json
+from dat_rec.options import to_json
 from dat_rec.runs import writes
 from dat_rec.runs.run_folder import open_run
 from dat_rec.runs.status import status
