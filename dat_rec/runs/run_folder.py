@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dat_rec.checkpoint.listing import advice, checkpoints
-from dat_rec.config import TrainConfig, differences
+from dat_rec.config import TrainConfig, differences, may_change_on_resume
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.agree import all_gather_object
 from dat_rec.dist.rank_context import RankContext
@@ -26,29 +26,6 @@ from dat_rec.runs.rank_zero import on_rank_0, patiently
 from dat_rec.runs.recorded import check_same_rows, load_config
 from dat_rec.runs.warm_start import ROWS, check_warm_start
 
-MAY_CHANGE = (
-    "data",
-    "out",
-    "resume",
-    "overwrite",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "keep_best",
-    "background_saves",
-    "disk_patience_s",
-    "log_every",
-    "device",
-    "sharding_types",
-    "pin",
-    "memory_gb",
-    "topology",
-    "comms",
-    "sharding_group_size",
-    "timeout_s",
-    "preflight",
-)
-"""Options that may change when a run is resumed: none decides what is computed, though another plan
-or number of ranks may round otherwise."""
 BEGUN = {LOCK, WRITER, "schema.json", ROWS, "plan.json", "plan.txt", "config.json"}
 """Files that a start which was killed early may leave in a folder that is no run yet."""
 
@@ -180,8 +157,7 @@ def _checked_global_batch(config: TrainConfig, dataset: Dataset, world_size: int
 def _check_same_run(config: TrainConfig, before: TrainConfig, dataset: Dataset) -> None:
     """Refuse to resume with anything that decides the run's numbers and is not as it was."""
     run = config.out
-    same = dataclasses.replace(before, **{name: getattr(config, name) for name in MAY_CHANGE})
-    if differing := differences(config, same):
+    if differing := differences(config, before, but=may_change_on_resume()):
         raise UserError(
             f"{run}: --resume with {differing[0]}, in brackets what the run was made with: "
             "give the same options, or another --out"
