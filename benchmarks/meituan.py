@@ -23,8 +23,8 @@ from tqdm import tqdm
 from benchmarks.ranks import on_ranks
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, build, endless
-from dat_rec.commands.plan import question_of
-from dat_rec.commands.plan_options import PlanConfig
+from dat_rec.commands.plan import PlanOptions
+from dat_rec.commands.plan_question import question_of
 from dat_rec.dist.process_group import process_group
 from dat_rec.planner.plan_request import find_plan
 from dat_rec.planner.table_file import read_tables
@@ -67,7 +67,7 @@ def planned(cluster: str) -> dict[str, Any]:
     """What the planner says of the tables as they are, and in float16."""
     found: dict[str, Any] = {}
     for name, fp16 in (("float32", ()), ("float16", FP16)):
-        config = PlanConfig(tables=TABLES, cluster=cluster, fp16_tables=fp16)
+        config = PlanOptions(tables=TABLES, cluster=cluster, fp16_tables=fp16)
         begin = time.perf_counter()
         answer = find_plan(question_of(config))
         seconds = time.perf_counter() - begin

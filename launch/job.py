@@ -14,7 +14,7 @@ from typing import NoReturn
 from torchx import specs
 from torchx.specs import macros
 
-from dat_rec.cli import parse_train
+from dat_rec.commands.train import parse_train
 from dat_rec.data.schema import Schema
 from dat_rec.errors import UserError
 from dat_rec.files import local_path

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from dat_rec.cli import COMMANDS
+from dat_rec.cli import COMMANDS, run_command
 from dat_rec.data.sources import SOURCES
 from dat_rec.errors import UserError
 
@@ -38,7 +38,7 @@ def path_options(command: str, read: Callable[[], str]) -> list[str]:
     """As the command's help tells them."""
     name, *more = command.split()
     with pytest.raises(SystemExit):
-        COMMANDS[name]([*more, "--help"])
+        run_command(name, [*more, "--help"])
     return PATH_OPTION.findall(read())
 
 
@@ -57,7 +57,7 @@ def test_every_option_that_is_a_path_refuses_an_address(
             values = dict.fromkeys(options, "x") | {option: ADDRESS}
             words = [word for pair in values.items() for word in pair if word]
             with pytest.raises(UserError, match=rf"^{ADDRESS}: s3 is no local disk"):
-                COMMANDS[name]([*more, *words])
+                run_command(name, [*more, *words])
     assert seen >= SOME
     assert len(seen) >= 30
     assert list(tmp_path.iterdir()) == []

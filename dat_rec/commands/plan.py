@@ -1,167 +1,99 @@
-"""``dat-rec plan``'s options in, the question to TorchRec's planner out; and the whole command.
+"""``dat-rec plan``: plan the sharding of tables on a described cluster."""
 
-The tables come from a file, from a run, or from a dataset with a preset.
-"""
-
-import dataclasses
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-import torch
+from annotated_types import Ge, Le, Lt
 
-from dat_rec.commands.plan_options import PlanConfig
-from dat_rec.config import TrainConfig, preset
-from dat_rec.data.columns import BadIds
-from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader import OPTION_CURE
+from dat_rec.commands.parse import Arguments, parse, refuse_repeated
+from dat_rec.config import MAXIMUM_MEMORY_GB, Preset
 from dat_rec.errors import UserError
-from dat_rec.files import read_json, write_json
-from dat_rec.planner.hardware import Cluster, parse_cluster, read_cluster
-from dat_rec.planner.picture import draw
-from dat_rec.planner.plan_request import (
-    PlanRequest,
-    find_plan,
-    towers_bytes,
-)
-from dat_rec.planner.report import comparison, cures, headline, report
-from dat_rec.planner.report_json import as_json, comparison_json
-from dat_rec.planner.table_file import read_tables
-from dat_rec.planner.what_if import compare, offloaded, smallest_cluster, what_would_fit
-from dat_rec.runs.recorded import check_same_rows, load_config
-from dat_rec.sharding.options import ShardingOptions
-from dat_rec.train.build import pooling_factors, sharding_options
-from dat_rec.train.objective import TrainTask
+from dat_rec.files import STRICT
+from dat_rec.options import check_bounds
+from dat_rec.table_rules import ShardingType, parse_rule
+from dat_rec.versions import require_stack
 
 
-def plan_command(config: PlanConfig) -> int:
-    """Answer ``dat-rec plan``: print the report and write the files that were asked for.
+@dataclass(frozen=True)
+class PlanOptions:
+    """Plan the sharding of tables on a described cluster: shards, memory, and a step's time.
 
-    Returns:
-        The exit code: 0 if the tables fit, 1 if not.
-
-    Raises:
-        UserError: an option, a file, a run or a dataset is bad.
+    No GPU is needed. The exit code is 1 if they do not fit, with what would.
     """
-    config.check()
-    question = question_of(config)
-    answer = find_plan(question)
-    print(report(answer))
-    value: dict[str, Any] = as_json(answer)
-    if not answer.fits:
-        smallest, cheaper = smallest_cluster(answer), what_would_fit(question)
-        print("\n" + cures(smallest, cheaper))
-        value["smallest_cluster"] = smallest and _short(as_json(smallest))
-        value["changes"] = {name: _short(as_json(one)) for name, one in cheaper.items()}
-    if config.compare:
-        found = compare(question)
-        print("\n" + comparison(found))
-        value["compare"] = comparison_json(found)
-    if config.json is not None:
-        write_json(config.json, value)
-    if config.picture is not None:
-        if answer.fits:
-            draw(answer, headline(answer), config.picture)
-        else:
-            print(f"{config.picture} is not drawn: there is no plan", file=sys.stderr)
-    return 0 if answer.fits else 1
+
+    tables: Path | None = None
+    """JSON file of the tables to plan: {"batch_size": N, "tables": [{"name", "rows", "dim",
+    "pooling_factor"}]}; each may have "features": N bags an example, "fp16": true, "rule": words
+    as behind --pin TABLE=."""
+    run: Path | None = None
+    """Folder of a run to plan: its tables and towers, with its global batch."""
+    data: Path | None = None
+    """Folder of a dataset to plan: the tables and towers that the preset's model has on it. With
+    --run: the run's dataset, if it was moved."""
+    preset: Preset = "modern"
+    """Preset of the model to plan; with --data alone."""
+    cluster: str | None = None
+    """Cluster to plan for, PRESET:HOSTSxRANKS with the ranks on each host, as in h100-80gb:16x8;
+    presets: a100-40gb, a100-80gb, h100-80gb, h200-141gb, b200-180gb, a10g-24gb,
+    l4-24gb, l40s-48gb, cpu-64gb, cpu-256gb, cpu-1tb."""
+    topology: Path | None = None
+    """JSON file of another cluster to plan for: device (cuda, cpu), hosts, ranks_per_host,
+    memory_gb (GiB of a rank), host_memory_gb (GiB of a host), and in GB/s hbm_mem_bw, ddr_mem_bw,
+    hbm_to_ddr_mem_bw, intra_host_bw, inter_host_bw; "measured": true if those were. On CPU also
+    costs, as benchmarks/calibrate.py writes them."""
+    pin: tuple[str, ...] = ()
+    """Constraints of the planner, as in training; they go before the file's rules, and in place of
+    the run's."""
+    sharding_types: tuple[ShardingType, ...] = ()
+    """Sharding types that the planner may choose from; empty: training's default, or the run's."""
+    memory_gb: Annotated[float, Ge(0), Le(MAXIMUM_MEMORY_GB)] = 0.0
+    """Memory of each rank, in GiB; 0: that of the cluster's hosts or topology file."""
+    batch_size: Annotated[int, Ge(0), Lt(2**31)] = 0
+    """Number of examples in a batch on each rank; 0: the file's, the preset's, or the run's global
+    batch divided by the number of ranks."""
+    fp16_tables: tuple[str, ...] = ()
+    """Tables whose weights have the dtype float16, by name or pattern."""
+    optimizer: Literal["rowwise_adagrad", "adagrad"] | None = None
+    """Optimizer of the tables; without it training's default, or the run's."""
+    offload: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Offload the tables that no constraint names into the hosts' memory (fused_uvm_caching): the
+    share of their rows that a cache on the GPUs holds; 0: offload none."""
+    compare: bool = False
+    """Compare with alternatives: each sharding type alone, all of them, float16, offloading."""
+    json: Path | None = None
+    """JSON file to write the answer to."""
+    picture: Path | None = None
+    """PNG file to draw the plan into: bytes by rank and table, and each rank's memory."""
+
+    __pydantic_config__ = STRICT
+
+    def check(self) -> None:
+        """Refuse values beyond their bounds, and options that contradict one another.
+
+        Raises:
+            UserError: names the option, and the cure.
+        """
+        check_bounds(self)
+        if self.tables is not None and (self.run is not None or self.data is not None):
+            raise UserError("--tables is given with --run or --data: name one of them")
+        if self.tables is None and self.run is None and self.data is None:
+            raise UserError("no tables: pass --tables FILE, --run RUN or --data DATA")
+        if self.preset != "modern" and (self.tables is not None or self.run is not None):
+            raise UserError(
+                f"--preset {self.preset}: does nothing with --tables or --run: leave it out"
+            )
+        if (self.cluster is None) == (self.topology is None):
+            raise UserError("pass one of --cluster PRESET:HOSTSxRANKS and --topology FILE")
+        for pin in self.pin:
+            parse_rule(pin)
 
 
-def _short(value: dict[str, Any]) -> dict[str, Any]:
-    return {name: inner for name, inner in value.items() if name not in ("ranks", "plan")}
+def run(arguments: Arguments) -> int:
+    """Print the plan; 1 if the tables do not fit."""
+    refuse_repeated(arguments)
+    options: PlanOptions = parse("plan", PlanOptions, arguments)
+    require_stack()
+    from dat_rec.commands.plan_question import answer
 
-
-def question_of(config: PlanConfig) -> PlanRequest:
-    """What the options ask.
-
-    Raises:
-        UserError: as ``plan_command``.
-    """
-    cluster = _cluster(config)
-    question = (
-        _of_tables(config, config.tables, cluster)
-        if config.tables is not None
-        else _of_training(config, cluster)
-    )
-    return offloaded(question, config.offload) if config.offload else question
-
-
-def _cluster(config: PlanConfig) -> Cluster:
-    if config.topology is not None:
-        cluster = read_cluster(config.topology)
-    else:
-        cluster = parse_cluster(config.cluster or "")
-    if config.offload and not cluster.on_gpu:
-        raise UserError(f"--offload {config.offload:g}: needs GPUs, whose memory it saves")
-    return cluster.with_memory(config.memory_gb) if config.memory_gb else cluster
-
-
-def _of_tables(config: PlanConfig, path: Path, cluster: Cluster) -> PlanRequest:
-    file = read_tables(path)
-    batch = config.batch_size or file.batch_size
-    if batch is None:
-        raise UserError(f"{path}: batch_size is missing: add it, or pass --batch-size")
-    standard = TrainConfig(Path(), Path())
-    options = ShardingOptions(
-        batch_size=batch,
-        table_lr=standard.optimizer.table_lr,
-        optimizer=config.optimizer or standard.optimizer.table,
-        sharding_types=config.sharding_types or standard.sharding_types,
-        # What the command says goes before what the file says.
-        pins=(*config.pin, *file.pins()),
-    )
-    return PlanRequest(file.model, file.pooling_factors(), cluster, options, config.fp16_tables)
-
-
-def _global_batch(run: Path) -> int:
-    """Of the run, which keeps it on any number of ranks."""
-    path = run / "config.json"
-    number = read_json(path, "the run's configuration").get("global_batch")
-    if type(number) is not int or number < 1:
-        raise UserError(f"{path}: global_batch is {number!r}: pass --data and --preset instead")
-    return number
-
-
-def _of_training(config: PlanConfig, cluster: Cluster) -> PlanRequest:
-    if config.run is not None:
-        training = load_config(config.run)
-        if config.data is not None:
-            training = dataclasses.replace(training, data=config.data)
-        batch = -(-_global_batch(config.run) // cluster.world_size)
-    else:
-        training = preset(config.preset, config.data or Path(), Path())
-        batch = training.batch_size
-    if training.sharding_group_size:
-        raise UserError(
-            f"{config.run}: --sharding-group-size {training.sharding_group_size}: copies of the "
-            "tables are not planned here: describe one group as --cluster, with --tables"
-        )
-    dataset = Dataset.open(training.data)
-    if config.run is not None:
-        check_same_rows(config.run, dataset)
-    changed = dataclasses.replace(
-        training,
-        pin=config.pin or training.pin,
-        sharding_types=config.sharding_types or training.sharding_types,
-        optimizer=dataclasses.replace(
-            training.optimizer, table=config.optimizer or training.optimizer.table
-        ),
-    )
-
-    ranks = cluster.world_size
-    rows = (config.batch_size or batch) + training.loss.shared_rows(ranks)
-
-    def model(fp16: Any) -> TrainTask:
-        shape = dataclasses.replace(training.model, fp16_tables=tuple(fp16))
-        return TrainTask(dataset.schema, shape, training.loss, torch.device("meta"), ranks)
-
-    fp16 = config.fp16_tables or training.model.fp16_tables
-    bad_ids = BadIds(training.examples.bad_ids, OPTION_CURE)
-    return PlanRequest(
-        model,
-        pooling_factors(dataset, bad_ids),
-        cluster,
-        sharding_options(changed, rows),
-        fp16,
-        towers_bytes(model(fp16)),
-    )
+    return answer(options)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dat_rec.commands.plan_options import PlanConfig
+from dat_rec.commands.plan import PlanOptions
 from dat_rec.errors import UserError
 from dat_rec.install import CHECKOUT
 from dat_rec.planner.hardware import (
@@ -87,7 +87,7 @@ def test_presets_are_plausible_and_a_newer_dgx_is_in_no_way_slower(name: str) ->
 
 
 def test_the_commands_help_names_all_presets() -> None:
-    text = " ".join(inspect.getsource(PlanConfig).split())
+    text = " ".join(inspect.getsource(PlanOptions).split())
     assert f"presets: {', '.join(PRESETS)}." in text
 
 

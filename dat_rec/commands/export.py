@@ -1,0 +1,45 @@
+"""``dat-rec export``: write what serving needs."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from dat_rec.commands.parse import Arguments, parse
+from dat_rec.versions import require_stack
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Write what serving needs: item vectors, index, query tower with its tables."""
+
+    run: Path
+    """Folder of the run that `dat-rec train` made."""
+    out: Path
+    """Folder of the export."""
+    data: Path | None = None
+    """Folder of the dataset, if it is no longer where the run found it."""
+    checkpoint: str = "newest"
+    """Checkpoint to export: the number of its steps, `best` (the lowest main loss, mean over the
+    steps since the checkpoint before it) or `newest`."""
+    overwrite: bool = False
+    """Replace an export that is already in OUT."""
+
+
+def run(arguments: Arguments) -> None:
+    """Export, and print the next command."""
+    options: ExportOptions = parse("export", ExportOptions, arguments)
+    require_stack()
+    from dat_rec.retrieval.export import export
+
+    made = export(
+        options.run,
+        options.out,
+        data=options.data,
+        checkpoint=options.checkpoint,
+        overwrite=options.overwrite,
+    )
+    print(
+        f"{options.out}: {made['items']:,} items and {made['users']:,} users of "
+        f"{options.run}, step {made['source']['checkpoint']:,}; next: dat-rec recommend --export "
+        f"{shlex.quote(str(options.out))} --out RECOMMENDATIONS.parquet"
+    )

@@ -1,0 +1,11 @@
+"""``dat-rec prepare``: turn a log of interactions into a dataset."""
+
+from dat_rec.commands.parse import Arguments, parse
+
+
+def run(arguments: Arguments) -> None:
+    """Prepare the dataset of the source that the first argument names."""
+    from dat_rec.data.prepare import prepare
+    from dat_rec.data.sources import SOURCES
+
+    prepare(parse("prepare", SOURCES, arguments))

@@ -1,0 +1,47 @@
+"""``dat-rec recommend``: write the best items of each user, from an export."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dat_rec.commands.parse import Arguments, parse
+from dat_rec.versions import require_stack
+
+
+@dataclass(frozen=True)
+class RecommendOptions:
+    """Write the K best items of each user as Parquet: user_id, rank, item_id, score."""
+
+    export: Path
+    """Folder of the export that `dat-rec export` made."""
+    out: Path
+    """Parquet file to write."""
+    k: int = 100
+    """Number of items to recommend to each user."""
+    queries: Path | None = None
+    """Parquet file with the ids of the users to recommend to; without it, all known users."""
+    user_id: str = "user_id"
+    """Column of QUERIES with the users' ids."""
+    overwrite: bool = False
+    """Replace a file that is already at OUT."""
+    show: int = 0
+    """Number of users whose first items are printed."""
+
+
+def run(arguments: Arguments) -> None:
+    """Write the recommendations, and print what was written."""
+    options: RecommendOptions = parse("recommend", RecommendOptions, arguments)
+    require_stack()
+    from dat_rec.retrieval.recommend import recommend, sample
+
+    done = recommend(
+        options.export,
+        options.k,
+        options.out,
+        options.queries,
+        user_id=options.user_id,
+        overwrite=options.overwrite,
+    )
+    unknown = f", {done.unknown:,} of them unknown" if done.unknown else ""
+    print(f"{options.out}: {options.k} items for each of {done.users:,} users{unknown}")
+    if options.show:
+        print(sample(options.export, options.out, options.show))
