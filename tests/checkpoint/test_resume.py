@@ -20,7 +20,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
 from dat_rec.retrieval.trained import load_model
 from tests.checkpoint.saved import saved_bytes
-from tests.cpu import CPU
+from tests.device import DEVICE_FLAGS
 from tests.end_to_end.cli import dat_rec
 
 FLAGS = ["--epochs", "2", "--batch-size", "128", "--checkpoint-every", "10", "--log-every", "5"]
@@ -28,7 +28,7 @@ FLAGS = ["--epochs", "2", "--batch-size", "128", "--checkpoint-every", "10", "--
 
 def command(data: Path, out: Path, *more: str) -> list[str]:
     program = [sys.executable, "-m", "dat_rec", "train", "--data", str(data), "--out", str(out)]
-    return [*program, *CPU, *FLAGS, *more]
+    return [*program, *DEVICE_FLAGS, *FLAGS, *more]
 
 
 def run(data: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dat_rec.data.dataset import Dataset
-from tests.cpu import CPU
+from tests.device import DEVICE_FLAGS
 from tests.end_to_end.forked import forked
 from tests.end_to_end.test_survival import free_port
 
@@ -55,7 +55,7 @@ def test_ranks_that_know_their_number_alone_find_out_their_host_and_train(
 ) -> None:
     run = tmp_path / "run"
     pins = ("--pin", "item=table_row_wise", "user=row_wise", "*=table_wise")
-    program = ("train", *CPU, "--data", planted.folder, "--out", run, *FLAGS, *pins)
+    program = ("train", *DEVICE_FLAGS, "--data", planted.folder, "--out", run, *FLAGS, *pins)
     done = together(program, [of(rank, 2) for rank in range(2)])
     assert [one.returncode for one in done] == [0, 0], done[0].stderr + done[1].stderr
     assert "2 ranks on 1 host" in done[0].stderr
@@ -85,7 +85,7 @@ def test_ranks_that_know_their_number_alone_find_out_their_host_and_train(
 def test_ranks_whose_words_contradict_refuse_together(
     ranks: list[dict[str, str]], line: str
 ) -> None:
-    done = together(("doctor", "--cluster", *CPU), ranks)
+    done = together(("doctor", "--cluster", *DEVICE_FLAGS), ranks)
     assert [one.returncode for one in done] == [2, 2]
     host = os.uname().nodename
     assert done[0].stderr == f"dat-rec: error: {line.replace('HOST', host)}\n"
@@ -122,7 +122,7 @@ def test_ranks_whose_words_contradict_refuse_together(
     ],
 )
 def test_a_rank_refuses_an_environment_that_cannot_be(variables: dict[str, str], line: str) -> None:
-    refused = forked("doctor", "--cluster", *CPU, **variables)
+    refused = forked("doctor", "--cluster", *DEVICE_FLAGS, **variables)
     assert refused.returncode == 2
     assert line in refused.stderr
     assert "Traceback" not in refused.stderr

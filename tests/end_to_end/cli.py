@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.cpu import on_cpu
+from tests.device import on_device
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -14,7 +14,7 @@ def dat_rec(*arguments: str | Path, ranks: int = 0) -> subprocess.CompletedProce
     """``dat-rec ARGUMENTS``, under torchrun with that many ranks if there are any."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     program = [sys.executable, *(launcher if ranks else []), "-m", "dat_rec"]
-    command = [*program, *on_cpu([str(argument) for argument in arguments])]
+    command = [*program, *on_device([str(argument) for argument in arguments])]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from tests.device import DEVICE_FLAGS
+
 DISTURBED = {
     "write_blocks": "dat_rec.checkpoint.write_job",
     "sha256": "dat_rec.checkpoint.damage",
@@ -26,7 +28,15 @@ FAULT = "list index out of range"
 
 def disturbed(*tricks: str) -> Sequence[str]:
     """The program; each trick is RANK:FUNCTION=SECONDS, or RANK:FUNCTION=fail."""
-    return (sys.executable, "-m", "tests.end_to_end.disturbed", *tricks, "--", "train")
+    return (
+        sys.executable,
+        "-m",
+        "tests.end_to_end.disturbed",
+        *tricks,
+        "--",
+        "train",
+        *DEVICE_FLAGS,
+    )
 
 
 def _disturb(name: str, how: str) -> None:

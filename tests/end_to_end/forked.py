@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 import tests.distributed.ranks  # noqa: F401  # says what the server imports
-from tests.cpu import on_cpu
+from tests.device import on_device
 
 LIMIT_S = 120
 
@@ -33,7 +33,7 @@ def forked(*arguments: str | Path, **variables: str) -> subprocess.CompletedProc
     Raises:
         TimeoutError: it hangs.
     """
-    command = on_cpu([str(argument) for argument in arguments])
+    command = on_device([str(argument) for argument in arguments])
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("forkserver")
         process = context.Process(target=_main, args=(command, folder, variables))

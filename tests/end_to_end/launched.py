@@ -15,14 +15,14 @@ from pathlib import Path
 
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.files import PARTIAL_SUFFIX
-from tests.cpu import CPU
+from tests.device import DEVICE_FLAGS
 
 MARK = "DAT_REC_TEST_RUN"
 """Environment variable by which a run's processes are found, whoever has started them."""
 START_MARK = "DAT_REC_TEST_START"
 """The same for one start of the run."""
 POLL_S = 0.002
-TRAIN = (sys.executable, "-m", "dat_rec", "train", *CPU)
+TRAIN = (sys.executable, "-m", "dat_rec", "train", *DEVICE_FLAGS)
 
 
 @dataclass(frozen=True)

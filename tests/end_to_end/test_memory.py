@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dat_rec.data.dataset import Dataset
-from tests.cpu import CPU
+from tests.device import DEVICE_FLAGS
 from tests.end_to_end.cli import ENVIRONMENT
 
 RANKS = 2
@@ -81,7 +81,7 @@ def peaks_mb(run: list[str], end: Path) -> list[float]:
 @pytest.mark.slow
 def test_training_saving_and_resuming_stay_near_the_share(large: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train = ["-m", "dat_rec", "train", *CPU, "--data", str(large), "--out", str(run)]
+    train = ["-m", "dat_rec", "train", *DEVICE_FLAGS, "--data", str(large), "--out", str(run)]
     flags = ["--epochs", "1", "--batch-size", "512", "--checkpoint-every", "4"]
     flags += ["--sharding-types", "row_wise", "--memory-gb", str(SHARE_GB)]
     held_mb = 2 * ROWS * (32 + 1) * 4 / RANKS / 2**20  # ids and augmented vectors, and their sums
@@ -106,7 +106,7 @@ def test_tables_beyond_the_share_are_refused_before_anything_is_written(
     large: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    train = ["-m", "dat_rec", "train", *CPU, "--data", str(large), "--out", str(run)]
+    train = ["-m", "dat_rec", "train", *DEVICE_FLAGS, "--data", str(large), "--out", str(run)]
     done = subprocess.run(
         [sys.executable, *train, "--memory-gb", "0.5"],
         env=ENVIRONMENT,

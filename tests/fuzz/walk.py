@@ -15,6 +15,7 @@ import torch
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.retrieval.trained import load_model
 from tests.checkpoint.saved import saved_bytes
+from tests.device import on_device
 from tests.fuzz import oracles
 from tests.fuzz.draw import Case
 
@@ -73,7 +74,7 @@ def command(logs: Path, *arguments: str | Path, world: int = 1) -> Ended:
     Raises:
         FaultError: it hangs.
     """
-    words = [str(argument) for argument in arguments]
+    words = on_device([str(argument) for argument in arguments])
     context = get_context("forkserver")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

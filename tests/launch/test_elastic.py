@@ -17,12 +17,12 @@ from torchx.specs import macros
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from launch import components
-from tests.cpu import CPU
+from tests.device import DEVICE_FLAGS
 from tests.end_to_end.cli import dat_rec, done
 from tests.launch.hosts import Hosts, missing
 
 FLAGS = (
-    *CPU,
+    *DEVICE_FLAGS,
     *("--epochs", "40", "--batch-size", "80", "--log-every", "500", "--checkpoint-every", "25"),
     *("--model.embedding-dim", "16", "--model.hidden", "16", "--model.output-dim", "8"),
     *("--model.precision", "float64"),

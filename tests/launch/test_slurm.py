@@ -20,13 +20,13 @@ import pytest
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from tests.checkpoint.saved import saved_bytes
-from tests.cpu import CPU
+from tests.device import DEVICE_FLAGS
 from tests.end_to_end.cli import dat_rec, done
 from tests.launch.hosts import missing
 from tests.launch.slurm_cluster import PROGRAMS, Cluster
 
 FLAGS = (
-    *CPU,
+    *DEVICE_FLAGS,
     *("--epochs", "2", "--batch-size", "80", "--log-every", "5", "--checkpoint-every", "7"),
     *("--model.embedding-dim", "16", "--model.hidden", "16", "--model.output-dim", "8"),
     # So that two ranks and one process can be compared.

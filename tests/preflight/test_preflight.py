@@ -15,12 +15,12 @@ import pytest
 
 import dat_rec
 from dat_rec.data.dataset import Dataset
-from tests.cpu import CPU
+from tests.device import DEVICE_FLAGS
 from tests.end_to_end.forked import forked
 from tests.end_to_end.launched import TRAIN, launched
 from tests.end_to_end.test_survival import FLAGS, after_rank_1_did, free_port
 
-DOCTOR = (sys.executable, "-m", "dat_rec", "doctor", "--cluster", *CPU)
+DOCTOR = (sys.executable, "-m", "dat_rec", "doctor", "--cluster", *DEVICE_FLAGS)
 SHORT = (*FLAGS, "--epochs", "1")
 
 
