@@ -59,6 +59,7 @@ from benchmarks.ranks import on_ranks
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape
 from benchmarks.timing import interleaved
+from dat_rec.config import Device
 from dat_rec.dist.process_group import process_group
 from dat_rec.files import write_json
 from dat_rec.planner.hardware import Cluster, Cost, Hardware, Way
@@ -98,6 +99,8 @@ class Arguments:
     """Bytes that each rank exchanges at a time, in MB."""
     rounds: int = 20
     """Figures of each kind."""
+    device: Device = "auto"
+    """Device of every rank, as in training."""
     results: Path = Path("benchmarks/results/calibrate.jsonl")
     """File to append to."""
     seed: int = 0
@@ -117,7 +120,7 @@ def main() -> None:
     begin = time.perf_counter()
     seconds = _bandwidth_seconds(arguments)
     bandwidths = fit_bandwidths(seconds, arguments)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if "host_to_device" in seconds else "cpu"
     topology: dict[str, Any] = {
         "device": device,
         "hosts": 1,
@@ -163,7 +166,7 @@ def _bandwidth_seconds(arguments: Arguments) -> dict[str, list[float]]:
 
 
 def _bandwidths_on_rank(arguments: Arguments) -> dict[str, list[float]]:
-    with process_group(300, device="auto") as context:
+    with process_group(300, device=arguments.device) as context:
         generator = torch.Generator().manual_seed(arguments.seed + context.rank)
         steps = _lookups(arguments, context.device, generator)
         size = arguments.exchanged_mb * 10**6 // 4 // context.world_size * context.world_size

@@ -22,7 +22,7 @@ from benchmarks.ranks import on_ranks
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, build, endless
 from benchmarks.timing import interleaved, ratios
-from dat_rec.config import TrainConfig
+from dat_rec.config import Device, TrainConfig
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.table_rules import ShardingType
@@ -50,6 +50,8 @@ class Arguments:
     """Ranks."""
     rounds: int = 20
     """Turns of each precision."""
+    device: Device = "auto"
+    """Device of every rank, as in training."""
     out: Path = Path("benchmarks/results/comms.jsonl")
     """File to append to."""
     smoke: bool = False
@@ -68,9 +70,9 @@ def stepper(
     return lambda: terms.append(pipeline.progress(batches))
 
 
-def measure(shapes: list[Shape], rounds: int) -> list[dict[str, Any]]:
+def measure(shapes: list[Shape], rounds: int, device: Device) -> list[dict[str, Any]]:
     """Every figure of this rank, by shape and sharding."""
-    with process_group(300, device="auto") as context:
+    with process_group(300, device=device) as context:
         return [_measure(shape, kind, rounds, context) for shape in shapes for kind in KINDS]
 
 
@@ -121,7 +123,7 @@ def main() -> None:
         "users": users,
         "items": items,
     }
-    for result in on_ranks(arguments.world_size, measure, shapes, rounds)[0]:
+    for result in on_ranks(arguments.world_size, measure, shapes, rounds, arguments.device)[0]:
         append(out, row | result | circumstances())
 
 

@@ -27,6 +27,7 @@ from benchmarks.ranks import on_ranks
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, endless
 from benchmarks.timing import interleaved, ratios
+from dat_rec.config import Device
 from dat_rec.data.batch import Batch, negative_key
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
@@ -57,6 +58,8 @@ class Arguments:
     """As in training; without one, what the planner chooses, which may differ by layout."""
     rounds: int = 60
     """Turns of each layout."""
+    device: Device = "auto"
+    """Device of every rank, as in training."""
     out: Path = Path("benchmarks/results/ebcs.jsonl")
     """File to append to."""
     smoke: bool = False
@@ -127,9 +130,9 @@ def stepper(
     return functools.partial(pipeline.progress, endless(batches)), plan_to_json(plan)
 
 
-def measure(shape: Shape, pins: tuple[str, ...], rounds: int) -> dict[str, Any]:
+def measure(shape: Shape, pins: tuple[str, ...], rounds: int, device: Device) -> dict[str, Any]:
     """Every figure of this rank."""
-    with process_group(300, device="auto") as context:
+    with process_group(300, device=device) as context:
         batches = shape.batches(BATCHES, context.rank, context.world_size)
         steps, plans = {}, {}
         for layout in LAYOUTS:
@@ -158,7 +161,7 @@ def main() -> None:
     shape = Shape((users,), (items,), negatives=arguments.negatives, categories=10)
     for world in worlds:
         shape = dataclasses.replace(shape, batch_size=arguments.batch_size * world)
-        result = on_ranks(world, measure, shape, arguments.pin, rounds)[0]
+        result = on_ranks(world, measure, shape, arguments.pin, rounds, arguments.device)[0]
         row = {
             "benchmark": "ebcs",
             "world_size": world,

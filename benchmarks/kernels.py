@@ -21,6 +21,7 @@ from benchmarks.ranks import on_ranks
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, build, endless
 from benchmarks.timing import interleaved, ratios
+from dat_rec.config import Device
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 
@@ -40,15 +41,17 @@ class Arguments:
     """Numbers of ranks."""
     rounds: int = 20
     """Turns of each kernel."""
+    device: Device = "auto"
+    """Device of every rank, as in training."""
     out: Path = Path("benchmarks/results/kernels.jsonl")
     """File to append to."""
     smoke: bool = False
     """Small tables, one rank: shows that the script works, no figure."""
 
 
-def measure(shapes: list[Shape], rounds: int) -> list[dict[str, Any]]:
+def measure(shapes: list[Shape], rounds: int, device: Device) -> list[dict[str, Any]]:
     """Every figure of this rank, by shape."""
-    with process_group(300, device="auto") as context:
+    with process_group(300, device=device) as context:
         return [_measure(shape, rounds, context) for shape in shapes]
 
 
@@ -88,7 +91,7 @@ def main() -> None:
             "world_size": world,
             "batch_size": arguments.batch_size,
         }
-        for result in on_ranks(world, measure, shapes, rounds)[0]:
+        for result in on_ranks(world, measure, shapes, rounds, arguments.device)[0]:
             append(out, row | result | circumstances())
 
 

@@ -37,6 +37,7 @@ from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape, build, endless
 from benchmarks.traffic import bytes_sent, tables
 from benchmarks.train_step import SHAPES, SMOKE, spread
+from dat_rec.config import Device
 from dat_rec.dist.process_group import process_group
 
 Kind = Literal["strong", "weak"]
@@ -67,6 +68,8 @@ class Arguments:
     """Steps of a turn."""
     comms: Literal["fp32", "fp16"] = "fp32"
     """As in training."""
+    device: Device = "auto"
+    """Device of every rank, as in training."""
     out: Path = Path("benchmarks/results/scaling.jsonl")
     """File to append to."""
     smoke: bool = False
@@ -86,11 +89,11 @@ class Measured:
 
 
 def take_turns(
-    turns: Turns, shape: Shape, kind: Kind, comms: Literal["fp32", "fp16"], rounds: int, steps: int
+    turns: Turns, shape: Shape, kind: Kind, arguments: Arguments, rounds: int, steps: int
 ) -> tuple[list[tuple[int, float]], float]:
     """The number and the seconds a step of each own turn, and this rank's peak memory in MiB."""
-    with process_group(600, device="auto") as context:
-        config = shape.config(comms=comms)
+    with process_group(600, device=arguments.device) as context:
+        config = shape.config(comms=arguments.comms)
         shape = of_world(shape, kind, context.world_size)
         built = build(shape, config, context)
         batches = endless(shape.batches(8, context.rank, context.world_size))
@@ -121,7 +124,7 @@ def measure(
     # The second single rank is there for the machine's turn alone, which is the last.
     worlds = [*(World(size) for size in sizes), World(1, first_core=1)]
     order = [*((number,) for number in range(len(sizes))), (0, len(sizes))]
-    found = on_worlds(worlds, order, take_turns, shape, kind, arguments.comms, rounds, steps)
+    found = on_worlds(worlds, order, take_turns, shape, kind, arguments, rounds, steps)
 
     def rates(world: int, turn: int) -> NDArray[np.float64]:
         """Of each round: of the slowest rank."""
