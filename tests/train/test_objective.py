@@ -17,8 +17,8 @@ from dat_rec.data.batch import Items
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
-from dat_rec.model import losses
 from dat_rec.model.dat import DATOutput
+from dat_rec.model.losses import moments
 from dat_rec.train.build import reader_options
 from dat_rec.train.objective import TERMS, Exchange, Objective, TrainTask
 
@@ -214,8 +214,8 @@ def test_without_augmented_vectors_the_mimic_terms_are_0(main: str) -> None:
 def test_reader_and_exchange_agree_on_the_most_frequent_categories(
     planted: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "MOST_MOMENTS", 0)
-    monkeypatch.setattr(losses, "FEWEST_COMPARED", 3)
+    monkeypatch.setattr(moments, "MOST_MOMENTS", 0)
+    monkeypatch.setattr(moments, "FEWEST_COMPARED", 3)
     config = preset("modern", planted.folder, planted.folder)
     batch = next(iter(ExampleReader(planted, reader_options(config, 64))))
     exchange = TrainTask(planted.schema, config.model, config.loss).exchange

@@ -1,0 +1,35 @@
+"""The losses, one file each and pure: float tensors in, one scalar out.
+
+======================  ==============================================================
+``bce.py``              equation (4): binary cross entropy of positives and negatives
+``softmax.py``          sampled softmax, the other main loss; built on the next three
+``log_q.py``            … its correction for how candidates were sampled
+``accidental_hits.py``  … the candidates that are a query's own item, and no negatives
+``blockwise.py``        … and how it is computed without all logits at once
+``adaptive_mimic.py``   equation (2): the augmented vector follows the other tower
+``alignment.py``        equation (3): covariances of the categories, of the next one's
+``moments.py``          … sums over the items of each category, which add up over ranks
+======================  ==============================================================
+
+Equations (2) and (4) and the softmax are means; what a mean is over is an argument, since the
+caller may hold a part of the examples alone, of any size, none included.
+
+Shapes: B examples, S negatives for each, D width of the vectors, N candidates, K categories.
+Equation numbers are the paper's (Yu et al., DLP-KDD 2021).
+"""
+
+from dat_rec.model.losses.adaptive_mimic import mimic
+from dat_rec.model.losses.alignment import category_alignment
+from dat_rec.model.losses.bce import binary_cross_entropy
+from dat_rec.model.losses.moments import CategoryMoments, category_moments, most_compared
+from dat_rec.model.losses.softmax import sampled_softmax
+
+__all__ = [
+    "CategoryMoments",
+    "binary_cross_entropy",
+    "category_alignment",
+    "category_moments",
+    "mimic",
+    "most_compared",
+    "sampled_softmax",
+]

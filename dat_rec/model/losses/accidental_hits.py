@@ -1,0 +1,79 @@
+"""Accidental hits: candidates that are a query's own item, and so no negatives.
+
+In a batch, or among draws from the catalogue, a query's positive comes again. Counted as a
+negative, it would push apart what the loss pulls together; its logit is −∞ instead.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NO_ITEM = -1
+"""Fills the last block of candidates; no query's item."""
+
+
+class _Runs(NamedTuple):
+    """Where each query's item stands in each block's sorted items; M blocks, B queries."""
+
+    first_MB: Tensor
+    """Position of the item's first occurrence."""
+    count_MB: Tensor
+    """Number of occurrences, which follow it."""
+    order_MC: Tensor
+    """The candidate of each position."""
+
+
+def hit_positions(
+    item_B: Tensor, item_N: Tensor, columns: int, logits_MRS: Tensor
+) -> Iterator[Tensor]:
+    """Where the logits of accidental hits stand, for one group of queries and block at a time.
+
+    A block's hits are listed only when it is asked for: where many candidates are one item, those
+    of all queries would take many times the memory of all blocks' logits.
+
+    Args:
+        item_B: (B,) int64: the queries' own items.
+        item_N: (N,) int64: the candidates' items.
+        columns: candidates of a block.
+        logits_MRS: room for M blocks of R queries, as ``blockwise`` makes it.
+
+    Yields:
+        (H,) int64: positions in a flattened block (R, S): for the first R queries block after
+        block, then for the next R.
+    """
+    blocks, rows, stride = logits_MRS.shape
+    runs = _runs(item_B, item_N, blocks, columns)
+    groups = [each.split(rows, dim=1) for each in (runs.first_MB, runs.count_MB)]
+    totals = torch.stack([count_MR.sum(dim=1) for count_MR in groups[1]]).tolist()
+    begin_R = torch.arange(rows, device=item_B.device) * stride
+    for first_MR, count_MR, totals_M in zip(*groups, totals, strict=True):
+        for first_R, count_R, order_C, total in zip(
+            first_MR, count_MR, runs.order_MC, totals_M, strict=True
+        ):
+            yield _positions(first_R, count_R, order_C, begin_R[: len(count_R)], total)
+
+
+def _runs(item_B: Tensor, item_N: Tensor, blocks: int, columns: int) -> _Runs:
+    """Sort each block's items once, so that all occurrences of an item are one run."""
+    lacking = blocks * columns - len(item_N)
+    item_MC = F.pad(item_N, (0, lacking), value=NO_ITEM).view(blocks, columns)
+    sorted_MC, order_MC = item_MC.sort(dim=1)
+    item_MB = item_B.expand(blocks, -1).contiguous()
+    first_MB = torch.searchsorted(sorted_MC, item_MB)
+    count_MB = torch.searchsorted(sorted_MC, item_MB, right=True).sub_(first_MB)
+    return _Runs(first_MB, count_MB, order_MC)
+
+
+def _positions(
+    first_R: Tensor, count_R: Tensor, order_C: Tensor, begin_R: Tensor, total: int
+) -> Tensor:
+    """The hits of R queries in one block: each query's row begin, plus the candidate's column."""
+    shift_R = first_R - count_R.cumsum(0) + count_R
+    shift_H, begin_H = (
+        torch.repeat_interleave(each_R, count_R, output_size=total) for each_R in (shift_R, begin_R)
+    )
+    position_H = torch.arange(total, device=count_R.device).add_(shift_H)
+    return begin_H.add_(order_C[position_H])

@@ -1,0 +1,217 @@
+"""Cross entropy of inner products, a cache-sized block of logits at a time, with its gradients.
+
+The (B, N) logits of a large batch fill memory, and reading them again takes longer than computing
+them. So for some queries at a time one block of candidates comes after the other, and goes from
+logits to what their weights add to the queries' gradients while it is in the cache. Totals and
+gradients of queries are relative to the largest logit so far, and are scaled down when a larger one
+comes (Milakov and Gimelshein, arXiv:1805.02867); the candidates' gradients wait until the largest
+is known. Until then the weights of these queries are held, and the exponential is taken once.
+Logits are in bits, for a power of two costs a third of one of e (benchmarks/LOG.md).
+
+Shapes: B queries in groups of R, N candidates in M blocks of C, D width of the vectors.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dat_rec.model.losses.accidental_hits import hit_positions
+
+BITS = math.log2(math.e)
+"""Bits in a natural unit of log-probability."""
+CACHE_LINE = 64
+"""Bytes."""
+
+
+class BlockSize(NamedTuple):
+    """How many logits are computed at once."""
+
+    logits: int
+    """Logits of a block; on CPU, as many as stay in the cache."""
+    candidates: int
+    """Maximum number of candidates in a block: the rest of its logits are more queries."""
+    held: int
+    """Maximum number of logits in all blocks of the same queries: with very many candidates,
+    fewer queries are taken at once."""
+
+
+BLOCK_SIZE = {
+    "cpu": BlockSize(2**19, 2**11, 2**26),
+    "cuda": BlockSize(2**26, 2**22, 2**26),
+}
+"""The block's size by type of device."""
+
+
+def cross_entropy_of_products(
+    query_BD: Tensor,
+    positive_BD: Tensor,
+    candidate_ND: Tensor,
+    offset_B: Tensor,
+    offset_N: Tensor,
+    item_B: Tensor,
+    item_N: Tensor,
+) -> Tensor:
+    """Σ_i [log Σ_j exp(s_ij) − s_i], over the own positive and the candidates of other items.
+
+    s_i = ⟨query_i, positive_i⟩ + offset_i, and s_ij = ⟨query_i, candidate_j⟩ + offset_j. Gradients
+    flow into the three kinds of vectors, which are float of one dtype.
+
+    Args:
+        query_BD: (B, D).
+        positive_BD: (B, D), each query's positive.
+        candidate_ND: (N, D).
+        offset_B: (B,) added to the positives' logits.
+        offset_N: (N,) added to the candidates' logits.
+        item_B: (B,) int64: which items the positives are.
+        item_N: (N,) int64: which items the candidates are.
+
+    Returns:
+        Scalar, a sum over the queries.
+    """
+    loss: Tensor = _CrossEntropyOfProducts.apply(  # type: ignore[no-untyped-call]
+        query_BD, positive_BD, candidate_ND, offset_B, offset_N, item_B, item_N
+    )
+    return loss
+
+
+class _Blocks(NamedTuple):
+    """Room for the logits of R queries, and how candidates are cut into blocks."""
+
+    logits_MRS: Tensor
+    """(M, R, S): S is C or more, for the sake of the cache."""
+    columns: int
+    """C, the number of candidates in a block; the last one may have fewer."""
+
+    @staticmethod
+    def of(query_BD: Tensor, candidates: int) -> "_Blocks":
+        """Blocks that fit the cache.
+
+        A row is an odd number of cache lines long, since rows a power of two apart share the
+        cache's sets, and push one another out.
+        """
+        size = BLOCK_SIZE.get(query_BD.device.type, BLOCK_SIZE["cuda"])
+        blocks = -(-candidates // size.candidates)
+        columns = -(-candidates // max(1, blocks))
+        number = query_BD.element_size()
+        lines = (columns * number + CACHE_LINE - 1) // CACHE_LINE | 1
+        stride = lines * CACHE_LINE // number
+        rows = min(size.logits // stride, size.held // max(1, blocks * stride), len(query_BD))
+        return _Blocks(query_BD.new_empty(blocks, max(1, rows), stride), max(1, columns))
+
+    def groups(self, queries: int) -> list[slice]:
+        """The queries that are taken at once, R at a time."""
+        return _cut(queries, self.logits_MRS.shape[1])
+
+
+def _cut(total: int, size: int) -> list[slice]:
+    """0 … total in slices of ``size``; the last one may be smaller."""
+    return [slice(*ends) for ends in pairwise([*range(0, total, size), total])]
+
+
+class _Weights(NamedTuple):
+    """exp(logit − top) of R queries for one block of candidates."""
+
+    block: slice
+    """Which candidates."""
+    weight_RC: Tensor
+    top_R: Tensor
+    """The largest logit of each query when this block was computed."""
+
+
+class _Totals(NamedTuple):
+    """What R queries know when they have seen all candidates."""
+
+    weights: list[_Weights]
+    """The weights of each block, each relative to its own top."""
+    top_R: Tensor
+    """The largest logit of each query, its own positive's included, in bits."""
+    total_R: Tensor
+    """Σ exp(logit − top), the own positive included."""
+
+
+class _CrossEntropyOfProducts(torch.autograd.Function):
+    """``cross_entropy_of_products``: forward computes the gradients, backward scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query_BD: Tensor,
+        positive_BD: Tensor,
+        candidate_ND: Tensor,
+        offset_B: Tensor,
+        offset_N: Tensor,
+        item_B: Tensor,
+        item_N: Tensor,
+    ) -> Tensor:
+        gradient_BD, gradient_ND = torch.zeros_like(query_BD), torch.zeros_like(candidate_ND)
+        share_B = torch.empty_like(offset_B)
+        bits_BD, bits_N = query_BD * BITS, offset_N * BITS
+        own_B = (bits_BD * positive_BD).sum(dim=1) + offset_B * BITS
+        loss = query_BD.new_zeros(())
+        blocks = _Blocks.of(query_BD, len(candidate_ND))
+        hits = hit_positions(item_B, item_N, blocks.columns, blocks.logits_MRS)
+        for group in blocks.groups(len(query_BD)):
+            own_R, gradient_RD = own_B[group], gradient_BD[group]
+            weights, top_R, total_R = _see_candidates(
+                bits_BD[group], own_R, candidate_ND, bits_N, blocks, hits, gradient_RD
+            )
+            loss += (top_R + total_R.log2() - own_R).sum()
+            # ∂/∂logit = share of the total, of the own positive less 1.
+            torch.div((own_R - top_R).exp2_(), total_R, out=share_B[group])
+            gradient_RD.div_(total_R[:, None])
+            # The last blocks are in the cache still.
+            for block, weight_RC, its_top_R in reversed(weights):
+                scale_R = (its_top_R - top_R).exp2_().div_(total_R)
+                gradient_ND[block].addmm_(weight_RC.T, query_BD[group] * scale_R[:, None])
+        error_B1 = (share_B - 1)[:, None]
+        gradient_BD.addcmul_(error_B1, positive_BD)
+        ctx.save_for_backward(gradient_BD, error_B1 * query_BD, gradient_ND)
+        return loss / BITS
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return *(saved * gradient for saved in ctx.saved_tensors), None, None, None, None
+
+
+def _see_candidates(
+    bits_RD: Tensor,
+    own_R: Tensor,
+    candidate_ND: Tensor,
+    bits_N: Tensor,
+    blocks: _Blocks,
+    hits: Iterator[Tensor],
+    gradient_RD: Tensor,
+) -> _Totals:
+    """Take R queries past all candidates, block after block.
+
+    Args:
+        bits_RD: (R, D) the queries, times ``BITS``.
+        own_R: (R,) logits of their own positives, in bits.
+        candidate_ND: (N, D).
+        bits_N: (N,) the candidates' offsets, in bits.
+        blocks: room for the logits, which the weights take up.
+        hits: positions of the accidental hits, of one block at a time.
+        gradient_RD: takes up Σ_j weight_j · candidate_j, relative to the final top.
+    """
+    top_R, total_R = own_R, torch.ones_like(own_R)
+    seen = []
+    for block, logits_RS in zip(
+        _cut(len(candidate_ND), blocks.columns), blocks.logits_MRS, strict=True
+    ):
+        candidate_CD = candidate_ND[block]
+        weight_RC = logits_RS[: len(bits_RD), : len(candidate_CD)]
+        torch.addmm(bits_N[block], bits_RD, candidate_CD.T, out=weight_RC)
+        logits_RS.view(-1).index_fill_(0, next(hits), float("-inf"))
+        before_R, top_R = top_R, torch.maximum(top_R, weight_RC.amax(dim=1))
+        shrink_R = (before_R - top_R).exp2_()
+        weight_RC.sub_(top_R[:, None]).exp2_()
+        total_R.mul_(shrink_R).add_(weight_RC.sum(dim=1))
+        gradient_RD.mul_(shrink_R[:, None]).addmm_(weight_RC, candidate_CD)
+        seen.append(_Weights(block, weight_RC, top_R))
+    return _Totals(seen, top_R, total_R)
