@@ -27,7 +27,8 @@ from benchmarks.timing import interleaved, ratios
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.negatives import NEGATIVES, NegativeSampler, generator
 from dat_rec.data.prepare import prepare
-from dat_rec.data.reader import ExampleReader, ReaderOptions
+from dat_rec.data.reader import ExampleReader
+from dat_rec.data.reader_options import ReaderOptions
 from dat_rec.data.sources.synthetic import Synthetic
 
 POWERS = (0.0, 0.5, 1.0)

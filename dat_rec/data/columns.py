@@ -65,6 +65,15 @@ class Column:
         return np.diff(self.offsets)
 
 
+def concatenate_columns(columns: Sequence[Column]) -> Column:
+    """All rows of one or more columns of one feature, in their order."""
+    values = np.concatenate([column.values for column in columns])
+    if columns[0].offsets is None:
+        return Column(values, None)
+    lengths = np.concatenate([column.lengths() for column in columns])
+    return Column(values, np.concatenate(([0], np.cumsum(lengths))))
+
+
 class BadIds:
     """What becomes of ids outside their table: refused, or made UNKNOWN and counted.
 

@@ -9,7 +9,8 @@ import pytest
 from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prefetch import Prefetcher
-from dat_rec.data.reader import ExampleReader, ReaderOptions
+from dat_rec.data.reader import ExampleReader
+from dat_rec.data.reader_options import ReaderOptions
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from dat_rec.data.batch import Batch, negative_key
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.negatives import NegativeSampler, generator, log_candidate_share
 from dat_rec.data.prefetch import Prefetcher
-from dat_rec.data.reader import ExampleReader, ReaderOptions
+from dat_rec.data.reader import ExampleReader
+from dat_rec.data.reader_options import ReaderOptions
 from dat_rec.data.schema import ExampleFile
 from dat_rec.errors import UserError
 

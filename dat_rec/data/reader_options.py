@@ -1,0 +1,40 @@
+"""What decides the stream of batches, whatever the number of ranks."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dat_rec.data.columns import CURE
+
+OPTION_CURE = f"{CURE}, or train the unknown row in its place with --examples.bad-ids unknown"
+"""What a refused id advises where the options could let it pass."""
+
+
+@dataclass(frozen=True)
+class ReaderOptions:
+    """What decides the stream of batches."""
+
+    global_batch: int
+    """G, number of examples in a step, on all ranks together."""
+    epochs: int
+    """Number of passes over the examples."""
+    seed: int
+    """Random seed of the examples' order, of hidden ids and of negatives."""
+    negatives: int
+    """S, number of negatives for each example."""
+    shared_negatives: int = 0
+    """Number of negatives for each global batch, in place of S for each example."""
+    in_batch: bool = True
+    """Whether positives are candidates of other examples, which decides what log Q is."""
+    negative_power: float = 0.0
+    """Negatives are drawn ∝ (training count)^power."""
+    id_dropout: float = 0.0
+    """Probability that an example's user (and, apart, its item) id becomes the unknown row."""
+    skip_repeats: bool = False
+    """Train only on pairs that are new to the user."""
+    bad_ids: Literal["refuse", "unknown"] = "refuse"
+    """What becomes of ids outside their table: ``refuse`` stops, ``unknown`` puts the unknown row
+    in their place and counts them."""
+    categories: int | None = None
+    """Maximum number of categories that equation (3) compares: the most frequent ones. None: all."""
+    window: int = 8
+    """Number of row groups that are shuffled together."""
