@@ -35,6 +35,6 @@ class ReaderOptions:
     """What becomes of ids outside their table: ``refuse`` stops, ``unknown`` puts the unknown row
     in their place and counts them."""
     categories: int | None = None
-    """Maximum number of categories that equation (3) compares: the most frequent ones. None: all."""
+    """Maximum number of categories that equation (3) compares, most frequent first. None: all."""
     window: int = 8
     """Number of row groups that are shuffled together."""
