@@ -1,8 +1,8 @@
-"""Work on a disk in, the same done in the end: a disk that is full or away is waited for.
+"""Retry work on a disk that is full or absent for a while.
 
-Shared file systems refuse for seconds or minutes what they do otherwise: a quota is passed until
-somebody removes files, a server is started anew, a name that one host has written is not yet seen
-by another. None of it is worth a run.
+Shared file systems refuse for seconds or minutes what they do otherwise: a quota is exceeded until
+somebody removes files, a server restarts, a name that one host has written is not yet seen by
+another. None of it is worth a run.
 """
 
 import errno
@@ -21,25 +21,25 @@ TRANSIENT = frozenset(
     | {errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED}
     | {errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.EREMOTEIO}
 )
-"""What may pass: a full disk, a quota, an input/output error, a stale handle, "try again", and what
-is said of a server that is away."""
+"""Errors that may pass: a full disk, a quota, an input/output error, a stale handle, "try again",
+and those of a server that is away."""
 UNSEEN = TRANSIENT | {errno.ENOENT}
-"""The same of a file that the first rank has seen: network file systems show it later elsewhere."""
+"""The same for a file that rank 0 has seen: network file systems show it later on other hosts."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 10.0
-"""Between two tries; each wait is twice the one before."""
+"""Seconds between two tries, minimum and maximum; each wait is twice the one before."""
 READ_S = 60.0
-"""In which a file must be seen and read."""
+"""Maximum seconds until a file must be seen and read."""
 SLOW_S = 60.0
-"""After which a rank says what it still does."""
+"""Seconds after which a rank says what it is still doing."""
 
 
 class Patience:
-    """How long to try again; another thread may change its mind.
+    """For how long to try again; another thread may change it.
 
     The time runs from the first try that is refused: work that only takes long spends none of it.
 
     Args:
-        seconds: without end if not given.
+        seconds: maximum time; without end by default.
     """
 
     def __init__(self, seconds: float = float("inf")) -> None:
@@ -47,14 +47,14 @@ class Patience:
         self.end_after(seconds)
 
     def end_after(self, seconds: float) -> None:
-        """From the next refusal on try for so long; 0: once that has come, no more."""
+        """Set the maximum time from the next refusal on; 0: do not try again after it."""
         with self._changed:
             self._seconds = seconds
             self._end: float | None = None
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long, or to the end for a last try; whether to try again then."""
+        """Wait, at most until the time is up; return whether to try again after that."""
         with self._changed:
             if self._end is None:
                 self._end = time.monotonic() + self._seconds
@@ -66,7 +66,7 @@ class Patience:
 
 
 def system_error(error: BaseException) -> OSError | None:
-    """The system's own error, also below one that was made of it for the user."""
+    """Return the operating system's error, or that which caused an error for the user; or None."""
     while not isinstance(error, OSError):
         if error.__cause__ is None:
             return None
@@ -75,7 +75,7 @@ def system_error(error: BaseException) -> OSError | None:
 
 
 def may_pass(error: BaseException, kinds: frozenset[int] = TRANSIENT) -> bool:
-    """Whether a later try may do what this one could not."""
+    """Return whether a later try may do what this one could not."""
     found = system_error(error)
     return found is not None and found.errno in kinds
 
@@ -88,15 +88,17 @@ def keep_trying(
     kinds: frozenset[int] = TRANSIENT,
     unseen: Patience | None = None,
 ) -> T:
-    """Do ``action``, again after an error that may pass; the first one and the end are said.
+    """Do ``action`` until it succeeds; after an error that may pass, do it again.
+
+    The first such error, and the success after it, are printed on stderr.
 
     Args:
         action: can be done again from the start.
-        patience: how long.
-        what: for the user, who does what.
-        folder: where.
-        kinds: numbers of the system's errors that may pass.
-        unseen: how long at most, if at all, for a file that the first rank has made.
+        patience: for how long to try again.
+        what: for the user: which rank does what.
+        folder: whose free space is printed.
+        kinds: numbers of the operating system's errors that may pass.
+        unseen: for how long to try again if a file of rank 0 is not there yet; None: not at all.
 
     Raises:
         Exception: the action's, if it does not pass, or not in time.
@@ -126,7 +128,7 @@ def keep_trying(
 
 
 def reason(error: BaseException, folder: Path) -> str:
-    """An error in a few words, with the room that there is left."""
+    """Return an error in a few words, with the free space of the disk."""
     found = system_error(error)
     words = (found and found.strerror) or (str(error).splitlines() or [type(error).__name__])[0]
     try:
@@ -138,7 +140,7 @@ def reason(error: BaseException, folder: Path) -> str:
 
 @contextmanager
 def told_if_slow(what: str) -> Iterator[None]:
-    """Say, once the block has taken ``SLOW_S``, what this rank is doing: the others wait for it."""
+    """Print what this rank is doing if the block takes over ``SLOW_S``: the others wait for it."""
     timer = threading.Timer(SLOW_S, lambda: say(f"{what}: {SLOW_S:.0f} s, and not done yet"))
     timer.daemon = True
     timer.start()

@@ -1,4 +1,4 @@
-"""A run's folder in, its trained model out: unsharded, on CPU, for evaluation and export."""
+"""Load a run's trained model, unsharded and on CPU, for evaluation and export."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ from dat_rec.train.objective import TrainTask
 
 @dataclass(frozen=True)
 class Trained:
-    """A run, loaded: the model unsharded and on CPU, without gradients."""
+    """A trained model, unsharded, on CPU and without gradients, with its dataset."""
 
     model: DAT
     dataset: Dataset
     step: int
-    """Steps done when the checkpoint was written."""
+    """Number of steps done when the checkpoint was written."""
 
 
 def load_model(run: Path, data: Path | None = None, checkpoint: str = "newest") -> Trained:
-    """The model of a whole checkpoint of the run, with the dataset that it was trained on.
+    """Load the model of a whole checkpoint of the run, with the dataset it was trained on.
 
     Args:
         run: folder that ``dat-rec train`` made.
         data: the dataset, if it is no longer where the run found it.
-        checkpoint: of ``chosen_whole``: steps, ``best`` or ``newest``.
+        checkpoint: the number of its steps, ``best`` or ``newest``, as of ``chosen_whole``.
 
     Raises:
-        UserError: no such whole checkpoint, or another dataset than that of the training.
+        UserError: there is no such whole checkpoint, or the dataset is not that of the training.
     """
     config = load_config(run)
     found = chosen_whole(run, checkpoint)
@@ -46,6 +46,6 @@ def load_model(run: Path, data: Path | None = None, checkpoint: str = "newest") 
     loss = dataclasses.replace(config.loss, negatives=0, shared_negatives=0)
     task = TrainTask(dataset.schema, shape, loss)
     load_weights(found.folder, task)
-    # What was trained as unknown is encoded as unknown.
+    # Ids that were trained as unknown are encoded as unknown.
     dataset = dataclasses.replace(dataset, bad_ids=config.examples.bad_ids)
     return Trained(task.dat.requires_grad_(False).eval(), dataset, found.step)

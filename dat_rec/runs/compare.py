@@ -1,4 +1,4 @@
-"""Folders of runs in, a table out: the options in which they differ, and what came of each.
+"""Compare runs: a table of the options in which they differ, and of their losses and metrics.
 
 Standard library only. A run that has not ended, or was not evaluated, has no such figures.
 """
@@ -11,25 +11,32 @@ from pathlib import Path
 from typing import Any
 
 from dat_rec.errors import UserError
-from dat_rec.files import read_json
 from dat_rec.options import flatten
-from dat_rec.runs.figures import BLOCKS, CUTOFFS, read_metrics, read_summary
+from dat_rec.runs.figures import (
+    BLOCKS,
+    CUTOFFS,
+    figure,
+    losses,
+    read_config,
+    read_metrics,
+    read_summary,
+)
 
 NO_OPTIONS = ("out", "resume", "overwrite", "launch", "job")
-"""What config.json holds beside the options that make a run."""
+"""Fields of config.json that do not decide what is computed."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A run."""
+    """What one run is made of, and what came of it."""
 
     run: str
     options: dict[str, Any]
-    """By name, as in ``model.hidden``; with ``world_size``, ``global_batch`` and ``row_digest``."""
+    """Options by name, as in ``model.hidden``; ``world_size``, ``global_batch``, ``row_digest``."""
     training: dict[str, Any] | None
-    """train.json."""
+    """What train.json holds; None if training has not ended."""
     metrics: dict[str, Any] | None
-    """Of ``read_metrics``."""
+    """What ``read_metrics`` returns; None if the run was not evaluated."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Comparison:
     runs: tuple[Compared, ...]
 
     def differing(self) -> list[str]:
-        """Names of the options in which the runs differ; one that a run lacks differs."""
+        """Return the names of the options in which the runs differ, or that a run lacks."""
         names = dict.fromkeys(name for one in self.runs for name in one.options)
         return [
             name
@@ -51,11 +58,11 @@ class Comparison:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the comparison as JSON values."""
         return {"differing": self.differing(), "runs": [asdict(one) for one in self.runs]}
 
     def text(self) -> str:
-        """For a terminal: a row for each option that differs and each figure, a column a run."""
+        """Return a table: a row for each option that differs and each figure, a column a run."""
         differing = self.differing()
         rows = [["", *(one.run for one in self.runs)]]
         rows += [
@@ -83,7 +90,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[Path]) -> Comparison:
-    """Read runs.
+    """Read what the runs' folders say of them.
 
     Raises:
         UserError: fewer than two, or a folder holds no run, or a malformed one.
@@ -94,13 +101,8 @@ def compare(runs: Sequence[Path]) -> Comparison:
 
 
 def _read(run: Path) -> Compared:
-    path = run / "config.json"
-    if not path.exists():
-        raise UserError(f"{run} is not a run (no config.json): make one with `dat-rec train`")
-    config = read_json(path, "the run's configuration")
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: not the configuration of a run: train anew")
-    options = {name: value for name, value in flatten(config).items() if name not in NO_OPTIONS}
+    options = flatten(read_config(run))
+    options = {name: value for name, value in options.items() if name not in NO_OPTIONS}
     return Compared(str(run), options, read_summary(run), read_metrics(run))
 
 
@@ -116,30 +118,21 @@ def _option(options: dict[str, Any], name: str) -> str:
 
 
 def _figures(runs: Sequence[Compared]) -> list[list[str]]:
-    """Rows of what came out: losses, speed, metrics; "-" where a run has none."""
-    terms = dict.fromkeys(name for one in runs for name in ((one.training or {}).get("loss") or {}))
-    rows = [[f"loss {name}", *(_cell(_loss(one, name), ".4f") for one in runs)] for name in terms]
-    rows.append(
-        ["samples/s", *(_cell((one.training or {}).get("samples_per_s"), ",.0f") for one in runs)]
-    )
-    rows.append(
-        ["evaluated at step", *(_cell((one.metrics or {}).get("checkpoint"), ",") for one in runs)]
-    )
-    for block, words in BLOCKS.items():
-        rows += [
-            [
-                f"{words} {name}",
-                *(_cell((one.metrics or {}).get(block, {}).get(name), ".4f") for one in runs),
-            ]
+    """Return a row for each loss, speed and metric; "-" where a run has none."""
+    training = [one.training or {} for one in runs]
+    metrics = [one.metrics or {} for one in runs]
+    terms = dict.fromkeys(name for found in training for name in losses(found))
+    return [
+        *(_row(f"loss {name}", [losses(f).get(name) for f in training], ".4f") for name in terms),
+        _row("samples/s", [found.get("samples_per_s") for found in training], ",.0f"),
+        _row("evaluated at step", [found.get("checkpoint") for found in metrics], ","),
+        *(
+            _row(f"{words} {name}", [found.get(block, {}).get(name) for found in metrics], ".4f")
+            for block, words in BLOCKS.items()
             for name in CUTOFFS
-        ]
-    return rows
+        ),
+    ]
 
 
-def _loss(one: Compared, name: str) -> float | None:
-    loss: float | None = ((one.training or {}).get("loss") or {}).get(name)
-    return loss
-
-
-def _cell(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+def _row(label: str, values: Sequence[float | None], form: str) -> list[str]:
+    return [label, *(figure(value, form) for value in values)]

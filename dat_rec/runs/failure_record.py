@@ -1,8 +1,8 @@
-"""What failed first in a run, left in its folder by whichever rank lives to write it.
+"""Record in RUN/failure.json what failed first in a run; whichever rank still lives writes it.
 
-Every rank that ends tells what it knows, and knows the others' errors only in part: one that
-failed itself has the error, one that asked the others knows who did not answer, one that lost
-touch knows nothing. ``RUN/failure.json`` keeps the best of these, and of equals the first.
+Every rank that ends reports what it knows. A rank that failed itself has the error, one that asked
+the others knows who did not answer, and one that lost touch knows nothing. The file keeps the best
+of these reports, and of equals the first.
 """
 
 import os
@@ -19,23 +19,23 @@ from dat_rec.runs.fence import is_locked, read_writer
 FAILURE = "failure.json"
 SUMMARY = "train.json"
 COMMAND = "DAT_REC_COMMAND"
-"""Environment variable: the whole command that has started the job, if it was not typed as
-``dat-rec train …`` or ``torchrun … -m dat_rec train …``: what to give again to go on."""
+"""Environment variable: the command that a user gives again to go on with the run, where the job
+was not started by ``dat-rec train …`` or ``torchrun … -m dat_rec train …`` as typed."""
 WORTH: dict[FailureKind, int] = {"stopped": 0, "lost": 1, "died": 2, "error": 3}
-"""Which of two accounts of one failure is kept: the larger."""
+"""Of two reports of one failure, the one of the larger worth is kept."""
 
 
 @dataclass(frozen=True)
 class FailureRecord:
-    """Writes a start's failure for one rank.
+    """Writes one rank's report of the failure that ends a start of the run.
 
     Args:
         run: the run's folder.
-        token: of this start; one that was taken over keeps silent.
-        command: to go on with the run; nothing for the one that was given, and what to add.
-        rank: this one.
-        hosts: every rank's.
-        begun: whether this start has taken the folder; before, nobody else may train there.
+        token: of this start; a start that was taken over writes nothing.
+        command: to go on with the run; empty for the one that was given, and what to add to it.
+        rank: this process's.
+        hosts: host name of each rank, by rank.
+        begun: whether this start has taken the folder. If not, it writes only where nobody trains.
     """
 
     run: Path
@@ -46,10 +46,10 @@ class FailureRecord:
     begun: bool = True
 
     def __call__(self, failure: Failure) -> str:
-        """Leave the record, unless there is a better one, or the run has ended well.
+        """Write the report, unless there is a better one, or the run has ended well.
 
         Returns:
-            A line for the user where this record is the one that stays; else nothing.
+            A line for the user if this report is the one that is kept; else "".
         """
         if not self._may_write() or (self.run / SUMMARY).exists():
             return ""
@@ -78,7 +78,7 @@ class FailureRecord:
         partial = path.with_name(f"{FAILURE}.{self.token}-{self.rank}{PARTIAL_SUFFIX}")
         write_json(partial, record)
         try:
-            # Of several ranks that write at once, only one can be the first.
+            # If several ranks write at once, only one of them makes the link.
             os.link(partial, path)
         except FileExistsError:
             there = read_failure(self.run)
@@ -92,7 +92,7 @@ class FailureRecord:
 
 
 def read_failure(run: Path) -> dict[str, Any] | None:
-    """The record that stands in the run's folder, if there is one that can be read."""
+    """Return the report in the run's folder; None if there is none that can be read."""
     path = run / FAILURE
     try:
         found = read_json(path, "the run's failure") if path.exists() else None
@@ -102,15 +102,15 @@ def read_failure(run: Path) -> dict[str, Any] | None:
 
 
 def forget_failure(run: Path) -> None:
-    """Remove it: the run goes on, or has ended well."""
+    """Remove the report: the run goes on, or has ended well."""
     (run / FAILURE).unlink(missing_ok=True)
 
 
 def in_one_line(record: dict[str, Any]) -> str:
-    """A record for the user: who, where and how."""
+    """Return a report in words: which rank, on which host, and why."""
     what = "stopped" if record.get("kind") == "stopped" else "first failure"
     rank, host = record.get("rank"), record.get("host")
-    # What all refuse alike, or stop for, is nobody's.
+    # No rank is to blame for what all refuse alike, or stop for.
     who = "" if rank is None else f"rank {rank} on {host}: "
     cause = record.get("cause")
     seen = f" (seen by rank {record.get('told_by')}: {cause})" if cause else ""

@@ -1,9 +1,9 @@
-"""One start of a run writes in its folder at a time, whatever becomes of locks and networks.
+"""Let one start of a run at a time write in its folder, whatever becomes of locks and networks.
 
-The first rank holds ``RUN/.lock`` as long as it lives. But a network file system may keep the
-lock of a dead host for a minute and more, and a host that is cut from the others may go on
-training while they have started again without it. So every start leaves a token of its own in
-``RUN/.writer``, and looks whether it still stands there before it publishes or removes anything.
+Rank 0 holds ``RUN/.lock`` as long as it lives. But a network file system may keep the lock of a
+dead host for a minute and more, and a host that is cut off may go on training after the others have
+started again without it. So every start writes a token of its own to ``RUN/.writer``, and checks
+that it still stands there before it publishes or removes anything (a fencing token).
 """
 
 import errno
@@ -20,23 +20,24 @@ from dat_rec.errors import SupersededError, UserError
 from dat_rec.files import read_json, write_json
 
 LOCK = ".lock"
-"""Locked by the process that trains in the folder."""
+"""File that the process which trains in the folder holds locked."""
 WRITER = ".writer"
-"""Holds the token of the start that writes in the folder, and says who that is."""
+"""File with the token of the start that writes in the folder, its host and its process."""
 JOB = "DAT_REC_JOB"
-"""Environment variable: the scheduler's name for this job (as in ``slurm-1234``), unique, and the
-same when the scheduler starts it again. A job started again goes on with its run unasked."""
+"""Environment variable: the scheduler's unique name for this job, as in ``slurm-1234``, which stays
+the same when the scheduler starts it again. A job started again resumes its run unasked."""
 WAIT_S = 15.0
-"""In which the lock of an earlier start of the same job must come free, or is passed over."""
+"""Maximum seconds to wait for the lock of an earlier start of the same job; then it is ignored."""
 POLL_S = 0.2
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""Errors of a file system that has no locks."""
 
 
 def read_writer(run: Path) -> dict[str, Any]:
-    """What ``RUN/.writer`` says of the start that writes in the folder; nothing if there is none.
+    """Return what ``RUN/.writer`` says of the start that writes in the folder; {} without one.
 
     Raises:
-        UserError: it is no JSON.
+        UserError: the file is no JSON.
     """
     path = run / WRITER
     found = read_json(path, "who writes here") if path.exists() else {}
@@ -44,9 +45,9 @@ def read_writer(run: Path) -> dict[str, Any]:
 
 
 def is_locked(run: Path) -> bool:
-    """Whether a process trains in the folder; a shared lock is tried, and let go at once.
+    """Return whether a process trains in the folder: a shared lock is tried, and let go at once.
 
-    A file system without locks cannot tell: there nobody is seen.
+    A file system without locks cannot tell: the answer is no.
     """
     lock = run / LOCK
     if not lock.exists():
@@ -63,14 +64,14 @@ def is_locked(run: Path) -> bool:
 
 
 class Fence:
-    """One start's right to write in a run's folder; only the first rank takes and checks it.
+    """The right of one start to write in a run's folder; only rank 0 takes and checks it.
 
     Args:
         run: the run's folder.
-        token: this start's, which no other has.
-        launchers: the torchrun processes that have started its ranks, by ``RankContext.launchers``.
-        command: what to give to go on with the run.
-        wait_s: how long to wait for the lock of an earlier start of the same job.
+        token: names this start; no other start has it.
+        launchers: the torchrun processes that started its ranks, of ``RankContext.launchers``.
+        command: what a user gives to go on with the run.
+        wait_s: maximum seconds to wait for the lock of an earlier start of the same job.
     """
 
     def __init__(
@@ -89,32 +90,32 @@ class Fence:
         self._lock: IO[str] | None = None
         self._has_lock = False
         self.taken = False
-        """Whether this start has had the right, which it may have lost since."""
+        """Whether this start has taken the right; it may have lost it since."""
 
     @property
     def mark(self) -> str:
-        """A short name that stands in those of this start's unfinished folders."""
+        """A short name of this start, for the names of its unfinished folders."""
         return self.token[:8]
 
     def take(self, *, restarted: bool) -> None:
-        """Become the start that writes; one before it stops at its next look.
+        """Become the start that writes; an earlier one stops at its next check.
 
         Args:
-            restarted: whether this is the same job again, which need not leave the folder to an
-                earlier start that holds its lock.
+            restarted: whether this is the same job again, which takes the folder over from an
+                earlier start that still holds the lock.
 
         Raises:
             UserError: another process trains here.
-            SupersededError: the others of this job have started it again without these hosts.
+            SupersededError: the job was started again elsewhere, without these hosts.
         """
         before = read_writer(self._run)
         replaced = set(before.get("replaced", ()))
         if restarted and self._launchers and replaced.issuperset(self._launchers):
-            raise SupersededError(self._told(before))
+            raise SupersededError(self._superseded_by(before))
         self._run.mkdir(parents=True, exist_ok=True)
         if self._lock is None:  # a file opened anew would let the lock go that an earlier try took
             self._lock = (self._run / LOCK).open("w")
-        if self._is_held_for_long() and not restarted:
+        if self._is_held() and not restarted:
             raise UserError(
                 f"{self._run}: another process trains here: wait for it or stop it, or choose "
                 "another --out"
@@ -131,21 +132,22 @@ class Fence:
                 "job": os.environ.get(JOB, ""),
                 "command": self.command,
                 "launch": list(self._launchers),
-                # A torchrun left behind would start its ranks again, and take the run back.
+                # Without it, a torchrun that was left behind would restart its ranks and take the
+                # run back.
                 "replaced": sorted(replaced),
             },
         )
         self.taken = True
 
     def check(self) -> None:
-        """Refuse to write where another start writes now.
+        """Check that no other start has taken the folder over.
 
         Raises:
-            SupersededError: says who.
+            SupersededError: one has; the message names its host.
         """
         before = read_writer(self._run)
         if before.get("token") != self.token:
-            raise SupersededError(self._told(before))
+            raise SupersededError(self._superseded_by(before))
         self._try_lock()
 
     def _wait_for_lock(self) -> None:
@@ -159,7 +161,7 @@ class Fence:
             self._say(f"still held: going on without {LOCK}; the earlier start can write no more")
 
     def _try_lock(self) -> bool:
-        """Take the lock if it is free; once taken it stays until this process ends."""
+        """Take the lock if it is free, until this process ends; return whether it is ours."""
         if self._lock is not None and not self._has_lock:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,19 +171,19 @@ class Fence:
             except OSError as error:
                 if error.errno not in NO_LOCKS:
                     raise
-                # A file system without locks: the token alone must do.
+                # A file system without locks: the token alone must protect the folder.
                 self._has_lock = True
         return self._has_lock
 
-    def _is_held_for_long(self) -> bool:
-        """Whether somebody trains here; who only looks (`dat-rec status`) has done so soon."""
+    def _is_held(self) -> bool:
+        """Return whether somebody trains here; `dat-rec status` has the lock for a moment only."""
         for _ in range(3):
             if self._try_lock():
                 return False
             time.sleep(POLL_S / 4)
         return True
 
-    def _told(self, writer: dict[str, Any]) -> str:
+    def _superseded_by(self, writer: dict[str, Any]) -> str:
         if "token" not in writer:
             return f"{self._run}: {WRITER}, which says who writes here, is gone: this start stops"
         return (

@@ -1,4 +1,4 @@
-"""A run's train.json and metrics.json in, what came out of it in words out.
+"""Read a run's config.json, train.json and metrics.json, and put its figures into words.
 
 Standard library only, so that ``dat-rec status`` answers at once.
 """
@@ -14,26 +14,43 @@ from dat_rec.runs.failure_record import SUMMARY
 METRICS = "metrics.json"
 CUTOFFS = ("HR@50", "HR@100", "MRR")
 BLOCKS = {"all": "all pairs", "new_pairs": "new pairs", "warm": "warm", "cold": "cold"}
-"""Of metrics.json, and what they are called."""
+"""Blocks of metrics.json, and what they are called."""
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Return what config.json holds: the configuration, and facts of the run's last start.
+
+    Raises:
+        UserError: the folder holds no run, or the file is malformed.
+    """
+    path = run / "config.json"
+    if not path.exists():
+        raise UserError(f"{run} is not a run (no config.json): make one with `dat-rec train`")
+    found = read_json(path, "the run's configuration")
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{path}: not a configuration of this version ({found!r:.40} is no object): train anew"
+        )
+    return found
 
 
 def read_summary(run: Path) -> dict[str, Any] | None:
-    """What train.json holds; None where training has not ended.
+    """Return what train.json holds; None if training has not ended.
 
     Raises:
-        UserError: it is malformed.
+        UserError: the file is malformed.
     """
     return _read(run / SUMMARY, "the training's summary")
 
 
 def read_metrics(run: Path) -> dict[str, Any] | None:
-    """The figures of metrics.json without those of single categories; None where there are none.
+    """Return the figures of metrics.json, but for single categories; None if there is no file.
 
     Returns:
-        ``checkpoint`` (the step), and of each of ``BLOCKS`` HR@50, HR@100, MRR and ``queries``.
+        ``checkpoint`` (its step), and for each of ``BLOCKS`` HR@50, HR@100, MRR and ``queries``.
 
     Raises:
-        UserError: it is malformed.
+        UserError: the file is malformed.
     """
     found = _read(run / METRICS, "the evaluation's figures")
     if found is None:
@@ -56,16 +73,21 @@ def _read(path: Path, what: str) -> dict[str, Any] | None:
     return found
 
 
-def main_loss(summary: dict[str, Any]) -> float | None:
-    """The main loss of train.json, if it says any."""
-    losses = summary.get("loss")
-    return losses.get("main") if isinstance(losses, dict) else None
+def losses(summary: dict[str, Any]) -> dict[str, float]:
+    """Return the loss terms of train.json, by name; none if it states none."""
+    found = summary.get("loss")
+    return found if isinstance(found, dict) else {}
+
+
+def figure(value: float | None, form: str) -> str:
+    """Return a figure as text in that format; "-" for one that there is not."""
+    return "-" if value is None else format(value, form)
 
 
 def trained_words(summary: dict[str, Any]) -> str:
-    """How a training ended, as in ``93 steps, main loss 5.1234, 57,000 samples/s``."""
+    """Say how a training ended, as in ``93 steps, main loss 5.1234, 57,000 samples/s``."""
     words = [f"{summary.get('steps', 0):,} steps"]
-    loss, rate = main_loss(summary), summary.get("samples_per_s")
+    loss, rate = losses(summary).get("main"), summary.get("samples_per_s")
     if loss is not None:
         words.append(f"main loss {loss:.4f}")
     if rate is not None:
@@ -74,20 +96,16 @@ def trained_words(summary: dict[str, Any]) -> str:
 
 
 def metrics_words(metrics: dict[str, Any]) -> str:
-    """What an evaluation found, in one line."""
-    parts = []
+    """Say in one line what an evaluation found."""
+    blocks = []
     for block in ("all", "new_pairs"):
-        figures = [
-            f"{name} {'-' if value is None else format(value, '.4f')}"
-            for name, value in metrics[block].items()
-            if name in CUTOFFS
-        ]
-        parts.append(f"{BLOCKS[block]} {', '.join(figures)}")
-    return f"step {metrics['checkpoint']:,}: {'; '.join(parts)}"
+        figures = [f"{name} {figure(metrics[block][name], '.4f')}" for name in CUTOFFS]
+        blocks.append(f"{BLOCKS[block]} {', '.join(figures)}")
+    return f"step {metrics['checkpoint']:,}: {'; '.join(blocks)}"
 
 
 def next_command(run: Path, metrics: dict[str, Any] | None) -> str:
-    """What to give once a run has ended: evaluate it, then export it."""
+    """Return the command that comes next once a run has ended: evaluate it, then export it."""
     where = shlex.quote(str(run))
     if metrics is None:
         return f"dat-rec evaluate --run {where}"

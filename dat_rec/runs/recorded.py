@@ -1,33 +1,29 @@
-"""A run's folder in, the configuration and the rows that it was made with out."""
+"""What a run was made with: its configuration, and the meaning of its embedding rows."""
 
 from pathlib import Path
 
 from dat_rec.config import TrainConfig, from_json
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
-from dat_rec.files import read_json
+from dat_rec.runs.figures import read_config
 
 
 def load_config(run: Path) -> TrainConfig:
-    """The configuration that the run was made with.
+    """Return the configuration that the run was made with.
 
     Raises:
-        UserError: the folder holds no run, or a malformed one.
+        UserError: the folder holds no run, or config.json is malformed.
     """
-    path = run / "config.json"
-    if not path.exists():
-        raise UserError(f"{run} is not a run (no config.json): make one with `dat-rec train`")
-    return from_json(read_json(path, "the run's configuration"), str(path))
+    return from_json(read_config(run), str(run / "config.json"))
 
 
 def check_same_rows(run: Path, dataset: Dataset) -> None:
     """Refuse a dataset whose ids and values have other embedding rows than the run's.
 
     Raises:
-        UserError: they differ, or the run does not say.
+        UserError: the rows differ, or config.json does not state their digest.
     """
-    facts = read_json(run / "config.json", "the run's configuration")
-    if facts.get("row_digest") != dataset.row_digest():
+    if read_config(run).get("row_digest") != dataset.row_digest():
         raise UserError(
             f"{dataset.folder}: not the dataset that {run} was trained on: its users, items or "
             "values stand in other embedding rows: name that dataset with --data, or train anew "

@@ -18,10 +18,11 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.dist.agree import all_gather_object
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
-from dat_rec.files import PARTIAL_SUFFIX, read_json
+from dat_rec.files import PARTIAL_SUFFIX
 from dat_rec.preflight.shared_folder import PREFIX
 from dat_rec.runs.failure_record import COMMAND, FAILURE, FailureRecord
 from dat_rec.runs.fence import JOB, LOCK, WAIT_S, WRITER, Fence
+from dat_rec.runs.figures import read_config
 from dat_rec.runs.rank_zero import on_rank_0, patiently
 from dat_rec.runs.recorded import check_same_rows, load_config
 from dat_rec.runs.warm_start import ROWS, check_warm_start
@@ -120,10 +121,9 @@ def _is_restarted(run: Path, launchers: tuple[str, ...], job: str) -> bool:
     torchrun's count of restarts does not tell, which hosts keep apart, nor does its run id, which
     may be given twice.
     """
-    path = run / "config.json"
-    if not (launchers or job) or not path.exists():
+    if not (launchers or job) or not (run / "config.json").exists():
         return False
-    facts = read_json(path, "the run's configuration")
+    facts = read_config(run)
     before = facts.get("launch")
     if job and facts.get("job") == job:
         return True
@@ -147,10 +147,11 @@ def _checked_global_batch(config: TrainConfig, dataset: Dataset, world_size: int
         raise UserError(f"{run} is there and is no run: choose another --out")
     if not goes_on:
         return config.batch_size * world_size
-    path = run / "config.json"
-    found = read_json(path, "the run's configuration").get("global_batch")
+    found = read_config(run).get("global_batch")
     if type(found) is not int or found < 1:
-        raise UserError(f"{path}: global_batch: {found!r} is no number above 0: train anew")
+        raise UserError(
+            f"{run / 'config.json'}: global_batch: {found!r} is no number above 0: train anew"
+        )
     return found
 
 

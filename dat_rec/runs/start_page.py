@@ -1,4 +1,4 @@
-"""What a start of a run is about to do, on one page for the terminal and ``RUN/start.txt``."""
+"""Say on one page, for the terminal and ``RUN/start.txt``, what a start of a run is about to do."""
 
 import os
 import shlex
@@ -12,33 +12,36 @@ from dat_rec.planner.plan import MEMORY_RESERVE
 from dat_rec.planner.plan_table import plan_to_text
 
 LOGS = "DAT_REC_LOGS"
-"""Environment variable: where a launcher keeps what the ranks print."""
+"""Environment variable: where the launcher keeps the ranks' output."""
 MOST_RANKS = 16
-"""Listed one by one; of more the fullest are shown."""
+"""Maximum number of ranks whose memory is listed; of more, the fullest are."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a page tells beside the configuration."""
+    """What the page states beside the configuration."""
 
     context: RankContext
     hosts: tuple[str, ...]
-    """Every rank's."""
+    """Host name of each rank, by rank."""
     steps: int
+    """Number of steps in the whole run."""
     done: int
-    """Steps done before."""
+    """Number of steps done before."""
     examples: int
-    """In an epoch."""
+    """Number of examples in an epoch."""
     global_batch: int
+    """Examples a step on all ranks."""
     plan: list[dict[str, Any]]
-    """Of ``plan_to_json``."""
+    """The sharding plan, of ``plan_to_json``."""
     estimate: PlanEstimate
+    """Memory and time that the planner expects."""
     compared: str | None = None
-    """The categories of the alignment loss; None without it."""
+    """Words for the categories that the alignment loss compares; None without that loss."""
 
 
 def start_page(config: TrainConfig, start: Start) -> str:
-    """The page."""
+    """Return the page."""
     run, context = str(config.out.resolve()), start.context
     hosts = sorted(set(start.hosts), key=start.hosts.index)
     ranks = ", ".join(f"{host} {_ranges(start.hosts, host)}" for host in hosts)
@@ -71,7 +74,7 @@ def _share(start: Start) -> str:
 
 
 def _ranges(hosts: tuple[str, ...], host: str) -> str:
-    """The ranks of a host, as in ``0-7``; or one by one where others stand between them."""
+    """Return a host's ranks, as in ``ranks 0-7``; one by one if they are not consecutive."""
     ranks = [rank for rank, name in enumerate(hosts) if name == host]
     if ranks[-1] - ranks[0] + 1 == len(ranks) > 1:
         return f"ranks {ranks[0]}-{ranks[-1]}"

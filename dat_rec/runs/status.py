@@ -1,4 +1,4 @@
-"""A run's folder in, how the run stands out: from any machine that sees it, while it trains or not.
+"""Say how a run stands, from its folder alone, on any host that sees it, while it trains or not.
 
 Standard library only, so that it answers at once. Nothing in the folder is changed.
 """
@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from dat_rec.checkpoint.listing import checkpoints, usual_command
 from dat_rec.errors import UserError
-from dat_rec.files import read_json
 from dat_rec.runs.failure_record import SUMMARY, in_one_line, read_failure
 from dat_rec.runs.fence import LOCK, is_locked, read_writer
 from dat_rec.runs.figures import (
     metrics_words,
     next_command,
+    read_config,
     read_metrics,
     read_summary,
     trained_words,
@@ -30,29 +30,29 @@ class Status:
 
     run: str
     state: State
-    """``training``: a process holds its lock; ``stopped``: it was asked to stop; ``failed``: it
-    left a failure, or its processes died without a word; ``begun``: they did so before there was
-    a checkpoint."""
+    """``training``: a process holds the run's lock. ``ended``: train.json is there. ``stopped``: it
+    was asked to stop. ``failed``: it recorded a failure, or its processes died without a record.
+    ``begun``: they died so before there was a checkpoint."""
     step: int
-    """Of the newest checkpoint; 0: there is none."""
+    """Number of steps of the newest checkpoint; 0 without one."""
     steps: int
-    """In the whole run."""
+    """Number of steps in the whole run."""
     checkpoint_age_s: float | None
-    """Since the newest checkpoint was written."""
+    """Seconds since the newest checkpoint was written."""
     host: str | None
-    """Where the first rank of the last start ran."""
+    """Host of rank 0 in the last start."""
     failure: dict[str, Any] | None
-    """failure.json: kind, rank, host, reason, time, and who tells it; nothing if the run trains or
-    has ended well."""
+    """What failure.json holds: kind, rank, host, reason, time, and the rank that reports it. None
+    if the run trains or has ended well."""
     command: str
-    """What to give to go on; nothing where there is nothing to go on with."""
+    """Command to go on with the run; empty if it trains or has ended."""
     training: dict[str, Any] | None = None
-    """train.json, once the run has ended: steps, loss, samples_per_s and more."""
+    """What train.json holds once the run has ended: steps, loss, samples_per_s and more."""
     metrics: dict[str, Any] | None = None
-    """Of ``dat_rec.runs.figures.read_metrics``, once it has been evaluated."""
+    """What ``dat_rec.runs.figures.read_metrics`` returns once the run was evaluated."""
 
     def text(self) -> str:
-        """For a terminal."""
+        """Return the status as lines for a terminal."""
         lines = [f"{self.run}: {self.state}"]
         age = "" if self.checkpoint_age_s is None else f", {_age(self.checkpoint_age_s)} old"
         newest = f"step {self.step:,} of {self.steps:,}{age}" if self.step else "none"
@@ -72,34 +72,30 @@ class Status:
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the status as JSON values."""
         return asdict(self)
 
 
 def status(run: Path) -> Status:
-    """How the run in that folder stands.
+    """Return how the run in that folder stands.
 
     Raises:
         UserError: the folder holds no run.
     """
-    path = run / "config.json"
+    is_run = (run / "config.json").exists()
     failure = read_failure(run)
-    if not path.exists() and failure is not None:
+    if not is_run and failure is not None:
         command = failure.get("command", "")
         return Status(str(run), "failed", 0, 0, None, failure.get("host"), failure, command)
-    if not path.exists() and (run / LOCK).exists():
+    if not is_run and (run / LOCK).exists():
         raise UserError(
             f"{run}: a run that has not begun yet, or could not: see what its job has printed"
         )
-    if not path.exists():
-        raise UserError(f"{run} is not a run (no config.json): make one with `dat-rec train`")
-    config = read_json(path, "the run's configuration")
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: not the configuration of a run: train anew")
+    steps = read_config(run).get("steps")
     writer = read_writer(run)
     found = checkpoints(run)
-    state = _state(run, failure, begun_only=not found)
-    steps = config.get("steps")
+    state = _state(run, failure, has_checkpoint=bool(found))
+    ended_or_trains = state in ("ended", "training")
     return Status(
         run=str(run),
         state=state,
@@ -108,22 +104,20 @@ def status(run: Path) -> Status:
         checkpoint_age_s=time.time() - found[-1][1].stat().st_mtime if found else None,
         host=writer.get("host"),
         failure=failure,
-        command=""
-        if state in ("ended", "training")
-        else writer.get("command") or usual_command(run),
+        command="" if ended_or_trains else writer.get("command") or usual_command(run),
         training=read_summary(run),
         metrics=read_metrics(run),
     )
 
 
-def _state(run: Path, failure: dict[str, Any] | None, *, begun_only: bool) -> State:
+def _state(run: Path, failure: dict[str, Any] | None, *, has_checkpoint: bool) -> State:
     if (run / SUMMARY).exists():
         return "ended"
     if failure is not None:
         return "stopped" if failure.get("kind") == "stopped" else "failed"
     if is_locked(run):
         return "training"
-    return "begun" if begun_only else "failed"
+    return "failed" if has_checkpoint else "begun"
 
 
 def _age(seconds: float) -> str:

@@ -1,12 +1,13 @@
-"""Yesterday's run in, today's tables begun from it: rows matched by what they stand for.
+"""Begin today's run from yesterday's: embedding rows are matched by what they stand for.
 
-Every prepared dataset numbers its users, items and values anew. A row is taken over where the
-same id or value stands in both, with its optimizer state; rows that are new keep their fresh
-weights; rows whose value is gone are left behind. What cannot be matched (other features,
-another shape of the model, another optimizer) is refused.
+Every prepared dataset numbers its users, items and values anew. A row is copied, with its optimizer
+state, if the same id or value stands in both datasets. New rows keep their initial weights, and
+rows whose value is gone are left behind. What cannot be matched (other features, another shape of
+the model, another optimizer) is refused.
 """
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,15 @@ from dat_rec.runs.recorded import load_config
 from dat_rec.sharding.table_shards import TableShard, table_shards
 
 ROWS = "rows"
-"""Folder of a run that says what its embedding rows stand for."""
+"""Name of the folder in a run that says what its embedding rows stand for."""
 
 
 def check_warm_start(config: TrainConfig, schema: Schema) -> None:
-    """Refuse a run whose towers or tables mean something else than this one's.
+    """Refuse a run to begin from whose towers or tables mean something else than this one's.
+
+    Args:
+        config: of this run; without ``warm_start`` nothing is checked.
+        schema: of this run's dataset.
 
     Raises:
         UserError: names what differs.
@@ -83,20 +88,26 @@ def _inputs(schema: Schema) -> list[tuple[str, str, str, bool]]:
 
 
 def warm_start(run: Path, dataset: Dataset, model: nn.Module, optimizer: CombinedOptimizer) -> None:
-    """Take over towers and matching rows from the run's newest whole checkpoint.
+    """Copy towers and matching rows from the newest whole checkpoint of a run.
 
-    All ranks call it; each reads what its own rows need.
+    All ranks call this together; each reads what its own rows need.
+
+    Args:
+        run: the folder of the run to begin from.
+        dataset: of this run.
+        model: sharded, with its initial weights.
+        optimizer: of ``build_optimizer``.
 
     Raises:
-        SharedError: no whole checkpoint, or one that does not fit.
+        SharedError: there is no whole checkpoint, or it does not fit.
         DiskError: a rank cannot read it.
     """
     found = newest_whole(run)
     if found is None:
         raise SharedError(str(_no_checkpoint(run)))
 
-    def take() -> dict[str, int]:
-        kept: dict[str, int] = {}
+    def take() -> Counter[str]:
+        kept: Counter[str] = Counter()
         _, files = read_index(found.folder)
         load_towers(files, model)
         for shard in table_shards(model, optimizer):
@@ -108,7 +119,7 @@ def warm_start(run: Path, dataset: Dataset, model: nn.Module, optimizer: Combine
                 _take(files, name, shard.accumulator, source, shard.column)
             if shard.column == 0 and (not shard.replicated or dist.get_rank() == 0):
                 table = shard.table.rsplit(".", 1)[1]
-                kept[table] = kept.get(table, 0) + int((source >= 0).sum())
+                kept[table] += int((source >= 0).sum())
         return kept
 
     cure = "train it anew, or without --warm-start"
@@ -117,7 +128,7 @@ def warm_start(run: Path, dataset: Dataset, model: nn.Module, optimizer: Combine
 
 
 def _table_name(table: str) -> str:
-    """The schema's table whose rows mean the same: the augmented vectors' are those of the ids."""
+    """Return the schema's name of a table; for augmented vectors, of the table of their ids."""
     name = table.rsplit(".", 1)[1]
     return {AUGMENTED[USER]: USER, AUGMENTED[ITEM]: ITEM}.get(name, name)
 
@@ -125,10 +136,10 @@ def _table_name(table: str) -> str:
 def _source_rows(
     run: Path, old_rows: int, dataset: Dataset, shard: TableShard
 ) -> NDArray[np.int64]:
-    """For each row of the shard, the row of the old table that means the same, or −1.
+    """Return, for each row of the shard, the row of the old table that means the same, or −1.
 
     Raises:
-        UserError: what the rows stand for is not told of each, here or there.
+        UserError: either folder does not say of each row what it stands for.
     """
     table = _table_name(shard.table)
     old = row_values(run / ROWS, table)
@@ -155,7 +166,15 @@ def _source_rows(
 def _take(
     files: TensorFiles, name: str, target: Tensor, source: NDArray[np.int64], column: int
 ) -> None:
-    """Fill the rows of ``target`` that have a source; the old table is read once, in chunks."""
+    """Fill the rows of ``target`` that have a source; the old table is read once, in chunks.
+
+    Args:
+        files: of the old checkpoint.
+        name: of the old tensor.
+        target: (R, C), or (R,) for one sum for each row.
+        source: (R,) rows of the old tensor; −1: there is none.
+        column: of the table at which ``target`` begins.
+    """
     shape = files.kind(name)[1]
     if len(shape) != target.dim():
         raise UserError(f"{name} is {list(shape)}: another optimizer's")
@@ -177,15 +196,13 @@ def _take(
             )
 
 
-def _report(run: Path, step: int, schema: Schema, kept: dict[str, int]) -> None:
-    """One line on stderr: how many rows of each table were taken over."""
-    parts = all_gather_object(kept)
+def _report(run: Path, step: int, schema: Schema, kept: Counter[str]) -> None:
+    """Say in one line on stderr how many rows of each table were taken over."""
+    total: Counter[str] = Counter()
+    for one in all_gather_object(kept):
+        total.update(one)
     if dist.get_rank():
         return
-    total: dict[str, int] = {}
-    for part in parts:
-        for table, rows in part.items():
-            total[table] = total.get(table, 0) + rows
     sizes = {feature.table: feature.rows for feature in schema.features}
     words = [
         f"{table} {rows:,} of {sizes[_table_name('.' + table)]:,} rows"

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: TensorBoard scalars and one progress bar, from rank 0."""
+"""Log a run's metrics from rank 0: TensorBoard scalars and a progress bar."""
 
 import json
 import threading
@@ -23,9 +23,9 @@ from dat_rec.disk import reason, say
 from dat_rec.runs.figures import BLOCKS, CUTOFFS
 
 QUEUE = 10_000
-"""Scalars that wait for the disk."""
+"""Maximum number of scalars that wait for the disk."""
 AGAIN_S = 60.0
-"""After which curves are tried again that the disk has refused."""
+"""Seconds after which curves that the disk has refused are tried again."""
 
 
 def _quieten_writers() -> None:
@@ -44,7 +44,10 @@ _quieten_writers()
 
 
 class LookupTimer:
-    """Adds up the host's seconds in the sharded modules' forward: lookup and output exchange."""
+    """Adds up the seconds that the host spends in the sharded modules' forward.
+
+    These are the lookup and the exchange of its output.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.seconds = 0.0
@@ -62,15 +65,15 @@ class LookupTimer:
 
 
 class MetricsLog:
-    """Writes ``RUN/tensorboard`` and moves the bar; a no-op on all ranks but the first.
+    """Writes ``RUN/tensorboard`` and moves the progress bar; does nothing on ranks other than 0.
 
     Args:
         run: the run's folder.
-        steps: steps in the whole run.
-        done: steps done before this start.
-        global_batch: examples a step.
-        clocks: seconds spent so far, by name, read at each point.
-        options: the run's hyperparameters, by name.
+        steps: number of steps in the whole run.
+        done: number of steps done before this start.
+        global_batch: examples a step on all ranks.
+        clocks: by name, functions that return the seconds spent so far; called at each point.
+        options: hyperparameters of the run, by name.
     """
 
     def __init__(
@@ -103,20 +106,20 @@ class MetricsLog:
         self.totals: dict[str, float] = {"seconds": 0.0, "samples": 0.0} | dict.fromkeys(
             clocks, 0.0
         )
-        """Sums over this start: seconds, samples, and each clock's seconds."""
+        """Totals of this start: seconds, samples, and each clock's seconds."""
 
     def step(self) -> None:
-        """Note that one more step was done."""
+        """Count one more step."""
         self._bar.update()
         self._steps_since += 1
 
     def point(self, step: int, losses: dict[str, float], lr: float) -> None:
-        """Log a point.
+        """Log one point of every curve.
 
         Args:
-            step: the number (from 1) of the step that was done last.
-            losses: its loss terms, mean over ranks.
-            lr: factor on the learning rates' peaks.
+            step: number (from 1) of the step that was done last.
+            losses: loss terms of that step by name, mean over ranks.
+            lr: factor on the peak learning rates.
         """
         self._bar.set_postfix({"loss": f"{losses['main']:.4f}"}, refresh=False)
         losses = {f"loss/{name}": value for name, value in losses.items()}
@@ -148,7 +151,7 @@ class MetricsLog:
 
     @contextmanager
     def _given_up_on_error(self) -> Iterator[None]:
-        """Curves are not worth a run: where the disk refuses them, it goes on without."""
+        """Go on without curves if the disk refuses them: they are not worth a run."""
         try:
             yield
         except OSError as error:
@@ -157,7 +160,7 @@ class MetricsLog:
             say(f"{self._run}/tensorboard: {why}: no curves for {AGAIN_S:.0f} s")
 
     def summary(self) -> dict[str, float | None]:
-        """Seconds, samples a second, and each clock's share, of this start."""
+        """Return seconds, samples per second and each clock's share, of this start."""
         seconds = self.totals["seconds"]
         shares = {
             f"{name}_share": self.totals[name] / seconds if seconds else None
@@ -184,7 +187,7 @@ class MetricsLog:
 
 
 def log_metrics(run: Path, metrics: dict[str, Any]) -> None:
-    """Write an evaluation's figures to ``RUN/tensorboard``, beside the curves of a training.
+    """Write an evaluation's figures to ``RUN/tensorboard``, beside the curves of the training.
 
     Args:
         run: folder of a run that has ended: TensorBoard reads one file of a folder after another,
@@ -203,9 +206,9 @@ def _tag(block: str, name: str) -> str:
 
 
 def _hyperparameters(options: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Summaries for TensorBoard's page of hyperparameters: what there is, a start, its good end.
+    """Return summaries for TensorBoard's page of hyperparameters: experiment, start, and end.
 
-    The figures on that page are the last ones of the run's scalars with those names.
+    The figures on that page are the last values of the scalars with those names.
     """
     # PyTorch would write a bool as a number.
     simple = {

@@ -1,4 +1,4 @@
-"""One optimizer over fused tables and dense towers, and the schedule of their learning rates."""
+"""Build one optimizer over fused tables and dense towers, and schedule their learning rates."""
 
 from typing import Literal
 
@@ -17,13 +17,16 @@ TableOptimizer = Literal["rowwise_adagrad", "adagrad"]
 def build_optimizer(
     model: nn.Module, tower_lr: float, table_lr: float, table: TableOptimizer = "rowwise_adagrad"
 ) -> CombinedOptimizer:
-    """Adagrad on the tables, which the fused ones run in backward, and Adam on the towers.
+    """Return Adagrad for the tables and Adam for the towers, combined.
+
+    Fused tables run their optimizer in backward; tables that are replicated, and the towers, in
+    ``step``.
 
     Args:
         model: sharded; its fused tables carry their optimizer.
         tower_lr: learning rate of the towers.
         table_lr: learning rate of the tables.
-        table: which Adagrad the tables learn by.
+        table: the tables' optimizer: one sum of squared gradients for each row, or each weight.
     """
     parts: list[tuple[str, KeyedOptimizer]] = [("", model.fused_optimizer)]
     # TorchRec marks data-parallel tables, which nothing fused updates, as if they were fused.
@@ -46,12 +49,12 @@ def build_optimizer(
 
 
 class LearningRates:
-    """Sets every parameter group's learning rate for a step: a pure function of the step.
+    """Sets the learning rate of every parameter group for a step; it depends on the step alone.
 
     Args:
-        optimizer: its groups' present rates are the peaks.
+        optimizer: the present rates of its groups are the peaks.
         config: warm-up and decay.
-        steps: steps in the whole run.
+        steps: number of steps in the whole run.
     """
 
     def __init__(self, optimizer: CombinedOptimizer, config: OptimizerConfig, steps: int) -> None:
@@ -69,7 +72,15 @@ class LearningRates:
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Linear warm-up to 1 times, if so configured, linear decay to 0 at ``steps``."""
+    """Return the factor on the peak learning rates.
+
+    (step + 1) / (warmup_steps + 1), at most 1; with linear decay, times 1 − step / steps.
+
+    Args:
+        step: number of steps done before, from 0.
+        steps: number of steps in the whole run.
+        config: warm-up and decay.
+    """
     warmup = min(1.0, (step + 1) / (config.warmup_steps + 1))
     decay = 1.0 - step / steps if config.decay == "linear" else 1.0
     return warmup * decay

@@ -1,7 +1,7 @@
-"""SIGTERM in (a scheduler wants the machine back), the same decision to stop on all ranks out.
+"""Stop all ranks at the same step when one gets SIGTERM: a scheduler wants its host back.
 
-Ranks get the signal at different steps, some perhaps not at all. Each tells the others with
-every step whether it was asked to stop; they hear of it one step later, so that nobody waits.
+Ranks get the signal at different steps, some perhaps not at all. After every step each sends the
+others whether it got one; they receive it one step later, so that nobody waits.
 """
 
 import signal
@@ -14,7 +14,7 @@ from dat_rec.dist.rank_context import RankContext
 
 
 class StopVote:
-    """Whether any rank was asked to stop. Listens for SIGTERM from here to ``close``.
+    """Decides together whether to stop; listens for SIGTERM until it is closed.
 
     Args:
         context: this process's.
@@ -33,9 +33,9 @@ class StopVote:
         self._asked = True
 
     def cast(self) -> bool:
-        """Called by every rank after every step: whether to stop after it.
+        """Return whether to stop after this step; every rank calls this after every step.
 
-        Of several ranks the answer is that to the call before, and so the same for all.
+        With several ranks the answer is that of the votes in the call before, the same for all.
         """
         if self._alone:
             return self._asked
@@ -54,6 +54,6 @@ class StopVote:
         return bool(self._vote)
 
     def close(self) -> None:
-        """Hear the last vote, and let SIGTERM do what it did before."""
+        """Receive the last vote, and let SIGTERM do what it did before."""
         self._result()
         signal.signal(signal.SIGTERM, self._before)

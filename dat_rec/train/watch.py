@@ -1,4 +1,4 @@
-"""Each step's loss terms in; their mean over ranks out, or a stop where they went wrong."""
+"""Average each step's loss terms over ranks; stop training if one is not finite, or explodes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,18 +12,18 @@ from dat_rec.errors import SharedError
 from dat_rec.train.objective import TERMS
 
 LARGEST = 1e6
-"""A loss term beyond this has exploded: at unit vectors none comes near it."""
+"""Maximum of a loss term; a larger one has exploded: with unit vectors none comes near it."""
 
 
 class LossWatch:
-    """Keeps the terms of the steps since the last look, on their device.
+    """Keeps the loss terms of the steps since the last ``look``, on their device.
 
-    Looking is a collective, and costs a wait for the device, so it is done only where the
-    run logs or saves; no checkpoint is written before a look.
+    A look is a collective and waits for the device, so it is done only where the run logs or saves;
+    no checkpoint is written before a look.
 
     Args:
-        examples: in a step, by its number from 1.
-        window: steps, over the last one or two of which ``mean`` is.
+        examples: returns the number of examples in a step, whose number counts from 1.
+        window: number of steps; ``mean`` is over the last one or two windows.
     """
 
     def __init__(self, examples: Callable[[int], int] = lambda _: 1, window: int = 1) -> None:
@@ -40,7 +40,7 @@ class LossWatch:
     def look(
         self, step: int, where: Callable[[int], str], cure: Callable[[], str]
     ) -> dict[str, float]:
-        """The last step's terms, mean over ranks.
+        """Return the last step's terms by name, mean over ranks.
 
         Args:
             step: number (from 1) of the step that was added last.
@@ -48,8 +48,8 @@ class LossWatch:
             cure: says which options to change and which checkpoint to return to.
 
         Raises:
-            SharedError: when a term was not finite or exploded since the last look; it names
-                the first such step, and its examples.
+            SharedError: a term was not finite, or exploded, since the last look. The message names
+                the first such step and its examples.
         """
         terms_ST = torch.stack(self._terms)
         dist.all_reduce(terms_ST)
@@ -69,7 +69,7 @@ class LossWatch:
         return dict(zip(TERMS, terms_ST[-1].tolist(), strict=True))
 
     def mean_main(self) -> float:
-        """The main loss, mean over the steps that were looked at since the last call."""
+        """Return the main loss, mean over the steps that were looked at since the last call."""
         main, self._main = self._main, []
         return sum(main) / len(main)
 
@@ -82,11 +82,11 @@ class LossWatch:
         self._sums = before, _Sums(now.steps + 1, now.examples + examples, terms)
 
     def mean(self) -> tuple[dict[str, float], int]:
-        """Every term, mean over the examples of the last steps that were looked at.
+        """Return every term's mean over the examples of the last steps that were looked at.
 
         Returns:
-            The means, and of how many steps: those of the last two windows, of which the last one
-            may have begun only; no means of no step.
+            The means by term, and the number of steps: those of the last two windows, of which the
+            last one may be incomplete. ({}, 0) before the first step.
         """
         steps, examples = (
             sum(part) for part in zip(*((s.steps, s.examples) for s in self._sums), strict=True)
@@ -98,23 +98,23 @@ class LossWatch:
         return dict(zip(TERMS, means, strict=True)), steps
 
     def state(self) -> list[dict[str, Any]]:
-        """What ``mean`` is made of, as JSON values."""
+        """Return the sums that ``mean`` is computed from, as JSON values."""
         return [asdict(sums) for sums in self._sums]
 
     def load_state(self, state: list[dict[str, Any]]) -> None:
-        """Go on with what ``state`` gave."""
+        """Go on from the sums that ``state`` returned."""
         before, now = (_Sums(**part) for part in state)
         self._sums = before, now
 
 
 @dataclass(frozen=True)
 class _Sums:
-    """Of some steps."""
+    """Sums over the steps of a window."""
 
     steps: int
     examples: int
     terms: list[float]
-    """Each, times the step's examples."""
+    """Sum of each term times the step's examples."""
 
 
 def _no_sums() -> _Sums:
