@@ -28,9 +28,7 @@ def read_config(run: Path) -> dict[str, Any]:
         raise UserError(f"{run} is not a run (no config.json): make one with `dat-rec train`")
     found = read_json(path, "the run's configuration")
     if not isinstance(found, dict):
-        raise UserError(
-            f"{path}: not a configuration of this version ({found!r:.40} is no object): train anew"
-        )
+        raise UserError(f"{path}: the content is {found!r:.40}: it must be an object: train anew")
     return found
 
 

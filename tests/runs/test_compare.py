@@ -96,7 +96,7 @@ def test_runs_of_different_datasets_are_said_not_to_compare(tmp_path: Path) -> N
     [
         ({}, "is not a run"),
         ({"config.json": "["}, "config.json: the run's configuration is not valid JSON"),
-        ({"config.json": "[]"}, "not a configuration of this version"),
+        ({"config.json": "[]"}, "config.json: the content is \\[\\]: it must be an object"),
         ({"config.json": "{}", "train.json": "[]"}, "train.json: not the training's summary"),
         ({"config.json": "{}", "metrics.json": "{}"}, "metrics.json: a field is missing"),
     ],
