@@ -1,4 +1,4 @@
-"""Pins and tables in, what the planner may do with each table out: a rule that works there.
+"""Constraints: what the planner may do with each table, by the rules of ``--pin`` and the cluster.
 
 What would fail in a kernel, or silently be something else, is refused here.
 """
@@ -27,13 +27,13 @@ def table_rules(
     pins: Sequence[str],
     sharding_types: Sequence[ShardingType],
 ) -> dict[str, TableRule]:
-    """By table, its types and kernels, all of which work there.
+    """Return the rule of each table, by name; all its types and kernels work there.
 
     Args:
-        tables: of all collections.
+        tables: those of all EmbeddingBagCollections.
         topology: the cluster.
-        pins: rules, of which the first that fits a table's name counts.
-        sharding_types: of tables that no pin names.
+        pins: texts of rules; the first one that fits a table's name counts.
+        sharding_types: the types for tables that no rule names.
 
     Raises:
         UserError: a pin fits no table, or cannot be kept.
@@ -72,7 +72,7 @@ def table_rules(
 
 
 def _leaves_empty(table: EmbeddingBagConfig, kind: ShardingType, topology: Topology) -> bool:
-    """Whether a rank's part would have no rows: blocks of equal height run out before the ranks.
+    """Whether a rank's shard would have no rows: blocks of equal height run out before the ranks.
 
     FBGEMM's CPU backward then reads beyond its arrays ("more than 2B rows", or worse).
     """
@@ -84,6 +84,7 @@ def _leaves_empty(table: EmbeddingBagConfig, kind: ShardingType, topology: Topol
 
 
 def _check_rule(table: EmbeddingBagConfig, rule: TableRule, *, on_cpu: bool) -> None:
+    """Refuse types, kernels and widths that do not go together for this table."""
     name, types = table.name, set(rule.sharding_types)
     if on_cpu and (uvm := sorted(kernel for kernel in rule.kernels if "uvm" in kernel)):
         raise UserError(
@@ -118,7 +119,13 @@ def _check_rule(table: EmbeddingBagConfig, rule: TableRule, *, on_cpu: bool) -> 
 def planner_constraints(
     table: EmbeddingBagConfig, rule: TableRule, pooling_factors: dict[str, float]
 ) -> ParameterConstraints:
-    """A table's rule in the planner's terms; ``pooling_factors`` by feature, 1 where absent."""
+    """Return TorchRec's constraints for a table.
+
+    Args:
+        table: as configured.
+        rule: of ``table_rules``.
+        pooling_factors: mean number of values in a bag, by feature; 1 where absent.
+    """
     kernels = list(rule.kernels)
     if "data_parallel" in rule.sharding_types and "dense" not in kernels:
         kernels.append("dense")
@@ -139,10 +146,10 @@ def planner_constraints(
 
 
 def _feature(key: str) -> str:
-    """The feature of a key, which has a number behind it where it is negatives'."""
+    """Return the feature of a key, which has a number behind it where it is that of negatives."""
     return key.partition("@")[0]
 
 
 def _half(dim: int) -> int:
-    """The least width, at least half of ``dim``, that divides it and is a multiple of 4."""
+    """Return the minimum multiple of 4 that divides ``dim`` and is at least half of it."""
     return next((w for w in range(4, dim, 4) if dim % w == 0 and w * 2 >= dim), dim)

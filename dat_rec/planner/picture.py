@@ -1,4 +1,4 @@
-"""A plan in, a PNG out: a heat map of bytes, ranks × tables, beside bars of each rank's memory."""
+"""The picture of a plan: a heat map of bytes, ranks × tables, beside bars of each rank's memory."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ from dat_rec.files import whole_file
 from dat_rec.planner.cost_estimate import RankEstimate
 from dat_rec.planner.plan_request import PlanResult
 
-MOST_RANKS = 32
-"""Rows of the picture; of more ranks, each row is a host."""
+MAX_RANKS = 32
+"""Maximum number of ranks with a row each; with more, each row is a host."""
 GIB = 2**30
 
 
 def draw(result: PlanResult, title: str, path: Path) -> None:
-    """Draw ``result``'s plan into the file ``path``.
+    """Draw the plan of ``result`` into a PNG.
 
     Args:
-        result: with a plan.
-        title: stands above.
-        path: of the PNG.
+        result: one that fits.
+        title: stands above the picture.
+        path: file of the PNG.
     """
     estimate, cluster = result.estimate, result.request.cluster
     if estimate is None:
@@ -39,7 +39,7 @@ def draw(result: PlanResult, title: str, path: Path) -> None:
         rest = size - one.weights_bytes - one.state_bytes
         memory_R3[rank] = np.array([one.weights_bytes, one.state_bytes, rest]) / GIB
     rows, what = world, "rank"
-    if world > MOST_RANKS and cluster.hosts > 1:
+    if world > MAX_RANKS and cluster.hosts > 1:
         rows, what = cluster.hosts, "host"
         held_RT = held_RT.reshape(rows, -1, len(tables)).mean(1)
         by_host = memory_R3.reshape(rows, -1, 3)

@@ -1,4 +1,4 @@
-"""A model in, the same model planned and sharded over all ranks out, with its plan."""
+"""Plan where a model's tables go, on rank 0, and shard it so on all ranks."""
 
 from typing import cast
 
@@ -31,8 +31,11 @@ def plan_and_shard(
         pooling_factors: mean number of values in a bag, by feature; 1 where absent.
         context: this rank's.
         options: what the planner may choose, and how tables learn.
-        estimate: takes what the planner expects of the plan, on the first rank.
-        plan: to shard by, in place of the planner's; the first rank's counts.
+        estimate: takes the plan's estimated costs, on rank 0.
+        plan: to shard by, in place of the planner's; rank 0's counts.
+
+    Returns:
+        The sharded model, and its plan.
 
     Raises:
         UserError: as ``make_plan`` and ``check_options``.

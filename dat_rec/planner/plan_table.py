@@ -1,4 +1,4 @@
-"""A sharding plan in, a row for each table out: what is saved, compared and shown."""
+"""A sharding plan as a row for each table: what a run saves, compares and shows."""
 
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ from torchrec.distributed.types import (
 
 
 def plan_to_json(plan: ShardingPlan) -> list[dict[str, Any]]:
-    """The plan, a row for each table: module, table, sharding type, kernel, shards.
+    """Return a row for each table: module, table, sharding type, kernel, shards.
 
     A shard is its rank, first row and column (offsets), and rows and columns (sizes). A
     data-parallel table has no shards but stands whole on each of ``ranks``.
@@ -41,7 +41,7 @@ def plan_to_json(plan: ShardingPlan) -> list[dict[str, Any]]:
 
 
 def plan_to_text(plan: list[dict[str, Any]]) -> str:
-    """The plan of ``plan_to_json`` as an aligned table."""
+    """Return the rows of ``plan_to_json`` as an aligned table."""
     lines = [f"{'table':<28}{'type':<20}{'kernel':<10}{'rows × dim':>18}  on ranks"]
     for row in plan:
         ends = [

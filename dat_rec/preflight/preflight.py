@@ -46,7 +46,7 @@ class _Found:
     """What all ranks have found."""
 
     facts: list[RankFacts]
-    """Of every rank, by rank."""
+    """The facts of every rank, by rank."""
     shared: SharedFolder | None
     """None if no folder was tried."""
     offsets: dict[int, float]

@@ -1,4 +1,4 @@
-"""Judge what the ranks have told of themselves: number, versions, network, GPUs and memory.
+"""Judge what the ranks report of themselves: number, versions, network, GPUs and memory.
 
 Each function takes the facts of every rank, by rank, and returns lines of the report.
 """
@@ -58,13 +58,13 @@ def check_versions(facts: Sequence[RankFacts]) -> Iterable[Check]:
 def check_interfaces(facts: Sequence[RankFacts]) -> Iterable[Check]:
     """Whether every rank can be reached from other hosts, and by which address."""
     several = len({one.network for one in facts}) > 1
-    told = dict.fromkeys(f"{one.address or 'unknown'} ({one.host})" for one in facts)
+    addresses = dict.fromkeys(f"{one.address or 'unknown'} ({one.host})" for one in facts)
     lost = next((one for one in facts if _is_loopback(one.address)), None)
     if several and lost is not None:
         found = f"rank {lost.rank} ({lost.host}) is reached by {lost.address}, from itself alone"
         yield Check(CLUSTER, "interfaces", "problem", found, INTERFACE_CURE)
     else:
-        yield Check(CLUSTER, "interfaces", "ok", "reached by " + ", ".join(told))
+        yield Check(CLUSTER, "interfaces", "ok", "reached by " + ", ".join(addresses))
     debian = next((one for one in facts if one.name_address == "127.0.1.1"), None)
     if debian is not None:
         found = f"{debian.host} takes its own name for 127.0.1.1 (/etc/hosts)"

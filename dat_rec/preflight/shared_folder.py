@@ -64,8 +64,8 @@ def try_folder(out: Path, writers: Sequence[int]) -> SharedFolder:
         if rank in files:
             with suppress(OSError):
                 files[rank].unlink(missing_ok=True)
-    told = ((text, number) for number, text in enumerate(problems) if text)
-    return SharedFolder(str(folder), *next(told, ("", -1)))
+    found = ((text, number) for number, text in enumerate(problems) if text)
+    return SharedFolder(str(folder), *next(found, ("", -1)))
 
 
 def _write(path: Path, token: str) -> str:
