@@ -52,9 +52,8 @@ def try_folder(out: Path, writers: Sequence[int]) -> SharedFolder:
     folder, token = Path(chosen[0]), str(chosen[1])
     files = {writer: folder / f"{token}-{writer}" for writer in sorted({0, *writers})}
     try:
-        problems = [_write(files[rank], token) if rank in files else ""]
         # Nobody looks before all have written.
-        problems = all_gather_object(problems[0])
+        problems = all_gather_object(_write(files[rank], token) if rank in files else "")
         if not any(problems):
             looked = files.items() if rank == 0 else [(0, files[0])]
             found = [_read(path, token, writer) for writer, path in looked if writer != rank]
@@ -64,8 +63,8 @@ def try_folder(out: Path, writers: Sequence[int]) -> SharedFolder:
         if rank in files:
             with suppress(OSError):
                 files[rank].unlink(missing_ok=True)
-    found = ((text, number) for number, text in enumerate(problems) if text)
-    return SharedFolder(str(folder), *next(found, ("", -1)))
+    first = next(((text, number) for number, text in enumerate(problems) if text), ("", -1))
+    return SharedFolder(str(folder), *first)
 
 
 def _write(path: Path, token: str) -> str:
