@@ -26,6 +26,7 @@ from dat_rec.dist.heartbeat import Heartbeat
 from dat_rec.dist.roll_call import AFTER_FAILURE, BEFORE_STOP
 from dat_rec.errors import STOPPED, Failure, FailureKind, leave_code
 
+T = TypeVar("T")
 POLL_S = 0.5
 """Seconds between two looks at the store."""
 GRACE_S = 10.0
@@ -34,7 +35,6 @@ SHORT_GRACE_S = 1.0
 """The same where the main thread waits for a rank that is gone, and so cannot end by itself."""
 STORE_MARGIN_S = 2.0
 """Seconds that the store may take to answer, beyond a roll call's timeout."""
-T = TypeVar("T")
 INTERRUPTED = "interrupted"
 """The reason of a rank that Ctrl-C stopped."""
 
