@@ -68,6 +68,8 @@ class ModelConfig:
     item 'augmented_*'. An update of less than half a unit in the last place (1/4,096 to 1/2,048 of
     the weight) is lost, because rounding is to nearest. The optimizer's sums stay in float32."""
 
+    __pydantic_config__ = STRICT
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -99,6 +101,8 @@ class LossConfig:
     categories in training: at most 2^20 / output_dim² (1,024 for dimension 32), or 64 where that is
     more. The other categories add nothing."""
 
+    __pydantic_config__ = STRICT
+
     def shared_rows(self, ranks: int) -> int:
         """Rows that the shared negatives have behind each rank's examples."""
         return -(-self.shared_negatives // ranks)
@@ -123,6 +127,8 @@ class OptimizerConfig:
     table_init: Annotated[float, Ge(0)] = 0.05
     """Scale of the tables' initial weights, which are uniform in ±table_init / √dim."""
 
+    __pydantic_config__ = STRICT
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -136,6 +142,8 @@ class DataConfig:
     bad_ids: Literal["refuse", "unknown"] = "refuse"
     """What to do with ids that are negative or beyond their table: refuse them and stop, or train
     the unknown row in their place; train.json counts them since the last start."""
+
+    __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Write files and folders whole or not at all: aside first, then fsync, then rename."""
+"""Write files and folders whole or not at all; read JSON, and check it against a dataclass.
+
+What is written stands aside first, then comes fsync, then a rename.
+"""
 
 import fcntl
 import hashlib
@@ -207,7 +210,8 @@ def checked(
     """Return the dataclass ``kind`` with the content of a JSON value, every field checked.
 
     Args:
-        kind: a dataclass with ``__pydantic_config__ = STRICT``; its annotations are the rules.
+        kind: a dataclass with ``__pydantic_config__ = STRICT``, as those in it; its annotations are
+            the rules.
         value: what ``json.loads`` returned.
         where: the file, for the message.
         cure: what the user can do; without it, the rule itself.
@@ -248,8 +252,10 @@ def _problem(error: dict[str, Any], name: str, cure: str) -> str:
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"unknown field {name!r}: {cure or 'remove it, or correct its name'}"
     bounds = error.get("ctx", {}).items()
-    bounds = {key: f"{bound:g}" if isinstance(bound, float) else bound for key, bound in bounds}
-    rule = MUST_BE.get(error["type"], "").format(**bounds)
+    whole = {
+        key: int(of) if isinstance(of, float) and of.is_integer() else of for key, of in bounds
+    }
+    rule = MUST_BE.get(error["type"], "").format(**whole)
     rule = rule or error["msg"].replace("Input should be", "it must be")
     if error["type"] == "json_invalid":
         return f"{rule}: {cure or 'correct it'}"

@@ -8,7 +8,8 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 from dat_rec.errors import UserError
 from dat_rec.files import checked, field_name
@@ -53,6 +54,12 @@ def _group(field: "dataclasses.Field[Any]") -> type | None:
         if isinstance(field.type, type) and hasattr(field.type, "__dataclass_fields__")
         else None
     )
+
+
+def path_options(kind: type) -> frozenset[str]:
+    """The options of a configuration that are paths, as the command line calls them."""
+    types = get_type_hints(kind).items()
+    return frozenset(option(name) for name, of in types if Path in (of, *get_args(of)))
 
 
 def option(name: str) -> str:

@@ -15,9 +15,11 @@ from torchx import specs
 from torchx.specs import macros
 
 from dat_rec.commands.train import parse_train
+from dat_rec.config import TrainConfig
 from dat_rec.data.schema import Schema
 from dat_rec.errors import UserError
 from dat_rec.files import local_path
+from dat_rec.options import path_options
 from launch.refuse import refuse
 from launch.resources import RESOURCES
 
@@ -130,8 +132,9 @@ def check_training(arguments: Sequence[str], size: Size, image: str) -> list[str
 def _absolute(arguments: Sequence[str]) -> list[str]:
     """The arguments with all folders made absolute."""
     found = list(arguments)
+    paths = path_options(TrainConfig)
     for at, word in enumerate(found):
-        if word in ("--data", "--out", "--warm-start", "--topology") and at + 1 < len(found):
+        if word in paths and at + 1 < len(found):
             found[at + 1] = str(Path(found[at + 1]).absolute())
     return found
 

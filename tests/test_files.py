@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dat_rec.errors import UserError
-from dat_rec.files import local_path, publish, whole_file, whole_folder
+from dat_rec.files import STRICT, checked, local_path, publish, whole_file, whole_folder
 
 
 def fill(folder: Path, text: str, *, overwrite: bool = False) -> None:
@@ -162,3 +164,52 @@ def test_a_files_address_is_refused_with_its_path(text: str) -> None:
 @pytest.mark.parametrize("text", ["/x", "x", "./s3:/x", "run-12:30/x", "a=b:c", "C:", "x//y"])
 def test_any_other_text_is_a_path(text: str) -> None:
     assert local_path(text) == Path(text)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    spokes: int
+    name: str = ""
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class Cart:
+    wheels: tuple[Wheel, ...]
+    weight: float | None = None
+    by_name: dict[str, Wheel] = field(default_factory=dict)
+
+    __pydantic_config__ = STRICT
+
+
+def test_a_json_value_becomes_the_dataclass_that_it_is() -> None:
+    value = {"wheels": [{"spokes": 8}, {"spokes": 6, "name": "left"}], "weight": 3}
+    assert checked(Cart, value) == Cart((Wheel(8), Wheel(6, "left")), 3.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ([], "the content is []: it must be an object: build anew"),
+        ({}, "wheels is missing: build anew"),
+        ({"wheels": [{}]}, "wheels[0].spokes is missing: build anew"),
+        ({"wheels": [{"spokes": 1, "hub": 2}]}, "unknown field 'wheels[0].hub': build anew"),
+        ({"wheels": "two"}, "wheels is 'two': it must be a valid array: build anew"),
+        ({"wheels": [{"spokes": True}]}, "wheels[0].spokes is True: it must be a valid integer: "),
+        ({"wheels": [{"spokes": 1.0}]}, "wheels[0].spokes is 1.0: it must be a valid integer: "),
+        ({"wheels": [], "weight": float("nan")}, "weight is nan: it must be a finite number: "),
+        ({"wheels": [], "weight": "3"}, "weight is '3': it must be a valid number: build anew"),
+        ({"wheels": [], "by_name": {"a": 1}}, "by_name.a is 1: it must be an object: build anew"),
+        ({"wheels": "\n" * 1000}, "wheels is '\\n\\n"),
+        ({"wheels": "\ud800"}, "Invalid JSON: "),
+    ],
+)
+def test_what_is_wrong_with_a_json_value_is_one_line(value: Any, line: str) -> None:
+    with pytest.raises(UserError) as raised:
+        checked(Cart, value, "cart.json", "build anew")
+    message = str(raised.value)
+    assert message.startswith(f"cart.json: {line}")
+    assert message.endswith("build anew")
+    assert "\n" not in message
+    assert len(message) < 250

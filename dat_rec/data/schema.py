@@ -73,6 +73,8 @@ class ExampleFile:
     """Path below the dataset's folder."""
     rows: int
 
+    __pydantic_config__ = STRICT
+
 
 @dataclass(frozen=True)
 class Schema:

@@ -47,6 +47,8 @@ class Cost:
     value_byte_ns: Nanoseconds
     row_byte_ns: Nanoseconds
 
+    __pydantic_config__ = STRICT
+
 
 @dataclass(frozen=True)
 class Content:

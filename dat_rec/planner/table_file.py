@@ -43,6 +43,8 @@ class Table:
     fp16: bool = False
     rule: str | None = None
 
+    __pydantic_config__ = STRICT
+
     def feature_names(self) -> list[str]:
         """Names of the features that look rows up in the table, one for each bag."""
         return [f"{self.name}@{number}" for number in range(self.features)]
