@@ -196,8 +196,6 @@ MUST_BE = {
     "string_pattern_mismatch": "it must match {pattern}",
 }
 """The bounds in fewer words than pydantic's."""
-Location = tuple[str | int, ...]
-"""The names and list positions that lead to a field."""
 
 
 def checked(
@@ -205,7 +203,7 @@ def checked(
     value: object,
     where: str = "",
     cure: str = "",
-    name: Callable[[Location], str] | None = None,
+    name: Callable[[str], str] = str,
 ) -> T:
     """Return the dataclass ``kind`` with the content of a JSON value, every field checked.
 
@@ -215,7 +213,7 @@ def checked(
         value: what ``json.loads`` returned.
         where: the file, for the message.
         cure: what the user can do; without it, the rule itself.
-        name: how the message calls a field; by default as in ``tables[0].rows``.
+        name: how the message calls a field such as ``tables[0].rows``; by default so.
 
     Raises:
         UserError: in one line, the first field that is wrong, its value, the rule and the cure.
@@ -227,7 +225,7 @@ def checked(
         found: T = _adapter(kind).validate_json(json.dumps(value))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        problem = _problem(dict(first), (name or field_name)(first["loc"]), cure)
+        problem = _problem(dict(first), name(_field_name(first["loc"])), cure)
         raise UserError(f"{where}: {problem}" if where else problem) from error
     return found
 
@@ -239,7 +237,7 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":
     return TypeAdapter(kind)
 
 
-def field_name(location: Location) -> str:
+def _field_name(location: tuple[str | int, ...]) -> str:
     """The field's name, as in ``tables[0].rows``."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return "".join(parts).removeprefix(".")

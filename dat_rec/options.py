@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from dat_rec.errors import UserError
-from dat_rec.files import checked, field_name
+from dat_rec.files import checked
 
 MAY_CHANGE = "may change on --resume"
 """Mark of an option that does not decide a run's numbers, but for rounding."""
@@ -49,11 +49,8 @@ def marks_of(kind: type, prefix: str = "") -> dict[str, tuple[object, ...]]:
 
 def _group(field: "dataclasses.Field[Any]") -> type | None:
     """The dataclass of a field that is a group of options; None for an option."""
-    return (
-        field.type
-        if isinstance(field.type, type) and hasattr(field.type, "__dataclass_fields__")
-        else None
-    )
+    kind = field.type
+    return kind if isinstance(kind, type) and dataclasses.is_dataclass(kind) else None
 
 
 def path_options(kind: type) -> frozenset[str]:
@@ -63,7 +60,7 @@ def path_options(kind: type) -> frozenset[str]:
 
 
 def option(name: str) -> str:
-    """How the command line calls a field, as in ``--model.fp16-tables``."""
+    """How the command line calls a field, as in ``--model.hidden`` for ``model.hidden[1]``."""
     return f"--{name.partition('[')[0].replace('_', '-')}"
 
 
@@ -80,7 +77,7 @@ def check_bounds(config: Any) -> None:
     Raises:
         UserError: names the option, its value and the bound.
     """
-    checked(type(config), to_json(config), name=lambda at: option(field_name(at)))
+    checked(type(config), to_json(config), name=option)
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
