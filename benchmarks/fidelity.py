@@ -35,8 +35,9 @@ from torchrec.distributed.types import ShardingPlan
 from benchmarks.plans import Planner, on_one_rank, timed
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape
-from dat_rec.planner.hardware import Cluster, Hardware, read_cluster
+from dat_rec.planner.hardware import Cluster, Hardware
 from dat_rec.planner.plan_table import plan_to_json
+from dat_rec.planner.topology_file import read_cluster
 
 TOWERS: dict[str, Any] = {"hidden": (8,), "output_dim": 8}
 SHAPES = {

@@ -94,6 +94,6 @@ def run(arguments: Arguments) -> int:
     refuse_repeated(arguments)
     options: PlanOptions = parse("plan", PlanOptions, arguments)
     require_stack()
-    from dat_rec.commands.plan_question import answer
+    from dat_rec.commands.plan_question import print_plan
 
-    return answer(options)
+    return print_plan(options)

@@ -1,4 +1,4 @@
-"""``dat-rec plan``'s options in, the question to TorchRec's planner out; and the whole command.
+"""``dat-rec plan``'s options in, the question to TorchRec's planner out, and its answer printed.
 
 The tables come from a file, from a run, or from a dataset with a preset.
 """
@@ -17,7 +17,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader_options import OPTION_CURE
 from dat_rec.errors import UserError
 from dat_rec.files import read_json, write_json
-from dat_rec.planner.hardware import Cluster, parse_cluster, read_cluster
+from dat_rec.planner.hardware import Cluster, parse_cluster
 from dat_rec.planner.picture import draw
 from dat_rec.planner.plan_request import (
     PlanRequest,
@@ -27,6 +27,7 @@ from dat_rec.planner.plan_request import (
 from dat_rec.planner.report import comparison, cures, headline, report
 from dat_rec.planner.report_json import as_json, comparison_json
 from dat_rec.planner.table_file import read_tables
+from dat_rec.planner.topology_file import read_cluster
 from dat_rec.planner.what_if import compare, offloaded, smallest_cluster, what_would_fit
 from dat_rec.runs.recorded import check_same_rows, load_config
 from dat_rec.sharding.options import ShardingOptions
@@ -34,7 +35,7 @@ from dat_rec.train.build import pooling_factors, sharding_options
 from dat_rec.train.objective import TrainTask
 
 
-def answer(config: PlanOptions) -> int:
+def print_plan(config: PlanOptions) -> int:
     """Answer ``dat-rec plan``: print the report and write the files that were asked for.
 
     Returns:
@@ -75,7 +76,7 @@ def question_of(config: PlanOptions) -> PlanRequest:
     """What the options ask.
 
     Raises:
-        UserError: as ``answer``.
+        UserError: as ``print_plan``.
     """
     cluster = _cluster(config)
     question = (
@@ -114,7 +115,7 @@ def _of_tables(config: PlanOptions, path: Path, cluster: Cluster) -> PlanRequest
 
 
 def _global_batch(run: Path) -> int:
-    """Of the run, which keeps it on any number of ranks."""
+    """The global batch of a run, which keeps it on any number of ranks."""
     path = run / "config.json"
     number = read_json(path, "the run's configuration").get("global_batch")
     if type(number) is not int or number < 1:

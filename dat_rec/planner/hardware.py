@@ -1,45 +1,33 @@
-"""A described cluster in, TorchRec's ``Topology`` of it out; no machine of it need be there.
+"""A cluster's description in, TorchRec's ``Topology`` of it out; no machine of it need be there.
 
-Either ``PRESET:HOSTSxRANKS``, as in h100-80gb:16x8, or a JSON file with the same fields::
-
-    {"device": "cuda", "hosts": 16, "ranks_per_host": 8, "memory_gb": 79.1, "host_memory_gb": 2048,
-     "hbm_mem_bw": 3350, "ddr_mem_bw": 76.8, "hbm_to_ddr_mem_bw": 63, "intra_host_bw": 450,
-     "inter_host_bw": 50, "measured": true}
-
-For CPUs also "costs", as ``benchmarks/calibrate.py`` measures them (``plan_time``); without them
-and without bandwidths, CPUs have ``CPU_COSTS``.
+A cluster is described by ``PRESET:HOSTSxRANKS``, as in h100-80gb:16x8, or by a JSON file
+(``dat_rec.planner.topology_file``).
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 from torchrec.distributed.planner import Topology
 
 from dat_rec.errors import UserError
-from dat_rec.files import STRICT, checked, read_json
+from dat_rec.files import STRICT
 from dat_rec.planner.log_filter import NOT_BY_FACTORY, without_message
 
 BANDWIDTHS = ("hbm_mem_bw", "ddr_mem_bw", "hbm_to_ddr_mem_bw", "intra_host_bw", "inter_host_bw")
-"""As TorchRec's Topology calls them: a rank's own, one direction where there are two."""
+"""Names of a rank's bandwidths in TorchRec's ``Topology``; of two directions, one."""
 MOST_RANKS = 2**14
-Gib = Annotated[float, Ge(2.0**-20), Le(2.0**20)]
-"""Memory, at most a PiB."""
-Speed = Annotated[float, Ge(1e-6), Le(1e6)]
-"""GB/s (1e9 bytes)."""
 Nanoseconds = Annotated[float, Ge(0), Le(1e9)]
 Device = Literal["cuda", "cpu"]
 Way = Literal["table_wise", "column_wise", "row_wise", "data_parallel", "every_rank"]
 """Sharding choices that have costs of their own; every_rank: what is done under any plan."""
-WAYS: frozenset[Way] = frozenset(get_args(Way))
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Nanoseconds of a step for each unit of a part's work, on CPU: see ``plan_time``."""
+    """Nanoseconds that a unit of a shard's work takes in a step on a CPU: see ``plan_time``."""
 
     bag_ns: Nanoseconds
     bag_byte_ns: Nanoseconds
@@ -51,41 +39,24 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Content:
-    """The JSON of a topology file, as in ``Hardware`` and ``Cluster``; 0.0: the field is absent."""
-
-    device: Device
-    hosts: Annotated[int, Ge(1)]
-    ranks_per_host: Annotated[int, Ge(1)]
-    host_memory_gb: Gib
-    memory_gb: Gib = 0.0
-    hbm_mem_bw: Speed = 0.0
-    ddr_mem_bw: Speed = 0.0
-    hbm_to_ddr_mem_bw: Speed = 0.0
-    intra_host_bw: Speed = 0.0
-    inter_host_bw: Speed = 0.0
-    measured: bool = False
-    costs: dict[Way, Cost] | None = None
-
-    __pydantic_config__ = STRICT
-
-
-@dataclass(frozen=True)
 class Hardware:
     """One kind of host."""
 
     name: str
     device: Device
     memory_gb: float | None
-    """GiB of each GPU as PyTorch finds them; on CPU of each rank, None: its part of the host's."""
+    """Memory of each GPU in GiB, as PyTorch finds it; on CPU memory of each rank, None: its share
+    of the host's."""
     host_memory_gb: float
-    """GiB of a host."""
+    """Memory of a host in GiB."""
     bandwidths: dict[str, float] = field(default_factory=dict)
-    """GB/s (1e9 bytes) by the names of ``BANDWIDTHS``; TorchRec's own guess where absent."""
+    """Bandwidths in GB/s (1e9 bytes) by the names of ``BANDWIDTHS``; where one is absent TorchRec
+    guesses."""
     measured: bool = False
-    """Whether the bandwidths were measured on such a host, and are no data sheet's."""
+    """Whether the bandwidths were measured on such a host, not taken from a data sheet."""
     costs: dict[Way, Cost] = field(default_factory=dict)
-    """Of every way to shard, on CPU; they go before the bandwidths. None where not measured."""
+    """Costs of every sharding choice, on CPU; they go before the bandwidths. Empty where they were
+    not measured."""
 
 
 CPU_COSTS: dict[Way, Cost] = {
@@ -95,10 +66,10 @@ CPU_COSTS: dict[Way, Cost] = {
     "data_parallel": Cost(1.69, 0.0, 0.0, 0.270, 0.818),
     "every_rank": Cost(19.9, 2.37, 0.0, 0.0839, 0.0),
 }
-"""Of CPUs whose own were not measured: those of ``benchmarks/results/topology.json``, of two ranks
-with a core each of an AMD EPYC. With them the planner's choice is within 9 % of the quickest plan
-on that host, where it is up to 58 % behind with the bandwidths that TorchRec assumes, which are
-GPUs' (benchmarks/README.md, fidelity)."""
+"""Costs of CPUs whose own were not measured: those of ``benchmarks/results/topology.json``, of two
+ranks with a core each of an AMD EPYC. With them the planner's choice is within 9 % of the quickest
+plan on that host, where it is up to 58 % behind with the bandwidths that TorchRec assumes, which
+are GPUs' (benchmarks/README.md, fidelity)."""
 
 _A100 = {
     "hbm_to_ddr_mem_bw": 31.5,  # PCIe 4.0 × 16, one direction
@@ -162,7 +133,7 @@ class Cluster:
 
     @property
     def world_size(self) -> int:
-        """Ranks in all."""
+        """Number of ranks on all hosts."""
         return self.hosts * self.ranks_per_host
 
     @property
@@ -172,21 +143,21 @@ class Cluster:
 
     @property
     def host_bytes(self) -> int:
-        """Of a host's memory, each rank's part."""
+        """Each rank's share of a host's memory, in bytes."""
         return int(self.hardware.host_memory_gb * 2**30) // self.ranks_per_host
 
     @property
     def memory_bytes(self) -> int:
-        """Of each rank's device."""
+        """Memory of each rank's device, in bytes."""
         given = self.hardware.memory_gb
         return self.host_bytes if given is None else int(given * 2**30)
 
     def with_memory(self, memory_gb: float) -> "Cluster":
-        """The same with so many GiB for each rank."""
+        """The same cluster with ``memory_gb`` GiB for each rank."""
         return replace(self, hardware=replace(self.hardware, memory_gb=memory_gb))
 
     def topology(self, hosts: int | None = None) -> Topology:
-        """What the planner takes; of another number of ``hosts`` if one is given."""
+        """The cluster as TorchRec's planner takes it, with another number of ``hosts`` if given."""
         with without_message(*NOT_BY_FACTORY):
             return Topology(
                 world_size=self.ranks_per_host * (hosts or self.hosts),
@@ -203,7 +174,7 @@ class Cluster:
 
 
 def topology_bandwidths(bandwidths: Mapping[str, float]) -> dict[str, float]:
-    """As TorchRec's Topology takes them: bytes a millisecond."""
+    """Bandwidths in GB/s as arguments of TorchRec's ``Topology``: bytes a millisecond."""
     return {name: speed * 1e6 for name, speed in bandwidths.items()}
 
 
@@ -226,45 +197,20 @@ def parse_cluster(text: str) -> Cluster:
             "ranks"
         )
     cluster = Cluster(PRESETS[name], int(match[1]), int(match[2]))
-    _check_size(f"--cluster {text}", cluster)
-    return cluster
-
-
-def read_cluster(path: Path) -> Cluster:
-    """The cluster that a topology file describes.
-
-    Raises:
-        UserError: names the file, the field and its cure.
-    """
-    content = checked(Content, read_json(path, "the topology"), str(path))
-    if content.device == "cuda" and not content.memory_gb:
-        raise UserError(f"{path}: memory_gb is missing: add the GiB of each GPU")
-    if content.device == "cuda" and content.costs is not None:
-        raise UserError(f"{path}: costs are those of CPUs: leave them out")
-    if content.costs is not None and (missing := sorted(WAYS - content.costs.keys())):
-        raise UserError(f"{path}: costs.{missing[0]} is missing: measure them anew")
-    given = {name: getattr(content, name) for name in BANDWIDTHS}
-    bandwidths = {name: speed for name, speed in given.items() if speed}
-    usual = {} if bandwidths else usual_costs(content.device)
-    hardware = Hardware(
-        path.name,
-        content.device,
-        content.memory_gb or None,
-        content.host_memory_gb,
-        bandwidths,
-        content.measured,
-        usual if content.costs is None else content.costs,
-    )
-    cluster = Cluster(hardware, content.hosts, content.ranks_per_host)
-    _check_size(str(path), cluster)
+    check_size(f"--cluster {text}", cluster)
     return cluster
 
 
 def usual_costs(device: str) -> dict[Way, Cost]:
-    """Of ways to shard where nothing was measured; on GPUs none: TorchRec's formulas are theirs."""
+    """Costs where none were measured; none on GPUs, for which TorchRec's formulas are made."""
     return CPU_COSTS if device == "cpu" else {}
 
 
-def _check_size(where: str, cluster: Cluster) -> None:
+def check_size(where: str, cluster: Cluster) -> None:
+    """Refuse a cluster of more ranks than are planned for.
+
+    Raises:
+        UserError: names ``where`` it was described, and the maximum.
+    """
     if cluster.world_size > MOST_RANKS:
         raise UserError(f"{where}: {cluster.world_size:,} ranks: at most {MOST_RANKS:,}")

@@ -7,8 +7,9 @@ from torchrec.distributed.planner import Topology
 
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
-from dat_rec.planner.hardware import Cost, Way, read_cluster, topology_bandwidths, usual_costs
+from dat_rec.planner.hardware import Cost, Way, topology_bandwidths, usual_costs
 from dat_rec.planner.log_filter import NOT_BY_FACTORY, without_message
+from dat_rec.planner.topology_file import read_cluster
 from dat_rec.sharding.copies import ranks_together
 
 

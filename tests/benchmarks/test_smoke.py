@@ -22,10 +22,11 @@ from benchmarks.sweep import SHAPES, as_in_training
 from dat_rec.config import TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.planner.cost_estimate import RankEstimate
-from dat_rec.planner.hardware import Cluster, Cost, Hardware, Way, read_cluster
+from dat_rec.planner.hardware import Cluster, Cost, Hardware, Way
 from dat_rec.planner.plan_request import find_plan
 from dat_rec.planner.plan_table import plan_to_json
 from dat_rec.planner.table_file import Table
+from dat_rec.planner.topology_file import read_cluster
 from tests.planner.described import request
 
 CIRCUMSTANCES = {"benchmark", "command", "commit", "date", "hardware", "torch", "torchrec"}
