@@ -13,15 +13,10 @@ from tqdm import tqdm
 from dat_rec.data.dataset import read_parquet
 from dat_rec.errors import UserError
 from dat_rec.files import whole_file
-from dat_rec.retrieval.distinct import encode_once
+from dat_rec.retrieval.answer import check_k, query_vectors, user_rows, users_at_once
 from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.queries import read_queries
-from dat_rec.retrieval.search import SPARE, top_items
-
-BLOCK_BYTES = 64 * 2**20
-"""Most bytes of candidate vectors in memory at a time (one user's are the least)."""
-MOST_USERS = 4096
-"""Most users in a block."""
+from dat_rec.retrieval.search import top_items
 
 
 class Recommended(NamedTuple):
@@ -46,7 +41,7 @@ def recommend(
 
     Args:
         export: folder that ``dat-rec export`` made.
-        k: K, items for each user.
+        k: K, number of items for each user.
         out: Parquet file with user_id, rank (int32, from 1), item_id and score (float32),
             users in the queries' order, ranks rising.
         queries: Parquet file of users' ids; without it, all users of the export.
@@ -57,24 +52,18 @@ def recommend(
         UserError: K is not in 1 … items, ``out`` is taken, the export is damaged, or the
             queries are malformed (see read_queries).
     """
-    if k < 1:
-        raise UserError(f"--k is {k}: it must be 1 or more")
     if out.exists() and not overwrite:
         raise UserError(f"{out} is already there: name another file, or pass --overwrite")
     inputs = [export.resolve(), *([queries.resolve()] if queries else [])]
     if out.is_dir() or any(path in (out.resolve(), *out.resolve().parents) for path in inputs):
         raise UserError(f"--out {out}: a folder, or part of the input: name another file")
     opened = Export.open(export)
-    if k > len(opened.item_vectors):
-        raise UserError(
-            f"--k is {k}, but {export} has {len(opened.item_vectors)} items: ask for fewer"
-        )
+    check_k(k, len(opened.item_vectors), "--k")
     known = len(opened.user_ids)
     ids, rows = opened.user_ids, np.arange(known)
     if queries is not None:
         ids = read_queries(queries, user_id, opened.user_ids.type)
-        found = pc.index_in(ids, value_set=opened.user_ids).fill_null(known)
-        rows = found.to_numpy().astype(np.int64)
+        rows = user_rows(opened, ids)
     try:
         with whole_file(out) as partial:
             _write(opened, k, ids, rows, partial)
@@ -86,10 +75,9 @@ def recommend(
 
 
 def _write(opened: Export, k: int, ids: pa.Array, rows: NDArray[np.int64], path: Path) -> None:
-    bytes_each = 8 * (k + SPARE) * opened.item_vectors.shape[1]
-    block = min(MOST_USERS, max(1, BLOCK_BYTES // bytes_each))
+    block = users_at_once(opened, k)
     item_ids = opened.items.column("item_id").combine_chunks()
-    vectors = encode_once(opened.user_columns, rows, opened.tower.encode, block)
+    vectors = query_vectors(opened, rows, block)
     schema = pa.schema(
         {"user_id": ids.type, "rank": pa.int32(), "item_id": item_ids.type, "score": pa.float32()}
     )

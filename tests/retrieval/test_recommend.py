@@ -11,7 +11,7 @@ import torch
 
 from dat_rec.data.columns import Column
 from dat_rec.errors import UserError
-from dat_rec.retrieval import recommend as module
+from dat_rec.retrieval import answer
 from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.retrieval.queries import read_queries
 from dat_rec.retrieval.recommend import recommend, sample
@@ -49,7 +49,7 @@ def assert_same(path: Path, expected: list[dict]) -> None:
 def test_all_users_get_their_best_items(
     run: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, k: int
 ) -> None:
-    monkeypatch.setattr(module, "MOST_USERS", block)
+    monkeypatch.setattr(answer, "MOST_USERS", block)
     done = recommend(exported, k, tmp_path / "recs.parquet")
     assert done == (USERS, 0)
     trained = load_model(run)
@@ -93,7 +93,7 @@ def stranger(model: torch.nn.Module) -> np.ndarray:
 def test_users_whom_nothing_tells_apart_get_the_same_list(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(module, "MOST_USERS", block)
+    monkeypatch.setattr(answer, "MOST_USERS", block)
     known = [f"u{number}" for number in range(USERS)]
     ids = ["?0", "?1", *known[:3], "?2", "?3", *known[3:], "?4"]
     recommend(exported, 5, tmp_path / "recs.parquet", ask(tmp_path / "queries.parquet", ids))
@@ -229,7 +229,7 @@ def test_a_taken_file_is_kept_unless_asked(exported: Path, tmp_path: Path) -> No
 def test_a_failure_midway_leaves_no_file(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_USERS", 7)
+    monkeypatch.setattr(answer, "MOST_USERS", 7)
     take, calls = Column.take, []
 
     def fail_later(column: Column, rows: np.ndarray) -> Column:

@@ -1,0 +1,158 @@
+"""Ids of users in, their vectors and best items out: what an export answers, in memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from dat_rec.errors import UserError
+from dat_rec.retrieval.distinct import encode_once
+from dat_rec.retrieval.exported import Export
+from dat_rec.retrieval.search import SPARE, top_items
+
+BLOCK_BYTES = 64 * 2**20
+"""Maximum bytes of candidate vectors in memory at a time; one user's are the least."""
+MOST_USERS = 4096
+"""Maximum number of users in a block."""
+K = 100
+"""Number of items for each user where none is given."""
+
+UserIds = Sequence[int] | Sequence[str] | NDArray[Any]
+
+
+class Recommendations(NamedTuple):
+    """The K best items of each of B users, best first; of equal scores the catalogue's first."""
+
+    item_ids: NDArray[Any]
+    """(B, K) int64, or str objects where the log's ids are text."""
+    scores: NDArray[np.float32]
+    """(B, K) inner products of unit vectors, falling."""
+
+
+@dataclass(frozen=True)
+class LoadedExport:
+    """An export in memory, read back and checked: N items, U users, vectors D wide."""
+
+    item_ids: NDArray[Any]
+    """(N,) int64, or str objects where the log's ids are text; row = item_index."""
+    item_vectors: NDArray[np.float32]
+    """(N, D) unit vectors; row = item_index."""
+    user_ids: NDArray[Any]
+    """(U,) the users that the export knows."""
+    _export: Export
+
+    def query_vectors(self, user_ids: UserIds) -> NDArray[np.float32]:
+        """The vectors of users, as of the split; an unknown id has that of a user without a past.
+
+        Args:
+            user_ids: B ids of the kind that the log has: integers, or text.
+
+        Returns:
+            (B, D) float32, unit vectors.
+
+        Raises:
+            UserError: the ids are of another kind, or one is missing.
+        """
+        rows = self._rows(user_ids)
+        return query_vectors(self._export, rows, MOST_USERS)
+
+    def recommend(self, user_ids: UserIds, k: int = K) -> Recommendations:
+        """The K best items of each user, of the whole catalogue, what they have already included.
+
+        Args:
+            user_ids: B ids of the kind that the log has: integers, or text.
+            k: K, at most N.
+
+        Raises:
+            UserError: K is not in 1 … N, the ids are of another kind, or one is missing.
+        """
+        check_k(k, len(self.item_ids))
+        rows = self._rows(user_ids)
+        items_BK = np.empty((len(rows), k), np.int64)
+        scores_BK = np.empty((len(rows), k), np.float32)
+        block = users_at_once(self._export, k)
+        query_BD = query_vectors(self._export, rows, block)
+        for start in range(0, len(rows), block):
+            part = slice(start, start + block)
+            items_BK[part], scores_BK[part] = top_items(
+                self._export.index, self.item_vectors, query_BD[part], k
+            )
+        return Recommendations(self.item_ids[items_BK], scores_BK)
+
+    def _rows(self, user_ids: UserIds) -> NDArray[np.int64]:
+        wanted = self._export.user_ids.type
+        ids = pa.array(np.asarray(user_ids) if len(user_ids) else [], from_pandas=True)
+        if len(ids) and pa.types.is_integer(ids.type) != pa.types.is_integer(wanted):
+            raise UserError(f"user ids are {ids.type}, the export's are {wanted}: give such ids")
+        if ids.null_count:
+            raise UserError("a user id is missing: leave it out")
+        return user_rows(self._export, ids.cast(wanted))
+
+
+def load_export(path: Path) -> LoadedExport:
+    """Load an export, to ask it for vectors and items in this process.
+
+    Every file is compared with its SHA-256 first. The query tower runs by torch alone, on CPU.
+
+    Args:
+        path: folder that ``dat_rec.export`` made.
+
+    Raises:
+        UserError: no export, one of another version, or a file that is missing or damaged.
+
+    Example:
+        >>> loaded = dat_rec.load_export(Path("export"))
+        >>> loaded.item_vectors.shape
+        (100, 32)
+        >>> best = loaded.recommend(loaded.user_ids[:3], k=5)
+        >>> best.item_ids.shape, best.scores.shape
+        ((3, 5), (3, 5))
+        >>> loaded.query_vectors([0, 1]).shape
+        (2, 32)
+    """
+    export = Export.open(path)
+    item_ids = export.items.column("item_id").combine_chunks()
+    return LoadedExport(
+        item_ids=item_ids.to_numpy(zero_copy_only=False),
+        item_vectors=export.item_vectors,
+        user_ids=export.user_ids.to_numpy(zero_copy_only=False),
+        _export=export,
+    )
+
+
+def check_k(k: int, items: int, name: str = "k") -> None:
+    """Refuse a number of items that a catalogue cannot give.
+
+    Raises:
+        UserError: names the option, its value and what it may be.
+    """
+    if not 1 <= k <= items:
+        raise UserError(f"{name} is {k}: it must be 1 or more, and at most the {items} items")
+
+
+def user_rows(export: Export, ids: pa.Array) -> NDArray[np.int64]:
+    """(B,) the row of each id in ``export.user_columns``: the last one for an unknown user.
+
+    Args:
+        export: whose users.
+        ids: (B,) of the type of ``export.user_ids``, without nulls.
+    """
+    found = pc.index_in(ids, value_set=export.user_ids).fill_null(len(export.user_ids))
+    rows: NDArray[np.int64] = found.to_numpy().astype(np.int64)
+    return rows
+
+
+def users_at_once(export: Export, k: int) -> int:
+    """Number of users whose candidates' vectors fit into memory together."""
+    bytes_each = 8 * (k + SPARE) * int(export.item_vectors.shape[1])
+    return min(MOST_USERS, max(1, BLOCK_BYTES // bytes_each))
+
+
+def query_vectors(export: Export, rows: NDArray[np.int64], at_once: int) -> NDArray[np.float32]:
+    """(B, D) unit vectors of the users in ``rows``; those with equal features are encoded once."""
+    return encode_once(export.user_columns, rows, export.tower.encode, at_once)
