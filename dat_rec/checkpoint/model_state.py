@@ -16,6 +16,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 from dat_rec.checkpoint.tensor_files import Block, TensorFiles, row_chunks
 from dat_rec.errors import UserError
+from dat_rec.model.towers import GIVEN
 from dat_rec.sharding.table_shards import TableShard, is_table, plain_name, table_shards
 
 ADAM = ("exp_avg", "exp_avg_sq", "step")
@@ -116,8 +117,15 @@ def load_towers(files: TensorFiles, model: nn.Module) -> None:
     """Fill the towers alone.
 
     Raises:
-        UserError: a parameter is missing or has another shape.
+        UserError: the checkpoint holds another kind of towers, or a parameter is missing or has
+            another shape.
     """
+    ours = {
+        f"towers/{plain_name(name)}" for name, _ in model.named_parameters() if not is_table(name)
+    }
+    theirs = {name for name in files.names() if name.startswith("towers/")}
+    if any(f".{GIVEN}." in name for name in ours ^ theirs):
+        raise UserError("it was trained with another tower: give the same one as `tower`")
     for name, parameter in model.named_parameters():
         if not is_table(name):
             shape = tuple(parameter.shape)

@@ -174,6 +174,10 @@ class TensorFiles:
             self._headers[file] = _read_header(self._folder / file)
         return self._headers[file]
 
+    def names(self) -> list[str]:
+        """The names of all tensors."""
+        return list(self._kinds)
+
     def kind(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
         """A tensor's dtype and shape.
 

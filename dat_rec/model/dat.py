@@ -18,7 +18,7 @@ from dat_rec.config import ModelConfig
 from dat_rec.data.batch import negative_key
 from dat_rec.data.schema import ITEM, USER, Feature, Schema
 from dat_rec.errors import UserError
-from dat_rec.model.towers import Tower
+from dat_rec.model.towers import GivenTower, Tower, TowerFactory
 
 AUGMENTED = {USER: "augmented_user", ITEM: "augmented_item"}
 """Tables of the augmented vectors, by the id feature that looks them up."""
@@ -82,12 +82,14 @@ class DAT(nn.Module):
     Args:
         schema: names the features, their towers and tables.
         config: widths and switches.
-        negatives: S, negatives that each example brings, in keys of their own.
-        shared_negatives: rows behind the examples' that hold negatives.
+        negatives: S, number of negatives that each example brings, in keys of their own.
+        shared_negatives: number of rows behind the examples' that hold negatives.
         embedding_device: where the tables are made; ``meta`` if they are to be sharded.
+        tower: makes towers of your own, in place of those that ``config`` describes.
 
     Raises:
-        UserError: a pattern of ``fp16_tables`` fits no table.
+        UserError: a pattern of ``fp16_tables`` fits no table, or ``tower`` makes none that can be
+            trained.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class DAT(nn.Module):
         negatives: int = 0,
         shared_negatives: int = 0,
         embedding_device: torch.device | None = None,
+        tower: TowerFactory | None = None,
     ) -> None:
         super().__init__()
         self._shared_negatives = shared_negatives
@@ -132,18 +135,11 @@ class DAT(nn.Module):
         query_width = len(self._query_keys) * config.embedding_dim + extra
         item_width = len(item_keys) * config.embedding_dim + extra
         self.query_tower, self.item_tower = (
-            Tower(
-                width,
-                config.hidden,
-                config.output_dim,
-                last_relu=config.last_relu,
-                bfloat16=config.precision == "bfloat16",
-            )
-            for width in (query_width, item_width)
+            _tower(width, config, tower) for width in (query_width, item_width)
         )
-        self._dtype = torch.float64 if config.precision == "float64" else torch.float32
-        self.query_tower.to(self._dtype)
-        self.item_tower.to(self._dtype)
+        self.dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self.query_tower.to(self.dtype)
+        self.item_tower.to(self.dtype)
 
     def forward(self, features: KeyedJaggedTensor) -> DATOutput:
         """Embed one batch.
@@ -169,12 +165,12 @@ class DAT(nn.Module):
         a_u = a_v = None
         if augmented is not None:
             vectors = augmented.to_dict()
-            a_u, a_v = vectors[USER].to(self._dtype), vectors[ITEM].to(self._dtype)
+            a_u, a_v = vectors[USER].to(self.dtype), vectors[ITEM].to(self.dtype)
             query.append(a_u)
             for number, embeddings in enumerate(candidates):
                 embeddings.append(vectors[_key(ITEM, number)])
-        query_BF = torch.cat(query, dim=-1).to(self._dtype)
-        items = [torch.cat(embeddings, dim=-1).to(self._dtype) for embeddings in candidates]
+        query_BF = torch.cat(query, dim=-1).to(self.dtype)
+        items = [torch.cat(embeddings, dim=-1).to(self.dtype) for embeddings in candidates]
         if shared := self._shared_negatives:
             # The rows behind are negatives, and no queries.
             query_BF = query_BF[:-shared]
@@ -207,6 +203,15 @@ class DAT(nn.Module):
             return keyed[key]
         values_B: Tensor = features[key].lengths()
         return keyed[key] / values_B.clamp(min=1).unsqueeze(1)
+
+
+def _tower(input_dim: int, config: ModelConfig, factory: TowerFactory | None) -> Tower | GivenTower:
+    bfloat16 = config.precision == "bfloat16"
+    if factory is not None:
+        return GivenTower(factory, input_dim, config.output_dim, bfloat16=bfloat16)
+    return Tower(
+        input_dim, config.hidden, config.output_dim, last_relu=config.last_relu, bfloat16=bfloat16
+    )
 
 
 def _key(feature: str, candidate: int) -> str:

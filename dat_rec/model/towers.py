@@ -1,14 +1,46 @@
-"""Concatenated embeddings in, unit vectors out: one tower.
+"""Concatenated embeddings in, unit vectors out: one tower, ours or one of your own.
 
 Shapes: B examples, F input width, D output width.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dat_rec.errors import UserError
+
+GIVEN = "given"
+"""Attribute of ``GivenTower``, and so part of its parameters' names in checkpoints: they never pass
+for those of ``Tower``."""
+
+
+class TowerFactory(Protocol):
+    """How to give ``dat_rec.train`` a tower of your own: a function that makes one.
+
+    It is called twice, for the query tower and for the item tower, after the random seed is set.
+    The module that it returns maps (B, input_dim) float to (B, output_dim); dat_rec scales each
+    output to length 1. It must have parameters and no buffers (a LayerNorm, not a BatchNorm, for
+    checkpoints hold parameters), and ``torch.export`` must understand it. ``--model.hidden`` and
+    ``--model.last-relu`` describe the towers of dat_rec, and mean nothing to it.
+
+    A run does not keep the function: to resume, evaluate or export it, give the same one again.
+
+    Example:
+        >>> from torch import nn
+        >>> def linear(input_dim: int, output_dim: int) -> nn.Module:
+        ...     return nn.Linear(input_dim, output_dim)
+        >>> config = dat_rec.TrainConfig(data=Path("data"), out=Path("linear"), epochs=1)
+        >>> summary = dat_rec.train(config, tower=linear)
+        >>> metrics = dat_rec.evaluate(Path("linear"), tower=linear)
+        >>> made = dat_rec.export(Path("linear"), Path("linear-export"), tower=linear)
+    """
+
+    def __call__(self, input_dim: int, output_dim: int) -> nn.Module:
+        """Make a tower from F = ``input_dim`` to D = ``output_dim`` numbers."""
 
 
 class Tower(nn.Module):
@@ -18,9 +50,10 @@ class Tower(nn.Module):
         input_dim: F.
         hidden: widths of the hidden layers.
         output_dim: D.
-        last_relu: ReLU after the last layer too: the paper's letter, which confines
-            scores to [0, 1].
-        bfloat16: multiply in bfloat16, and keep weights and outputs in float32 (autocast).
+        last_relu: whether to apply ReLU after the last layer too: the paper's letter, which
+            confines scores to [0, 1].
+        bfloat16: whether to multiply in bfloat16, and keep weights and outputs in float32
+            (autocast).
     """
 
     def __init__(
@@ -45,6 +78,62 @@ class Tower(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (…, F) to unit vectors (…, D); a zero vector stays zero."""
-        with torch.autocast(features.device.type, torch.bfloat16, enabled=self.in_bfloat16):
-            outputs: Tensor = self.layers(features)
-        return F.normalize(outputs.to(features.dtype), dim=-1)
+        return _unit_vectors(self.layers, features, bfloat16=self.in_bfloat16)
+
+
+class GivenTower(nn.Module):
+    """A tower of your own, its outputs scaled to length 1.
+
+    Args:
+        factory: makes the tower.
+        input_dim: F.
+        output_dim: D.
+        bfloat16: whether to multiply in bfloat16, and keep weights and outputs in float32
+            (autocast).
+
+    Raises:
+        UserError: what the factory makes is no such tower; names what it is and the cure.
+    """
+
+    def __init__(
+        self, factory: TowerFactory, input_dim: int, output_dim: int, *, bfloat16: bool = False
+    ) -> None:
+        super().__init__()
+        self.output_dim = output_dim
+        self.in_bfloat16 = bfloat16
+        self.given = factory(input_dim, output_dim)
+        _check(self.given, input_dim, output_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, F) to unit vectors (B, D); a zero vector stays zero."""
+        return _unit_vectors(self.given, features, bfloat16=self.in_bfloat16)
+
+
+def _unit_vectors(layers: nn.Module, features: Tensor, *, bfloat16: bool) -> Tensor:
+    with torch.autocast(features.device.type, torch.bfloat16, enabled=bfloat16):
+        outputs: Tensor = layers(features)
+    return F.normalize(outputs.to(features.dtype), dim=-1)
+
+
+def _check(tower: nn.Module, input_dim: int, output_dim: int) -> None:
+    """Refuse a tower that could not be trained, saved or answered with."""
+    name = type(tower).__name__
+    if not isinstance(tower, nn.Module):
+        raise UserError(f"tower: returns {name}: it must return a torch.nn.Module")
+    if not list(tower.parameters()):
+        raise UserError(f"tower {name} has no parameters to train: add a layer that has")
+    if buffers := [name for name, _ in tower.named_buffers()]:
+        raise UserError(
+            f"tower {name} keeps the buffer {buffers[0]!r}, which checkpoints do not: use layers "
+            "without buffers, e.g. LayerNorm in place of BatchNorm"
+        )
+    parameter = next(tower.parameters())
+    with torch.no_grad():
+        example = torch.zeros(2, input_dim, dtype=parameter.dtype, device=parameter.device)
+        outputs = tower.eval()(example)
+    tower.train()
+    if not isinstance(outputs, Tensor) or outputs.shape != (2, output_dim):
+        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise UserError(
+            f"tower {name} maps (2, {input_dim}) to {found}: it must give (2, {output_dim})"
+        )

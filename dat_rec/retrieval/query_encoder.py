@@ -43,7 +43,7 @@ class QueryEncoder(nn.Module):
             else _bag(model.augmented.embedding_bags[AUGMENTED[USER]].weight)
         )
         self.tower = model.query_tower
-        self._dtype = next(self.tower.parameters()).dtype
+        self._dtype = model.dtype
 
     def forward(self, values: dict[str, Tensor], offsets: dict[str, Tensor]) -> Tensor:
         """Encode B users as (B, D) float32 unit vectors.

@@ -9,6 +9,7 @@ from dat_rec.checkpoint.restore import load_weights
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
 from dat_rec.model.dat import DAT
+from dat_rec.model.towers import TowerFactory
 from dat_rec.runs.recorded import check_same_rows, load_config
 from dat_rec.train.objective import TrainTask
 
@@ -23,16 +24,23 @@ class Trained:
     """Number of steps done when the checkpoint was written."""
 
 
-def load_model(run: Path, data: Path | None = None, checkpoint: str = "newest") -> Trained:
+def load_model(
+    run: Path,
+    data: Path | None = None,
+    checkpoint: str = "newest",
+    tower: TowerFactory | None = None,
+) -> Trained:
     """Load the model of a whole checkpoint of the run, with the dataset it was trained on.
 
     Args:
         run: folder that ``dat-rec train`` made.
         data: the dataset, if it is no longer where the run found it.
         checkpoint: the number of its steps, ``best`` or ``newest``, as of ``chosen_whole``.
+        tower: the tower that the run was trained with, if it was not dat_rec's own.
 
     Raises:
-        UserError: there is no such whole checkpoint, or the dataset is not that of the training.
+        UserError: there is no such whole checkpoint, or the dataset or the tower is not that of the
+            training.
     """
     config = load_config(run)
     found = chosen_whole(run, checkpoint)
@@ -44,7 +52,7 @@ def load_model(run: Path, data: Path | None = None, checkpoint: str = "newest") 
     shape = dataclasses.replace(config.model, fp16_tables=())
     # Queries and items are embedded apart from now on: no negatives beside them.
     loss = dataclasses.replace(config.loss, negatives=0, shared_negatives=0)
-    task = TrainTask(dataset.schema, shape, loss)
+    task = TrainTask(dataset.schema, shape, loss, tower=tower)
     load_weights(found.folder, task)
     # Ids that were trained as unknown are encoded as unknown.
     dataset = dataclasses.replace(dataset, bad_ids=config.examples.bad_ids)

@@ -25,6 +25,7 @@ from dat_rec.model.losses import (
     most_compared,
     sampled_softmax,
 )
+from dat_rec.model.towers import TowerFactory
 from dat_rec.sharding.gather import gather_rows, sum_over_ranks
 
 TERMS = ("main", "mimic_user", "mimic_item", "alignment")
@@ -206,10 +207,11 @@ class TrainTask(nn.Module):
 
     Args:
         schema: names the features.
-        model: of the towers.
-        loss: of the objective.
+        model: shape of the towers and tables.
+        loss: which losses, and their weights.
         embedding_device: where the tables are made; ``meta`` if they are to be sharded.
-        ranks: that share each global batch, and its shared negatives.
+        ranks: number of ranks that share each global batch, and its shared negatives.
+        tower: makes towers of your own, in place of those that ``model`` describes.
     """
 
     def __init__(
@@ -219,11 +221,12 @@ class TrainTask(nn.Module):
         loss: LossConfig,
         embedding_device: torch.device | None = None,
         ranks: int = 1,
+        tower: TowerFactory | None = None,
     ) -> None:
         super().__init__()
         shared = loss.shared_rows(ranks)
         negatives = 0 if shared else loss.negatives
-        self.dat = DAT(schema, model, negatives, shared, embedding_device)
+        self.dat = DAT(schema, model, negatives, shared, embedding_device, tower)
         categories = schema.feature(schema.category).rows
         self.exchange = Exchange(loss, min(categories, 1 + most_compared(model.output_dim)))
         self.objective = Objective(loss)

@@ -1,0 +1,75 @@
+"""A tower of one's own: scaled to unit vectors, and refused where it could not be kept."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dat_rec.config import ModelConfig
+from dat_rec.errors import UserError
+from dat_rec.model.dat import DAT
+from dat_rec.model.towers import GivenTower, Tower
+from tests.model.test_dat import SCHEMA
+
+
+def linear(input_dim: int, output_dim: int) -> nn.Module:
+    return nn.Linear(input_dim, output_dim)
+
+
+def test_its_outputs_are_scaled_to_length_1() -> None:
+    tower = GivenTower(linear, 5, 3)
+    inputs = torch.randn(4, 5, generator=torch.manual_seed(0))
+    outputs = inputs @ tower.given.weight.T + tower.given.bias
+    expected = outputs / outputs.square().sum(dim=1, keepdim=True).sqrt()
+    torch.testing.assert_close(tower(inputs), expected)
+
+
+def test_the_model_calls_it_for_queries_and_items_with_the_widths_that_they_have() -> None:
+    asked = []
+
+    def noted(input_dim: int, output_dim: int) -> nn.Module:
+        asked.append((input_dim, output_dim))
+        return linear(input_dim, output_dim)
+
+    config = ModelConfig(embedding_dim=8, output_dim=4, precision="float64")
+    model = DAT(SCHEMA, config, tower=noted)
+    ours = DAT(SCHEMA, config)
+    widths = [tower.layers[0].in_features for tower in (ours.query_tower, ours.item_tower)]
+    assert asked == [(width, 4) for width in widths]
+    assert model.query_tower.given.weight.dtype == torch.float64
+    assert isinstance(ours.query_tower, Tower)
+
+
+def test_none_of_its_parameters_could_pass_for_ours() -> None:
+    def as_ours(input_dim: int, output_dim: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(input_dim, 6), nn.Tanh(), nn.Linear(6, output_dim))
+
+    own = Tower(5, (6,), 3, last_relu=False)
+    given = GivenTower(as_ours, 5, 3)
+    shapes = [tuple(parameter.shape) for parameter in own.parameters()]
+    assert shapes == [tuple(parameter.shape) for parameter in given.parameters()]
+    assert not set(own.state_dict()) & set(given.state_dict())
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        return features * self.weight, features
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ("no module", "tower: returns str: it must return a torch.nn.Module"),
+        (nn.Identity(), "Identity has no parameters to train"),
+        (nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3)), "keeps the buffer '1.running_mean'"),
+        (nn.Linear(5, 4), r"maps \(2, 5\) to \(2, 4\): it must give \(2, 3\)"),
+        (Pair(), r"maps \(2, 5\) to tuple"),
+    ],
+    ids=["no module", "no parameters", "buffers", "width", "pair"],
+)
+def test_what_could_not_be_trained_or_kept_is_refused(made: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        GivenTower(lambda *_: made, 5, 3)
