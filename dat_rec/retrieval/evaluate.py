@@ -5,39 +5,56 @@ from pathlib import Path
 from typing import Any
 
 from dat_rec.files import write_json
+from dat_rec.model.towers import TowerFactory
 from dat_rec.retrieval.baselines import baselines
 from dat_rec.retrieval.encode import encode_items, encode_users
-from dat_rec.retrieval.metrics import CUTOFFS, metrics_from_vectors
+from dat_rec.retrieval.metrics import CUTOFFS, protocol_metrics
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.trained import load_model
 from dat_rec.runs.figures import METRICS, read_summary
 from dat_rec.train.metrics_log import log_metrics
 
 
-def evaluate(run: Path, data: Path | None = None, checkpoint: str = "newest") -> dict[str, Any]:
-    """Evaluate a checkpoint of the run and write ``RUN/metrics.json``.
+def evaluate(
+    run: Path,
+    data: Path | None = None,
+    checkpoint: str = "newest",
+    *,
+    tower: TowerFactory | None = None,
+) -> dict[str, Any]:
+    """Rank every held-out item among all items, and write the figures to ``RUN/metrics.json``.
 
     If the run has ended, its TensorBoard shows the figures too.
 
     Args:
-        run: folder that ``dat-rec train`` made.
+        run: folder that ``dat_rec.train`` made.
         data: the dataset, if it is no longer where the run found it.
-        checkpoint: of ``chosen_whole``: steps, ``best`` or ``newest``.
+        checkpoint: which of the run's: the number of its steps, ``best`` (the lowest main loss) or
+            ``newest``.
+        tower: the tower that the run was trained with, if it was not dat_rec's own.
 
     Returns:
         What metrics.json holds: ``dataset``, ``checkpoint`` (steps), the blocks of
         ``dat_rec.retrieval.metrics.blocks`` and ``baselines``.
 
     Raises:
-        UserError: no whole checkpoint, a malformed dataset, or vectors that are not finite.
+        UserError: no whole checkpoint, one with another tower, a malformed dataset, or vectors that
+            are not finite.
+
+    Example:
+        >>> metrics = dat_rec.evaluate(Path("run"))
+        >>> sorted(metrics["all"])
+        ['HR@100', 'HR@50', 'MRR', 'queries', 'unanswerable']
+        >>> 0 < metrics["all"]["MRR"] < 1
+        True
     """
-    trained = load_model(run, data, checkpoint)
+    trained = load_model(run, data, checkpoint, tower)
     model, dataset = trained.model, trained.dataset
     protocol = Protocol.read(dataset)
     metrics = {
         "dataset": dataset.schema.source,
         "checkpoint": trained.step,
-        **metrics_from_vectors(
+        **protocol_metrics(
             protocol,
             encode_users(model, dataset, protocol.users),
             encode_items(model, dataset),

@@ -19,6 +19,7 @@ from dat_rec.data.schema import UNKNOWN
 from dat_rec.errors import UserError
 from dat_rec.files import sha256, whole_folder, write_json
 from dat_rec.model.dat import DAT
+from dat_rec.model.towers import TowerFactory
 from dat_rec.retrieval.encode import encode_items
 from dat_rec.retrieval.exported import FILES, MANIFEST, VERSION
 from dat_rec.retrieval.golden import check_answers
@@ -33,15 +34,21 @@ def export(
     *,
     checkpoint: str = "newest",
     overwrite: bool = False,
+    tower: TowerFactory | None = None,
 ) -> dict[str, Any]:
-    """Write a checkpoint of the run as an export, whole or not at all.
+    """Write what serving needs of a run, whole or not at all.
+
+    The folder holds item vectors, an index, the query tower with its tables and the users'
+    features; see ``dat_rec.load_export``.
 
     Args:
-        run: folder that ``dat-rec train`` made.
+        run: folder that ``dat_rec.train`` made.
         out: the export's folder.
         data: the dataset, if it is no longer where the run found it.
-        checkpoint: of ``chosen_whole``: steps, ``best`` or ``newest``.
-        overwrite: replace an export that stands in ``out``.
+        checkpoint: which of the run's: the number of its steps, ``best`` (the lowest main loss) or
+            ``newest``.
+        overwrite: whether to replace an export that stands in ``out``.
+        tower: the tower that the run was trained with, if it was not dat_rec's own.
 
     Returns:
         What export.json holds.
@@ -49,9 +56,14 @@ def export(
     Raises:
         UserError: ``out`` is taken, the run cannot be loaded, or what was written does not answer
             as the model does.
+
+    Example:
+        >>> made = dat_rec.export(Path("run"), Path("export"))
+        >>> made["items"], made["dim"]
+        (100, 32)
     """
     with whole_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
-        trained = load_model(run, data, checkpoint)
+        trained = load_model(run, data, checkpoint, tower)
         origin = {"run": str(run), "checkpoint": trained.step}
         try:
             return write_export(trained.model, trained.dataset, folder, origin)

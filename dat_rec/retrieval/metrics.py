@@ -1,10 +1,12 @@
-"""Ranks in, the evaluation's figures out: HR@50, HR@100 and MRR for each set of queries."""
+"""Ranks or vectors in, the evaluation's figures out: HR@K and MRR for each set of queries."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dat_rec.errors import UserError
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.ranking import BLOCK_BYTES, Floats, Ranks, exact_ranks
 
@@ -21,11 +23,11 @@ def mean_reciprocal_rank(ranks: Floats) -> float:
     return float(np.mean(1.0 / ranks))
 
 
-def figures(ranks: Floats) -> dict[str, Any]:
-    """HR@50, HR@100, MRR and the number of queries; None for each figure without a query."""
+def figures(ranks: Floats, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, Any]:
+    """HR@K for each cutoff, MRR and the number of queries; None for each figure without a query."""
     any_query = len(ranks) > 0
     return {
-        **{f"HR@{k}": hit_rate(ranks, k) if any_query else None for k in CUTOFFS},
+        **{f"HR@{k}": hit_rate(ranks, k) if any_query else None for k in cutoffs},
         "MRR": mean_reciprocal_rank(ranks) if any_query else None,
         "queries": len(ranks),
     }
@@ -73,21 +75,75 @@ def blocks(protocol: Protocol, ranks: Ranks) -> dict[str, Any]:
     }
 
 
-def metrics_from_vectors(
+def protocol_metrics(
     protocol: Protocol,
     query_UD: NDArray[np.float32],
     item_ND: NDArray[np.float32],
     block_bytes: int = BLOCK_BYTES,
 ) -> dict[str, Any]:
-    """The figures of any model that gives vectors; see ``exact_ranks`` and ``blocks``.
+    """Every figure of ``dat_rec.evaluate``, for any model that gives vectors; see ``blocks``.
 
     Args:
         protocol: the queries.
-        query_UD: vectors of ``protocol.users``, in that order.
-        item_ND: vectors of the whole catalogue, by item_index.
-        block_bytes: most bytes of scores in memory at a time.
+        query_UD: (U, D) vectors of ``protocol.users``, in that order.
+        item_ND: (N, D) vectors of the whole catalogue, by item_index.
+        block_bytes: maximum bytes of scores in memory at a time.
 
     Raises:
         UserError: a vector is not finite.
     """
     return blocks(protocol, exact_ranks(protocol, query_UD, item_ND, block_bytes))
+
+
+def metrics_from_vectors(
+    queries: NDArray[Any],
+    items: NDArray[Any],
+    targets: NDArray[Any],
+    *,
+    cutoffs: Sequence[int] = CUTOFFS,
+) -> dict[str, Any]:
+    """HR@K and MRR of any model that gives query and item vectors.
+
+    Each query's target is ranked among all items by inner products, exactly: computed in float64
+    and rounded to float32, so that equal vectors have equal scores.
+    rank = 1 + items scored higher + half the other items with the same score. HR@K is the share of
+    queries with rank ≤ K, MRR the mean of 1/rank.
+
+    Args:
+        queries: (Q, D) floats, taken as float32.
+        items: (N, D) floats, taken as float32; the whole catalogue.
+        targets: (Q,) integers: the row of ``items`` that each query should find.
+        cutoffs: the Ks.
+
+    Returns:
+        ``HR@K`` for each K, ``MRR``, and ``queries``: Q. Without a query the figures are None.
+
+    Raises:
+        UserError: shapes that do not go together, a target that is no row, or a vector that is
+            not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> queries = np.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> items = np.array([[1.0, 0.0], [0.9, 0.1], [0.9, 0.1]])
+        >>> dat_rec.metrics_from_vectors(queries, items, np.array([0, 1]), cutoffs=(1, 2))
+        {'HR@1': 0.5, 'HR@2': 1.0, 'MRR': 0.8333333333333333, 'queries': 2}
+    """
+    query_QD, item_ND = (np.ascontiguousarray(v, np.float32) for v in (queries, items))
+    target_Q = np.asarray(targets)
+    if query_QD.ndim != 2 or item_ND.ndim != 2 or query_QD.shape[1] != item_ND.shape[1]:
+        raise UserError(
+            f"queries are {query_QD.shape} and items {item_ND.shape}: give (Q, D) and (N, D)"
+        )
+    if target_Q.shape != (len(query_QD),) or not np.issubdtype(target_Q.dtype, np.integer):
+        raise UserError(
+            f"targets are {target_Q.dtype} {target_Q.shape}: give {len(query_QD)} integers, the "
+            "row of items that each query should find"
+        )
+    if np.any(bad := (target_Q < 0) | (target_Q >= len(item_ND))):
+        raise UserError(
+            f"targets name row {target_Q[bad][0]}, outside 0 … {len(item_ND) - 1}: give rows of "
+            "items"
+        )
+    protocol = Protocol.of_targets(target_Q.astype(np.int64), len(item_ND))
+    return figures(exact_ranks(protocol, query_QD, item_ND).catalogue, cutoffs)

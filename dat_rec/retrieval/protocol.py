@@ -81,6 +81,27 @@ class Protocol:
             seen_count=_numbers(seen, "count", where)[order],
         )
 
+    @staticmethod
+    def of_targets(target_Q: Ints, items: int) -> "Protocol":
+        """One query of a user of its own for each target, and nothing known of training.
+
+        Args:
+            target_Q: (Q,) rows of the catalogue.
+            items: N, number of rows of the catalogue; each counts as trained.
+        """
+        queries, none = len(target_Q), np.zeros(0, np.int64)
+        return Protocol(
+            user_row=np.arange(queries),
+            item_index=target_Q,
+            user_trained=np.ones(queries, np.bool_),
+            train_count=np.ones(items, np.int64),
+            category=np.zeros(items, np.int64),
+            category_names=("(unknown)",),
+            seen_offsets=np.zeros(queries + 1, np.int64),
+            seen_item=none,
+            seen_count=none,
+        )
+
     @cached_property
     def users(self) -> Ints:
         """(U,): the users who are asked, rising: each is encoded once."""

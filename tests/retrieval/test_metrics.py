@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from dat_rec.errors import UserError
-from dat_rec.retrieval.metrics import figures, largest_category, metrics_from_vectors
+from dat_rec.retrieval.metrics import (
+    figures,
+    largest_category,
+    metrics_from_vectors,
+    protocol_metrics,
+)
 from dat_rec.retrieval.ranking import exact_ranks, places
 from tests.retrieval import brute_force
 from tests.retrieval.world import ITEMS, random_protocol
@@ -27,7 +32,7 @@ def test_every_block_equals_a_loop_over_queries_and_items(seed: int, block_bytes
         pairs = zip(query[row_of[user]].tolist(), item[candidate].tolist(), strict=True)
         return sum(a * b for a, b in pairs)
 
-    found = metrics_from_vectors(protocol, query, item, block_bytes)
+    found = protocol_metrics(protocol, query, item, block_bytes)
     assert brute_force.approximately(found) == brute_force.approximately(
         brute_force.metrics(protocol, score)
     )
@@ -64,9 +69,7 @@ def test_no_query_gives_no_figure() -> None:
     protocol = random_protocol(0)
     none = np.zeros(0, np.int64)
     empty = replace(protocol, user_row=none, item_index=none)
-    found = metrics_from_vectors(
-        empty, np.zeros((0, 3), np.float32), np.zeros((ITEMS, 3), np.float32)
-    )
+    found = protocol_metrics(empty, np.zeros((0, 3), np.float32), np.zeros((ITEMS, 3), np.float32))
     nothing = {"HR@50": None, "HR@100": None, "MRR": None, "queries": 0}
     assert found["all"] == nothing | {"unanswerable": 0}
     assert found["cold"]["new_items"] == nothing
@@ -81,3 +84,37 @@ def test_vectors_that_are_not_finite_are_refused(which: str) -> None:
     vectors[which][4, 1] = np.nan
     with pytest.raises(UserError, match=f"{which} vector 4 is not finite"):
         exact_ranks(protocol, vectors["user"], vectors["item"])
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64, np.int64])
+def test_vectors_of_any_model_are_ranked_as_a_loop_does(kind: type) -> None:
+    rng = np.random.default_rng(3)
+    query, item = (small_integers(rng, rows).astype(kind) for rows in (50, ITEMS))
+    target = rng.integers(0, ITEMS, 50)
+    ranks = []
+    for vector, own in zip(query.tolist(), target.tolist(), strict=True):
+        scores = [sum(a * b for a, b in zip(vector, other, strict=True)) for other in item.tolist()]
+        above = sum(score > scores[own] for score in scores)
+        ranks.append(1 + above + (sum(score == scores[own] for score in scores) - 1) / 2)
+    assert metrics_from_vectors(query, item, target, cutoffs=(1, 5)) == {
+        "HR@1": pytest.approx(sum(rank <= 1 for rank in ranks) / 50),
+        "HR@5": pytest.approx(sum(rank <= 5 for rank in ranks) / 50),
+        "MRR": pytest.approx(sum(1 / rank for rank in ranks) / 50),
+        "queries": 50,
+    }
+
+
+@pytest.mark.parametrize(
+    ("shapes", "targets", "message"),
+    [
+        (((2, 3), (4, 2)), [0, 1], r"queries are \(2, 3\) and items \(4, 2\): give"),
+        (((2, 3), (4, 3)), [0], r"targets are int64 \(1,\): give 2 integers"),
+        (((2, 3), (4, 3)), [0.0, 1.0], "targets are float64"),
+        (((2, 3), (4, 3)), [0, 4], "targets name row 4, outside 0 … 3"),
+    ],
+)
+def test_vectors_that_do_not_go_together_are_refused(
+    shapes: tuple[tuple[int, int], ...], targets: list[float], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        metrics_from_vectors(*(np.ones(shape) for shape in shapes), np.array(targets))
