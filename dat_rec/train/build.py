@@ -11,6 +11,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader_options import OPTION_CURE, ReaderOptions
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.model.losses import most_compared
+from dat_rec.model.towers import TowerFactory
 from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.planner.plan_table import plan_to_json
@@ -25,6 +26,7 @@ def build_model(
     context: RankContext,
     batch_size: int | None = None,
     estimate: PlanEstimate | None = None,
+    tower: TowerFactory | None = None,
 ) -> tuple[DistributedModelParallel, list[dict[str, Any]]]:
     """The model, planned and sharded, and its plan; its numbers depend on the seed alone.
 
@@ -34,11 +36,12 @@ def build_model(
         context: this process's.
         batch_size: examples a batch on each rank, where it is not the configuration's.
         estimate: takes what the planner expects of the plan, on the first rank.
+        tower: makes towers of your own, in place of those that ``config.model`` describes.
     """
     torch.manual_seed(config.seed)
     rows = batch_size or config.batch_size
     meta = torch.device("meta")
-    task = TrainTask(dataset.schema, config.model, config.loss, meta, context.world_size)
+    task = TrainTask(dataset.schema, config.model, config.loss, meta, context.world_size, tower)
     factors = pooling_factors(dataset, BadIds(config.examples.bad_ids, OPTION_CURE))
     options = sharding_options(config, rows + config.loss.shared_rows(context.world_size))
     model, plan = plan_and_shard(task, factors, context, options, estimate)

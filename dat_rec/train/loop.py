@@ -21,6 +21,7 @@ from dat_rec.dist.agree import check_same_on_all_ranks, together
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import StoppedError
+from dat_rec.model.towers import TowerFactory
 from dat_rec.options import to_json
 from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.preflight.preflight import require
@@ -33,8 +34,12 @@ from dat_rec.train.optimizers import build_optimizer
 from dat_rec.train.steps import Training
 
 
-def train(config: TrainConfig) -> dict[str, Any]:
-    """Train a model; every rank calls this.
+def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str, Any]:
+    """Train a model on a prepared dataset; alone, or on every rank of torchrun.
+
+    Args:
+        config: every option of the run.
+        tower: makes towers of your own, in place of those that ``config.model`` describes.
 
     Returns:
         What ``train.json`` holds: steps, examples, last losses, samples/s, shares of time.
@@ -44,6 +49,12 @@ def train(config: TrainConfig) -> dict[str, Any]:
         RankError: another rank failed or died.
         SupersededError: another start of the run has taken its folder over.
         StoppedError: SIGTERM came, and a checkpoint was written.
+
+    Example:
+        >>> config = dat_rec.TrainConfig(data=Path("data"), out=Path("run"), epochs=1)
+        >>> summary = dat_rec.train(config)
+        >>> summary["steps"], sorted(summary["loss"])
+        (2, ['alignment', 'main', 'mimic_item', 'mimic_user'])
     """
     config.check()
     group = process_group(config.timeout_s, config.memory_gb, config.device)
@@ -62,7 +73,7 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
         estimate = PlanEstimate()
         rows = -(-run.global_batch // context.world_size)
-        model, plan = build_model(config, dataset, context, rows, estimate)
+        model, plan = build_model(config, dataset, context, rows, estimate, tower)
         optimizer = build_optimizer(
             model, config.optimizer.tower_lr, config.optimizer.table_lr, config.optimizer.table
         )
