@@ -1,3 +1,62 @@
-"""dat_rec: the Dual Augmented Two-tower model on TorchRec."""
+"""dat_rec: the Dual Augmented Two-tower model on TorchRec, from a log to recommendations.
+
+What stands in ``__all__`` is the public API (docs/api.md shows all of it at work); each name is
+imported when it is first used, so that ``import dat_rec`` is quick, and works where torch does not.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dat_rec.config import TrainConfig
+    from dat_rec.data.prepare import prepare
+    from dat_rec.errors import UserError
+    from dat_rec.model.towers import TowerFactory
+    from dat_rec.retrieval.answer import LoadedExport, load_export
+    from dat_rec.retrieval.evaluate import evaluate
+    from dat_rec.retrieval.export import export
+    from dat_rec.retrieval.metrics import metrics_from_vectors
+    from dat_rec.train.loop import train
 
 __version__ = "0.1.0"
+__all__ = [
+    "LoadedExport",
+    "TowerFactory",
+    "TrainConfig",
+    "UserError",
+    "evaluate",
+    "export",
+    "load_export",
+    "metrics_from_vectors",
+    "prepare",
+    "train",
+]
+
+_MODULES = {
+    "LoadedExport": "dat_rec.retrieval.answer",
+    "TowerFactory": "dat_rec.model.towers",
+    "TrainConfig": "dat_rec.config",
+    "UserError": "dat_rec.errors",
+    "evaluate": "dat_rec.retrieval.evaluate",
+    "export": "dat_rec.retrieval.export",
+    "load_export": "dat_rec.retrieval.answer",
+    "metrics_from_vectors": "dat_rec.retrieval.metrics",
+    "prepare": "dat_rec.data.prepare",
+}
+"""Where the public names are defined. ``train`` is a package too, and can be called itself."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for."""
+    if name == "train":
+        return import_module("dat_rec.train")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -71,10 +71,27 @@ class Options(ABC):
 
 
 def prepare(options: Options) -> Schema:
-    """Make the dataset ``options.out``, whole or not at all.
+    """Turn a log of interactions into the dataset ``options.out``, whole or not at all.
+
+    Args:
+        options: a source of ``dat_rec.data.sources`` with its fields, which are the command line's
+            options: ``ParquetLog``, ``Amazon``, ``CompleteJourney``, ``KuaiRand``, ``MovieLens``
+            or ``Synthetic``.
+
+    Returns:
+        What the dataset holds, as schema.json has it.
 
     Raises:
         UserError: bad input, too many bad rows, no room, no right to write; one line says where.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import dat_rec
+        >>> from dat_rec.data.sources import Synthetic
+        >>> source = Synthetic(out=Path("data"), users=200, items=100, interactions=4000)
+        >>> schema = dat_rec.prepare(source)
+        >>> schema.users, schema.items
+        (200, 100)
     """
     _check_options(options)
     with (

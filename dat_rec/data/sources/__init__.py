@@ -1,4 +1,4 @@
-"""One file for each source that `dat-rec prepare` reads, and the command line's choice of them."""
+"""The sources that `dat-rec prepare` reads, one file each, and the command's choice of them."""
 
 from typing import Annotated
 
@@ -10,6 +10,16 @@ from dat_rec.data.sources.kuairand import KuaiRand
 from dat_rec.data.sources.movielens import MovieLens
 from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.data.sources.synthetic import Synthetic
+
+__all__ = [
+    "SOURCES",
+    "Amazon",
+    "CompleteJourney",
+    "KuaiRand",
+    "MovieLens",
+    "ParquetLog",
+    "Synthetic",
+]
 
 SOURCES = (
     Annotated[CompleteJourney, subcommand("complete-journey")]
