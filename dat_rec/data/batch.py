@@ -27,10 +27,10 @@ def to_kjt(columns: Mapping[str, Column], keys: Sequence[str], rows: int) -> Key
     """Put columns of ``rows`` rows into one KeyedJaggedTensor (int64 values and lengths).
 
     Args:
-        columns: by key. Where a column is shorter than ``rows``, or a key has none, the rows
+        columns: each key's column. Where one is shorter than ``rows``, or a key has none, the rows
             that are missing get empty bags (zero vectors).
         keys: the tensor's keys, in order.
-        rows: examples, the tensor's stride.
+        rows: number of rows, the tensor's stride.
     """
     present = [columns[key] for key in keys if key in columns]
     lengths = np.zeros((len(keys), rows), np.int64)
@@ -49,14 +49,14 @@ def to_kjt(columns: Mapping[str, Column], keys: Sequence[str], rows: int) -> Key
 
 @dataclass
 class Items(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
-    """What the losses know of some items: of those that are there, then padding (zeros)."""
+    """What the losses know of some items; padding (zeros) stands behind them."""
 
     index: Tensor
     """(N,) int64: catalogue rows."""
     category: Tensor
     """(N,) int64: number of the category among those of equation (3), or UNKNOWN."""
     log_q: Tensor
-    """(N,) float32: log of each one's expected share among the softmax candidates."""
+    """(N,) float32: log of each item's expected share of the softmax candidates."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Items":
         """The items on ``device``."""
@@ -72,17 +72,17 @@ class Items(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
         return Items(*(tensor.pin_memory() for tensor in self.tensors()))
 
     def first(self, number: int) -> "Items":
-        """The first ``number`` of them."""
+        """The first ``number`` items."""
         return Items(*(tensor[:number] for tensor in self.tensors()))
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All three."""
+        """All three tensors."""
         return self.index, self.category, self.log_q
 
 
 @dataclass
 class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
-    """One rank's part of a global batch: B rows on every rank, and N negatives.
+    """One rank's part of a global batch: B rows and N negatives on every rank, padding included.
 
     The rank's examples, and its negatives, come first; padding has empty bags.
     """
@@ -91,13 +91,13 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
     """Query features, item features, and item features of the negatives; stride B, and the shared
     negatives."""
     positives: Items
-    """B."""
+    """The B positives."""
     negatives: Items
-    """N; where each example has S of its own, the first S are the first example's."""
+    """The N negatives; where each example has S of its own, the first S are the first example's."""
     counts: tuple[int, ...]
-    """How many of the B rows are examples, on each rank."""
+    """Number of examples on each rank; the rest of its B rows is padding."""
     negative_counts: tuple[int, ...]
-    """How many of the N negatives are there, on each rank."""
+    """Number of negatives on each rank; the rest of its N rows is padding."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The batch on ``device``."""

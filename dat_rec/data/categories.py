@@ -1,7 +1,7 @@
-"""Each catalogue item's category in, the one it has in equation (3) out: of the most frequent.
+"""Each catalogue item's category in, its number among those of equation (3) out.
 
-Which they are is known before the first batch and the same on every rank, so that what ranks
-exchange of each category has one size.
+Equation (3) compares the most frequent categories. Which they are is known before the first batch
+and the same on every rank, so that what ranks exchange of each category has one size.
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,17 @@ class Compared:
     """The categories of equation (3)."""
 
     number_N: NDArray[np.int64]
-    """(items,) of each catalogue item: from 1, in the order of embedding rows; UNKNOWN of the items
-    whose category is compared with none."""
+    """(items,) number of each catalogue item's category: from 1, in the order of embedding rows;
+    UNKNOWN for a category that is compared with none."""
     kept: int
-    """Categories that are compared; fewer than ``there`` where those are too many."""
+    """Number of categories that are compared; fewer than ``there`` where those are too many."""
     there: int
+    """Number of categories in the dataset."""
     share: float
-    """Of the training examples, how many have an item of a category that is compared."""
+    """Share of the training examples whose item is of a compared category."""
 
     def __str__(self) -> str:
-        """As the start page has it."""
+        """The line of the start page."""
         if self.kept == self.there:
             return f"all {self.there:,} categories"
         return (
@@ -43,8 +44,8 @@ def compared(
     Args:
         category_N: (items,) embedding row of each catalogue item's category.
         count_M: (trained items,) how often each of the first items is a positive in an epoch.
-        rows: of the category's table, UNKNOWN included.
-        most: categories at most; of equally frequent ones the first.
+        rows: rows of the category's table, UNKNOWN included.
+        most: maximum number of compared categories; of equally frequent ones the first count.
     """
     count_K = np.zeros(rows, np.int64)
     np.add.at(count_K, category_N[: len(count_M)], count_M)

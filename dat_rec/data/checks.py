@@ -1,4 +1,4 @@
-"""Raw relations in, clean ones out: bad rows are told apart, counted by kind, and located.
+"""Raw relations in, clean ones out: bad rows are counted by kind, and located.
 
 In: raw_interactions, raw_items, raw_users (see source.py). Out: tables ``interactions`` (user_id,
 item_id, time, row, and what the split reads), ``items`` and ``users``, without a bad row.
@@ -27,12 +27,12 @@ OTHER_CURE = "correct or remove the row"
 
 @dataclass(frozen=True)
 class Counts:
-    """What the checks found."""
+    """How many rows the checks read and rejected."""
 
     interactions_read: int
-    """Rows of raw_interactions, the rejected ones included."""
+    """Number of rows of raw_interactions, the rejected ones included."""
     rejected: dict[str, int]
-    """Rejected rows by kind, of all three relations."""
+    """Number of rejected rows by kind, in all three relations."""
 
 
 def reject_bad_rows(database: duckdb.DuckDBPyConnection, max_rejected: float) -> Counts:

@@ -78,9 +78,9 @@ class BadIds:
     """What becomes of ids outside their table: refused, or made UNKNOWN and counted.
 
     Args:
-        policy: which of the two.
+        policy: ``refuse`` or ``unknown``.
         cure: what a refusal advises.
-        says: say it on stderr when a feature has the first of them.
+        says: whether to say on stderr when a feature has the first bad id.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class BadIds:
         self._seen: set[tuple[str, str]] = set()
 
     def found(self, feature: str, where: str, what: str, count: int) -> None:
-        """Take note of ``count`` bad ids of ``feature``; ``what`` tells the first.
+        """Count ``count`` bad ids of ``feature``, or refuse them; ``what`` names the first.
 
         Raises:
             UserError: they are refused.

@@ -33,7 +33,7 @@ IN_ORDER = (
 
 @dataclass(frozen=True)
 class Sequences:
-    """Where the training sequences stand."""
+    """The training sequences, on the disk."""
 
     items: NDArray[np.int32]
     """(training interactions,): item_index by user, time; mapped from the disk."""
@@ -56,8 +56,8 @@ def order_training(
     Args:
         database: holds ``numbered_interactions`` (user_row, item_index, time, is_test).
         work: folder for the two files.
-        history_length: N, most items of a history.
-        seed: of the examples' order.
+        history_length: N, maximum length of a history.
+        seed: random seed of the examples' order.
     """
     position = 0
     user_begin, group_begin = 0, 0

@@ -13,12 +13,12 @@ class Prefetcher:
 
     Args:
         batches: what to run ahead.
-        depth: batches made and not yet taken, at most.
+        depth: maximum number of batches that are made and not yet taken.
     """
 
     def __init__(self, batches: Iterator[Batch], depth: int = 4) -> None:
         self.wait_s = 0.0
-        """Seconds that the taker has waited for batches so far."""
+        """Seconds that training has waited for batches so far."""
         self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(batches,), daemon=True)

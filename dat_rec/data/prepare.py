@@ -35,26 +35,27 @@ from dat_rec.errors import UserError
 from dat_rec.files import whole_folder
 
 FAR = 1.5
-"""A share held out of more than so many times what was asked for, or less, is worth a warning."""
+"""Ratio of the share that is held out to the one that was asked for, or the reverse, above which a
+warning says so."""
 STAGES = ("read", "check", "split", "number", "order", "users", "test", "examples")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ABC):
-    """What every source's command takes; a source adds its own fields."""
+    """The options that every source has; a source adds its own fields."""
 
     out: Path
-    """Folder to make."""
+    """Folder of the dataset, which is made."""
     history_length: int = 50
-    """Most items that a history holds: the user's last ones."""
+    """Maximum length of a history: the user's most recent items."""
     max_rejected: float = 0.01
-    """Share of bad rows in the interactions, users or items above which the command stops."""
+    """Maximum share of bad rows in the interactions, users or items; above it the command stops."""
     seed: int = 0
-    """Random seed: decides the order of the examples, and what a random split holds out."""
+    """Random seed of the examples' order, and of what a random split holds out."""
     overwrite: bool = False
-    """Replace a dataset that stands in OUT."""
+    """Replace the dataset in OUT, if there is one."""
     memory_limit: str = "1GB"
-    """DuckDB's memory; what does not fit goes to the disk, beside OUT."""
+    """Maximum memory of DuckDB, e.g. 4GB; what does not fit is spilled to the disk, beside OUT."""
 
     @abstractmethod
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:
@@ -65,7 +66,7 @@ class Options(ABC):
         """
 
     def inputs(self) -> tuple[Path, ...]:
-        """The files and folders that are read."""
+        """The input files and folders."""
         values = (getattr(self, field.name) for field in fields(self) if field.name != "out")
         return tuple(value for value in values if isinstance(value, Path))
 
@@ -214,20 +215,21 @@ def _keep_frequent(database: duckdb.DuckDBPyConnection, minimum: int) -> tuple[s
 
 @dataclass(frozen=True)
 class _HeldOut:
-    """What a split has held out."""
+    """How much a split has held out."""
 
     rows: int
+    """Number of interactions held out."""
     of: int
-    """All interactions."""
+    """Number of all interactions."""
     asked: float | None
-    """The share that was asked for."""
+    """Share that was asked for; None where the split names none."""
 
     def __str__(self) -> str:
         return f"{self.rows} of {self.of} are held out ({self.rows / self.of:.2%})"
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A line where that is far from what was asked for."""
+        """A line, if the share is far from the one that was asked for."""
         share = self.rows / self.of
         if self.asked is None or self.asked / FAR <= share <= self.asked * FAR:
             return ()
@@ -278,7 +280,7 @@ def _count(database: duckdb.DuckDBPyConnection, relation: str) -> int:
 
 @contextmanager
 def _connect(work: Path, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in ``work`` that spills there too."""
+    """Open a database in ``work``, which spills there too."""
     with closing(duckdb.connect()) as database:
         # Nothing is ever recovered, and the log's name breaks at a ? in the path.
         database.execute(
@@ -343,7 +345,7 @@ def _csv_error(text: str) -> str:
 
 
 def _mixed_ends(inputs: tuple[Path, ...]) -> str:
-    """What DuckDB cannot read and does not name: a text file whose lines end in CR LF and in LF."""
+    """Name a text file whose lines end in CR LF and in LF, which DuckDB cannot read or name."""
     for path in inputs:
         for file in sorted(path.glob("*")) if path.is_dir() else [path]:
             if file.suffix not in (".csv", ".dat") or not file.is_file():

@@ -16,19 +16,19 @@ from dat_rec.errors import UserError
 
 @dataclass(frozen=True)
 class RowGroup:
-    """A part of an example file that is read at once."""
+    """A row group of an example file; it is read at once."""
 
     path: Path
     number: int
     rows: int
-    """Rows to train on, repeats left out where the options say so."""
+    """Number of rows to train on, without repeats where the options leave them out."""
 
     def __str__(self) -> str:
         return f"{self.path} (row group {self.number})"
 
 
 def row_groups(dataset: Dataset) -> list[RowGroup]:
-    """All of a dataset's.
+    """All row groups of a dataset's examples.
 
     Raises:
         UserError: a file cannot be read, or has not the rows that the schema tells.
@@ -54,7 +54,14 @@ def row_groups(dataset: Dataset) -> list[RowGroup]:
 def without_repeats(
     groups: list[RowGroup], trained_items: int
 ) -> tuple[list[RowGroup], NDArray[np.int64]]:
-    """The groups with the rows that are left, and how often each item is among them."""
+    """The row groups with the number of rows that are no repeats, and what these rows hold.
+
+    Returns:
+        The row groups, and (trained items,) how often each item is a positive in them.
+
+    Raises:
+        UserError: a file cannot be read, or a column is missing or malformed.
+    """
     counts = np.zeros(trained_items, np.int64)
     left = []
     index = index_feature(trained_items)
@@ -68,12 +75,12 @@ def without_repeats(
 
 
 def index_feature(trained_items: int) -> Feature:
-    """The column of each example's catalogue row."""
+    """The column that holds each example's catalogue row, as a feature that can be checked."""
     return Feature("item_index", "item", "", trained_items)
 
 
 def new_pairs(table: pa.Table, group: RowGroup) -> NDArray[np.int64]:
-    """The rows that are no repeats."""
+    """The numbers of the rows that are no repeats: pairs that are new to the user."""
     repeat = table["repeat"]
     if repeat.type != pa.bool_() or repeat.null_count:
         raise UserError(f"{group}: column 'repeat' is not true or false: prepare it anew")
@@ -81,7 +88,7 @@ def new_pairs(table: pa.Table, group: RowGroup) -> NDArray[np.int64]:
 
 
 def read_row_group(group: RowGroup, names: list[str]) -> pa.Table:
-    """These columns.
+    """Read these columns of a row group.
 
     Raises:
         UserError: one is missing, or the file cannot be read.

@@ -18,7 +18,7 @@ def scan_parquet(paths: Sequence[Path], options: str = "") -> str:
 
     Args:
         paths: the files.
-        options: more of read_parquet's arguments, each with a comma before it.
+        options: further arguments of read_parquet, each with a comma before it.
     """
     listed = ", ".join(file_name(path) for path in paths)
     return f"read_parquet([{listed}], hive_partitioning=false{options})"

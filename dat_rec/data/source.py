@@ -62,20 +62,20 @@ class Split:
     is_test: str
     """SQL: a boolean over the columns of ``interactions``, never NULL."""
     words: str
-    """The same for a reader, for ``Schema.split``; what was held out is added to it."""
+    """The rule in words, for ``Schema.split``; what was held out is added to it."""
     share: float | None = None
-    """The share that was asked for."""
+    """Share that was asked for; None where the rule names none."""
     if_all: str = "give more data or hold out less"
-    """Why all were held out, and the cure."""
+    """Why all interactions were held out, and the cure."""
     if_none: str = "give more data or hold out more"
-    """Why none was, and the cure."""
+    """Why no interaction was held out, and the cure."""
 
 
 def last_share_of_time(share: float, cure: str = "give more data") -> Split:
     """Hold out the last ``share`` of the interactions by time, equal times together.
 
     Args:
-        share: of all interactions.
+        share: share of all interactions to hold out.
         cure: what to do where all are of one time.
 
     Raises:
@@ -136,7 +136,7 @@ class Source:
     """What the pipeline needs to know beyond the raw relations."""
 
     name: str
-    """As on the command line."""
+    """The source's name, as on the command line."""
     category: str
     """The item attribute that is the category of equation (3)."""
     attributes: tuple[Attribute, ...]
@@ -144,8 +144,8 @@ class Source:
     notes: tuple[str, ...] = ()
     facts: dict[str, float] | None = None
     minimum: int = 0
-    """Keep only users and items with at least so many interactions, iterated; the catalogue
-    keeps only the items that remain. 0: keep all."""
+    """Minimum number of interactions of a user or item; those with fewer are dropped until none is
+    left, from the catalogue too. 0: keep all."""
 
     def __post_init__(self) -> None:
         names = [attribute.name for attribute in self.attributes]

@@ -17,9 +17,9 @@ def suspect_groups(
     """The row groups that hold an id outside its table, or a null where one value is wanted.
 
     Args:
-        metadata: of a file whose columns have the features' types.
+        metadata: the metadata of a file whose columns have the features' types.
         features: columns to look at.
-        nulls_only: features whose ids may lie outside.
+        nulls_only: names of features whose ids may lie outside their table.
     """
     by_name = {feature.name: feature for feature in features}
     found = []

@@ -14,7 +14,7 @@ from dat_rec.data.schema import ITEM, USER, Feature
 from dat_rec.data.source import Attribute, Source, named, quoted
 
 BUCKETS = 20
-"""Quantile buckets of a number."""
+"""Number of quantile buckets that a number is cut into."""
 UNKNOWN_CATEGORY = "(unknown)"
 
 
@@ -93,7 +93,7 @@ def _count(database: duckdb.DuckDBPyConnection, relation: str) -> int:
 
 
 def _text(database: duckdb.DuckDBPyConnection, column: str) -> str:
-    """SQL: the column of ``numbered`` as text; NULL where it says nothing."""
+    """SQL: the column of ``numbered`` as text; NULL where it has no value."""
     row = database.execute(f"SELECT typeof({named(column)}) FROM numbered LIMIT 1").fetchone()
     if row and row[0] in ("FLOAT", "DOUBLE"):
         return f"CASE WHEN NOT isnan({named(column)}) THEN {named(column)}::VARCHAR END"
@@ -166,7 +166,7 @@ def _encode_number(database: duckdb.DuckDBPyConnection, attribute: Attribute, en
 
 
 def _short(number: float) -> str:
-    """Short where that is exact: no two buckets are called the same, on no two days."""
+    """A bucket's edge in few digits where they are exact, so that no two edges read the same."""
     short = f"{number:g}"
     return short if float(short) == number else repr(number)
 

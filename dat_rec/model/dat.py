@@ -25,12 +25,13 @@ AUGMENTED = {USER: "augmented_user", ITEM: "augmented_item"}
 
 
 class TowerInputs(NamedTuple):
-    """What the towers take in."""
+    """The towers' inputs, of one batch."""
 
     query_BF: Tensor
-    """z_u."""
+    """z_u, (B, F)."""
     items_BF: list[Tensor]
-    """z_v: of the positives and the shared negatives, then of each example's first negative, …"""
+    """z_v, (B, F) each: of the positives and the shared negatives, then of the examples' first
+    negatives, then of their second ones, …"""
     augmented_user_BD: Tensor | None
     """a_u; None without augmented vectors."""
     augmented_item_BD: Tensor | None
@@ -38,7 +39,7 @@ class TowerInputs(NamedTuple):
 
 
 class DATOutput(NamedTuple):
-    """What the losses need of one batch."""
+    """The vectors that the losses need of one batch."""
 
     query_BD: Tensor
     """p_u, unit vectors."""
@@ -153,7 +154,7 @@ class DAT(nn.Module):
         return self.queries(inputs, item_BD, negative_ND)
 
     def look_up(self, features: KeyedJaggedTensor) -> TowerInputs:
-        """What the towers take in, of one batch."""
+        """Look up one batch's embeddings, and join them to the towers' inputs."""
         # Both lookups are on their way before either is waited for.
         pooled = self.embeddings(features)
         augmented = None if self.augmented is None else self.augmented(features)
@@ -188,7 +189,7 @@ class DAT(nn.Module):
         return item_ND, self.item_tower(torch.cat(more) if len(more) > 1 else more[0])
 
     def queries(self, inputs: TowerInputs, item_BD: Tensor, negative_ND: Tensor) -> DATOutput:
-        """The output, of which the queries' part was missing."""
+        """Compute the query vectors, and complete the output."""
         return DATOutput(
             query_BD=self.query_tower(inputs.query_BF),
             item_BD=item_BD,

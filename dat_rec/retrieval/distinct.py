@@ -57,10 +57,10 @@ def encode_once(
     """Encode rows of ``columns``, those of one kind once.
 
     Args:
-        columns: features of all rows there are.
-        rows: (M,) which of them to encode, in what order.
+        columns: features of all rows.
+        rows: (M,) the rows to encode, in that order.
         encode: columns of B rows → (B, D) vectors.
-        at_once: most rows that ``encode`` is given.
+        at_once: maximum number of rows that ``encode`` is given.
 
     Returns:
         (M, D)

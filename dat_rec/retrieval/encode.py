@@ -18,7 +18,7 @@ from dat_rec.model.dat import DAT, DATOutput
 from dat_rec.retrieval.distinct import encode_once
 
 ROWS = 8192
-"""Rows embedded at once."""
+"""Number of rows that are embedded at once."""
 
 
 def encode_users(model: DAT, dataset: Dataset, user_rows: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -15,13 +15,14 @@ from dat_rec.retrieval.exported import Export, with_unknown
 from dat_rec.retrieval.search import top_items
 
 ASKED = 100
-"""Users drawn at random, beside the first, the last, one without a history and an unknown one."""
+"""Number of users that are asked for at random, beside the first, the last, one without a history
+and an unknown one."""
 FOUND = 10
-"""Items that each is given."""
+"""Number of items that each is given."""
 ROUNDING = 1e-5
-"""More than a unit vector moves when a float32 tower multiplies in another order."""
+"""Bound on how a unit vector's numbers differ where a float32 tower multiplies in another order."""
 BFLOAT16_ROUNDING = 2e-2
-"""The same, where the towers multiply in bfloat16."""
+"""The same bound where the towers multiply in bfloat16."""
 
 
 def check_answers(
@@ -35,8 +36,8 @@ def check_answers(
 
     Args:
         folder: holds the export's files.
-        model: what they were made from.
-        schema: of the dataset.
+        model: the model that they were made from.
+        schema: the dataset's.
         columns: query features of all users, as of the split.
         item_ND: the model's vectors of the catalogue.
 
@@ -65,7 +66,7 @@ def _problem(
     columns: Mapping[str, Column],
     item_ND: NDArray[np.float32],
 ) -> str:
-    """What is wrong with the answers, or nothing."""
+    """What is wrong with the answers, in words; empty if nothing is."""
     export = Export.read(folder, schema.side("query"))
     if not np.array_equal(export.item_vectors, item_ND):
         return "item_vectors.npy holds other vectors"

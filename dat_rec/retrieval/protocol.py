@@ -22,26 +22,29 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Q test interactions, N items of which the first T are trained, P training pairs."""
+    """The queries of an evaluation, and what training knew.
+
+    Q test interactions, N items of which the first T are trained, P training pairs.
+    """
 
     user_row: Ints
-    """(Q,): who."""
+    """(Q,): the user of each query."""
     item_index: Ints
-    """(Q,): took what; several interactions may name the same pair."""
+    """(Q,): the item that the user took; several interactions may name the same pair."""
     user_trained: Flags
-    """(users,): the user has a training interaction."""
+    """(users,): whether the user has a training interaction."""
     train_count: Ints
-    """(N,): training interactions of each item; above 0 for the first T items only."""
+    """(N,): number of training interactions of each item; above 0 for the first T items only."""
     category: Ints
     """(N,): each item's category, a number into ``category_names``."""
     category_names: tuple[str, ...]
-    """Different names."""
+    """The name of each category, no two alike."""
     seen_offsets: Ints
     """(users + 1,): user u's training pairs are seen_offsets[u] … seen_offsets[u + 1] − 1."""
     seen_item: Ints
     """(P,): item of each training pair, rising within a user; below T."""
     seen_count: Ints
-    """(P,): how often the pair occurs in training."""
+    """(P,): number of times the pair occurs in training."""
 
     @staticmethod
     def read(dataset: Dataset) -> "Protocol":
@@ -109,26 +112,26 @@ class Protocol:
 
     @cached_property
     def queries_by_user(self) -> list[Ints]:
-        """For each of ``users`` the numbers of its queries."""
+        """The numbers of each user's queries, by ``users``."""
         order = np.argsort(self.user_row, kind="stable")
         ends = np.searchsorted(self.user_row[order], self.users, "right")
         return np.split(order, ends)[:-1]
 
     @cached_property
     def trained_items(self) -> int:
-        """T: how many items have a training interaction."""
+        """T, number of items with a training interaction."""
         return int(np.count_nonzero(self.train_count))
 
     @cached_property
     def answerable(self) -> Flags:
-        """(Q,): user and item both occur in training."""
+        """(Q,): whether user and item both occur in training."""
         known_user: Flags = self.user_trained[self.user_row]
         known_item: Flags = self.item_index < self.trained_items
         return known_user & known_item
 
     @cached_property
     def own_count(self) -> Ints:
-        """(Q,): how often the query's pair occurs in training."""
+        """(Q,): number of times the query's pair occurs in training."""
         items = len(self.train_count)
         owner = np.repeat(np.arange(len(self.user_trained)), np.diff(self.seen_offsets))
         pairs, asked = owner * items + self.seen_item, self.user_row * items + self.item_index
@@ -138,7 +141,7 @@ class Protocol:
 
     @cached_property
     def new_pair(self) -> Flags:
-        """(Q,): answerable, and the pair does not occur in training."""
+        """(Q,): whether it is answerable, and the pair does not occur in training."""
         new: Flags = self.own_count == 0
         return self.answerable & new
 

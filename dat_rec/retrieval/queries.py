@@ -11,7 +11,7 @@ from dat_rec.data.rows import is_text
 from dat_rec.errors import UserError
 
 EXACT_IN_FLOAT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
-"""From these on, two whole numbers may share a float."""
+"""Smallest whole number by type of float that another may share its float with."""
 
 
 def read_queries(path: Path, column: str, wanted: pa.DataType) -> pa.Array:
@@ -85,7 +85,7 @@ def _read(path: Path, column: str) -> pa.Array:
 
 
 def _plain(ids: pa.Array) -> pa.Array:
-    """Without dictionaries (pandas' and polars' categories), views and UUIDs."""
+    """The ids without dictionaries (pandas' and polars' categories), views and UUIDs."""
     if pa.types.is_dictionary(ids.type):
         ids = ids.dictionary_decode()
     if ids.type == pa.uuid():

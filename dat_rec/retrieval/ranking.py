@@ -23,18 +23,18 @@ from dat_rec.retrieval.distinct import distinct_vectors
 from dat_rec.retrieval.protocol import Protocol
 
 BLOCK_BYTES = 32 * 2**20
-"""Most bytes of scores in memory at a time (one user's row is the least)."""
+"""Maximum bytes of scores in memory at a time; one user's row is the least."""
 COLUMNS = 2048
-"""Items whose scores are computed at once: few enough that the float64 ones stay in the cache."""
+"""Number of items scored at once: few enough that the float64 scores stay in the cache."""
 FEW = 8
-"""Up to this many targets, comparing with each is cheaper than sorting the pool."""
+"""Number of targets up to which comparing with each is cheaper than sorting the pool."""
 
 Floats = NDArray[np.float64]
 Number = TypeVar("Number", np.float32, np.int64)
 
 
 class Ranks(NamedTuple):
-    """(Q,) each; NaN where the question makes no sense."""
+    """The rank of each query's item among three sets of items: (Q,) each, NaN where it has none."""
 
     trained: Floats
     """Among the T trained items; for answerable queries."""
@@ -45,7 +45,7 @@ class Ranks(NamedTuple):
 
 
 def places(pool: NDArray[Number], targets: NDArray[Number]) -> Floats:
-    """For each target: members of the pool above it, plus half of those equal to it.
+    """Count, for each target, the members of the pool above it, plus half of those equal to it.
 
     A target that is itself in the pool counts as half a tie, so that its rank is
     ½ + places; pools add up and subtract. (K,) pool, (M,) targets → (M,) float64.
@@ -72,9 +72,9 @@ def exact_ranks(
 
     Args:
         protocol: the queries.
-        query_UD: vectors of ``protocol.users``, in that order.
-        item_ND: vectors of the whole catalogue, by item_index.
-        block_bytes: most bytes of scores in memory at a time.
+        query_UD: (U, D) vectors of ``protocol.users``, in that order.
+        item_ND: (N, D) vectors of the whole catalogue, by item_index.
+        block_bytes: maximum bytes of scores in memory at a time.
 
     Raises:
         UserError: a vector is not finite.

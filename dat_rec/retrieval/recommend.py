@@ -23,9 +23,9 @@ class Recommended(NamedTuple):
     """What ``recommend`` did."""
 
     users: int
-    """Users who got an answer."""
+    """Number of users who got an answer."""
     unknown: int
-    """Those of them that the export does not know: answered as users without a past."""
+    """Number of users that the export does not know: they are answered as users without a past."""
 
 
 def recommend(
@@ -102,8 +102,8 @@ def sample(export: Path, recommendations: Path, users: int = 3, first: int = 5) 
     Args:
         export: the export that ``recommendations`` came from.
         recommendations: file that ``recommend`` wrote.
-        users: how many users to show.
-        first: how many items of each.
+        users: number of users to show.
+        first: number of items to show of each.
     """
     items = read_parquet(export / "items.parquet", ["item_id", "title"])
     item_ids = items.column("item_id").combine_chunks()

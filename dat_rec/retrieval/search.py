@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 SPARE = 16
-"""Candidates beyond K, so that ties and rounding at the cut are rarely cut off."""
+"""Number of candidates beyond K, so that ties and rounding at the cut are rarely cut off."""
 ROUNDING = 1e-5
-"""More than float32 rounding can move an inner product of two unit vectors."""
+"""Bound on what float32 rounding moves an inner product of two unit vectors."""
 
 
 def top_items(
@@ -22,8 +22,8 @@ def top_items(
 
     Args:
         index: holds ``item_ND``.
-        item_ND: unit vectors of the catalogue.
-        query_BD: unit vectors.
+        item_ND: (N, D) unit vectors of the catalogue.
+        query_BD: (B, D) unit vectors.
         k: K, at most N.
 
     Returns:

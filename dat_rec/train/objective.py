@@ -1,8 +1,8 @@
 """Section 2.3 of the paper over the global batch: model outputs in, loss and its terms out.
 
-Each of N ranks holds its part of the global batch's examples, padded to B rows. The loss is
-that of one process on all the examples; padding has no part in it. Shapes as in
-``dat_rec.model.dat``.
+Each of W ranks holds its part of the global batch's examples, padded to B rows. The loss is
+that of one process on all the examples; padding has no part in it. Shapes: B examples and N
+negatives of this rank, padding included, M of both on all ranks without it, D output width.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,11 +29,11 @@ from dat_rec.model.towers import TowerFactory
 from dat_rec.sharding.gather import gather_rows, sum_over_ranks
 
 TERMS = ("main", "mimic_user", "mimic_item", "alignment")
-"""The loss's parts before weighting: equations (4) or softmax, (2) for u, (2) for v, (3)."""
+"""The loss terms before weighting: equation (4) or softmax, (2) for u, (2) for v, (3)."""
 
 
 def logged_terms(model: ModelConfig, loss: LossConfig) -> tuple[str, ...]:
-    """The terms that say something under this configuration; the others are zero."""
+    """The names of the terms that this configuration computes; the others stay zero."""
     return tuple(
         name
         for name in TERMS
@@ -43,21 +43,21 @@ def logged_terms(model: ModelConfig, loss: LossConfig) -> tuple[str, ...]:
 
 
 class Global(NamedTuple):
-    """What the losses need of the global batch's items, on its way: each part, called, waits."""
+    """What the losses need of all ranks' items, on its way: calling a field waits for it."""
 
     candidates: Callable[[], tuple[Tensor, Items]] | None
-    """(M, D) vectors, and what they are: rank after rank, of each the positives, the negatives.
-    None where each query is scored with its own alone."""
+    """(M, D) candidates' vectors and which items they are: rank after rank, the positives of each
+    and then its negatives. None where each query is scored with its own items alone."""
     moments: Callable[[], Sequence[Tensor]] | None
-    """``CategoryMoments``; None without alignment."""
+    """The fields of ``CategoryMoments``, summed over ranks; None without alignment."""
 
 
 class Exchange(nn.Module):
-    """Sends what is known of this rank's items to all ranks, while the query tower computes.
+    """Sends this rank's item vectors and items to all ranks, while the query tower computes.
 
     Args:
-        config: what the losses need.
-        categories: K, of those that equation (3) compares and the unknown one.
+        config: which losses there are, and so what is sent.
+        categories: K, number of categories that equation (3) compares, the unknown one included.
     """
 
     def __init__(self, config: LossConfig, categories: int) -> None:
@@ -74,15 +74,15 @@ class Exchange(nn.Module):
         counts: tuple[int, ...],
         negative_counts: tuple[int, ...],
     ) -> Global:
-        """Send them.
+        """Start to send; what comes back waits for the messages.
 
         Args:
-            item_BD: p_v of this rank's rows: of its examples, then padding.
-            negative_ND: p_v of its negatives, then padding.
-            positives: of the same rows.
-            negatives: of the same rows.
-            counts: how many of the B rows are examples, on each rank.
-            negative_counts: how many of the negatives are there, on each.
+            item_BD: (B, D) p_v of this rank's positives, then padding.
+            negative_ND: (N, D) p_v of this rank's negatives, then padding.
+            positives: the items of the B rows.
+            negatives: the items of the N rows.
+            counts: number of examples on each rank; the rest of its B rows is padding.
+            negative_counts: number of negatives on each rank; the rest of its N rows is padding.
         """
         config, rank = self._config, dist.get_rank()
         own, own_negatives = counts[rank], negative_counts[rank]
@@ -103,7 +103,7 @@ class Objective(nn.Module):
     """loss = main + λ1·loss_u + λ2·loss_v + λ3·loss_CA (equation 5).
 
     Args:
-        config: which main loss, and the weights λ.
+        config: names the main loss, and holds the weights λ.
     """
 
     def __init__(self, config: LossConfig) -> None:
@@ -118,17 +118,17 @@ class Objective(nn.Module):
         counts: tuple[int, ...],
         negative_counts: tuple[int, ...],
     ) -> tuple[Tensor, Tensor]:
-        """This rank's share of the global loss, whose mean over ranks is that loss.
+        """This rank's share of the global loss; the mean of all ranks' shares is that loss.
 
-        Where the loss is a mean over the global batch's examples, the share is N times what
-        this rank's own add to it: their sum divided by 1/N of all examples' number.
+        Where the loss is a mean over the global batch's examples, the share is W times what
+        this rank's own add to it: their sum divided by 1/W of the number of all examples.
 
         Args:
-            output: of the model for this rank's rows: its examples and negatives, then padding.
+            output: what the model gives for this rank's rows: examples and negatives, then padding.
             everywhere: what ``Exchange`` has sent.
-            positives: of the same rows.
-            counts: how many of the B rows are examples, on each of the N ranks.
-            negative_counts: how many of the negatives are there, on each.
+            positives: the items of the B rows.
+            counts: number of examples on each of the W ranks; the rest of its B rows is padding.
+            negative_counts: number of negatives on each rank; the rest of its N rows is padding.
 
         Returns:
             Scalar loss, and its (detached) terms as a vector in the order of ``TERMS``.
@@ -177,10 +177,14 @@ class Objective(nn.Module):
 def _send(
     parts: list[tuple[Tensor, Items, tuple[int, ...]]],
 ) -> Callable[[], tuple[Tensor, Items]]:
-    """Send vectors and items, in two messages; they arrive rank after rank, part after part.
+    """Send vectors and items, in two messages; padding is left out when they arrive.
 
     Args:
-        parts: this rank's vectors and items, padding included, and how many are none on each rank.
+        parts: this rank's vectors and items, padding included, with the number on each rank that
+            are no padding.
+
+    Returns:
+        A function that waits, and gives vectors and items rank after rank, part after part.
     """
     of_parts = (items.tensors() for _, items, _ in parts)
     index, category, log_q = (torch.cat(kind) for kind in zip(*of_parts, strict=True))
@@ -232,7 +236,7 @@ class TrainTask(nn.Module):
         self.objective = Objective(loss)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss of the batch, and its terms."""
+        """This rank's share of the loss, and its terms in the order of ``TERMS``, detached."""
         inputs = self.dat.look_up(batch.features)
         item_BD, negative_ND = self.dat.items(inputs)
         everywhere = self.exchange(

@@ -37,7 +37,7 @@ SECOND, MILLISECOND = 1_000_000, 1_000
 """Microseconds in one; times are seconds up to 2018, milliseconds in 2023."""
 CSV_2023 = ("user_id", "parent_asin", "timestamp")
 LOOK_AT = 1_000
-"""Lines that decide which column of a ratings CSV holds the items."""
+"""Number of lines that decide which column of a ratings CSV holds the items."""
 ASIN = re.compile(r"(B[0-9A-Z]{9}|[0-9]{9}[0-9X])")
 MALFORMED = (ValueError, TypeError, SyntaxError, MemoryError, RecursionError)
 """What json and ast raise at a line that is no object, and _id at half a character."""
@@ -53,16 +53,17 @@ ITEM_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Amazon(Options):
-    """Amazon reviews as in the paper: ≥ 5 reviews, the last item of each user is the test."""
+    """Make a dataset of Amazon reviews as the paper does: each user's last item is the test."""
 
     reviews: Path
-    """5-core JSON lines or ratings CSV (its name ends in .csv or .csv.gz)."""
+    """File of reviews: 5-core JSON lines, or a ratings CSV, whose name ends in .csv or .csv.gz."""
     metadata: Path
-    """Product metadata, JSON lines."""
+    """File of product metadata: JSON lines, perhaps .gz."""
     csv_columns: Literal["auto", "user-item", "item-user"] = "auto"
-    """Which of a ratings CSV's first two columns is which."""
+    """Order of the first two columns of a ratings CSV; auto: told by the ids' shapes."""
     minimum: int = 5
-    """Users and items with fewer reviews are dropped, again and again until none is left."""
+    """Minimum number of reviews of a user or item; those with fewer are dropped, again and again
+    until none is left."""
 
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:
         """See Options."""

@@ -37,7 +37,7 @@ TEST_SHARE = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class CompleteJourney(Options):
-    """The Complete Journey, grocery purchases: the test is the last 10 % of time."""
+    """Make a dataset of The Complete Journey (groceries): the test is the last 10 % by time."""
 
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:  # noqa: ARG002
         """See Options."""

@@ -44,7 +44,7 @@ TEST_FROM = 20220501
 
 @dataclass(frozen=True, kw_only=True)
 class KuaiRand(Options):
-    """KuaiRand-Pure, short videos: a positive is a long watch; the test is 1 to 8 May 2022."""
+    """Make a dataset of KuaiRand-Pure: positives are long watches, the test is 1 to 8 May 2022."""
 
     path: Path
     """Folder with interactions.parquet, items.parquet and users.parquet, or the original CSVs."""

@@ -34,17 +34,17 @@ RATING_COLUMNS = ("userId", "movieId", "rating", "timestamp")
 FILM_COLUMNS = ("movieId", "title", "genres")
 TEST_SHARE = 0.1
 LOOK_AT = 1_000
-"""Lines that decide the form of a CSV file's times."""
+"""Number of lines that decide the form of a CSV file's times."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MovieLens(Options):
-    """MovieLens (ml-1m, ml-10m, ml-25m, …): the test is the last 10 % of the positives by time."""
+    """Make a dataset of MovieLens (ml-1m, ml-25m, …): the test is the last 10 % by time."""
 
     path: Path
-    """The unpacked folder, with ratings.dat or ratings.csv."""
+    """Folder that was unpacked, with ratings.dat or ratings.csv."""
     min_rating: float = 4.0
-    """Ratings of at least this are positives; the others are left out."""
+    """Minimum rating of a positive; lower ratings are left out."""
 
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:
         """See Options."""

@@ -1,7 +1,7 @@
 """The user's own Parquet files: interactions, and items and users if there are any.
 
-Which column holds what is said on the command line. The type of an attribute's column decides
-how it is read (feature_kinds.py).
+The options say which column holds what. The type of an attribute's column decides how it is read
+(feature_kinds.py).
 """
 
 import struct
@@ -37,56 +37,60 @@ NO_CATEGORY = "category"
 TIME = "time"
 TEST_SHARE = 0.1
 SHOWN = 8
-"""Values of a label that a message shows."""
+"""Maximum number of a label's values that a message shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetLog(Options):
-    """Your own Parquet files, with a mapping of their columns."""
+    """Make a dataset of your own Parquet files, with a mapping of their columns."""
 
     interactions: Path
-    """File, or folder with Parquet files at any depth: one row for each interaction. Of folders
-    called COLUMN=VALUE (partitions), a column that the files lack is read."""
+    """Parquet file with one row for each interaction, or folder of such files at any depth. Folders
+    named COLUMN=VALUE are partitions: a column that the files lack is read from their names."""
     items: Path | None = None
-    """The catalogue, one row for each item; without it, the items of the interactions."""
+    """Parquet file or folder with the catalogue, one row for each item. Without it, the items of
+    the interactions, which have no attributes."""
     users: Path | None = None
-    """One row for each user; without it, users have no attributes."""
+    """Parquet file or folder with one row for each user. Without it, users have no attributes."""
     user_id: str = "user_id"
-    """Column of the user's id, in interactions and users: whole numbers from 0, or text."""
+    """Column of interactions and users that holds the user's id: integers from 0, or text."""
     item_id: str = "item_id"
-    """Column of the item's id, in interactions and items: whole numbers from 0, or text."""
+    """Column of interactions and items that holds the item's id: integers from 0, or text."""
     text_ids: bool = False
-    """Read ids that are integers as text: hashes, which may be negative or beyond int64."""
+    """Read integer ids as text, e.g. hashes, which may be negative or beyond int64."""
     time: str = TIME
-    """Column of the interactions' time: timestamp, date, text of one, seconds (milliseconds, …)
-    since 1970, or integers in order. It may be absent with --split last or random."""
+    """Column of interactions that holds the time: timestamp, date, text of either, seconds
+    (milliseconds, …) since 1970, or integers in order. Optional with --split last or random."""
     time_format: str | None = None
-    """How texts of times are written, in strptime's codes (as DuckDB knows them), e.g.
-    '%d.%m.%Y %H:%M'. Not needed where the year comes first."""
+    """Format of times in text, in the strptime codes that DuckDB knows, e.g. '%d.%m.%Y %H:%M'.
+    Without it, the format is found in the data, where the year comes first."""
     title: str | None = None
-    """Column of items that names an item to a reader."""
+    """Column of items that holds the title, which reports show."""
     category: str | None = None
-    """Column of items that is the category (category alignment, metrics by category)."""
+    """Column of items that holds the category, for category alignment and metrics by category."""
     user_features: tuple[str, ...] = ()
     """Columns of users that become query features."""
     item_features: tuple[str, ...] = ()
     """Columns of items that become item features, besides the category."""
     numbers: tuple[str, ...] = ()
-    """Features among these two that are integers to be cut into quantile buckets."""
+    """Columns among the user and item features to cut into quantile buckets although they are
+    integers; fractions always are."""
     label: str | None = None
-    """Column of the interactions that tells how good one was; without it, all are positives."""
+    """Column of interactions that holds a rating, a count or the kind of event. Without it,
+    every interaction is a positive."""
     min_label: float | None = None
-    """Interactions with a label of at least this (1 without it) are positives; the others are left
-    out."""
+    """Minimum label of a positive; interactions below it are left out. Without it, 1."""
     positive_labels: tuple[str, ...] = ()
-    """Interactions with one of these labels are positives, instead: purchase add_to_cart."""
+    """Labels of the positives, in place of --min-label, e.g. purchase add_to_cart; interactions
+    with others are left out."""
     split: Literal["time", "random", "last"] = "time"
-    """What is held out to test on: the last share of time; a random share; or the last interaction
-    of each user. Where the log has no times, the order of its rows is that of the interactions."""
+    """How the test set is held out: the last share of interactions by time, a random share, or
+    each user's last interaction. Without times, interactions are in the order of their rows."""
     test_share: float = TEST_SHARE
-    """Share of the interactions, the last by time, or at random, that is held out."""
+    """Share of the interactions that is held out for testing, with --split time or random."""
     test_from: str | None = None
-    """Hold out all from this time on instead: a timestamp, or an integer if times are integers."""
+    """Start of the test set, in place of --test-share: a timestamp, or an integer if the times are
+    integers. All interactions from then on are held out."""
 
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:  # noqa: ARG002
         """See Options."""
@@ -150,7 +154,7 @@ class ParquetLog(Options):
             raise UserError(f"--item-features {NO_CATEGORY}: pass it as --category {NO_CATEGORY}")
 
     def _register_interactions(self, database: duckdb.DuckDBPyConnection) -> Times | None:
-        """Make raw_interactions; how its times are read, none if the log has no times.
+        """Make raw_interactions; return how its times are read, None for a log without times.
 
         ``place`` counts its rows, where their order matters: for the last one of equal times, or
         because there are no times.
@@ -186,7 +190,7 @@ class ParquetLog(Options):
         return times
 
     def _log(self, database: duckdb.DuckDBPyConnection, columns: list[str]) -> tuple[str, bool]:
-        """SQL to stand after FROM: the columns, and the time if the log has it."""
+        """SQL to stand after FROM, with columns and time; and whether the log has a time."""
         timed = self.time != TIME or holds(self.interactions, TIME)
         wanted = [*columns, self.time] if timed or self.split == "time" else columns
         try:
@@ -230,7 +234,7 @@ class ParquetLog(Options):
     def _label(
         self, database: duckdb.DuckDBPyConnection, log: str, types: dict[str, str]
     ) -> tuple[str, str]:
-        """SQL: which rows to read, and whether one of them lacks the label."""
+        """SQL of which rows to read, and SQL of whether a row lacks the label."""
         if self.label is None:
             return "", "false"
         column, type_ = named(self.label), types[self.label]
@@ -256,7 +260,7 @@ class ParquetLog(Options):
         return f"WHERE {at_least(label, least)}", f"NOT coalesce(isfinite({label}), false)"
 
     def _labels(self, database: duckdb.DuckDBPyConnection, log: str, type_: str) -> tuple[str, str]:
-        """The same where the positives are named."""
+        """What ``_label`` returns, where the positives are named."""
         column = named(self.label or "")
         if type_ not in ("VARCHAR", "BOOLEAN", *INTEGERS):
             raise UserError(
@@ -350,7 +354,7 @@ class ParquetLog(Options):
 
 
 def _rounded(number: float, width: int) -> float:
-    """The float of so many bits next to ``number``; itself if it is beyond all of them."""
+    """The float of ``width`` bits next to ``number``; ``number`` itself if none is that large."""
     code = {16: "<e", 32: "<f"}[width]
     with suppress(OverflowError):
         return float(struct.unpack(code, struct.pack(code, number))[0])
@@ -358,7 +362,7 @@ def _rounded(number: float, width: int) -> float:
 
 
 def _values(database: duckdb.DuckDBPyConnection, log: str, column: str) -> str:
-    """The commonest values of a label."""
+    """The most frequent values of a label, for a message."""
     rows = database.execute(
         f"SELECT {column}::VARCHAR, count(*) FROM {log} WHERE {column} IS NOT NULL "
         f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {SHOWN + 1}"

@@ -21,10 +21,10 @@ from dat_rec.files import UNFINISHED
 
 ENDINGS = (".parquet", ".parq", ".pq")
 ENDING = re.compile(r"\.[A-Za-z]\w*$")
-"""Of a name; ``000000_0`` and ``events-v1.2-000000000000`` have none."""
+"""The ending of a file's name; ``000000_0`` and ``events-v1.2-000000000000`` have none."""
 MAGIC = b"PAR1"
 SHOWN = 3
-"""Names in a message."""
+"""Maximum number of names in a message."""
 ICEBERG = "*.metadata.json"
 ICEBERG_NAME = re.compile(
     r"(v\d+|\d{5,}-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})(\.gz)?\.metadata\.json"
@@ -38,7 +38,7 @@ def part_files(path: Path, *, aloud: bool = True) -> list[Path]:
 
     Args:
         path: a file, or a folder.
-        aloud: name files of other kinds, and links to the same file, on stderr.
+        aloud: whether to name files of other kinds, and links to the same file, on stderr.
 
     Raises:
         UserError: there is none, or one that is no Parquet; or it is the folder of a table format,
@@ -60,7 +60,7 @@ def part_files(path: Path, *, aloud: bool = True) -> list[Path]:
 
 
 def say(text: str) -> None:
-    """A line on stderr, above the bar."""
+    """Write a line on stderr, above the progress bar."""
     tqdm.write(text, file=sys.stderr)
 
 
@@ -156,7 +156,7 @@ def _is_iceberg(path: Path) -> bool:
 
 
 def _version(path: Path) -> tuple[int, str]:
-    """Of an Iceberg table's metadata: ``00002-<uuid>`` or ``v2``."""
+    """The version of an Iceberg table's metadata file, ``00002-<uuid>`` or ``v2``, to sort by."""
     number = re.match(r"v?(\d+)", path.name)
     return int(number[1]) if number else -1, path.name
 
@@ -239,7 +239,7 @@ def _python(code: str) -> str:
 
 
 def _nothing(folder: Path, others: list[Path]) -> UserError:
-    """No Parquet file: what is there in its place."""
+    """The error for a folder without Parquet files: it says what is there in their place."""
     if not others:
         hidden = sorted(entry.name for entry in folder.iterdir() if _hidden(entry.name))
         but = f" but hidden ones ({_names(hidden)})" if hidden else ""

@@ -11,10 +11,10 @@ import pyarrow as pa
 from dat_rec.errors import UserError
 
 MANTISSA_BITS = {16: 11, 32: 24, 64: 53}
-"""Of floats of so many bits: integers of as many bits are exact in them."""
+"""Mantissa of floats by their width: integers of as many bits are exact in them."""
 INTEGER_DIGITS = {8: 3, 16: 5, 32: 10, 64: 20}
 MOST_DIGITS = 38
-"""Of DuckDB's decimals."""
+"""Maximum number of digits in DuckDB's decimals."""
 UNITS = ("s", "ms", "us", "ns")
 SQL = {
     "bool": "BOOLEAN",

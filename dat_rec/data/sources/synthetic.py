@@ -43,24 +43,24 @@ CUTOFFS = (50, 100)
 
 @dataclass(frozen=True, kw_only=True)
 class Synthetic(Options):
-    """A planted world of any size, with a known best possible HR; for tests and benchmarks."""
+    """Make a planted world, whose best possible HR is known, for tests and benchmarks."""
 
     users: int = 2_000
-    """Users; each has at least one interaction."""
+    """Number of users; each has at least one interaction."""
     items: int = 1_000
-    """Items of the catalogue."""
+    """Number of items in the catalogue."""
     interactions: int = 40_000
-    """Interactions in all, the test's included."""
+    """Number of interactions, the test's included."""
     categories: int = 10
-    """Item categories of very uneven size."""
+    """Number of item categories, which are of very uneven size."""
     dim: int = 16
-    """Dimensions of the planted vectors."""
+    """Dimension of the planted vectors."""
     sharpness: float = 8.0
-    """How much an interaction depends on the user's taste: 0 is popularity alone."""
+    """Weight of the user's taste in an interaction: 0 is popularity alone."""
     skew: float = 0.8
     """Exponent s of popularity, of the categories' sizes and of the users' activity."""
     world_seed: int = 0
-    """Decides the world; --seed decides the order of its examples only."""
+    """Random seed of the world; --seed decides the order of its examples only."""
 
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:
         """See Options."""
@@ -113,7 +113,7 @@ class Synthetic(Options):
 
 @dataclass(frozen=True)
 class World:
-    """What is planted."""
+    """The planted vectors, popularity and activity."""
 
     user: Floats
     """(users, dim): unit vectors."""

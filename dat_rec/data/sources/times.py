@@ -18,9 +18,9 @@ from dat_rec.data.sources.tables import INTEGERS
 from dat_rec.errors import UserError
 
 LOOK_AT = 10_000
-"""Rows of each file that decide the form of a text."""
+"""Number of rows of each file that decide the form of a text."""
 OTHER_FORM = "time in another form"
-"""The kind of a bad row whose time has not the form of most."""
+"""Kind of a bad row whose time is not in the form that most rows have."""
 
 _ZONE = r"( ?(Z|[+-]\d{2}(:?\d{2})?)|( [+-]\d{4})? [A-Za-z][\w/+-]*)?"
 _DAY = r"(19|20|21)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"
@@ -113,7 +113,7 @@ FORMS = {
     "microseconds": Form(r"[+-]?\d{15,17}(\.\d*)?", lambda text: _units(text, 1)),
     "nanoseconds": Form(r"[+-]?\d{18,19}", lambda text: _units(text, 1e-3)),
 }
-"""Of a text that fits several, the first one counts: a compact day is no number of seconds."""
+"""The forms of times in text; the first that fits counts: a compact day is no number of seconds."""
 EPOCH = frozenset(("seconds", "milliseconds", "microseconds", "nanoseconds"))
 _HOURS = rf"{_DAY}([01]\d|2[0-3])"
 """Days with the hour: as seconds, all of them lie between 2030 and 2040."""
@@ -132,7 +132,7 @@ def times_of(
     where: str,
     time_format: str | None = None,
 ) -> Times:
-    """How to read the times of ``column``.
+    """Find how to read the times of ``column``.
 
     Args:
         database: holds the relation.
@@ -140,7 +140,7 @@ def times_of(
         column: the column's name.
         type_: its type in DuckDB.
         where: the file or folder, for messages.
-        time_format: of its texts, in strptime's codes; none: it is found.
+        time_format: format of its texts, in strptime's codes; None: it is found.
 
     Raises:
         UserError: a type that holds no moments, a text of no known form, or one whose day and
