@@ -101,7 +101,7 @@ def _check_table(
     max_rejected: float,
     rejected: Counter[str],
 ) -> int:
-    """Make table ``name`` of raw_``name``; count its bad rows into ``rejected``; rows read."""
+    """Make table ``name`` of raw_``name``, count its bad rows, and return the rows read."""
     if name == "interactions":
         value = (
             "CASE WHEN problem IS NOT NULL OR _kind = 'unparsable time' THEN value "

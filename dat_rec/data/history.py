@@ -8,7 +8,7 @@ that memory holds one batch whatever the log's size. Out, in the work folder:
 
 so an example's history is ``sequence[start:stop]``: the user's last N items strictly earlier in
 time, most recent last; items of one and the same time stand in the order of their item_index.
-``shuffle`` is a pseudo-random number made from the seed and the row's place: sorting by it
+``shuffle`` is a pseudo-random number made from the seed and the row's position: sorting by it
 shuffles the examples the same way on every machine.
 """
 
@@ -75,14 +75,14 @@ def order_training(
             time = batch["time"].to_numpy()
             new_user = np.diff(user, prepend=last_user) != 0
             new_group = new_user | (np.diff(time, prepend=last_time) != 0)
-            place = position + np.arange(len(user))
-            begin = _latest(place, new_user, user_begin)
-            stop = _latest(place, new_group, group_begin)
+            row = position + np.arange(len(user))
+            begin = _latest(row, new_user, user_begin)
+            stop = _latest(row, new_group, group_begin)
             start = np.maximum(begin, stop - history_length)
             batch["item_index"].to_numpy().astype(np.int32).tofile(file)
-            columns = [*batch.columns, start, stop, _scramble(place, seed)]
+            columns = [*batch.columns, start, stop, _scramble(row, seed)]
             writer.write_batch(pa.record_batch([pa.array(c) for c in columns], schema=schema))
-            stops.append(place[new_user])
+            stops.append(row[new_user])
             position += len(user)
             user_begin, group_begin = int(begin[-1]), int(stop[-1])
             last_user, last_time = int(user[-1]), int(time[-1])
@@ -91,20 +91,18 @@ def order_training(
     return Sequences(items, training, starts[1:])
 
 
-def _latest(place: Ints, marked: NDArray[np.bool_], before: int) -> Ints:
-    """The last marked place at or before each place; ``before`` where none is in the batch."""
-    return np.maximum.accumulate(np.where(marked, place, before))
+def _latest(row: Ints, marked: NDArray[np.bool_], before: int) -> Ints:
+    """The last marked position at or before each; ``before`` where none is in the batch."""
+    return np.maximum.accumulate(np.where(marked, row, before))
 
 
-def _scramble(place: Ints, seed: int) -> NDArray[np.uint64]:
-    """splitmix64 (Steele et al., OOPSLA 2014), output ``place`` of the stream called ``seed``."""
+def _scramble(row: Ints, seed: int) -> NDArray[np.uint64]:
+    """splitmix64 (Steele et al., OOPSLA 2014): output ``row`` of the stream called ``seed``."""
     with np.errstate(over="ignore"):
         state = np.full(1, seed % 2**64, np.uint64)
         for _ in range(2):
             state = _mix(state + np.uint64(0x9E3779B97F4A7C15))
-        return _mix(
-            state + (place.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        )
+        return _mix(state + (row.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

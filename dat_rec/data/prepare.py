@@ -1,11 +1,10 @@
 """A source's raw relations in, a whole dataset folder out: the stages of ``dat-rec prepare``.
 
-raw relations → checks.py → split → vocabulary.py → history.py → write.py → schema.json. DuckDB
+raw relations → checks.py → split.py → vocabulary.py → history.py → write.py → schema.json. DuckDB
 does the work within a memory limit and spills into the unfinished folder, which vanishes when
 anything fails.
 """
 
-import re
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -19,9 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from dat_rec.data.checks import reject_bad_rows
+from dat_rec.data.duckdb_errors import errors_in_one_line
 from dat_rec.data.history import order_training
 from dat_rec.data.schema import HISTORY, ITEM, Feature, Schema
-from dat_rec.data.source import HISTORY_CATEGORY, Source, Split, named, quoted
+from dat_rec.data.source import HISTORY_CATEGORY, Source, named, quoted
+from dat_rec.data.split import hold_out, keep_frequent
 from dat_rec.data.vocabulary import number_items, number_users
 from dat_rec.data.write import (
     Histories,
@@ -34,9 +35,6 @@ from dat_rec.data.write import (
 from dat_rec.errors import UserError
 from dat_rec.files import whole_folder
 
-FAR = 1.5
-"""Ratio of the share that is held out to the one that was asked for, or the reverse, above which a
-warning says so."""
 STAGES = ("read", "check", "split", "number", "order", "users", "test", "examples")
 
 
@@ -96,7 +94,7 @@ def prepare(options: Options) -> Schema:
     """
     _check_options(options)
     with (
-        _errors_in_one_line(options),
+        errors_in_one_line(options.inputs(), options.out, options.memory_limit),
         whole_folder(options.out, marker="schema.json", overwrite=options.overwrite) as folder,
     ):
         work = folder / "work"
@@ -139,8 +137,8 @@ def _run(options: Options, database: duckdb.DuckDBPyConnection, work: Path, fold
         stage("check")
         counts = reject_bad_rows(database, options.max_rejected)
         stage("split")
-        notes = [*source.notes, *_keep_frequent(database, source.minimum)]
-        held_out = _split(database, source.split)
+        notes = [*source.notes, *keep_frequent(database, source.minimum)]
+        held_out = hold_out(database, source.split)
         notes += held_out.warnings
         stage("number")
         items = number_items(database, source, folder)
@@ -185,77 +183,6 @@ def _run(options: Options, database: duckdb.DuckDBPyConnection, work: Path, fold
     )
 
 
-def _keep_frequent(database: duckdb.DuckDBPyConnection, minimum: int) -> tuple[str, ...]:
-    """Drop users and items with fewer interactions than ``minimum`` until none is left."""
-    if minimum < 2:
-        return ()
-    before = after = _count(database, "interactions")
-    while True:
-        for key in ("user_id", "item_id"):
-            database.execute(
-                f"DELETE FROM interactions WHERE {key} IN (SELECT {key} FROM interactions "
-                f"GROUP BY {key} HAVING count(*) < {minimum})"
-            )
-        now = _count(database, "interactions")
-        if now == after:
-            break
-        after = now
-    if not after:
-        raise UserError(
-            f"no user and item has {minimum} interactions or more: lower --minimum, "
-            "or give more data"
-        )
-    database.execute("DELETE FROM items WHERE item_id NOT IN (SELECT item_id FROM interactions)")
-    database.execute("DELETE FROM users WHERE user_id NOT IN (SELECT user_id FROM interactions)")
-    return (
-        f"users and items with fewer than {minimum} interactions were dropped until none was left: "
-        f"{after} of {before} interactions stayed",
-    )
-
-
-@dataclass(frozen=True)
-class _HeldOut:
-    """How much a split has held out."""
-
-    rows: int
-    """Number of interactions held out."""
-    of: int
-    """Number of all interactions."""
-    asked: float | None
-    """Share that was asked for; None where the split names none."""
-
-    def __str__(self) -> str:
-        return f"{self.rows} of {self.of} are held out ({self.rows / self.of:.2%})"
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """A line, if the share is far from the one that was asked for."""
-        share = self.rows / self.of
-        if self.asked is None or self.asked / FAR <= share <= self.asked * FAR:
-            return ()
-        return (
-            f"warning: {self}, where {self.asked:.2%} were asked for: interactions that the split "
-            "cannot tell apart stay together, and one is the least",
-        )
-
-
-def _split(database: duckdb.DuckDBPyConnection, split: Split) -> _HeldOut:
-    """Mark the held-out interactions: column ``is_test``."""
-    database.execute(
-        f"CREATE TABLE split AS SELECT user_id, item_id, time, ({split.is_test})::BOOLEAN "
-        "AS is_test FROM interactions; DROP TABLE interactions; "
-        "ALTER TABLE split RENAME TO interactions"
-    )
-    rows, held = _count(database, "interactions"), _count(database, "interactions WHERE is_test")
-    if rows == 1:
-        raise UserError("there is one interaction, to train on or to test on: give more data")
-    if held == rows:
-        raise UserError(f"no interaction is left to train on ({split.words}): {split.if_all}")
-    if held == 0:
-        raise UserError(f"no interaction is held out to test on ({split.words}): {split.if_none}")
-    return _HeldOut(held, rows, split.share)
-
-
 def _number_interactions(database: duckdb.DuckDBPyConnection) -> None:
     database.execute(
         "CREATE TABLE numbered_interactions AS SELECT user_row, item_index, time, is_test "
@@ -271,11 +198,6 @@ def _category(
     query = f"SELECT {named(category)} AS category FROM item_rows ORDER BY item_index"
     column = database.sql(query).to_arrow_table()["category"]
     return np.asarray(column.to_numpy(), np.int32)
-
-
-def _count(database: duckdb.DuckDBPyConnection, relation: str) -> int:
-    row = database.execute(f"SELECT count(*) FROM {relation}").fetchone()
-    return int(row[0]) if row else 0
 
 
 @contextmanager
@@ -298,68 +220,6 @@ def _connect(work: Path, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnectio
             ) from error
         database.execute("SET enable_progress_bar = false")
         yield database
-
-
-@contextmanager
-def _errors_in_one_line(options: Options) -> Iterator[None]:
-    """Turn what a user can mend (disk, rights, memory, a damaged file) into one line."""
-    try:
-        yield
-    except duckdb.InterruptException as error:
-        raise KeyboardInterrupt from error
-    except RuntimeError as error:
-        # As DuckDB says it where Ctrl-C comes while a statement runs.
-        if str(error) != "Query interrupted":
-            raise
-        raise KeyboardInterrupt from error
-    except duckdb.OutOfMemoryException as error:
-        raise UserError(
-            f"--memory-limit {options.memory_limit} is too little ({_first_line(error)}): raise it"
-        ) from error
-    except duckdb.Error as error:
-        raise UserError(
-            _csv_error(str(error))
-            or (isinstance(error, duckdb.InvalidInputException) and _mixed_ends(options.inputs()))
-            or f"{_first_line(error)}: check the input files, and the room at {options.out.parent}"
-        ) from error
-    except OSError as error:
-        where = error.filename or options.out
-        raise UserError(
-            f"{where}: {error.strerror or error}: free the disk, or choose another --out"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
-def _csv_error(text: str) -> str:
-    """File, line and reason, which DuckDB spreads over its lines; nothing for other errors."""
-    files = re.findall(r"^  file = (.+)$", text, re.MULTILINE)
-    number = re.search(r"CSV Error on Line: (\d+)", text)
-    if not (files and number):
-        return ""
-    # The line itself, which may be anything, then the reason, then what a programmer could do.
-    reason = text.split("\nPossible ")[0].rstrip().splitlines()[-1].rstrip(".")
-    return f"{files[-1]}: line {number[1]}: {reason}: correct or remove the line"
-
-
-def _mixed_ends(inputs: tuple[Path, ...]) -> str:
-    """Name a text file whose lines end in CR LF and in LF, which DuckDB cannot read or name."""
-    for path in inputs:
-        for file in sorted(path.glob("*")) if path.is_dir() else [path]:
-            if file.suffix not in (".csv", ".dat") or not file.is_file():
-                continue
-            with file.open("rb") as lines:
-                first = next(lines, b"").endswith(b"\r\n")
-                ends = ("CR LF", "LF") if first else ("LF", "CR LF")
-                for number, line in enumerate(lines, 2):
-                    if line.endswith(b"\n") and line.endswith(b"\r\n") != first:
-                        return (
-                            f"{file}: line 1 ends in {ends[0]}, line {number} in {ends[1]}: "
-                            "convert the line ends, e.g. by dos2unix"
-                        )
-    return ""
 
 
 def _report(out: Path, schema: Schema) -> None:

@@ -25,7 +25,7 @@ FILE_ROWS = 256 * ROW_GROUP
 def write_items(
     database: duckdb.DuckDBPyConnection, features: Sequence[Feature], path: Path
 ) -> int:
-    """Write items.parquet in the order of item_index; the number of rows."""
+    """Write items.parquet in the order of item_index, and return the number of rows."""
     columns = ["item_id", "title", "category_name", "train_count", *_names(features)]
     query = f"SELECT {_list(columns)} FROM item_rows ORDER BY item_index"
     return _write(path, _stream(database, query))
@@ -38,7 +38,7 @@ def write_users(
     length: int,
     path: Path,
 ) -> int:
-    """Write users.parquet in the order of user_row, histories as of the split; its rows."""
+    """Write users.parquet by user_row, histories as of the split; return the number of rows."""
     columns = ["user_id", "trained", *_names(features)]
     query = f"SELECT {_list(columns)} FROM user_rows ORDER BY user_row"
     start, stop = histories.sequences.last(length)
@@ -55,7 +55,7 @@ def write_users(
 
 
 def write_seen(database: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """Write seen.parquet: the pairs of the training span and how often; the number of rows."""
+    """Write seen.parquet: the pairs of the training span with their counts; return the rows."""
     query = (
         "SELECT user_row, item_index, count(*)::INTEGER AS count FROM numbered_interactions "
         "WHERE NOT is_test GROUP BY user_row, item_index ORDER BY user_row, item_index"
@@ -64,7 +64,7 @@ def write_seen(database: duckdb.DuckDBPyConnection, path: Path) -> int:
 
 
 def write_test(database: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """Write test.parquet: the held-out interactions by time; the number of rows."""
+    """Write test.parquet: the held-out interactions by time; return the number of rows."""
     query = (
         "SELECT user_row, item_index, time FROM numbered_interactions WHERE is_test "
         "ORDER BY time, user_row, item_index"
@@ -172,7 +172,7 @@ def _empty(schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _write(path: Path, batches: Iterator[pa.RecordBatch]) -> int:
-    """Write a row group for each batch; the number of rows."""
+    """Write a row group for each batch, and return the number of rows."""
     rows = 0
     first = next(batches)
     with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:

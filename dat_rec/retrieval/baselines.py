@@ -11,7 +11,7 @@ import numpy as np
 
 from dat_rec.retrieval.metrics import figures
 from dat_rec.retrieval.protocol import Protocol
-from dat_rec.retrieval.ranking import Floats, places
+from dat_rec.retrieval.ranking import Floats, count_above
 
 
 def baseline_ranks(protocol: Protocol, *, own_history: bool) -> tuple[Floats, Floats]:
@@ -25,14 +25,14 @@ def baseline_ranks(protocol: Protocol, *, own_history: bool) -> tuple[Floats, Fl
     popularity = protocol.train_count[: protocol.trained_items]
     weight = popularity.max() + 1 if own_history else 0
     target = protocol.own_count * weight + protocol.train_count[protocol.item_index]
-    among_all = places(popularity, target)
+    among_all = count_above(popularity, target)
     trained, unseen = np.empty((2, len(target)))
     for user, mine in zip(protocol.users, protocol.queries_by_user, strict=True):
         own = protocol.seen_slice(user)
         own_popularity = popularity[protocol.seen_item[own]]
         own_key = protocol.seen_count[own] * weight + own_popularity
-        unseen[mine] = 0.5 + among_all[mine] - places(own_popularity, target[mine])
-        trained[mine] = unseen[mine] + places(own_key, target[mine])
+        unseen[mine] = 0.5 + among_all[mine] - count_above(own_popularity, target[mine])
+        trained[mine] = unseen[mine] + count_above(own_key, target[mine])
     return trained, unseen
 
 

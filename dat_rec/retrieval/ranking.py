@@ -44,11 +44,11 @@ class Ranks(NamedTuple):
     """Among all N items; for every query."""
 
 
-def places(pool: NDArray[Number], targets: NDArray[Number]) -> Floats:
+def count_above(pool: NDArray[Number], targets: NDArray[Number]) -> Floats:
     """Count, for each target, the members of the pool above it, plus half of those equal to it.
 
     A target that is itself in the pool counts as half a tie, so that its rank is
-    ½ + places; pools add up and subtract. (K,) pool, (M,) targets → (M,) float64.
+    ½ + count_above; pools add up and subtract. (K,) pool, (M,) targets → (M,) float64.
     """
     if len(targets) <= FEW:
         above = (pool > targets[:, None]).sum(axis=1)
@@ -101,10 +101,10 @@ def exact_ranks(
             mine = protocol.queries_by_user[i]
             targets = scores_N[protocol.item_index[mine]]
             own = protocol.seen_item[protocol.seen_slice(protocol.users[i])]
-            among_trained = places(scores_N[: protocol.trained_items], targets)
-            among_others = places(scores_N[protocol.trained_items :], targets)
+            among_trained = count_above(scores_N[: protocol.trained_items], targets)
+            among_others = count_above(scores_N[protocol.trained_items :], targets)
             trained[mine] = 0.5 + among_trained
-            unseen[mine] = 0.5 + among_trained - places(scores_N[own], targets)
+            unseen[mine] = 0.5 + among_trained - count_above(scores_N[own], targets)
             catalogue[mine] = 0.5 + among_trained + among_others
     return Ranks(
         np.where(protocol.answerable, trained, np.nan),

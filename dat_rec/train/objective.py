@@ -135,37 +135,54 @@ class Objective(nn.Module):
         """
         config, rank = self._config, dist.get_rank()
         own, own_negatives = counts[rank], negative_counts[rank]
+        own_output = output.first(own, own_negatives)
         share = sum(counts) / len(counts)
-        query_BD, item_BD, negative_ND, a_u, a_v = output.first(own, own_negatives)
+        # Without shared candidates, (2) and (4) are means over each example's negative pairs too.
+        pairs = share if everywhere.candidates is not None else share * (1 + config.negatives)
         terms: dict[str, Tensor] = {}
-        pairs = share
         if everywhere.candidates is None:
-            pairs = share * (1 + config.negatives)
-            negative_BSD = negative_ND.view(own, config.negatives, negative_ND.shape[1])
-            item_BSD = torch.cat([item_BD.unsqueeze(1), negative_BSD], dim=1)
-            terms["main"] = binary_cross_entropy(query_BD, item_BSD, pairs)
+            terms["main"] = self._of_own_items(own_output, pairs)
         else:
-            candidate_ND, candidate = everywhere.candidates()
-            terms["main"] = sampled_softmax(
-                query_BD=query_BD,
-                positive_BD=item_BD,
-                candidate_ND=candidate_ND,
-                positive=positives.first(own),
-                candidate=candidate,
-                queries=share,
-                temperature=config.temperature,
-                log_q_strength=config.log_q,
-            )
+            arrived = everywhere.candidates()
+            terms["main"] = self._of_candidates(own_output, positives.first(own), arrived, share)
         if everywhere.moments is not None:
             terms["alignment"] = category_alignment(CategoryMoments(*everywhere.moments()))
+        a_u, a_v = own_output.augmented_user_BD, own_output.augmented_item_BD
         if a_u is not None and a_v is not None:
-            terms["mimic_user"] = mimic(a_u, item_BD, pairs)
-            terms["mimic_item"] = mimic(a_v, query_BD, pairs)
+            terms["mimic_user"] = mimic(a_u, own_output.item_BD, pairs)
+            terms["mimic_item"] = mimic(a_v, own_output.query_BD, pairs)
+        return self._weighted(terms)
+
+    def _of_own_items(self, output: DATOutput, pairs: float) -> Tensor:
+        """Equation (4): each query with its own positive and negatives."""
+        query_BD, item_BD, negative_ND, *_ = output
+        shape = (len(query_BD), self._config.negatives, negative_ND.shape[1])
+        item_BSD = torch.cat([item_BD.unsqueeze(1), negative_ND.view(shape)], dim=1)
+        return binary_cross_entropy(query_BD, item_BSD, pairs)
+
+    def _of_candidates(
+        self, output: DATOutput, positive: Items, candidates: tuple[Tensor, Items], queries: float
+    ) -> Tensor:
+        """The softmax: each query with its own positive and all ranks' candidates."""
+        candidate_ND, candidate = candidates
+        return sampled_softmax(
+            query_BD=output.query_BD,
+            positive_BD=output.item_BD,
+            candidate_ND=candidate_ND,
+            positive=positive,
+            candidate=candidate,
+            queries=queries,
+            temperature=self._config.temperature,
+            log_q_strength=self._config.log_q,
+        )
+
+    def _weighted(self, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The sum of weight times term, and all terms, detached; those that are not there are 0."""
         weights = {
             "main": 1.0,
-            "mimic_user": config.mimic_user,
-            "mimic_item": config.mimic_item,
-            "alignment": config.alignment,
+            "mimic_user": self._config.mimic_user,
+            "mimic_item": self._config.mimic_item,
+            "alignment": self._config.alignment,
         }
         # A term of weight 0 stays out of the graph.
         used = [weights[name] * term for name, term in terms.items() if weights[name] > 0]

@@ -10,7 +10,7 @@ from dat_rec.retrieval.metrics import (
     metrics_from_vectors,
     protocol_metrics,
 )
-from dat_rec.retrieval.ranking import exact_ranks, places
+from dat_rec.retrieval.ranking import count_above, exact_ranks
 from tests.retrieval import brute_force
 from tests.retrieval.world import ITEMS, random_protocol
 
@@ -50,7 +50,7 @@ def test_world_has_the_cases_that_matter() -> None:
 def test_by_hand() -> None:
     # Scores 5 3 3 3 1: the 5 ranks first; a 3 after it, with half of two ties.
     pool = np.array([3, 1, 3, 5, 3], np.int64)
-    assert (0.5 + places(pool, np.array([5, 3, 1]))).tolist() == [1.0, 3.0, 5.0]
+    assert (0.5 + count_above(pool, np.array([5, 3, 1]))).tolist() == [1.0, 3.0, 5.0]
     assert figures(np.array([1.0, 50.0, 50.5, 100.5])) == {
         "HR@50": 0.5,
         "HR@100": 0.75,

@@ -27,7 +27,8 @@ from dat_rec.data.sources.tables import (
     number,
     problem,
 )
-from dat_rec.data.sources.times import EPOCH, FORMS, form_of
+from dat_rec.data.sources.time_forms import EPOCH, FORMS
+from dat_rec.data.sources.times import form_of
 from dat_rec.errors import UserError
 
 RATING_COLUMNS = ("userId", "movieId", "rating", "timestamp")

@@ -4,8 +4,6 @@ The options say which column holds what. The type of an attribute's column decid
 (feature_kinds.py).
 """
 
-import struct
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,17 +25,16 @@ from dat_rec.data.source import (
     quoted,
     random_share,
 )
-from dat_rec.data.sources.feature_kinds import is_number, kind_of
+from dat_rec.data.sources.feature_kinds import kind_of
 from dat_rec.data.sources.ids import id_sql
-from dat_rec.data.sources.tables import INTEGERS, PLACE, WIDTH, at_least, finite, holds, parquet
+from dat_rec.data.sources.labels import Labels
+from dat_rec.data.sources.tables import INTEGERS, PLACE, finite, holds, parquet
 from dat_rec.data.sources.times import OTHER_FORM, Times, no_moment, read_moment, times_of
 from dat_rec.errors import UserError
 
 NO_CATEGORY = "category"
 TIME = "time"
 TEST_SHARE = 0.1
-SHOWN = 8
-"""Maximum number of a label's values that a message shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +168,14 @@ class ParquetLog(Options):
             )
             log = "placed_log"
             place = ", _place AS place"
-        where, missing = self._label(database, log, types)
+        where, missing = "", "false"
+        if self.label is not None:
+            labels = Labels(database, log, self.interactions, self.label, types[self.label])
+            where, missing = (
+                labels.among(self.positive_labels)
+                if self.positive_labels
+                else labels.at_least(self._least())
+            )
         problem, value = f"CASE WHEN {missing} THEN 'missing label'", "NULL"
         times, time = None, "_place"
         if timed:
@@ -230,58 +234,6 @@ class ParquetLog(Options):
         return id_sql(
             database, table, column, types[column], where=str(path), as_text=self.text_ids
         )
-
-    def _label(
-        self, database: duckdb.DuckDBPyConnection, log: str, types: dict[str, str]
-    ) -> tuple[str, str]:
-        """SQL of which rows to read, and SQL of whether a row lacks the label."""
-        if self.label is None:
-            return "", "false"
-        column, type_ = named(self.label), types[self.label]
-        if self.positive_labels:
-            return self._labels(database, log, type_)
-        if not is_number(type_):
-            if type_ == "VARCHAR":
-                raise UserError(
-                    f"{self.interactions}: label {self.label!r} is text: name its positives by "
-                    f"--positive-labels; it holds {_values(database, log, column)}"
-                )
-            raise UserError(
-                f"{self.interactions}: label {self.label!r} is {type_}: name a number or text"
-            )
-        label = f"{column}::DOUBLE"
-        least = repr(self._least())
-        if type_ in ("FLOAT", "DOUBLE"):
-            # 4.1 in 32 bits is less than 4.1 in 64: each file's labels are compared in its width.
-            narrow = "".join(
-                f" WHEN {width} THEN {_rounded(self._least(), width)!r}" for width in (16, 32)
-            )
-            least = f"CASE {WIDTH}{narrow} ELSE {least} END::DOUBLE"
-        return f"WHERE {at_least(label, least)}", f"NOT coalesce(isfinite({label}), false)"
-
-    def _labels(self, database: duckdb.DuckDBPyConnection, log: str, type_: str) -> tuple[str, str]:
-        """What ``_label`` returns, where the positives are named."""
-        column = named(self.label or "")
-        if type_ not in ("VARCHAR", "BOOLEAN", *INTEGERS):
-            raise UserError(
-                f"--positive-labels: {self.interactions}: label {self.label!r} is {type_}: "
-                "name a column of text or integers, or pass --min-label"
-            )
-        # As True or TRUE stand elsewhere, so may they here.
-        given = {
-            label.lower() if type_ == "BOOLEAN" else label: label for label in self.positive_labels
-        }
-        wanted = ", ".join(quoted(label) for label in given)
-        test = f"{column}::VARCHAR IN ({wanted})"
-        found = database.execute(f"SELECT DISTINCT {column}::VARCHAR FROM {log} WHERE {test}")
-        absent = given.keys() - {row[0] for row in found.fetchall()}
-        if absent:
-            raise UserError(
-                f"--positive-labels {given[min(absent)]}: {self.interactions}: no row has it: "
-                f"{self.label!r} holds {_values(database, log, column)}: correct or leave it out"
-            )
-        missing = f"coalesce({column}::VARCHAR, '') = ''"
-        return f"WHERE {missing} OR {test}", missing
 
     def _register_items(self, database: duckdb.DuckDBPyConnection) -> list[Attribute]:
         if self.items is None:
@@ -351,21 +303,3 @@ class ParquetLog(Options):
                 f"--test-from {self.test_from}: is no {kind}, as the times are: write one"
             )
         return Split(f"time >= {start}", f"test: from {self.test_from} on")
-
-
-def _rounded(number: float, width: int) -> float:
-    """The float of ``width`` bits next to ``number``; ``number`` itself if none is that large."""
-    code = {16: "<e", 32: "<f"}[width]
-    with suppress(OverflowError):
-        return float(struct.unpack(code, struct.pack(code, number))[0])
-    return number
-
-
-def _values(database: duckdb.DuckDBPyConnection, log: str, column: str) -> str:
-    """The most frequent values of a label, for a message."""
-    rows = database.execute(
-        f"SELECT {column}::VARCHAR, count(*) FROM {log} WHERE {column} IS NOT NULL "
-        f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {SHOWN + 1}"
-    ).fetchall()
-    more = ", …" if len(rows) > SHOWN else ""
-    return ", ".join(str(row[0])[:40] for row in rows[:SHOWN]) + more

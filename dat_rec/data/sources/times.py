@@ -1,4 +1,4 @@
-"""A column of times in, microseconds since 1970 out: the forms in which people keep times.
+"""A column of times in, how its values become microseconds since 1970 out.
 
 A column has one form. Of a text it is the one that most of the first rows have, and rows of another
 are bad; a text whose day and month could be either way round needs its format. Integers stay as
@@ -15,27 +15,20 @@ import duckdb
 from dat_rec.data.source import named, quoted
 from dat_rec.data.sources.ids import in_words
 from dat_rec.data.sources.tables import INTEGERS
+from dat_rec.data.sources.time_forms import (
+    DAY,
+    FORMS,
+    UNITS,
+    iso_micros,
+    strptime_micros,
+    units_micros,
+)
 from dat_rec.errors import UserError
 
 LOOK_AT = 10_000
 """Number of rows of each file that decide the form of a text."""
 OTHER_FORM = "time in another form"
 """Kind of a bad row whose time is not in the form that most rows have."""
-
-_ZONE = r"( ?(Z|[+-]\d{2}(:?\d{2})?)|( [+-]\d{4})? [A-Za-z][\w/+-]*)?"
-_DAY = r"(19|20|21)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"
-_CLOCK = r"\d{2}:\d{2}:\d{2}"
-_OFFSET = r"([+-]\d{4}|UTC|GMT)"
-
-
-@dataclass(frozen=True)
-class Form:
-    """One way to write a time."""
-
-    pattern: str
-    """RE2: what the whole text looks like."""
-    micros: Callable[[str], str]
-    """SQL of a trimmed text → SQL of microseconds; NULL where it is no time after all."""
 
 
 @dataclass(frozen=True)
@@ -52,70 +45,7 @@ class Times:
     """The times are integers, as they stand in the file."""
 
 
-def _iso(text: str) -> str:
-    """The date with hyphens, a point before the fraction, an offset without its space or name."""
-    text = rf"regexp_replace({text}, '^(\d{{4}})[/.](\d{{1,2}})[/.](\d{{1,2}})', '\1-\2-\3')"
-    text = rf"regexp_replace({text}, '(:\d{{2}}),(\d)', '\1.\2')"
-    text = rf"regexp_replace({text}, ' ([+-]\d{{2}}:?\d{{2}})( [A-Z]+)?$', '\1')"
-    # Java's ZonedDateTime names the zone of its offset in brackets.
-    text = rf"regexp_replace({text}, '(Z|[+-]\d{{2}}:?\d{{2}})\[[\w/+-]+\]$', '\1')"
-    return f"try(epoch_us(try_cast({text} AS TIMESTAMPTZ)))"
-
-
-def _basic(text: str) -> str:
-    groups = r"^(\d{4})(\d{2})(\d{2})[T ]?(\d{2})(\d{2})"
-    text = rf"regexp_replace({text}, '{groups}(\d{{2}})', '\1-\2-\3 \4:\5:\6')"
-    return _iso(rf"regexp_replace({text}, '{groups}', '\1-\2-\3 \4:\5')")
-
-
-def _strptime(time_format: str) -> Callable[[str], str]:
-    return lambda text: f"try(epoch_us(try_strptime({text}, {quoted(time_format)})))"
-
-
-def _dated(time_format: str) -> Callable[[str], str]:
-    """As ``_strptime``, with UTC and GMT for +0000, since DuckDB's %z knows offsets alone."""
-    read = _strptime(time_format)
-    return lambda text: read(f"regexp_replace({text}, ' (UTC|GMT)', ' +0000')")
-
-
-def _units(number: str, in_one: float) -> str:
-    """SQL: an exact number of units of so many microseconds, cut to whole ones."""
-    exact = f"try_cast({number} AS DECIMAL(38, 9))"
-    if in_one < 1:
-        return f"try({exact}::BIGINT // {round(1 / in_one)})"
-    return f"try(floor({exact} * {in_one:.0f})::BIGINT)"
-
-
-UNITS = ((1e11, 1e6), (1e14, 1e3), (1e17, 1.0), (1e20, 1e-3))
-"""(below, microseconds): numbers below the first, up to the year 5138, are seconds, and so on."""
-FORMS = {
-    "iso": Form(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}([T ].+)?", _iso),
-    "basic": Form(rf"{_DAY}[T ]?([01]\d|2[0-4])[0-5]\d([0-6]\d([.,]\d+)?)?{_ZONE}", _basic),
-    "day": Form(_DAY, _strptime("%Y%m%d")),
-    "twitter": Form(
-        rf"[A-Z][a-z]{{2}} [A-Z][a-z]{{2}} +\d{{1,2}} {_CLOCK} {_OFFSET} \d{{4}}",
-        _dated("%a %b %d %H:%M:%S %z %Y"),
-    ),
-    "ctime": Form(
-        rf"[A-Z][a-z]{{2}} [A-Z][a-z]{{2}} +\d{{1,2}} {_CLOCK} \d{{4}}",
-        _strptime("%a %b %d %H:%M:%S %Y"),
-    ),
-    "mail": Form(
-        rf"[A-Z][a-z]{{2}}, \d{{1,2}} [A-Z][a-z]{{2}} \d{{4}} {_CLOCK} {_OFFSET}",
-        _dated("%a, %d %b %Y %H:%M:%S %z"),
-    ),
-    "apache": Form(
-        rf"\d{{1,2}}/[A-Z][a-z]{{2}}/\d{{4}}:{_CLOCK} {_OFFSET}", _dated("%d/%b/%Y:%H:%M:%S %z")
-    ),
-    "amazon": Form(r"\d{1,2} \d{1,2}, \d{4}", _strptime("%m %d, %Y")),
-    "seconds": Form(r"[+-]?\d{1,11}(\.\d*)?", lambda text: _units(text, 1e6)),
-    "milliseconds": Form(r"[+-]?\d{12,14}(\.\d*)?", lambda text: _units(text, 1e3)),
-    "microseconds": Form(r"[+-]?\d{15,17}(\.\d*)?", lambda text: _units(text, 1)),
-    "nanoseconds": Form(r"[+-]?\d{18,19}", lambda text: _units(text, 1e-3)),
-}
-"""The forms of times in text; the first that fits counts: a compact day is no number of seconds."""
-EPOCH = frozenset(("seconds", "milliseconds", "microseconds", "nanoseconds"))
-_HOURS = rf"{_DAY}([01]\d|2[0-3])"
+_HOURS = rf"{DAY}([01]\d|2[0-3])"
 """Days with the hour: as seconds, all of them lie between 2030 and 2040."""
 _AMBIGUOUS = r"\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2})([T ,].*)?"
 _EITHER = re.compile(r"\d{1,2}([-/.])\d{1,2}[-/.](\d+)(.*)", re.DOTALL)
@@ -162,8 +92,6 @@ def times_of(
     text = f"trim({named(column)})"
     looked_at = f"{relation} WHERE _source_row <= {LOOK_AT}"
     form = form_of(database, looked_at, text)
-    pattern = FORMS[form].pattern if form in FORMS else _AMBIGUOUS
-    test = f"regexp_full_match({text}, {quoted(pattern)})"
     if form in FORMS:
         times = _of_form(form)
         if form == "seconds" and (first := _all_hours(database, looked_at, text)):
@@ -173,26 +101,43 @@ def times_of(
             )
         if _reads_one(database, looked_at, text, times):
             return times
-    elif form != "ambiguous":
+    raise _unread(database, looked_at, column, text, form)
+
+
+def _unread(
+    database: duckdb.DuckDBPyConnection, looked_at: str, column: str, text: str, form: str
+) -> UserError:
+    """The error for a column whose most frequent form cannot be read: its first time, and the cure.
+
+    Args:
+        database: holds the relation.
+        looked_at: SQL to stand after FROM, with a WHERE.
+        column: the column's name.
+        text: SQL of the trimmed text.
+        form: what ``form_of`` has found.
+    """
+    pattern = FORMS[form].pattern if form in FORMS else _AMBIGUOUS
+    test = f"regexp_full_match({text}, {quoted(pattern)})"
+    if form not in FORMS and form != "ambiguous":
         test = f"NOT {_any_form(text)} AND NOT {test} AND {text} <> ''"
     row = database.execute(
         f"SELECT _source_file, _source_row, {text} FROM {looked_at} AND {test} ORDER BY ALL LIMIT 1"
     ).fetchone()
     assert row is not None
-    place = f"{row[0]}: row {row[1]}: {column} {row[2][:80]!r}"
-    if form == "ambiguous":
-        day_first, month_first, whole = _either(row[2])
-        cure = f"pass --time-format '{day_first}' or --time-format '{month_first}'"
-        if not whole:
-            cure = (
-                f"pass a --time-format that begins with '{day_first}' or '{month_first}' and "
-                "goes on as the times do"
-            )
-        raise UserError(f"{place}: the day or the month may come first: {cure}")
-    raise UserError(
-        f"{place}: a time in no known form: pass --time-format with strptime's codes, "
-        "e.g. --time-format '%d %B %Y %H:%M'"
-    )
+    where = f"{row[0]}: row {row[1]}: {column} {row[2][:80]!r}"
+    if form != "ambiguous":
+        return UserError(
+            f"{where}: a time in no known form: pass --time-format with strptime's codes, "
+            "e.g. --time-format '%d %B %Y %H:%M'"
+        )
+    day_first, month_first, whole = _either(row[2])
+    cure = f"pass --time-format '{day_first}' or --time-format '{month_first}'"
+    if not whole:
+        cure = (
+            f"pass a --time-format that begins with '{day_first}' or '{month_first}' and "
+            "goes on as the times do"
+        )
+    return UserError(f"{where}: the day or the month may come first: {cure}")
 
 
 def form_of(database: duckdb.DuckDBPyConnection, relation: str, text: str) -> str:
@@ -246,7 +191,7 @@ def no_moment(where: str, column: str, kind: str) -> str:
 
 def read_moment(database: duckdb.DuckDBPyConnection, times: Times, text: str) -> int | None:
     """A moment that an option names: in the column's form, or as ISO 8601 if that is no integer."""
-    tries = [] if times.integers else [_iso(f"trim({quoted(text)})")]
+    tries = [] if times.integers else [iso_micros(f"trim({quoted(text)})")]
     if times.read_as is not None:
         tries.insert(0, times.micros(f"try_cast({quoted(text)} AS {times.read_as})"))
     row = database.execute(f"SELECT coalesce({', '.join(tries)})").fetchone()
@@ -291,7 +236,7 @@ def _numbers(database: duckdb.DuckDBPyConnection, relation: str, column: str, ty
     def micros(value: str) -> str:
         exact = f"try(round({value} * {in_one!r}::DOUBLE)::BIGINT)"
         if type_.startswith("DECIMAL"):
-            exact = _units(value, in_one)
+            exact = units_micros(value, in_one)
         return f"CASE WHEN {within(value, unit)} THEN {exact} END"
 
     return Times(
@@ -327,7 +272,7 @@ def _formatted(
             f"--time-format {time_format}: holds no code: use strptime's, e.g. --time-format "
             "'%d/%m/%Y %H:%M:%S'"
         )
-    read = _strptime(time_format)
+    read = strptime_micros(time_format)
     times = _alike(lambda value: read(f"trim({value}::VARCHAR)"))
     text = f"trim({named(column)}::VARCHAR)"
     row = database.execute(

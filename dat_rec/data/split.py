@@ -1,0 +1,99 @@
+"""Clean interactions in, the same with the held-out ones marked out: what trains and what tests."""
+
+from dataclasses import dataclass
+
+import duckdb
+
+from dat_rec.data.source import Split
+from dat_rec.errors import UserError
+
+FAR = 1.5
+"""Ratio of the share that is held out to the one that was asked for, or the reverse, above which a
+warning says so."""
+
+
+def keep_frequent(database: duckdb.DuckDBPyConnection, minimum: int) -> tuple[str, ...]:
+    """Drop users and items with fewer interactions than ``minimum`` until none is left.
+
+    Returns:
+        What was dropped, in words; nothing where all is kept.
+
+    Raises:
+        UserError: no interaction stays.
+    """
+    if minimum < 2:
+        return ()
+    before = after = _count(database, "interactions")
+    while True:
+        for key in ("user_id", "item_id"):
+            database.execute(
+                f"DELETE FROM interactions WHERE {key} IN (SELECT {key} FROM interactions "
+                f"GROUP BY {key} HAVING count(*) < {minimum})"
+            )
+        now = _count(database, "interactions")
+        if now == after:
+            break
+        after = now
+    if not after:
+        raise UserError(
+            f"no user and item has {minimum} interactions or more: lower --minimum, "
+            "or give more data"
+        )
+    database.execute("DELETE FROM items WHERE item_id NOT IN (SELECT item_id FROM interactions)")
+    database.execute("DELETE FROM users WHERE user_id NOT IN (SELECT user_id FROM interactions)")
+    return (
+        f"users and items with fewer than {minimum} interactions were dropped until none was left: "
+        f"{after} of {before} interactions stayed",
+    )
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How much a split has held out."""
+
+    rows: int
+    """Number of interactions held out."""
+    of: int
+    """Number of all interactions."""
+    asked: float | None
+    """Share that was asked for; None where the split names none."""
+
+    def __str__(self) -> str:
+        return f"{self.rows} of {self.of} are held out ({self.rows / self.of:.2%})"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A line, if the share is far from the one that was asked for."""
+        share = self.rows / self.of
+        if self.asked is None or self.asked / FAR <= share <= self.asked * FAR:
+            return ()
+        return (
+            f"warning: {self}, where {self.asked:.2%} were asked for: interactions that the split "
+            "cannot tell apart stay together, and one is the least",
+        )
+
+
+def hold_out(database: duckdb.DuckDBPyConnection, split: Split) -> HeldOut:
+    """Mark the held-out interactions: column ``is_test`` of the table ``interactions``.
+
+    Raises:
+        UserError: nothing would be left to train on, or nothing to test on.
+    """
+    database.execute(
+        f"CREATE TABLE split AS SELECT user_id, item_id, time, ({split.is_test})::BOOLEAN "
+        "AS is_test FROM interactions; DROP TABLE interactions; "
+        "ALTER TABLE split RENAME TO interactions"
+    )
+    rows, held = _count(database, "interactions"), _count(database, "interactions WHERE is_test")
+    if rows == 1:
+        raise UserError("there is one interaction, to train on or to test on: give more data")
+    if held == rows:
+        raise UserError(f"no interaction is left to train on ({split.words}): {split.if_all}")
+    if held == 0:
+        raise UserError(f"no interaction is held out to test on ({split.words}): {split.if_none}")
+    return HeldOut(held, rows, split.share)
+
+
+def _count(database: duckdb.DuckDBPyConnection, relation: str) -> int:
+    row = database.execute(f"SELECT count(*) FROM {relation}").fetchone()
+    return int(row[0]) if row else 0
