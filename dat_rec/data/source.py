@@ -57,7 +57,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Split:
-    """How held-out interactions are told from training interactions."""
+    """The rule that divides interactions into held-out and training ones."""
 
     is_test: str
     """SQL: a boolean over the columns of ``interactions``, never NULL."""

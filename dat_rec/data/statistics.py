@@ -25,8 +25,8 @@ def suspect_groups(
     found = []
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
-        for place in range(group.num_columns):
-            column = group.column(place)
+        for position in range(group.num_columns):
+            column = group.column(position)
             feature = by_name.get(column.path_in_schema.split(".")[0])
             if feature is not None and _is_suspect(
                 column.statistics, feature, nulls_only=feature.name in nulls_only

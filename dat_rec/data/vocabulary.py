@@ -175,11 +175,11 @@ def _join_encoded(
     database: duckdb.DuckDBPyConnection, table: str, columns: str, attributes: list[Attribute]
 ) -> None:
     joins = ""
-    for place, attribute in enumerate(attributes):
+    for number, attribute in enumerate(attributes):
         empty = "[]::INTEGER[]" if attribute.kind == "tags" else "0"
-        columns += f", coalesce(e{place}.code, {empty}) AS {named(attribute.name)}"
+        columns += f", coalesce(e{number}.code, {empty}) AS {named(attribute.name)}"
         encoded = named(f"encoded_{attribute.name}")
-        joins += f" LEFT JOIN {encoded} e{place} ON e{place}._number = n._number"
+        joins += f" LEFT JOIN {encoded} e{number} ON e{number}._number = n._number"
     database.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM numbered n{joins}")
     for attribute in attributes:
         database.execute(f"DROP TABLE {named(f'encoded_{attribute.name}')}")

@@ -129,8 +129,8 @@ class Histories:
         """Row i gets the items ``sequence[start[i]:stop[i]]`` and their categories."""
         lengths = stop - start
         offsets = np.concatenate(([0], np.cumsum(lengths)))
-        places = np.repeat(start - offsets[:-1], lengths) + np.arange(offsets[-1])
-        items = np.asarray(self.sequences.items[places])
+        positions = np.repeat(start - offsets[:-1], lengths) + np.arange(offsets[-1])
+        items = np.asarray(self.sequences.items[positions])
         for name, values in (
             (HISTORY, items + np.int32(1)),
             (HISTORY_CATEGORY, self._category[items]),

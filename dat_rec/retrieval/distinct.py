@@ -66,13 +66,13 @@ def encode_once(
         (M, D)
     """
     kinds = distinct_rows(columns)
-    asked, place = np.unique(kinds.kind[rows], return_inverse=True)
+    asked, position = np.unique(kinds.kind[rows], return_inverse=True)
     first = kinds.first[asked]
     blocks = [first[start : start + at_once] for start in range(0, max(1, len(first)), at_once)]
     vectors = [
         encode({name: column.take(block) for name, column in columns.items()}) for block in blocks
     ]
-    return np.concatenate(vectors)[place]
+    return np.concatenate(vectors)[position]
 
 
 def _distinct(code: Ints) -> Distinct:
@@ -91,8 +91,8 @@ def _codes(table: NDArray[np.generic]) -> Ints:
     hashes = np.zeros(rows, np.uint64)
     for column in words.T:
         hashes = (hashes ^ column) * HASH_FACTOR
-    _, place, times = np.unique(hashes, return_inverse=True, return_counts=True)
-    shared = np.flatnonzero(times[place] > 1)
+    _, position, times = np.unique(hashes, return_inverse=True, return_counts=True)
+    shared = np.flatnonzero(times[position] > 1)
     content = np.ascontiguousarray(table[shared])
     ends = np.arange(len(shared) + 1) * width * table.itemsize
     kind = _large_codes(ends, content)

@@ -98,8 +98,8 @@ def write_export(
     columns = dataset.user_columns(bad_ids)
     users = dataset.table("users", ["user_id", *(feature.name for feature in features)])
     for name in bad_ids.counts:
-        place = users.column_names.index(name)
-        users = users.set_column(place, name, _to_arrow(columns[name]))
+        position = users.column_names.index(name)
+        users = users.set_column(position, name, _to_arrow(columns[name]))
     pq.write_table(users, folder / "users.parquet")
     save_query_tower(QueryEncoder(model, features), features, folder / "query_tower.pt2")
     check_answers(folder, model, dataset.schema, columns, vectors)

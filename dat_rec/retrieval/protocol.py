@@ -135,9 +135,9 @@ class Protocol:
         items = len(self.train_count)
         owner = np.repeat(np.arange(len(self.user_trained)), np.diff(self.seen_offsets))
         pairs, asked = owner * items + self.seen_item, self.user_row * items + self.item_index
-        place = np.searchsorted(pairs, asked)
-        found = np.append(pairs, -1)[place] == asked
-        return np.where(found, np.append(self.seen_count, 0)[place], 0)
+        position = np.searchsorted(pairs, asked)
+        found = np.append(pairs, -1)[position] == asked
+        return np.where(found, np.append(self.seen_count, 0)[position], 0)
 
     @cached_property
     def new_pair(self) -> Flags:

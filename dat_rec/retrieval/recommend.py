@@ -111,8 +111,8 @@ def sample(export: Path, recommendations: Path, users: int = 3, first: int = 5) 
     for row in _first_rows(recommendations, users, first):
         if row["rank"] == 1:
             lines.append(f"user {row['user_id']}")
-        place = pc.index(item_ids, row["item_id"]).as_py()
-        title = items.column("title")[place].as_py() or f"item {row['item_id']}"
+        position = pc.index(item_ids, row["item_id"]).as_py()
+        title = items.column("title")[position].as_py() or f"item {row['item_id']}"
         lines.append(f"  {row['rank']:>3}  {row['score']:>7.4f}  {title}")
     return "\n".join(lines)
 

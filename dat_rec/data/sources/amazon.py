@@ -102,10 +102,12 @@ class Amazon(Options):
     def _ratings(self) -> Iterator[dict[str, Any]]:
         rows = _csv_rows(self.reviews)
         first = next(rows, [])
-        header = {name.strip().lower().lstrip("\ufeff"): place for place, name in enumerate(first)}
-        places = [header.get(name, -1) for name in CSV_2023]
-        if min(places) >= 0:
-            user, item, time = places
+        header = {
+            name.strip().lower().lstrip("\ufeff"): position for position, name in enumerate(first)
+        }
+        positions = [header.get(name, -1) for name in CSV_2023]
+        if min(positions) >= 0:
+            user, item, time = positions
             micros, numbered = MILLISECOND, enumerate(rows, 1)
         else:
             item = self._item_column()
@@ -128,7 +130,7 @@ class Amazon(Options):
         if self.csv_columns != "auto":
             return 1 if self.csv_columns == "user-item" else 0
         rows = [row for row in islice(_csv_rows(self.reviews), LOOK_AT) if len(row) >= 4]
-        shapes = [sum(bool(ASIN.fullmatch(row[place])) for row in rows) for place in (0, 1)]
+        shapes = [sum(bool(ASIN.fullmatch(row[position])) for row in rows) for position in (0, 1)]
         if shapes[0] == shapes[1]:
             raise UserError(
                 f"{self.reviews}: cannot tell which of the first two columns is the item: "

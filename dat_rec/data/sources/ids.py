@@ -104,14 +104,14 @@ def _refuse_inexact(
     if row is None:
         return
     file, number, found, first = row
-    place = f"{file}: row {number}: {column} {found}"
+    location = f"{file}: row {number}: {column} {found}"
     if first and (type_ in EXACT_IN_FLOAT or type_.startswith("DECIMAL")):
-        raise UserError(f"{place} is no whole number: write the ids as integers or text")
+        raise UserError(f"{location} is no whole number: write the ids as integers or text")
     if type_ in EXACT_IN_FLOAT:
         raise UserError(
-            f"{place} is a float of {EXACT_IN_FLOAT[type_]} or more, where two ids may be one: "
+            f"{location} is a float of {EXACT_IN_FLOAT[type_]} or more, where two ids may be one: "
             "write the ids as int64 or text"
         )
     raise UserError(
-        f"{place} is over {INT64_MAX}: write the ids as int64 or text, or pass --text-ids"
+        f"{location} is over {INT64_MAX}: write the ids as int64 or text, or pass --text-ids"
     )

@@ -23,8 +23,8 @@ SHOWN = 8
 class Labels:
     """One column of labels.
 
-    Each method gives two pieces of SQL: a WHERE of the rows to read, and whether one of them lacks
-    its label.
+    Each method gives SQL twice: a WHERE of the rows to read, and whether one of them lacks its
+    label.
     """
 
     database: duckdb.DuckDBPyConnection

@@ -218,8 +218,10 @@ def _double_colons(path: Path, work: Path, header: tuple[str, ...]) -> str:
         lines.pop()
     rows = [line.removesuffix("\r").split("::") for line in lines]
     columns = {
-        name: pa.array([row[place] if place < len(row) else None for row in rows], pa.string())
-        for place, name in enumerate(header)
+        name: pa.array(
+            [row[position] if position < len(row) else None for row in rows], pa.string()
+        )
+        for position, name in enumerate(header)
     }
     columns["_source_row"] = pa.array(range(1, len(rows) + 1), pa.int64())
     table = work / f"{path.stem}.parquet"

@@ -180,9 +180,11 @@ def _write_log(options: Synthetic, world: World, path: Path) -> None:
     with pq.ParquetWriter(path, schema) as writer:
         for users in _user_batches(options):
             cumulative = world.probabilities(users, options.sharpness).cumsum(1)
-            for place, user in enumerate(range(users.start, users.stop)):
+            for position, user in enumerate(range(users.start, users.stop)):
                 draws = generator.random((2, world.counts[user]))
-                item = np.searchsorted(cumulative[place] / cumulative[place, -1], draws[0], "right")
+                item = np.searchsorted(
+                    cumulative[position] / cumulative[position, -1], draws[0], "right"
+                )
                 time = EPOCH_US + (draws[1] * SPAN_US).astype(np.int64)
                 columns = [np.full(len(item), user), item, time]
                 writer.write_batch(pa.record_batch([pa.array(c) for c in columns], schema=schema))

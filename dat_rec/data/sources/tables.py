@@ -122,19 +122,19 @@ def _union(
     # DuckDB casts the files of one call to the first one's types: those of one call are alike.
     groups: dict[tuple[str, ...], list[int]] = {}
     files = list(schemas)
-    for place in range(len(files)):
-        alike = tuple(str(found[place][1]) for found in types.values())
-        groups.setdefault(alike, []).append(place)
+    for position in range(len(files)):
+        alike = tuple(str(found[position][1]) for found in types.values())
+        groups.setdefault(alike, []).append(position)
     added = ["_source_file", "file_row_number + 1 AS _source_row"]
     added = [f"{sql} AS {named(name)}" for name, sql in outside.items()] + added
     options = ", filename='_source_file', file_row_number=true"
     selects = []
-    for places in groups.values():
-        read = [_cast(name, found[places[0]][1], common[name]) for name, found in types.items()]
+    for positions in groups.values():
+        read = [_cast(name, found[positions[0]][1], common[name]) for name, found in types.items()]
         if width_of is not None:
-            own = types[width_of][places[0]][1] if width_of in types else pa.null()
+            own = types[width_of][positions[0]][1] if width_of in types else pa.null()
             read.append(f"{own.bit_width if pa.types.is_floating(own) else 64} AS {WIDTH}")
-        scan = scan_parquet([files[place] for place in places], options)
+        scan = scan_parquet([files[position] for position in positions], options)
         selects.append(f"SELECT {', '.join([*read, *added])} FROM {scan}")
     return f"({' UNION ALL '.join(selects)})"
 
@@ -208,7 +208,7 @@ def _header(path: Path, separator: str) -> list[str]:
     if not names:
         raise UserError(f"{path}: the file is empty: download it anew")
     # pandas leaves its index without a name.
-    return [name or f"unnamed {place}" for place, name in enumerate(names)]
+    return [name or f"unnamed {position}" for position, name in enumerate(names)]
 
 
 def _list(columns: Sequence[str]) -> str:

@@ -171,7 +171,7 @@ def _reads_one(database: duckdb.DuckDBPyConnection, relation: str, text: str, ti
 def _all_hours(
     database: duckdb.DuckDBPyConnection, relation: str, text: str
 ) -> tuple[str, int, str] | None:
-    """The first text and its place, if all texts are days with the hour."""
+    """File, row and text of the first time, if all texts are days with the hour."""
     row = database.execute(
         f"SELECT _source_file, _source_row, {text} AS text, "
         f"regexp_full_match({text}, {quoted(_HOURS)}) AS hours "
