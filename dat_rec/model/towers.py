@@ -39,7 +39,7 @@ class TowerFactory(Protocol):
         >>> made = dat_rec.export(Path("linear"), Path("linear-export"), tower=linear)
     """
 
-    def __call__(self, input_dim: int, output_dim: int) -> nn.Module:
+    def __call__(self, input_dim: int, output_dim: int, /) -> nn.Module:
         """Make a tower from F = ``input_dim`` to D = ``output_dim`` numbers."""
 
 

@@ -65,7 +65,7 @@ def test_a_random_split_does_not_follow_the_order_of_the_rows(tmp_path: Path) ->
 
 
 def last_of_each(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Of equal times the later row is the last; an only one is for training."""
+    """Among equal times the later row is the last; a user with one interaction is trained on."""
     last = {
         user: max((row[2], place) for place, row in enumerate(rows) if row[0] == user)[1]
         for user in {row[0] for row in rows}
