@@ -11,7 +11,8 @@ from typing import List, Optional
 
 from torchx import specs
 
-from launch import job
+from launch import app, checks, commands, resources
+from launch.size import ONE, parse_size
 
 
 def train(
@@ -52,13 +53,15 @@ def train(
         max_retries: restarts of the job by the scheduler, when a host dies; they resume
         rdzv_port: port on the first host where hosts meet; 0 for one made of the job's id
     """
-    size = job.parse_size(j)
+    size = parse_size(j)
     arguments = ["--data", data, "--out", out, "--preset", preset, *extra]
-    arguments = job.check_training(arguments, size, image)
-    resource = job.resource(host, cpu, gpu, memMB, size)
-    command = job.on_each_host(size, ["train", *arguments], image, max_restarts, rdzv_port)
-    facts = job.for_schedulers(size, out, image, rdzv_port)
-    return job.app(name, "train", command, image, size, resource, mounts, env, max_retries, facts)
+    arguments = checks.training_arguments(arguments, size, image)
+    resource = resources.resource(host, cpu, gpu, memMB, size)
+    command = commands.on_each_host(size, ["train", *arguments], image, max_restarts, rdzv_port)
+    facts = app.metadata(size, out, image, rdzv_port)
+    return app.app_def(
+        name, "train", command, image, size, resource, mounts, env, max_retries, facts
+    )
 
 
 def evaluate(
@@ -89,10 +92,10 @@ def evaluate(
         env: more environment variables, e.g. A=1,B=2
         max_retries: restarts of the job by the scheduler
     """
-    arguments = job.of_a_run(run, data, image)
-    command = job.once(["-m", "dat_rec", "evaluate", *arguments], image)
-    resource = job.resource(host, cpu, gpu, memMB)
-    return job.app(name, "evaluate", command, image, job.ONE, resource, mounts, env, max_retries)
+    arguments = checks.run_arguments(run, data, image)
+    command = commands.once(["-m", "dat_rec", "evaluate", *arguments], image)
+    resource = resources.resource(host, cpu, gpu, memMB)
+    return app.app_def(name, "evaluate", command, image, ONE, resource, mounts, env, max_retries)
 
 
 def export(
@@ -127,11 +130,11 @@ def export(
         env: more environment variables, e.g. A=1,B=2
         max_retries: restarts of the job by the scheduler
     """
-    arguments = job.of_a_run(run, data, image)
-    arguments += ["--out", job.folder(out, image), *(["--overwrite"] if overwrite else [])]
-    command = job.once(["-m", "dat_rec", "export", *arguments], image)
-    resource = job.resource(host, cpu, gpu, memMB)
-    return job.app(name, "export", command, image, job.ONE, resource, mounts, env, max_retries)
+    arguments = checks.run_arguments(run, data, image)
+    arguments += ["--out", checks.folder(out, image), *(["--overwrite"] if overwrite else [])]
+    command = commands.once(["-m", "dat_rec", "export", *arguments], image)
+    resource = resources.resource(host, cpu, gpu, memMB)
+    return app.app_def(name, "export", command, image, ONE, resource, mounts, env, max_retries)
 
 
 def benchmark(
@@ -160,6 +163,6 @@ def benchmark(
         mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
         env: more environment variables, e.g. A=1,B=2
     """
-    command = job.once(["-m", job.benchmark(script), *extra], image)
-    resource = job.resource(host, cpu, gpu, memMB)
-    return job.app(name, "benchmark", command, image, job.ONE, resource, mounts, env)
+    command = commands.once(["-m", checks.benchmark(script), *extra], image)
+    resource = resources.resource(host, cpu, gpu, memMB)
+    return app.app_def(name, "benchmark", command, image, ONE, resource, mounts, env)

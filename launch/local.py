@@ -17,7 +17,8 @@ from torchx.specs import AppDef
 
 from dat_rec.dist.host_address import check_free
 from dat_rec.errors import UserError
-from launch.job import PORT, check_no_image
+from launch.app import PORT
+from launch.checks import check_no_image
 from launch.refuse import refuse
 
 

@@ -1,18 +1,11 @@
-"""TorchX's Slurm scheduler, which tries the nodes before it queues a job, and follows requeues.
+"""TorchX's Slurm scheduler: a job is an sbatch script, tried on idle nodes before it is queued.
 
-What is ours, and why:
-
-- the nodes are tried first, with ``dat-rec doctor --cluster`` on those that are idle;
-- a job whose ranks refused their input (exit code 2) is not queued again; one that was stopped
-  at its time limit with a checkpoint is;
-- each task gets its node's CPUs (srun no longer takes them from sbatch), and a job that runs
-  again adds to its logs;
-- values of environment variables may hold commas, at which srun would cut them;
-- ``torchx status`` knows cancelled jobs, and jobs that wait to run again; ``torchx log`` finds the
-  files from any folder.
+What runs on the nodes, and what is queued again, stands in ``slurm_job.sh``. A job whose ranks
+refused their input (exit code 2) is not queued again; one that was stopped at its time limit with a
+checkpoint is. ``torchx status`` knows cancelled jobs and those that wait to run again, and ``torchx
+log`` finds the files from any folder.
 """
 
-import dataclasses
 import re
 import shlex
 import subprocess
@@ -32,72 +25,41 @@ from torchx.schedulers.api import (
     split_lines_iterator,
 )
 from torchx.schedulers.local_scheduler import LogIterator
-from torchx.specs import (
-    AppDef,
-    AppState,
-    ReplicaStatus,
-    Resource,
-    Role,
-    RoleStatus,
-    macros,
-    runopts,
-)
+from torchx.specs import AppDef, AppState, ReplicaStatus, Role, RoleStatus, macros, runopts
 
-from launch.job import CHECK, check_no_image
+from launch.app import TRY_NODE
+from launch.checks import check_no_image
 from launch.refuse import refuse
 
 LOGS = "logs"
 """Folder of the jobs' logs, in the one from which they are submitted."""
 STOP_BEFORE_END_S = 120
-"""So long before its time limit a job is asked to write a checkpoint and stop."""
+"""Seconds before its time limit at which a job is asked to write a checkpoint and stop."""
+MIN_MINUTES = 10
+"""Minimum time limit: a job with less would do little but start and stop."""
 IDLE_S = 10
-"""In which the nodes must be free to be tried; otherwise the job tries them when it begins."""
+"""Seconds in which nodes must be free to be tried; otherwise the job tries them when it begins."""
 TRY_S = 120
+"""Timeout of the trial, in seconds."""
 BUSY = ("nodes are busy", "Socket timed out")
 """What srun says when the nodes that it wants are not free now."""
-SHORTEST_MIN = 10
-"""A job with less time would do little but start and stop."""
-SCRIPT = """#!/bin/bash
-{options}
-export SLURM_UNBUFFEREDIO=1
-restarts=${{SLURM_RESTART_COUNT:-0}}
-for try in {{1..20}}; do
-    begin=$SECONDS
-    srun {tasks}
-    code=$?
-    # Of a start whose first node was lost, Slurm may run parts yet when it starts the job again.
-    [ $code -eq 1 ] && [ $restarts -gt 0 ] && [ $((SECONDS - begin)) -lt 5 ] || break
-    sleep 3
-done
-echo "the job's exit code is $code"
-# 2: the ranks refused what they were given, and would again. 75: they have saved, and can go on,
-# as often as there is need.
-case $code in
-    0 | 2) ;;
-    75) [ {retries} -gt 0 ] && scontrol requeue "$SLURM_JOB_ID" ;;
-    *) [ {retries} -gt $restarts ] && scontrol requeue "$SLURM_JOB_ID" ;;
-esac
-exit $code
-"""
+OPTIONS = ("partition", "time", "constraint", "comment", "mail-user", "mail-type")
+"""Options of ``torchx run -cfg`` that sbatch knows by the same name."""
 
 
 @dataclass
-class Request(torchx_slurm.SlurmBatchRequest):  # type: ignore[misc]  # TorchX ships no types
-    """What sbatch is given."""
+class Request:
+    """What a job asks of Slurm."""
 
-    check: list[str] = dataclasses.field(default_factory=list)
-    """srun's arguments and the command that tries the nodes; nothing for no trial."""
+    script: str
+    """For sbatch."""
+    options: list[str]
+    """Options of sbatch by which Slurm is asked whether it has such nodes, and so many."""
+    trial: list[str]
+    """Arguments of srun that try the nodes; nothing for no trial."""
 
-    def materialize(self) -> str:
-        """The script, a heterogeneous job with a component for each replica."""
-        groups = [replica.materialize() for replica in self.replicas.values()]
-        return SCRIPT.format(
-            options="\n#SBATCH hetjob\n".join(
-                f"#SBATCH {shlex.join(words)}" for words, _ in groups
-            ),
-            tasks=" :\\\n        ".join(" ".join(words) for _, words in groups),
-            retries=self.max_retries,
-        )
+    def __str__(self) -> str:
+        return self.script
 
 
 class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # TorchX ships no types
@@ -118,93 +80,54 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
         if cfg.get("job_dir"):
             refuse(f"-cfg job_dir={cfg['job_dir']}: jobs run this very checkout: leave it out")
 
-    def _submit_dryrun(self, app: AppDef, cfg: dict[str, Any]) -> AppDryRunInfo[Request]:
+    def _submit_dryrun(self, app: AppDef, cfg: Mapping[str, Any]) -> AppDryRunInfo[Request]:
+        (role,) = app.roles
         check_no_image(app, "slurm")
         _check_time(cfg.get("time"))
-        for role in app.roles:
-            if role.min_replicas not in (None, role.num_replicas):
-                refuse(
-                    f"-j with {role.min_replicas}:{role.num_replicas} hosts: Slurm gives a job a "
-                    "fixed number of nodes, and queues it again when one is lost: give one number"
-                )
-        theirs = super()._submit_dryrun(app, cfg).request
-        for replica in theirs.replicas.values():
-            if not theirs.max_retries:
-                del replica.sbatch_opts["requeue"]
-                replica.sbatch_opts["no-requeue"] = None
-            replica.sbatch_opts["signal"] = f"TERM@{STOP_BEFORE_END_S}"
-            if cpus := replica.sbatch_opts.get("cpus-per-task"):
-                replica.srun_opts["cpus-per-task"] = cpus
-            replica.srun_opts["open-mode"] = "append"
-            for stream in ("output", "error"):
-                replica.srun_opts[stream] = f"{LOGS}/{replica.srun_opts[stream]}"
-            replica.env["DAT_REC_LOGS"] = f"{Path.cwd() / LOGS}/slurm-{macros.app_id}-*"
-            words = [f"{name}={value}" for name, value in replica.env.items()]
-            replica.args = [*words, replica.entrypoint, *replica.args]
-            replica.entrypoint, replica.env = "env", {}
-        theirs.cmd += [f"--output={LOGS}/slurm-%j.out", "--open-mode=append"]
-        _check_number(sum(role.num_replicas for role in app.roles), cfg.get("partition"))
-        check = self._check(app, cfg) if cfg.get("preflight") else []
-        request = Request(theirs.cmd, theirs.replicas, theirs.job_dir, theirs.max_retries, check)
-        return AppDryRunInfo(request, repr)
-
-    def _check(self, app: AppDef, cfg: dict[str, Any]) -> list[str]:
-        role = app.roles[0]
-        if CHECK not in role.metadata:
-            return []
-        wanted: Resource = role.resource
-        options = {name: cfg.get(name) for name in ("partition", "constraint")}
-        return [
-            *(f"--{name}={value}" for name, value in options.items() if value),
-            *(f"--nodes={role.num_replicas}", "--ntasks-per-node=1", "--cpus-per-task=1"),
-            *(f"--immediate={IDLE_S}", "--time=5", "--job-name=dat-rec-doctor", "--quiet"),
-            # Otherwise the other nodes would wait for one that has found its problem.
-            "--kill-on-bad-exit=1",
-            *([f"--gpus-per-node={wanted.gpu}"] if wanted.gpu else []),
-            *("bash", "-c", role.metadata[CHECK]),
-        ]
+        if role.min_replicas not in (None, role.num_replicas):
+            refuse(
+                f"-j with {role.min_replicas}:{role.num_replicas} hosts: Slurm gives a job a "
+                "fixed number of nodes, and queues it again when one is lost: give one number"
+            )
+        # Where nobody has told Slurm the nodes' memory, it would have none to give.
+        known_mb = self._partition_memmb(cfg.get("partition"))
+        each_node = options(role, cfg, with_memory=known_mb is None or known_mb > 1000)
+        tried = cfg.get("preflight") and TRY_NODE in role.metadata
+        request = Request(
+            sbatch_script(role, each_node),
+            [*each_node, f"--nodes={role.num_replicas}"],
+            _trial(role, cfg) if tried else [],
+        )
+        return AppDryRunInfo(request, str)
 
     def schedule(self, dryrun_info: AppDryRunInfo[Request]) -> str:
         """Try the nodes, then queue the job; gives its id."""
-        if dryrun_info.request.check:
-            _try_nodes(dryrun_info.request.check)
+        request = dryrun_info.request
+        # A job of several components waits for ever for more nodes than there are.
+        _sbatch("#!/bin/bash\n", "--test-only", *request.options)
+        if request.trial:
+            _try_nodes(request.trial)
         Path(LOGS).mkdir(exist_ok=True)
-        try:
-            job: str = super().schedule(dryrun_info)
-        except FileNotFoundError:
-            refuse("no sbatch on this machine: submit where Slurm's commands are installed")
-        except subprocess.CalledProcessError:
-            refuse("sbatch refused the job; its reason stands above")
-        return job
+        return _sbatch(request.script, "--parsable")
 
     def describe(self, app_id: str) -> DescribeAppResponse | None:
-        """The job's state: the queue's while it is there, then that of the accounting."""
-        rows = _rows("squeue", "--noheader", f"--jobs={app_id}", "--format=%i|%j|%T")
-        rows = rows or _rows("sacct", "-X", "-n", "-P", "-j", app_id, "-o", "JobID,JobName,State")
-        replicas: list[ReplicaStatus] = []
-        states: list[AppState] = []
-        message = ""
-        for job, name, text in rows:
-            if job.partition("+")[0] != app_id:
-                continue
-            role, _, number = name.rpartition("-")
-            states.append(_state(text))
-            message = message or text
-            if role and number.isdecimal():
-                replicas.append(
-                    ReplicaStatus(id=int(number), role=role, state=states[-1], hostname="")
-                )
-        if not states:
+        """Return the job's state: the queue's while it is there, then that of the accounting."""
+        rows = _rows("squeue", "--noheader", f"--jobs={app_id}", "--sort=i", "--format=%j|%T")
+        rows = rows or _rows("sacct", "-X", "-n", "-P", "-j", app_id, "-o", "JobName,State")
+        if not rows:
             return None
-        names = list(dict.fromkeys(replica.role for replica in replicas))
-        own = {name: [each for each in replicas if each.role == name] for name in names}
+        # The first component runs the script, and so has the job's own end.
+        name, text = rows[0]
+        replicas = [
+            ReplicaStatus(number, name, _state(state), hostname="")
+            for number, (_, state) in enumerate(rows)
+        ]
         return DescribeAppResponse(
             app_id=app_id,
-            roles=[Role(name=name, num_replicas=len(own[name]), image="") for name in names],
-            roles_statuses=[RoleStatus(name, own[name]) for name in names],
-            # The first component runs the script, and so has the job's own end.
-            state=states[0],
-            msg=message,
+            roles=[Role(name=name, num_replicas=len(rows), image="")],
+            roles_statuses=[RoleStatus(name, replicas)],
+            state=_state(text),
+            msg=text,
         )
 
     def log_iter(
@@ -228,58 +151,89 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
         return filter_regex(regex, lines) if regex else lines
 
 
-def _check_number(wanted: int, partitions: str | None) -> None:
-    """Refuse more nodes than there are, for which a job of several components waits for ever."""
-    nodes: dict[str, int] = {}
-    usual = None
-    for name, number in _rows("sinfo", "--noheader", "--responding", "--format=%P|%D"):
-        # The usual partition has a star.
-        usual = name.rstrip("*") if name.endswith("*") else usual
-        nodes[name.rstrip("*")] = nodes.get(name.rstrip("*"), 0) + int(number)
-    names = (partitions or usual or "").split(",")
-    if not nodes or names == [""]:  # no Slurm here, for a dry run; or the site chooses
-        return
-    for name in names:
-        if name not in nodes:
-            refuse(f"-cfg partition={name}: one of {', '.join(nodes)}")
-    if wanted > (most := max(nodes[name] for name in names)):
-        refuse(f"-j: {wanted} nodes, and the partition {','.join(names)} has {most} that respond")
+def options(role: Role, cfg: Mapping[str, Any], *, with_memory: bool) -> list[str]:
+    """Return sbatch's options for each node of a job.
+
+    Args:
+        role: of a component, with one replica for each node.
+        cfg: options of ``torchx run -cfg``.
+        with_memory: whether the nodes' memory is asked for.
+    """
+    wanted = role.resource
+    found = {
+        "job-name": role.name,
+        **{name: cfg[name] for name in OPTIONS if cfg.get(name)},
+        "ntasks-per-node": 1,
+        "cpus-per-task": wanted.cpu,
+        **({"mem": f"{wanted.memMB}M"} if with_memory else {}),
+        **({"gpus-per-node": wanted.gpu} if wanted.gpu else {}),
+        "signal": f"TERM@{STOP_BEFORE_END_S}",
+    }
+    requeue = "--requeue" if role.max_retries else "--no-requeue"
+    return [*(f"--{name}={value}" for name, value in found.items()), requeue]
 
 
-def _check_time(limit: str | None) -> None:
-    """Refuse a time limit in which a job would be asked to stop before it has begun."""
-    if limit is None:
-        return
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
-    if found is None:  # "infinite", or what Slurm refuses
-        return
-    days, *rest = found.groups()
-    parts = [int(part) for part in rest if part is not None]
-    if days is not None:
-        minutes = int(days) * 1440 + parts[0] * 60 + (parts[1] if len(parts) > 1 else 0)
-    else:
-        minutes = parts[0] * 60 + parts[1] if len(parts) == 3 else parts[0]
-    if minutes < SHORTEST_MIN:
-        refuse(
-            f"-cfg time={limit}: a job is asked to save {STOP_BEFORE_END_S} s before its end, and "
-            f"must have begun: at least {SHORTEST_MIN} minutes"
-        )
+def sbatch_script(role: Role, options: list[str]) -> str:
+    """Return the script of a role's job, a component with these options for each node."""
+    # The shell fills these in; the job's id is text of TorchX's own in the commands until then.
+    values = macros.Values(
+        img_root="", app_id=macros.app_id, replica_id="$SLURM_PROCID", rank0_env="DAT_REC_FIRST"
+    )
+    filled = values.apply(role)
+    logs = f"{Path.cwd() / LOGS}/slurm-{macros.app_id}-*"
+    words = [f"{name}={value}" for name, value in {**filled.env, "DAT_REC_LOGS": logs}.items()]
+    command = ["env", *words, filled.entrypoint, *filled.args]
+    header = f"#SBATCH {shlex.join([*options, '--nodes=1'])}\n"
+    return (
+        f"#!/bin/bash\n#SBATCH --output={LOGS}/slurm-%j.out --open-mode=append\n"
+        + "#SBATCH hetjob\n".join([header] * role.num_replicas)
+        + f"role={role.name} cpus={role.resource.cpu} retries={role.max_retries}\n"
+        + f"command=({' '.join(map(_quoted, command))})\n"
+        + Path(__file__).with_name("slurm_job.sh").read_text("utf-8")
+    )
 
 
-def _try_nodes(check: list[str]) -> None:
-    """Run the check on idle nodes; refuse if it finds a problem."""
-    print("launch: trying the nodes before the job is queued", file=sys.stderr)
+def _quoted(text: str) -> str:
+    """``text`` for the shell, which fills in nothing but the job's id."""
+    return shlex.quote(text).replace(macros.app_id, "'\"$SLURM_JOB_ID\"'")
+
+
+def _sbatch(script: str, *options: str) -> str:
+    """What sbatch prints; a job that it refuses is refused."""
     try:
-        done = subprocess.run(
-            ["srun", *check], capture_output=True, text=True, check=False, timeout=TRY_S
-        )
+        done = subprocess.run(["sbatch", *options], input=script, capture_output=True, text=True)
+    except FileNotFoundError:
+        refuse("no sbatch on this machine: submit where Slurm's commands are installed")
+    if done.returncode:
+        reason = done.stderr.replace("sbatch: error: ", "").strip().replace("\n", "; ")
+        refuse(f"sbatch refused the job: {reason}: `sinfo` lists partitions and nodes")
+    return done.stdout.strip()
+
+
+def _trial(role: Role, cfg: Mapping[str, Any]) -> list[str]:
+    """Arguments of srun that try as many nodes as the job takes."""
+    options = {name: cfg[name] for name in ("partition", "constraint") if cfg.get(name)}
+    return [
+        *(f"--{name}={value}" for name, value in options.items()),
+        *(f"--nodes={role.num_replicas}", "--ntasks-per-node=1", "--cpus-per-task=1"),
+        *(f"--immediate={IDLE_S}", "--time=5", "--job-name=dat-rec-doctor", "--quiet"),
+        # Otherwise the other nodes would wait for one that has found its problem.
+        "--kill-on-bad-exit=1",
+        *([f"--gpus-per-node={role.resource.gpu}"] if role.resource.gpu else []),
+        *("bash", "-c", role.metadata[TRY_NODE]),
+    ]
+
+
+def _try_nodes(trial: list[str]) -> None:
+    """Run the trial on idle nodes; refuse if it finds a problem."""
+    print("launch: trying the nodes before the job is queued", file=sys.stderr)
+    untried = "-cfg preflight=False queues the job"
+    try:
+        done = subprocess.run(["srun", *trial], capture_output=True, text=True, timeout=TRY_S)
     except FileNotFoundError:
         refuse("no srun on this machine: submit where Slurm's commands are installed")
     except subprocess.TimeoutExpired:
-        refuse(
-            f"the nodes did not answer within {TRY_S} s: see them with sinfo; -cfg preflight=False "
-            "queues the job untried"
-        )
+        refuse(f"the nodes did not answer within {TRY_S} s: see them with sinfo; {untried} untried")
     if done.returncode == 0:
         print("launch: the nodes will do", file=sys.stderr)
     elif any(word in done.stderr for word in BUSY):
@@ -287,13 +241,8 @@ def _try_nodes(check: list[str]) -> None:
             "launch: note: no idle nodes to try now: the job tries its own when it begins",
             file=sys.stderr,
         )
-    elif not_allocated := re.search(r"Unable to allocate resources: (.*)", done.stderr):
-        refuse(f"Slurm has no such nodes ({not_allocated[1]}): see them with sinfo")
     else:
-        refuse(
-            f"the nodes would not do: {_problems(done.stdout, done.stderr)}; -cfg preflight=False "
-            "queues the job anyway"
-        )
+        refuse(f"the nodes would not do: {_problems(done.stdout, done.stderr)}; {untried} anyway")
 
 
 def _problems(stdout: str, stderr: str) -> str:
@@ -305,17 +254,35 @@ def _problems(stdout: str, stderr: str) -> str:
     return "; ".join(dict.fromkeys(said)) or "the doctor ended without a word"
 
 
+def _check_time(limit: str | None) -> None:
+    """Refuse a time limit in which a job would be asked to stop before it has begun."""
+    days, dash, clock = (limit or "").rpartition("-")
+    try:
+        parts = [int(part) for part in clock.split(":")]
+        seconds = int(days or 0) * 86_400
+    except ValueError:  # none, "infinite", or what Slurm refuses
+        return
+    # Slurm reads minutes, minutes:seconds, hours:minutes:seconds, and hours first after days-.
+    units = (3600, 60, 1) if dash or len(parts) == 3 else (60, 1)
+    seconds += sum(part * unit for part, unit in zip(parts, units, strict=False))
+    if seconds < MIN_MINUTES * 60:
+        refuse(
+            f"-cfg time={limit}: a job is asked to save {STOP_BEFORE_END_S} s before its end, and "
+            f"must have begun: at least {MIN_MINUTES} minutes"
+        )
+
+
 def _rows(*command: str) -> list[list[str]]:
     """What a command of Slurm's lists, cut at bars; nothing if it fails or is not there."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError:
         return []
     return [line.split("|") for line in done.stdout.splitlines() if line]
 
 
 def _state(text: str) -> AppState:
-    """Of a job, in Slurm's words: also ``COMPLETING``, or ``CANCELLED by 0``."""
+    """TorchX's state for Slurm's words: also ``COMPLETING``, or ``CANCELLED by 0``."""
     word = text.split()[0].rstrip("+")
     if word == "COMPLETING":
         return AppState.RUNNING

@@ -3,7 +3,6 @@
 import inspect
 import json
 import socket
-import subprocess
 from argparse import Namespace
 from pathlib import Path
 
@@ -14,11 +13,11 @@ from torchx.specs import AppDef, BindMount, macros
 
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
-from dat_rec.dist.host import _parser
 from dat_rec.install import CHECKOUT
 from launch import components
-from launch.job import go_on_command
+from launch.commands import go_on_command
 from launch.resources import RESOURCES
+from tests.launch.shell import host_options, spoken
 
 COMPONENTS = ("train", "evaluate", "export", "benchmark")
 
@@ -53,21 +52,15 @@ def data(planted: Dataset, tmp_path: Path) -> Path:
 def words(app: AppDef, **environment: str) -> list[str]:
     """What the job's command line comes to, after TorchX and bash."""
     role = app.roles[0]
-    assert role.entrypoint == "bash"
     values = macros.Values(
         img_root="", app_id="job-1", replica_id="3", rank0_env="TORCHX_RANK0_HOST"
     )
-    command = values.substitute(role.args[1])
-    script = command.replace("exec ", "printf '%s\\0' ", 1)
-    done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, check=True)
-    return done.stdout.decode().rstrip("\0").split("\0")
+    return spoken([role.entrypoint, *map(values.substitute, role.args)], environment)
 
 
 def host_arguments(app: AppDef, **environment: str) -> Namespace:
     """What ``dat_rec.dist.host`` understands of it."""
-    found = words(app, **environment)
-    assert found[1:3] == ["-m", "dat_rec.dist.host"]
-    return _parser().parse_args(found[3:])
+    return host_options(words(app, **environment))
 
 
 def test_training_on_one_host(data: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from dat_rec.dist.host import _parser, torchrun
 from dat_rec.dist.host_address import Meeting
 from dat_rec.install import CHECKOUT
 from launch import components, kubernetes
+from tests.launch.shell import host_options, spoken
 from tests.launch.strict import FREE, TRAINER, Manifest, RefusedError, check, check_pod
 
 MOUNTS = "type=volume,src=data,dst=/data,readonly,type=bind,src=/mnt/runs,dst=/runs"
@@ -102,20 +103,11 @@ def started(template: Manifest, volcano_hosts: str = "") -> list[str]:
     return spoken(words, variables | {"VC_TRAIN_0_HOSTS": volcano_hosts})
 
 
-def spoken(command: list[str], variables: dict[str, str]) -> list[str]:
-    """The words of the process that a shell becomes."""
-    *shell, script = command
-    assert shell == ["bash", "-c"]
-    script = script.replace("exec ", "printf '%s\\0' ", 1)
-    done = subprocess.run([*shell, script], env=variables, capture_output=True, check=True)
-    return done.stdout.decode().removesuffix("\0").split("\0")
-
-
 def host_arguments(template: Manifest, volcano_hosts: str = "") -> Namespace:
     """What ``dat_rec.dist.host`` understands."""
     words = started(template, volcano_hosts)
-    assert words[:3] == ["python", "-m", "dat_rec.dist.host"]
-    return _parser().parse_args(words[3:])
+    assert words[0] == "python"
+    return host_options(words)
 
 
 COMPONENTS: dict[str, tuple[str, ...]] = {
@@ -501,6 +493,6 @@ def test_aws_batch_by_dry_run() -> None:
     first = {"AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS": "10.0.0.1"}
     command = group["container"]["command"]
     for variables, name in ((node | first, "10.0.0.1"), (node, "localhost")):
-        options = _parser().parse_args(spoken(command, variables)[3:])
+        options = host_options(spoken(command, variables))
         assert (options.replica, options.first) == (1, name)
         assert options.arguments[:5] == ["train", "--data", "/data/d", "--out", "/out"]

@@ -1,0 +1,104 @@
+"""Checks of a component's arguments before anything is queued; what is wrong is refused.
+
+A container has disks of its own, which cannot be seen from here: with an image, folders are
+neither looked at nor made absolute.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from torchx import specs
+
+from dat_rec.commands.train import parse_train
+from dat_rec.config import TrainConfig
+from dat_rec.data.schema import Schema
+from dat_rec.errors import UserError
+from dat_rec.files import local_path
+from dat_rec.install import CHECKOUT
+from dat_rec.options import path_options
+from launch.refuse import refuse
+from launch.size import Size
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Refuse what dat_rec's own code calls bad input."""
+    try:
+        yield
+    except UserError as error:
+        refuse(str(error))
+
+
+def training_arguments(arguments: Sequence[str], size: Size, image: str) -> list[str]:
+    """Return the arguments of ``dat-rec train``, or refuse what it would refuse on the hosts.
+
+    Args:
+        arguments: of ``dat-rec train``.
+        size: the job's.
+        image: the container image, or nothing: then paths are made absolute, as jobs begin in
+            folders of their own.
+    """
+    with refused():
+        config = parse_train(arguments)
+        config.check()
+        if image:
+            return list(arguments)
+        schema = Schema.load(config.data)
+    ranks = size.maximum * size.workers
+    if schema.examples < ranks:
+        refuse(f"-j: {ranks} ranks for {schema.examples} examples of {config.data}")
+    _check_paths(config)
+    found, paths = list(arguments), path_options(TrainConfig)
+    for position, word in enumerate(found[:-1]):
+        if word in paths:
+            found[position + 1] = str(Path(found[position + 1]).absolute())
+    return found
+
+
+def _check_paths(config: TrainConfig) -> None:
+    out, warm_start, topology = config.out, config.warm_start, config.topology
+    if (out / "config.json").exists() and not (config.resume or config.overwrite):
+        refuse(f"{out} holds a run: pass --resume or --overwrite, after --")
+    if warm_start is not None and not (warm_start / "config.json").exists():
+        refuse(f"--warm-start {warm_start} holds no run: name the folder that train made")
+    if topology is not None and not topology.exists():
+        refuse(f"--topology {topology} is not there: name the file that calibrate wrote")
+    if out.exists() and not out.is_dir():
+        refuse(f"{out} is no folder: choose another --out")
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        refuse(f"{existing}: may not be written: choose another --out, or mend its rights")
+
+
+def run_arguments(run: str, data: str, image: str) -> list[str]:
+    """Return ``--run`` and, where it is given, ``--data``; without an image both must be there."""
+    words = ["--run", folder(run, image), *(["--data", folder(data, image)] if data else [])]
+    if not image and not (Path(run) / "config.json").exists():
+        refuse(f"{run} holds no run: name the folder that train made")
+    if not image and data:
+        with refused():
+            Schema.load(Path(data))
+    return words
+
+
+def folder(path: str, image: str) -> str:
+    """Return a container's path as it is, a host's own as absolute path; refuse addresses."""
+    with refused():
+        local = local_path(path)
+    return path if image else str(local.absolute())
+
+
+def benchmark(script: str) -> str:
+    """Return the module of a script of this checkout's benchmarks/."""
+    if not script.isidentifier() or not (CHECKOUT / "benchmarks" / f"{script}.py").exists():
+        refuse(f"--script {script}: no such script in benchmarks/")
+    return f"benchmarks.{script}"
+
+
+def check_no_image(app: specs.AppDef, scheduler: str) -> None:
+    """Refuse a container image where the scheduler would silently run without it."""
+    for role in app.roles:
+        if role.image:
+            refuse(f"--image {role.image}: -s {scheduler} runs no containers: leave it out")
