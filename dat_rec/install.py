@@ -39,8 +39,7 @@ STAMPED = (
 )
 """Files that decide what is installed."""
 UNFINISHED = "dat_rec.unfinished"
-INSTALL_QUIETLY = ("install", "--quiet", "--no-compile")
-"""Modules compile when they are first used: the whole takes half the time."""
+PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet")
 PIP_LINES = 15
 """Lines of pip's own output that are shown when it fails."""
 ASKED_FOR = f"""
@@ -136,69 +135,17 @@ def _run(command: Sequence[str], what: str) -> str:
     return done.stdout
 
 
-def _pip(python: Path, arguments: Sequence[str], what: str) -> None:
+def _install(python: Path, wanted: Sequence[str], what: str) -> None:
+    """Run ``pip install``; prints one line, with the seconds that it took."""
     start = time.monotonic()
     print(f"  {what} …", end="", flush=True)
+    took = ""
     try:
-        _run(
-            [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments],
-            what,
-        )
-    except BaseException:
-        _say("")
-        raise
-    _say(f" {time.monotonic() - start:.0f} s")
-
-
-def _installed(python: Path, names: Sequence[str]) -> dict[str, str]:
-    """Versions of those distributions among ``names`` that ``python`` has."""
-    program = (
-        "import sys; from importlib import metadata as m\n"
-        "have = {d.name.lower().replace('_', '-'): d.version for d in m.distributions()"
-        " if d.metadata['Name']}\n"
-        "[print(n, have[n]) for n in sys.argv[1:] if n in have]"
-    )
-    lines = _run([str(python), "-c", program, *names], "listing the packages").splitlines()
-    return dict(line.split(" ", 1) for line in lines)
-
-
-def _install_torch(python: Path, torch: str, gpu: bool, constraints: Path) -> str | None:
-    """Install torch; gives its CUDA version, None for a CPU build."""
-    wheels = os.environ.get("TORCH_WHEELS", "")
-    where = ["--extra-index-url", wheels] if wheels else []
-    hint = "" if gpu or wheels else " (with TORCH_WHEELS=<index of CPU builds> it may be smaller)"
-    wanted = [*where, "--constraint", str(constraints), f"torch=={torch}"]
-    _pip(python, [*INSTALL_QUIETLY, *wanted], f"torch {torch}{hint}")
-    program = "import torch; print('CUDA', torch.version.cuda)"
-    last = _run([str(python), "-c", program], "importing torch").split()
-    return None if last[-1] == "None" else last[-1]
-
-
-def _install_pair(python: Path, torch: str, kind: str) -> None:
-    """Install torchrec and the right FBGEMM without dependencies, the other FBGEMM removed."""
-    pair = PAIRS[torch]
-    other = FBGEMM["cpu" if kind == "cuda" else "cuda"]
-    anew: list[str] = []
-    if other in _installed(python, list(FBGEMM.values())):
-        # Both own the folder fbgemm_gpu: removing one tears holes into the other.
-        names = sorted(FBGEMM.values())
-        _pip(python, ["uninstall", "--quiet", "--yes", *names], f"removing {other}")
-        anew = ["--force-reinstall"]
-    wanted = [f"torchrec=={pair.torchrec}", f"{FBGEMM[kind]}=={pair.fbgemm}"]
-    _pip(
-        python,
-        [*INSTALL_QUIETLY, "--no-deps", *anew, *wanted],
-        " and ".join(wanted).replace("==", " "),
-    )
-
-
-def _install_rest(python: Path, extras: str, editable: bool, constraints: Path) -> None:
-    """Install dat_rec, from its checkout where there is one, and all but the stack it asks for."""
-    if (CHECKOUT / "setup.cfg").exists():
-        place = ["--editable", str(CHECKOUT)] if editable else [str(CHECKOUT)]
-        _pip(python, [*INSTALL_QUIETLY, "--no-deps", *place], "dat_rec")
-    asked = _run([str(python), "-c", ASKED_FOR, extras], "reading what is asked for").splitlines()
-    _pip(python, [*INSTALL_QUIETLY, "--constraint", str(constraints), *asked], "the rest")
+        # Modules compile when they are first used: the whole takes half the time.
+        _run([str(python), *PIP, "install", "--no-compile", *wanted], what)
+        took = f" {time.monotonic() - start:.0f} s"
+    finally:
+        _say(took)
 
 
 def default_torch(gpu: bool) -> str:
@@ -216,15 +163,15 @@ def fill(
     editable: bool = True,
     constraints: Path = CONSTRAINTS,
 ) -> None:
-    """Install everything into ``python``'s environment and see that FBGEMM computes.
+    """Install everything into ``python``'s environment, and try FBGEMM.
 
     Args:
-        python: of the environment.
+        python: interpreter of the environment.
         torch: a release of ``PAIRS``.
-        extras: of setup.cfg.
+        extras: extras of setup.cfg, with commas between them.
         device: ``cpu`` or ``cuda``; what this machine has without it.
         editable: whether the checkout is used where it stands, not copied.
-        constraints: pip's file of the releases of all else.
+        constraints: pip's constraints file: the releases of everything else.
 
     Raises:
         InstallError: no such pair, pip failed, or the packages do not work together.
@@ -233,11 +180,27 @@ def fill(
         raise InstallError(f"no pair for torch {torch}: take one of {', '.join(PAIRS)}")
     gpu = nvidia_gpu_present() if device is None else device == "cuda"
     _say(f"Installing for {'an NVIDIA GPU' if gpu else 'the CPU'}:")
-    kind = fbgemm_kind(_install_torch(python, torch, gpu, constraints), gpu)
+    wheels = os.environ.get("TORCH_WHEELS", "")
+    hint = "" if gpu or wheels else " (with TORCH_WHEELS=<index of CPU builds> it may be smaller)"
+    index = ["--extra-index-url", wheels] if wheels else []
+    pinned = ["--constraint", str(constraints)]
+    _install(python, [*index, *pinned, f"torch=={torch}"], f"torch {torch}{hint}")
+    program = "import torch; print('CUDA', torch.version.cuda)"
+    cuda = _run([str(python), "-c", program], "importing torch").split()[-1]
+    kind = fbgemm_kind(None if cuda == "None" else cuda, gpu)
     if gpu and kind == "cpu":
         _say("  this torch is a CPU build: the GPU stays idle (unset TORCH_WHEELS to change it)")
-    _install_pair(python, torch, kind)
-    _install_rest(python, extras, editable, constraints)
+    other = FBGEMM["cpu" if kind == "cuda" else "cuda"]
+    removed = _run([str(python), *PIP, "uninstall", "--yes", other], f"removing {other}")
+    # Both own the folder fbgemm_gpu: removing one tears holes into the other.
+    again = [] if f"Skipping {other}" in removed else ["--force-reinstall"]
+    pair = [f"torchrec=={PAIRS[torch].torchrec}", f"{FBGEMM[kind]}=={PAIRS[torch].fbgemm}"]
+    _install(python, ["--no-deps", *again, *pair], " and ".join(pair).replace("==", " "))
+    if (CHECKOUT / "setup.cfg").exists():
+        checkout = ["--editable", str(CHECKOUT)] if editable else [str(CHECKOUT)]
+        _install(python, ["--no-deps", *checkout], "dat_rec")
+    asked = _run([str(python), "-c", ASKED_FOR, extras], "reading what is asked for").splitlines()
+    _install(python, [*pinned, *asked], "the rest")
     probe = "from dat_rec.preflight.probes import probe_fbgemm; probe_fbgemm()"
     _run([str(python), "-c", probe], "trying FBGEMM")
 

@@ -153,12 +153,9 @@ def test_a_changed_pin_makes_the_environment_stale(tmp_path: Path, changed: str)
 
 
 def test_pips_failure_is_shown_with_a_cure(capfd: pytest.CaptureFixture[str]) -> None:
+    absent = ["--retries", "0", "--no-index", "dat-rec-no-such-package==9"]
     with pytest.raises(InstallError) as raised:
-        install._pip(
-            Path(sys.executable),
-            ["install", "--retries", "0", "--no-index", "dat-rec-no-such-package==9"],
-            "nothing",
-        )
+        install._install(Path(sys.executable), absent, "nothing")
     assert "nothing failed:" in str(raised.value)
     assert "dat-rec-no-such-package==9" in str(raised.value)
     assert "Cure: see whether `pip config list` names an index" in str(raised.value)
