@@ -41,7 +41,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 import torch.distributed as dist
-import tyro
+from dat_rec.planner.time_cost import own_work, way, work
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
     ComputeDevice,
@@ -54,16 +54,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchrec.distributed.types import ShardingPlan
 
-from benchmarks.plans import Planner, on_one_rank, timed
+from benchmarks.options import RESULTS, Options, parse
+from benchmarks.plans import Planner, on_one_rank, this_host, timed
 from benchmarks.ranks import on_ranks
 from benchmarks.record import append, circumstances, percentiles
 from benchmarks.shapes import Shape
 from benchmarks.timing import interleaved
-from dat_rec.config import Device
 from dat_rec.dist.process_group import process_group
 from dat_rec.files import write_json
 from dat_rec.planner.hardware import Cluster, Cost, Hardware, Way
-from dat_rec.planner.time_cost import cost_kind, own_work, shard_work
 
 WAYS: tuple[Way, ...] = tuple(one for one in get_args(Way) if one != "every_rank")
 EVERY: Way = "every_rank"
@@ -81,8 +80,8 @@ SMALL = ("small", "small wide", "small bags")
 """Those that are sharded data-parallel too: others' gradients would fill the memory."""
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
     """Measure bandwidths and costs, and write them into a topology file."""
 
     out: Path = Path("topology.json")
@@ -99,19 +98,15 @@ class Arguments:
     """Bytes that each rank exchanges at a time, in MB."""
     rounds: int = 20
     """Figures of each kind."""
-    device: Device = "auto"
-    """Device of every rank, as in training."""
-    results: Path = Path("benchmarks/results/calibrate.jsonl")
+    results: Path = RESULTS / "calibrate.jsonl"
     """File to append to."""
     seed: int = 0
     """Of rows and ids."""
-    smoke: bool = False
-    """A few small measurements: shows that the script works, no figure."""
 
 
 def main() -> None:
     """Measure, write the file, append the line."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     shapes = SHAPES
     if arguments.smoke:
         small = {"rows": 10_000, "lookups": 1024, "exchanged_mb": 1, "rounds": 2}
@@ -120,9 +115,9 @@ def main() -> None:
     begin = time.perf_counter()
     seconds = _bandwidth_seconds(arguments)
     bandwidths = fit_bandwidths(seconds, arguments)
-    device = "cuda" if "host_to_device" in seconds else "cpu"
+    here = this_host(arguments.device, arguments.ranks).hardware
     topology: dict[str, Any] = {
-        "device": device,
+        "device": here.device,
         "hosts": 1,
         "ranks_per_host": arguments.ranks,
         "host_memory_gb": _host_memory_gb(),
@@ -132,9 +127,8 @@ def main() -> None:
     row: dict[str, Any] = {"benchmark": "calibrate", "ranks": arguments.ranks}
     row |= {"bandwidths_gb_s": bandwidths}
     row |= {"seconds": {name: percentiles(value) for name, value in seconds.items()}}
-    if device == "cuda":
-        memory = torch.cuda.get_device_properties(0).total_memory
-        topology["memory_gb"] = memory / 2**30
+    if here.device == "cuda":
+        topology["memory_gb"] = here.memory_gb
     else:
         steps = _measure_steps(shapes, arguments)
         costs, errors, constants = fit_costs(steps)
@@ -254,7 +248,7 @@ def _measure_steps(shapes: Mapping[str, Shape], arguments: Arguments) -> list[St
         plans: dict[str, ShardingPlan] = {one: planner.plan(rest, (f"*={one}",)) for one in ways}
         if arguments.ranks > 1:
             plans["one rank"] = on_one_rank(planner.plan(rest, ("*=table_wise",)), "cpu")
-        times = timed(shape, plans, arguments.ranks, arguments.rounds)
+        times = timed(shape, plans, arguments.ranks, arguments.rounds, "cpu")
         for kind, plan in plans.items():
             works = _work(planner, plan, rest)
             for cpu, mine in zip(times[kind].cpu_seconds, works, strict=True):
@@ -270,8 +264,8 @@ def _work(planner: Planner, plan: ShardingPlan, cluster: Cluster) -> list[dict[W
         for mine in ranks:
             mine[EVERY] = mine.get(EVERY, nothing) + np.array(astuple(own_work(option)))
         for part in option.shards:
-            mine, kind = ranks[part.rank or 0], cost_kind(option)
-            one = np.array(astuple(shard_work(option, part, cluster.topology())))
+            mine, kind = ranks[part.rank or 0], way(option)
+            one = np.array(astuple(work(option, part, cluster.topology())))
             mine[kind] = mine.get(kind, nothing) + one
     return [{kind: Cost(*map(float, one)) for kind, one in mine.items()} for mine in ranks]
 

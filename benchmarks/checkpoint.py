@@ -9,43 +9,37 @@ a save in the background may cost. The result is a JSON line.
 
 import dataclasses
 import json
-import shutil
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from tqdm import tqdm
 
-from benchmarks.record import append, circumstances, percentiles
-from dat_rec.checkpoint.find import newest_whole
+from benchmarks.on_data import built
+from benchmarks.options import Options, parse
+from benchmarks.record import percentiles
 from dat_rec.checkpoint.model_state import blocks_of, copied
 from dat_rec.checkpoint.restore import restore
 from dat_rec.checkpoint.writer import CheckpointWriter
-from dat_rec.config import preset
+from dat_rec.config import Device, preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare import prepare
 from dat_rec.data.reader import ExampleReader
 from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.dist.process_group import process_group
-from dat_rec.train.build import build_model, reader_options
-from dat_rec.train.optimizers import build_optimizer
+from dat_rec.train.build import reader_options
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
     """Seconds that training waits for a checkpoint."""
 
     rows: int = 4_000_000
     """Rows of the user's two tables, of 32 numbers each."""
     repeats: int = 5
     """Saves of each kind."""
-    out: Path = Path("benchmarks/results/checkpoint.jsonl")
-    """File to append to."""
-    smoke: bool = False
-    """Small tables, twice: shows that the script works, no figure."""
 
 
 def enlarge(data: Path, rows: int) -> None:
@@ -57,18 +51,16 @@ def enlarge(data: Path, rows: int) -> None:
     (data / "schema.json").write_text(json.dumps(schema))
 
 
-def measure(data: Path, run: Path, repeats: int) -> dict[str, Any]:
+def measure(data: Path, run: Path, repeats: int, device: Device) -> dict[str, Any]:
     """Every figure of ``repeats`` saves of each kind, interleaved."""
     config = preset("modern", data, run)
-    config = dataclasses.replace(config, batch_size=512)
+    config = dataclasses.replace(config, batch_size=512, device=device)
     seconds: dict[str, list[float]] = {
         name: [] for name in ("copy", "background_stall", "background_write", "waiting_stall")
     }
     with process_group(config.timeout_s, device=config.device) as context:
         dataset = Dataset.open(data)
-        model, _ = build_model(config, dataset, context)
-        learn = config.optimizer
-        optimizer = build_optimizer(model, learn.tower_lr, learn.table_lr, learn.table)
+        model, optimizer = built(config, dataset, context)
         batches = iter(ExampleReader(dataset, reader_options(config, config.batch_size)))
         writers = {
             kind: CheckpointWriter(run / kind, context, keep=1, background=kind == "background")
@@ -107,16 +99,14 @@ def measure(data: Path, run: Path, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure once and append the result."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     rows, repeats = (10_000, 2) if arguments.smoke else (arguments.rows, arguments.repeats)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data"
         prepare(Synthetic(out=data, users=500, items=300, interactions=20_000))
         enlarge(data, rows)
-        result = measure(data, Path(scratch) / "run", repeats)
-        shutil.rmtree(Path(scratch) / "run")
-    out = None if arguments.smoke else arguments.out
-    append(out, {"benchmark": "checkpoint", "rows": rows} | result | circumstances())
+        result = measure(data, Path(scratch) / "run", repeats, arguments.device)
+    arguments.report("checkpoint", {"rows": rows} | result)
 
 
 if __name__ == "__main__":

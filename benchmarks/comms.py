@@ -8,32 +8,30 @@ once row-wise (they are summed on their way). The result is a JSON line for each
 difference between the two models' losses after the last step.
 """
 
+import functools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import tyro
 from torch import Tensor
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
+from benchmarks.options import Options, parse
 from benchmarks.ranks import on_ranks
-from benchmarks.record import append, circumstances, percentiles
-from benchmarks.shapes import Shape, build, endless
+from benchmarks.record import percentiles
+from benchmarks.shapes import Shape, build, stepper
 from benchmarks.timing import interleaved, ratios
-from dat_rec.config import Device, TrainConfig
+from dat_rec.config import Device
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.table_rules import ShardingType
 from dat_rec.train.objective import TERMS
 
-BATCHES = 8
 KINDS: tuple[ShardingType, ...] = ("table_wise", "row_wise")
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
     """Steps with either precision of what is sent."""
 
     users: int = 2_000_000
@@ -50,24 +48,11 @@ class Arguments:
     """Ranks."""
     rounds: int = 20
     """Turns of each precision."""
-    device: Device = "auto"
-    """Device of every rank, as in training."""
-    out: Path = Path("benchmarks/results/comms.jsonl")
-    """File to append to."""
-    smoke: bool = False
-    """Small tables: shows that the script works, no figure."""
 
 
-def stepper(
-    shape: Shape, config: TrainConfig, context: RankContext, terms: deque[Tensor]
-) -> Callable[[], None]:
-    """What steps a model and keeps the loss's terms."""
-    built = build(shape, config, context)
-    pipeline: TrainPipelineSparseDist[Any, Tensor] = TrainPipelineSparseDist(
-        built.model, built.optimizer, context.device, execute_all_batches=True
-    )
-    batches = endless(shape.batches(BATCHES, context.rank, context.world_size))
-    return lambda: terms.append(pipeline.progress(batches))
+def _keep(step: Callable[[], Tensor], terms: deque[Tensor]) -> None:
+    """Make a step and keep the loss's terms."""
+    terms.append(step())
 
 
 def measure(shapes: list[Shape], rounds: int, device: Device) -> list[dict[str, Any]]:
@@ -79,10 +64,11 @@ def measure(shapes: list[Shape], rounds: int, device: Device) -> list[dict[str, 
 def _measure(shape: Shape, kind: ShardingType, rounds: int, context: RankContext) -> dict[str, Any]:
     terms: dict[str, deque[Tensor]] = {name: deque(maxlen=1) for name in ("fp32", "fp16")}
     pins = ("category=table_wise", f"*={kind}")
-    steps = {
-        name: stepper(shape, shape.config(pin=pins, comms=name), context, terms[name])
-        for name in terms
-    }
+    steps = {}
+    for name, last in terms.items():
+        built = build(shape, shape.config(pin=pins, comms=name), context)
+        step = stepper(shape, built, context)
+        steps[name] = functools.partial(_keep, step, last)
     times = interleaved(steps, rounds, steps_a_round=3)
     main = {name: float(last[0][TERMS.index("main")]) for name, last in terms.items()}
     return {
@@ -96,12 +82,11 @@ def _measure(shape: Shape, kind: ShardingType, rounds: int, context: RankContext
 
 def main() -> None:
     """Measure each width and sharding and append the results."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     users, items, dims = arguments.users, arguments.items, arguments.dims
     rounds, local_batch = arguments.rounds, arguments.batch_size
     if arguments.smoke:
         users, items, dims, rounds, local_batch = 2_000, 1_000, (32,), 2, 128
-    out = None if arguments.smoke else arguments.out
     shapes = [
         Shape(
             (users,),
@@ -116,7 +101,6 @@ def main() -> None:
         for dim in dims
     ]
     row = {
-        "benchmark": "comms",
         "world_size": arguments.world_size,
         "batch_size": local_batch,
         "negatives": arguments.negatives,
@@ -124,7 +108,7 @@ def main() -> None:
         "items": items,
     }
     for result in on_ranks(arguments.world_size, measure, shapes, rounds, arguments.device)[0]:
-        append(out, row | result | circumstances())
+        arguments.report("comms", row | result)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ slowest rank"):
 
 - ``assumed``: with the bandwidths that TorchRec assumes, before calibration;
 - ``bandwidths``: with those measured, in TorchRec's formulas;
-- ``calibrated``: with the whole topology file, on CPU its costs (``dat_rec.planner.time_cost``).
+- ``calibrated``: with the whole topology file, on CPU its costs (``dat_rec.planner.step_time``).
 
 The first two are of tables alone; ``calibrated`` has also what every rank does under any plan,
 fitted by ``benchmarks.calibrate`` to other shapes. No offset is fitted here. Spearman's rank
@@ -29,13 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from torchrec.distributed.types import ShardingPlan
 
-from benchmarks.plans import Planner, on_one_rank, timed
-from benchmarks.record import append, circumstances, percentiles
+from benchmarks.options import Options, parse
+from benchmarks.plans import Planner, on_one_rank, this_host, timed
+from benchmarks.record import percentiles
 from benchmarks.shapes import Shape
-from dat_rec.planner.hardware import Cluster, Hardware
+from dat_rec.planner.hardware import Cluster
 from dat_rec.planner.plan_table import plan_to_json
 from dat_rec.planner.topology_file import read_cluster
 
@@ -69,8 +69,8 @@ TOO_LARGE = {"few huge": ("data_parallel", "half data_parallel")}
 """Plans that are not measured: gradients of gigabytes."""
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
     """The planner's estimates beside measured steps."""
 
     topology: Path | None = None
@@ -79,38 +79,32 @@ class Arguments:
     """One core each, as far as they go."""
     rounds: int = 61
     """Steps of each plan."""
-    out: Path = Path("benchmarks/results/fidelity.jsonl")
-    """File to append to."""
-    smoke: bool = False
-    """A tiny shape and three plans: shows that the script works, no figure."""
 
 
 def main() -> None:
     """Measure every shape, append a line for each plan and the two figures."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     shapes, pins = SHAPES, PINS
     if arguments.smoke:
         shapes = {"tiny": dataclasses.replace(SHAPES["skewed"], batch_size=64)}
         pins = {name: PINS[name] for name in ("table_wise", "row_wise", "one rank")}
         arguments = dataclasses.replace(arguments, rounds=2)
-    out = None if arguments.smoke else arguments.out
     clusters = described(arguments)
     rows: list[dict[str, Any]] = []
-    about = circumstances()
     for name, shape in shapes.items():
         wanted = {one: by for one, by in pins.items() if one not in TOO_LARGE.get(name, ())}
         for row in measure(name, shape, wanted, clusters, arguments.rounds):
             rows.append(row)
-            append(out, row | about)
+            arguments.report("fidelity", row)
     for figure in (rank_correlation(rows), regret(rows)):
-        append(out, {"benchmark": "fidelity"} | figure | about)
+        arguments.report("fidelity", figure)
 
 
 def described(arguments: Arguments) -> dict[str, Cluster]:
     """The cluster as each estimate has it."""
     if arguments.topology is None and not arguments.smoke:
         raise SystemExit("--topology is missing: make the file with benchmarks.calibrate")
-    here = Cluster(Hardware("here", "cpu", None, 256), 1, arguments.ranks)
+    here = this_host(arguments.device, arguments.ranks)
     if arguments.topology is None:
         return dict.fromkeys(ESTIMATES, here)
     measured = read_cluster(arguments.topology)
@@ -144,10 +138,9 @@ def measure(
         same = next((one for one in plans if _equal(plans[one], plan)), f"chosen: {kind}")
         plans.setdefault(same, plan)
         chosen.setdefault(same, []).append(kind)
-    times = timed(shape, plans, first.world_size, rounds)
+    times = timed(shape, plans, first.world_size, rounds, first.hardware.device)
     return [
         {
-            "benchmark": "fidelity",
             "shape": name,
             "plan": one,
             "ranks": first.world_size,

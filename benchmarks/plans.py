@@ -4,7 +4,6 @@ The towers are small and the loss is the cheapest, so that tables take most of a
 """
 
 import dataclasses
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -13,7 +12,6 @@ from typing import Any, cast
 import torch
 from torch.distributed.remote_device import _remote_device
 from torchrec.distributed.planner.types import ShardingOption
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import (
     EmbeddingModuleShardingPlan,
     EnumerableShardingSpec,
@@ -21,13 +19,13 @@ from torchrec.distributed.types import (
 )
 
 from benchmarks.ranks import on_ranks
-from benchmarks.shapes import Shape, build, endless
+from benchmarks.record import peak_memory_mb
+from benchmarks.shapes import Shape, build, stepper
 from benchmarks.timing import interleaved
-from dat_rec.config import TrainConfig
-from dat_rec.data.batch import Batch
+from dat_rec.config import Device, TrainConfig
 from dat_rec.dist.process_group import process_group
 from dat_rec.planner.cost_estimate import PlanEstimate
-from dat_rec.planner.hardware import Cluster
+from dat_rec.planner.hardware import Cluster, Hardware
 from dat_rec.planner.plan import plan_on
 from dat_rec.planner.sharding_options import options_of_plan
 from dat_rec.sharding.shard import fuse_optimizer
@@ -39,6 +37,8 @@ TYPES: tuple[ShardingType, ...] = ("data_parallel", "table_wise", "row_wise", "c
 """Without those that need several hosts."""
 BATCHES = 4
 """In memory, used in turn."""
+HOST_GB = 256
+"""Memory of the described host: more than any plan here takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,16 @@ class Times:
     def busiest(self) -> list[float]:
         """CPU seconds of the rank that has most to do."""
         return max(self.cpu_seconds, key=statistics.median)
+
+
+def this_host(device: Device, ranks: int) -> Cluster:
+    """Return this host as the planner knows hosts, with TorchRec's bandwidths."""
+    memory_gb = None
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        memory_gb = torch.cuda.get_device_properties(0).total_memory / 2**30
+    return Cluster(Hardware("here", device, memory_gb, HOST_GB), 1, ranks)
 
 
 def config_of(shape: Shape, pins: tuple[str, ...] = ()) -> TrainConfig:
@@ -130,10 +140,15 @@ def on_one_rank(plan: ShardingPlan, device: str) -> ShardingPlan:
 
 
 def timed(
-    shape: Shape, plans: Mapping[str, ShardingPlan], world_size: int, rounds: int, warmup: int = 3
+    shape: Shape,
+    plans: Mapping[str, ShardingPlan],
+    world_size: int,
+    rounds: int,
+    device: Device,
+    warmup: int = 3,
 ) -> dict[str, Times]:
     """Steps of every plan, in turn, all alive in the same ranks."""
-    found = on_ranks(world_size, _on_rank, shape, dict(plans), rounds, warmup)
+    found = on_ranks(world_size, _on_rank, shape, dict(plans), rounds, device, warmup)
     peak = max(memory for _, _, memory in found)
     walls, clocks = [one[0] for one in found], [one[1] for one in found]
     return {
@@ -147,30 +162,24 @@ def timed(
 
 
 def _on_rank(
-    shape: Shape, plans: dict[str, ShardingPlan], rounds: int, warmup: int
+    shape: Shape, plans: dict[str, ShardingPlan], rounds: int, device: Device, warmup: int
 ) -> tuple[dict[str, list[float]], dict[str, list[float]], float]:
     config = config_of(shape)
-    with process_group(config.timeout_s, device=config.device) as context:
-        batches = shape.batches(BATCHES, context.rank, context.world_size)
+    with process_group(config.timeout_s, device=device) as context:
         steps: dict[str, Callable[[], Any]] = {}
         cpu: dict[str, list[float]] = {name: [] for name in plans}
         for name, plan in plans.items():
             built = build(shape, config, context, plan)
-            pipeline = TrainPipelineSparseDist(
-                built.model, built.optimizer, context.device, execute_all_batches=True
-            )
-            steps[name] = _step(pipeline, batches, cpu[name])
+            steps[name] = _step(stepper(shape, built, context, BATCHES), cpu[name])
         times = interleaved(steps, rounds, warmup=warmup)
     cpu = {name: one[warmup:] for name, one in cpu.items()}
-    return times, cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return times, cpu, peak_memory_mb()
 
 
-def _step(pipeline: Any, batches: list[Batch], cpu: list[float]) -> Callable[[], None]:
-    turn = endless(batches)
-
+def _step(make: Callable[[], object], cpu: list[float]) -> Callable[[], None]:
     def step() -> None:
         begin = time.process_time()
-        pipeline.progress(turn)
+        make()
         cpu.append(time.process_time() - begin)
 
     return step

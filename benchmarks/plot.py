@@ -1,22 +1,21 @@
 """Every picture of the results.
 
-    python -m benchmarks.plot [--only retrieval kernels]
+    python -m benchmarks.plot [--only scaling sweep]
 
 For each module of ``benchmarks.pictures``: the lines of results/<module>.jsonl in, a PNG out.
 """
 
 import importlib
-import json
 import pkgutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import tyro
 
 from benchmarks import pictures
+from benchmarks.record import read
 
 DPI = 90
 
@@ -31,11 +30,6 @@ class Arguments:
     """Folder of the JSON lines."""
     out: Path = Path("benchmarks/pictures")
     """Folder for the PNGs."""
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ Every run is a JSON line; the table at the end (mean ± standard deviation over 
 what benchmarks/README.md quotes. Runs that stand in the results file are not repeated.
 """
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import tyro
 from tqdm import tqdm
 
-from benchmarks.record import append, circumstances
+from benchmarks.options import RESULTS, Options, parse
+from benchmarks.record import append, circumstances, read
 from dat_rec.files import read_json
 
 NO_MIMIC = ("--loss.mimic-user", "0", "--loss.mimic-item", "0")
@@ -34,8 +33,8 @@ SETUPS: dict[str, tuple[str, ...]] = {
 FIGURES = ("HR@50", "HR@100", "MRR")
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
     """Quality of each set-up over seeds."""
 
     data: Path
@@ -48,10 +47,6 @@ class Arguments:
     """Which set-ups, by name."""
     flags: tuple[str, ...] = ()
     """More options of `dat-rec train`, for all runs, as one quoted word each."""
-    out: Path = Path("benchmarks/results/quality.jsonl")
-    """File to append to."""
-    smoke: bool = False
-    """One seed and one epoch of two set-ups: shows that the script works, no figure."""
 
 
 def run(arguments: Arguments, setup: str, seed: int, more: tuple[str, ...]) -> dict[str, Any]:
@@ -59,7 +54,7 @@ def run(arguments: Arguments, setup: str, seed: int, more: tuple[str, ...]) -> d
     folder = arguments.work / f"{setup.replace(' ', '_')}-{seed}"
     program = [sys.executable, "-m", "dat_rec"]
     train = ["train", "--data", str(arguments.data), "--out", str(folder), "--overwrite"]
-    flags = [*SETUPS[setup], *more, "--seed", str(seed)]
+    flags = [*SETUPS[setup], *more, "--seed", str(seed), "--device", arguments.device]
     for command in ([*train, *flags], ["evaluate", "--run", str(folder)]):
         subprocess.run([*program, *command], check=True, capture_output=True)
     metrics = read_json(folder / "metrics.json", "the metrics")
@@ -100,13 +95,13 @@ def spread(values: list[float]) -> str:
 
 def main() -> None:
     """Run what is missing and print the table."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     setups, seeds, more = arguments.setups, arguments.seeds, arguments.flags
-    out = arguments.out
+    out = arguments.out or RESULTS / "quality.jsonl"
     if arguments.smoke:
         setups, seeds, out = ("paper", "modern (both)"), (0,), arguments.work / "smoke.jsonl"
         more = ("--epochs", "1", "--batch-size", "256")
-    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    rows = read(out) if out.exists() else []
     wanted = [(setup, seed) for seed in seeds for setup in setups]
     done = {(row["setup"], row["seed"], row["dataset"], tuple(row["flags"])) for row in rows}
     dataset = read_json(arguments.data / "schema.json", "the schema")["source"]

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from benchmarks.on_data import configured, pipeline
+from benchmarks.options import Options, parse
 from benchmarks.ranks import on_ranks
-from benchmarks.record import append, circumstances, percentiles
+from benchmarks.record import percentiles
 from benchmarks.shapes import endless
 from benchmarks.timing import interleaved
 from dat_rec.config import Preset, TrainConfig
@@ -31,8 +30,8 @@ IN_MEMORY = 16
 """Batches that the trainer takes in turn."""
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
     """The reader's samples a second beside the trainer's."""
 
     data: Path | None = None
@@ -45,15 +44,11 @@ class Arguments:
     """Epochs that the reader makes."""
     steps: int = 40
     """Steps of the trainer after each of them."""
-    out: Path = Path("benchmarks/results/reader.jsonl")
-    """File to append to."""
-    smoke: bool = False
-    """A tiny world, twice: shows that the script works, no figure."""
 
 
 def measure(config: TrainConfig, rounds: int, steps: int) -> dict[str, Any]:
     """Every figure of ``rounds`` epochs read, each followed by ``steps`` steps trained."""
-    with process_group(config.timeout_s) as context:
+    with process_group(config.timeout_s, device=config.device) as context:
         dataset = Dataset.open(config.data)
         steps_of = pipeline(config, dataset, context)
         reader = ExampleReader(dataset, reader_options(config, config.batch_size))
@@ -87,15 +82,15 @@ def measure(config: TrainConfig, rounds: int, steps: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure once, append the result, and print the ratio."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     size = (2, 2) if arguments.smoke else (arguments.rounds, arguments.steps)
     batch_size = 256 if arguments.smoke else arguments.batch_size
     large = {"users": 20_000, "items": 2_000, "interactions": 1_000_000}
     world = None if arguments.smoke else large
-    with configured(arguments.data, arguments.preset, batch_size, world) as config:
+    given = (arguments.data, arguments.preset, batch_size, arguments.device, world)
+    with configured(*given) as config:
         (result,) = on_ranks(1, measure, config, *size)
-    out = None if arguments.smoke else arguments.out
-    append(out, {"benchmark": "reader"} | result | circumstances())
+    arguments.report("reader", result)
     ratio = result["reader_over_trainer"]["p50"]
     print(json.dumps({"name": "reader_over_trainer", "value": ratio}))
 

@@ -1,8 +1,10 @@
 """What stands beside every figure: command, commit, hardware, versions, time."""
 
+import functools
 import json
 import os
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import torch
 import torchrec
 
 
+@functools.cache
 def circumstances() -> dict[str, Any]:
     """Under which conditions this process measures."""
     commit = subprocess.run(
@@ -40,10 +43,25 @@ def _hardware() -> str:
     return f"{os.cpu_count()} cores, {model}"
 
 
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def percentiles(values: list[float]) -> dict[str, float]:
     """P10, P50 and P90 of ``values``."""
     low, middle, high = np.percentile(values, [10, 50, 90])
     return {"p10": float(low), "p50": float(middle), "p90": float(high)}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """The median as ``value``, and the percentiles."""
+    return {"value": float(np.median(values)), **percentiles(values)}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def append(path: Path | None, row: Mapping[str, Any]) -> None:

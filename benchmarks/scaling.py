@@ -19,24 +19,21 @@ than this machine's.
 import dataclasses
 import itertools
 import os
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from tqdm import tqdm
 
+from benchmarks.options import Options, parse
 from benchmarks.ranks import Turns, World, on_worlds
-from benchmarks.record import append, circumstances, percentiles
-from benchmarks.shapes import Shape, build, endless
+from benchmarks.record import peak_memory_mb, percentiles, spread
+from benchmarks.shapes import Shape, build, stepper
 from benchmarks.traffic import bytes_sent, tables
-from benchmarks.train_step import SHAPES, SMOKE, spread
+from benchmarks.train_step import SHAPES, SMOKE
 from dat_rec.config import Device
 from dat_rec.dist.process_group import process_group
 
@@ -54,8 +51,8 @@ PROJECTED = (4, 8, 16)
 """Ranks."""
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
     """Samples a second on more ranks."""
 
     worlds: tuple[int, ...] = (2, 4)
@@ -68,12 +65,6 @@ class Arguments:
     """Steps of a turn."""
     comms: Literal["fp32", "fp16"] = "fp32"
     """As in training."""
-    device: Device = "auto"
-    """Device of every rank, as in training."""
-    out: Path = Path("benchmarks/results/scaling.jsonl")
-    """File to append to."""
-    smoke: bool = False
-    """Tiny tables, once, on one rank and on two: shows that the script works, no figure."""
 
 
 @dataclass
@@ -89,26 +80,28 @@ class Measured:
 
 
 def take_turns(
-    turns: Turns, shape: Shape, kind: Kind, arguments: Arguments, rounds: int, steps: int
+    turns: Turns,
+    shape: Shape,
+    kind: Kind,
+    comms: Literal["fp32", "fp16"],
+    device: Device,
+    rounds: int,
+    steps: int,
 ) -> tuple[list[tuple[int, float]], float]:
     """The number and the seconds a step of each own turn, and this rank's peak memory in MiB."""
-    with process_group(600, device=arguments.device) as context:
-        config = shape.config(comms=arguments.comms)
+    with process_group(600, device=device) as context:
+        config = shape.config(comms=comms)
         shape = of_world(shape, kind, context.world_size)
-        built = build(shape, config, context)
-        batches = endless(shape.batches(8, context.rank, context.world_size))
-        pipeline = TrainPipelineSparseDist(
-            built.model, built.optimizer, context.device, execute_all_batches=True
-        )
+        step = stepper(shape, build(shape, config, context), context)
         for _ in range(3):
-            pipeline.progress(batches)
+            step()
         seconds = []
         for turn in turns.take(rounds):
             begin = time.perf_counter()
             for _ in range(steps):
-                pipeline.progress(batches)
+                step()
             seconds.append((turn, (time.perf_counter() - begin) / steps))
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return seconds, peak_memory_mb()
 
 
 def of_world(shape: Shape, kind: Kind, ranks: int) -> Shape:
@@ -124,7 +117,8 @@ def measure(
     # The second single rank is there for the machine's turn alone, which is the last.
     worlds = [*(World(size) for size in sizes), World(1, first_core=1)]
     order = [*((number,) for number in range(len(sizes))), (0, len(sizes))]
-    found = on_worlds(worlds, order, take_turns, shape, kind, arguments, rounds, steps)
+    given = (shape, kind, arguments.comms, arguments.device, rounds, steps)
+    found = on_worlds(worlds, order, take_turns, *given)
 
     def rates(world: int, turn: int) -> NDArray[np.float64]:
         """Of each round: of the slowest rank."""
@@ -166,7 +160,7 @@ def projected(shape: Shape, kind: Kind, found: Measured, ranks: int) -> float:
 
 def main() -> None:
     """Measure in turns, print the figures, append all of it."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     sizes = (1, 2) if arguments.smoke else (1, *sorted({*arguments.worlds} - {1}))
     launches, rounds, steps = (
         (1, 1, 2) if arguments.smoke else (arguments.launches, arguments.rounds, arguments.steps)
@@ -180,12 +174,10 @@ def main() -> None:
     for _, (case, shape) in tqdm(todo, desc="measure", unit="launch"):
         parts[case].append(measure(shape, case[0], sizes, arguments, rounds, steps))
     cores = len(os.sched_getaffinity(0))
-    facts = {"cores": cores, "comms": arguments.comms, **circumstances()}
-    out = None if arguments.smoke else arguments.out
+    facts = {"cores": cores, "comms": arguments.comms}
     for case, shape in shapes.items():
         found = joined(parts[case])
         about: dict[str, Any] = {
-            "benchmark": "scaling",
             "kind": case[0],
             "shape": case[1],
             "batch_size": case[2],
@@ -202,10 +194,10 @@ def main() -> None:
                 row["speedup"] = spread([many / one for many, one in pairs])
             if size == 2:
                 row["machine"] = spread(found.machine)
-            append(out, row | facts)
+            arguments.report("scaling", row | facts)
             if (case, size) == (CASES[0], 2):
                 named = {"name": "two_rank_speedup", **row["speedup"], "machine": row["machine"]}
-                append(out, named | about | facts)
+                arguments.report("scaling", named | about | facts)
         if 2 in sizes and cores >= 2 and arguments.comms == "fp32" and not arguments.smoke:
             measured = [size for size in sizes if size <= cores]
             for size in (x for x in PROJECTED if x not in measured and x <= tables(shape)):
@@ -213,7 +205,7 @@ def main() -> None:
                     "world_size": size,
                     "projected_samples_per_s": projected(shape, case[0], found, size),
                 }
-                append(out, row | facts)
+                arguments.report("scaling", row | facts)
 
 
 if __name__ == "__main__":

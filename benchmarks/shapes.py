@@ -6,7 +6,7 @@ The model, its losses, the planner and the sharding are those of training (``Tra
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.distributed.types import ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer
 
@@ -177,6 +179,17 @@ def build(
     learn = config.optimizer
     optimizer = build_optimizer(model, learn.tower_lr, learn.table_lr, learn.table)
     return Built(model, optimizer, plan, estimate)
+
+
+def stepper(
+    shape: Shape, built: Built, context: RankContext, number: int = 8
+) -> Callable[[], Tensor]:
+    """Return what makes a training step of the next of ``number`` batches, and gives its losses."""
+    pipeline = TrainPipelineSparseDist[Batch, Tensor](
+        built.model, built.optimizer, context.device, execute_all_batches=True
+    )
+    batches = endless(shape.batches(number, context.rank, context.world_size))
+    return lambda: pipeline.progress(batches)
 
 
 def endless(batches: list[Batch]) -> Iterator[Batch]:

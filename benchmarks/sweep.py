@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from torchrec.distributed.types import ShardingPlan
 
-from benchmarks.plans import TYPES, Planner, timed
-from benchmarks.record import append, circumstances, percentiles
+from benchmarks.options import Options, parse
+from benchmarks.plans import TYPES, Planner, this_host, timed
+from benchmarks.record import percentiles
 from benchmarks.shapes import Shape
-from dat_rec.config import TrainConfig
-from dat_rec.planner.hardware import Cluster, Hardware, usual_costs
+from dat_rec.config import Device, TrainConfig
+from dat_rec.planner.hardware import Cluster, usual_costs
 
 TOWERS: dict[str, Any] = {"hidden": (8,), "output_dim": 8, "batch_size": 2048}
 SHAPES = {
@@ -37,34 +37,29 @@ DENSE = ("many small",)
 """Shapes that are sharded data-parallel too: others' gradients would fill the memory."""
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
     """Samples a second by sharding type, ranks, tables and bag."""
 
     rounds: int = 11
     """Steps of each plan."""
     worlds: tuple[int, ...] = WORLDS
     """Numbers of ranks."""
-    out: Path = Path("benchmarks/results/sweep.jsonl")
-    """File to append to."""
-    smoke: bool = False
-    """One shape on one rank: shows that the script works, no figure."""
 
 
 def main() -> None:
     """Measure all, append a line for each."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     shapes, worlds, bags, rounds = SHAPES, arguments.worlds, BAGS, arguments.rounds
     if arguments.smoke:
         shapes = {"many small": dataclasses.replace(SHAPES["many small"], batch_size=64)}
         worlds, bags, rounds = (1,), (1,), 2
-    out = None if arguments.smoke else arguments.out
-    about = circumstances()
     for name, shape in shapes.items():
         for bag in bags:
             for world in worlds:
-                for row in measure(name, dataclasses.replace(shape, bag=bag), world, rounds):
-                    append(out, {"benchmark": "sweep"} | row | about)
+                bagged = dataclasses.replace(shape, bag=bag)
+                for row in measure(name, bagged, world, rounds, arguments.device):
+                    arguments.report("sweep", row)
 
 
 def as_in_training(cluster: Cluster) -> Cluster:
@@ -73,15 +68,17 @@ def as_in_training(cluster: Cluster) -> Cluster:
     return dataclasses.replace(cluster, hardware=hardware)
 
 
-def measure(name: str, shape: Shape, world: int, rounds: int) -> list[dict[str, Any]]:
+def measure(
+    name: str, shape: Shape, world: int, rounds: int, device: Device
+) -> list[dict[str, Any]]:
     """A row for each sharding type, all of one shape and one number of ranks."""
     planner = Planner(shape, world)
-    here = Cluster(Hardware("here", "cpu", None, 256), 1, world)
+    here = this_host(device, world)
     types = [one for one in TYPES if one != "data_parallel" or name in DENSE]
     plans: dict[str, ShardingPlan] = {one: planner.plan(here, (f"*={one}",)) for one in types}
     usual = TrainConfig(Path(), Path()).sharding_types
     plans[DEFAULT] = planner.plan(as_in_training(here), types=usual)
-    times = timed(shape, plans, world, rounds)
+    times = timed(shape, plans, world, rounds, here.hardware.device)
     return [
         {
             "shape": name,

@@ -8,17 +8,16 @@ for data, peak memory, and the circumstances.
 """
 
 import itertools
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
 from tqdm import tqdm
 
 from benchmarks.on_data import configured, pipeline
-from benchmarks.record import append, circumstances, percentiles
+from benchmarks.options import Options, parse
+from benchmarks.record import peak_memory_mb, percentiles
 from dat_rec.config import Preset, TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prefetch import Prefetcher
@@ -27,8 +26,8 @@ from dat_rec.dist.process_group import process_group
 from dat_rec.train.build import reader_options
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
     """Samples a second of training."""
 
     data: Path | None = None
@@ -41,10 +40,6 @@ class Arguments:
     """How long to measure."""
     warmup_steps: int = 20
     """Steps before the clock starts."""
-    out: Path = Path("benchmarks/results/train_loop.jsonl")
-    """File to append to."""
-    smoke: bool = False
-    """A second on a tiny world: shows that the script works, no figure."""
 
 
 def measure(config: TrainConfig, seconds: float, warmup_steps: int) -> dict[str, Any]:
@@ -77,19 +72,17 @@ def measure(config: TrainConfig, seconds: float, warmup_steps: int) -> dict[str,
         "samples_per_s": global_batch * len(rates) / span,
         "samples_per_s_by_step": percentiles(rates),
         "data_wait_share": waited / span,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mb": peak_memory_mb(),
     }
 
 
 def main() -> None:
     """Measure once and append the result."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     span = (1.0, 2) if arguments.smoke else (arguments.seconds, arguments.warmup_steps)
     batch_size = 256 if arguments.smoke else arguments.batch_size
-    with configured(arguments.data, arguments.preset, batch_size) as config:
-        result = measure(config, *span)
-    out = None if arguments.smoke else arguments.out
-    append(out, {"benchmark": "train_loop"} | result | circumstances())
+    with configured(arguments.data, arguments.preset, batch_size, arguments.device) as config:
+        arguments.report("train_loop", measure(config, *span))
 
 
 if __name__ == "__main__":

@@ -9,26 +9,23 @@ disturbs the machine disturbs all; ratios are taken round by round. Each figure 
 
 import dataclasses
 import itertools
-import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torchrec
-import tyro
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.modules.fused_embedding_modules import fuse_embedding_optimizer
 
+from benchmarks.options import Options, parse
 from benchmarks.plain import PlainDAT
 from benchmarks.ranks import on_ranks
-from benchmarks.record import append, circumstances, percentiles
-from benchmarks.shapes import Shape, build, endless
+from benchmarks.record import peak_memory_mb, percentiles, spread
+from benchmarks.shapes import Shape, build, endless, stepper
 from benchmarks.timing import interleaved, ratios
 from dat_rec.config import Device, TrainConfig
 from dat_rec.data.batch import Batch
@@ -78,8 +75,8 @@ LABELS = {
 """By module of the model, the part of a step that its forward is."""
 
 
-@dataclass(frozen=True)
-class Arguments:
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Options):
     """What a step costs."""
 
     shape: Literal["small", "tables", "modern"] = "small"
@@ -90,12 +87,6 @@ class Arguments:
     without augmented vectors and their losses, on unsharded FBGEMM tables, in plain PyTorch."""
     rounds: int = 30
     """Turns of each kind."""
-    device: Device = "auto"
-    """What all kinds are on, as in training."""
-    out: Path = Path("benchmarks/results/train_step.jsonl")
-    """File to append to."""
-    smoke: bool = False
-    """Tiny tables, twice: shows that the script works, no figure."""
 
 
 def sharded(shape: Shape, config: TrainConfig, context: RankContext) -> Callable[[], object]:
@@ -104,11 +95,7 @@ def sharded(shape: Shape, config: TrainConfig, context: RankContext) -> Callable
     for name, module in built.model.named_modules():
         if label := LABELS.get(name.rpartition(".")[2]):
             _label(module, label)
-    batches = endless(shape.batches(BATCHES))
-    pipeline = TrainPipelineSparseDist[Batch, Any](
-        built.model, built.optimizer, context.device, execute_all_batches=True
-    )
-    return lambda: pipeline.progress(batches)
+    return stepper(shape, built, context, BATCHES)
 
 
 def _label(module: nn.Module, name: str) -> None:
@@ -207,11 +194,10 @@ def measure(shape: Shape, kinds: tuple[Kind, ...], rounds: int, device: Device) 
         steps["alignment"] = alignment_alone(shape, context.device)
         times = interleaved(steps, rounds)
         parts = parts_of(steps["dat"], min(rounds, 10)) if "dat" in steps else {}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "seconds": times,
         "parts_ms": parts,
-        "peak_memory_mb": peak,
+        "peak_memory_mb": peak_memory_mb(),
         "device": context.device.type,
     }
 
@@ -242,29 +228,22 @@ def figures(name: str, shape: Shape, times: dict[str, list[float]]) -> Iterator[
             yield {"name": f"{before}speedup_over_plain_pytorch", **speedup, **towers}
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """The median as ``value``, and the percentiles."""
-    return {"value": float(np.median(values)), **percentiles(values)}
-
-
 def main() -> None:
     """Measure, print the figures, append all of it."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     shape = SMOKE if arguments.smoke else SHAPES[arguments.shape]
     rounds = 2 if arguments.smoke else arguments.rounds
     begin = time.perf_counter()
     (found,) = on_ranks(1, measure, shape, arguments.kinds, rounds, arguments.device)
     times = found["seconds"]
-    facts = {"shape": arguments.shape, "device": found["device"], **circumstances()}
-    out = None if arguments.smoke else arguments.out
+    facts = {"shape": arguments.shape, "device": found["device"]}
     for figure in figures(arguments.shape, shape, times):
-        append(out, figure | facts)
+        arguments.report("train_step", figure | facts)
     samples = {
         kind: percentiles([shape.batch_size / seconds for seconds in of_kind])
         for kind, of_kind in itertools.islice(times.items(), len(times) - 1)
     }
     row = {
-        "benchmark": "train_step",
         "rounds": rounds,
         "batch_size": shape.batch_size,
         "samples_per_s": samples,
@@ -273,7 +252,7 @@ def main() -> None:
         "peak_memory_mb": found["peak_memory_mb"],
         "took_s": time.perf_counter() - begin,
     }
-    append(out, row | facts)
+    arguments.report("train_step", row | facts)
 
 
 if __name__ == "__main__":

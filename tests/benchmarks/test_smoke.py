@@ -1,10 +1,10 @@
 """Every benchmark script runs; what it prints is a JSON line with its circumstances."""
 
+import importlib
 import json
 import math
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from benchmarks.calibrate import WAYS, Arguments, Step, fit_bandwidths, fit_costs
-from benchmarks.ebcs import LAYOUTS
 from benchmarks.fidelity import ESTIMATES
 from benchmarks.pictures import fidelity, sweep
 from benchmarks.plans import TYPES, Planner
@@ -29,31 +28,42 @@ from dat_rec.planner.table_file import Table
 from dat_rec.planner.topology_file import read_cluster
 from tests.planner.described import request
 
+SMOKE = ("--smoke", "--device", "cpu")
+"""On CPU, on hosts with GPUs too: several scripts start more ranks than there may be GPUs."""
 CIRCUMSTANCES = {"benchmark", "command", "commit", "date", "hardware", "torch", "torchrec"}
+Run = Callable[..., list[str]]
 
 
-def run(*arguments: str | Path) -> str:
-    command = [sys.executable, "-m", *map(str, arguments)]
-    # On CPU, on hosts with GPUs too: several of them start more ranks than there may be GPUs.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a script's ``main`` with arguments; gives the lines that it prints."""
+
+    def run(script: str, *arguments: str | Path) -> list[str]:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        importlib.import_module(f"benchmarks.{script}").main()
+        return capsys.readouterr().out.splitlines()
+
+    return run
 
 
-def test_train_loop() -> None:
-    row = json.loads(run("benchmarks.train_loop", "--smoke").splitlines()[-1])
-    assert row.keys() >= CIRCUMSTANCES
+def rows(lines: list[str]) -> list[dict[str, Any]]:
+    """What JSON lines say; every one has its circumstances."""
+    found = [json.loads(line) for line in lines if line.startswith("{")]
+    assert found
+    assert all(row.keys() >= CIRCUMSTANCES for row in found)
+    return found
+
+
+def test_train_loop(run: Run) -> None:
+    row = rows(run("train_loop", *SMOKE))[-1]
     rates = row["samples_per_s_by_step"]
     assert 0 < rates["p10"] <= rates["p50"] <= rates["p90"] < math.inf
     assert 0 <= row["data_wait_share"] < 1
     assert row["peak_memory_mb"] > 0
 
 
-def test_train_step() -> None:
-    lines = run("benchmarks.train_step", "--smoke").splitlines()
-    *named, row = [json.loads(line) for line in lines if line.startswith("{")]
-    assert row.keys() >= CIRCUMSTANCES
+def test_train_step(run: Run) -> None:
+    *named, row = rows(run("train_step", *SMOKE))
     figures = {figure["name"]: figure["value"] for figure in named}
     ratios = {"dat_over_two_tower", "alignment_share", "speedup_over_plain_pytorch"}
     assert figures.keys() >= ratios | {"small_samples_per_s"}
@@ -64,18 +74,15 @@ def test_train_step() -> None:
 
 
 @pytest.mark.slow
-def test_scaling() -> None:
-    lines = run("benchmarks.scaling", "--smoke").splitlines()
-    rows = [json.loads(line) for line in lines if line.startswith("{")]
-    assert [row.get("world_size") for row in rows] == [1, 2, None]
-    assert all(row.keys() >= CIRCUMSTANCES - {"benchmark"} for row in rows)
-    assert rows[-1]["name"] == "two_rank_speedup"
-    assert rows[-1]["value"] == rows[1]["speedup"]["p50"] > 0
+def test_scaling(run: Run) -> None:
+    found = rows(run("scaling", *SMOKE))
+    assert [row.get("world_size") for row in found] == [1, 2, None]
+    assert found[-1]["name"] == "two_rank_speedup"
+    assert found[-1]["value"] == found[1]["speedup"]["p50"] > 0
 
 
-def test_checkpoint() -> None:
-    row = json.loads(run("benchmarks.checkpoint", "--smoke").splitlines()[-1])
-    assert row.keys() >= CIRCUMSTANCES
+def test_checkpoint(run: Run) -> None:
+    row = rows(run("checkpoint", *SMOKE))[-1]
     assert row["bytes"] > 2 * 10_000 * 33 * 4
     for name in ("copy", "background_stall", "background_write", "waiting_stall"):
         assert 0 < row[f"{name}_s"]["p50"] < 10
@@ -83,9 +90,9 @@ def test_checkpoint() -> None:
 
 
 @pytest.mark.slow
-def test_reader() -> None:
-    row, ratio = map(json.loads, run("benchmarks.reader", "--smoke").splitlines()[-2:])
-    assert row.keys() >= CIRCUMSTANCES
+def test_reader(run: Run) -> None:
+    *_, line, last = run("reader", *SMOKE)
+    (row,), ratio = rows([line]), json.loads(last)
     rates = [row[f"{name}_samples_per_s"] for name in ("reader", "trainer")]
     assert all(0 < rate["p10"] <= rate["p50"] <= rate["p90"] < math.inf for rate in rates)
     assert row["reader_over_trainer"]["p10"] > 0
@@ -95,110 +102,52 @@ def test_reader() -> None:
     }
 
 
-def test_negatives() -> None:
-    lines = run("benchmarks.negatives", "--smoke").splitlines()
-    rows = [json.loads(line) for line in lines if line.startswith("{")]
-    assert [row["what"] for row in rows] == ["drawing", "batches", "batches", "batches"]
-    assert all(row.keys() >= CIRCUMSTANCES for row in rows)
-    assert all(rate["p50"] > 0 for rate in rows[0]["draws_per_s"].values())
-    assert all(0 < row["drawing_share"]["p50"] < 1 for row in rows[1:])
-
-
-def test_retrieval() -> None:
-    row = json.loads(run("benchmarks.retrieval", "--smoke").splitlines()[-1])
-    assert row.keys() >= CIRCUMSTANCES
-    points = {point["search"]: point for point in row["points"]}
-    assert points["product"]["recall"] == 1
-    probed = [point["recall"] for name, point in points.items() if "nprobe" in name]
-    assert probed == sorted(probed)
-    assert 0 < probed[0] < 0.9 < probed[-1] <= 1
-    assert all(point["queries_per_s"]["p10"] > 0 for point in points.values())
-
-
 @pytest.mark.slow
-def test_ebcs() -> None:
-    row = json.loads(run("benchmarks.ebcs", "--smoke").splitlines()[-1])
-    assert row.keys() >= CIRCUMSTANCES
-    assert row["step_ms"].keys() == set(LAYOUTS)
-    tables = {name: len(plan) for name, plan in row["sharding"].items()}
-    assert tables == {"two collections": 5, "one collection": 5, "wide rows": 3}
-    assert all(0 < ratio["p50"] < 10 for ratio in row["of_two_collections"].values())
-
-
-@pytest.mark.slow
-def test_kernels() -> None:
-    row = json.loads(run("benchmarks.kernels", "--smoke").splitlines()[-1])
-    assert row.keys() >= CIRCUMSTANCES
-    assert (row["world_size"], row["rows"]) == (1, 1_000)
-    assert 0.1 < row["dense_over_fused"]["p50"] < 10
-
-
-@pytest.mark.slow
-def test_comms() -> None:
-    lines = run("benchmarks.comms", "--smoke").splitlines()
-    rows = [json.loads(line) for line in lines if line.startswith("{")]
-    assert [row["sharding"] for row in rows] == ["table_wise", "row_wise"]
-    for row in rows:
-        assert row.keys() >= CIRCUMSTANCES
+def test_comms(run: Run) -> None:
+    found = rows(run("comms", *SMOKE))
+    assert [row["sharding"] for row in found] == ["table_wise", "row_wise"]
+    for row in found:
         # Float16 has changed what was sent, and little else.
         assert 0 < row["loss_difference"] < 0.01
 
 
-@pytest.mark.slow
-def test_meituan() -> None:
-    row = json.loads(run("benchmarks.meituan", "--smoke").splitlines()[-1])
-    assert row.keys() >= CIRCUMSTANCES
-    full = row["planned_in_full"]
-    assert full["float32"]["fits"]
-    weights = 2 * (82_347_275 + 3_561_499) * 32 * 4
-    assert full["float32"]["all_ranks_bytes"] > weights > full["float16"]["all_ranks_bytes"]
-    assert row["users"] == 8235
-    # Float16 weights and one float32 for each row; the categories' weights are float32.
-    wanted = 2 * (8235 + 357) * (32 * 2 + 4) + 10 * (32 * 4 + 4)
-    assert row["measured_bytes"]["tables"] == wanted
-
-
-def test_plot(tmp_path: Path) -> None:
-    drawn = [Path(line) for line in run("benchmarks.plot", "--out", tmp_path).splitlines()]
+def test_plot(run: Run, tmp_path: Path) -> None:
+    drawn = [Path(line) for line in run("plot", "--out", tmp_path)]
     assert drawn
     for path in drawn:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert 5_000 < path.stat().st_size < 150_000
 
 
-def test_calibrate_and_fidelity(tmp_path: Path) -> None:
+def test_calibrate_and_fidelity(run: Run, tmp_path: Path) -> None:
     topology = tmp_path / "topology.json"
-    row = json.loads(run("benchmarks.calibrate", "--smoke", "--out", topology).splitlines()[-1])
-    assert row.keys() >= CIRCUMSTANCES
+    row = rows(run("calibrate", *SMOKE, "--out", topology))[-1]
     hardware = read_cluster(topology).hardware
     assert not hardware.measured
     assert all(
         row["bandwidths_gb_s"][name]["p50"] == one for name, one in hardware.bandwidths.items()
     )
     assert len(hardware.costs) == 5
-    printed = run("benchmarks.fidelity", "--smoke", "--topology", topology).splitlines()
-    rows = [json.loads(line) for line in printed if line.startswith("{")]
-    assert all(row.keys() >= CIRCUMSTANCES for row in rows)
-    assert [row["name"] for row in rows[-2:]] == ["planner_rank_correlation", "planner_regret"]
-    assert -1 <= rows[-2]["value"] <= 1
-    assert rows[-1]["value"] >= 0
-    plans = rows[:-2]
+    found = rows(run("fidelity", *SMOKE, "--topology", topology))
+    *plans, correlation, regret = found
+    names = [correlation["name"], regret["name"]]
+    assert names == ["planner_rank_correlation", "planner_regret"]
+    assert -1 <= correlation["value"] <= 1
+    assert regret["value"] >= 0
     assert {row["plan"] for row in plans} >= {"table_wise", "row_wise", "one rank"}
     assert sorted(kind for row in plans for kind in row["chosen_by"]) == sorted(ESTIMATES)
-    assert len(fidelity.draw(rows).axes) == 2
+    assert len(fidelity.draw(found).axes) == 2
 
 
 @pytest.mark.slow
-def test_sweep() -> None:
-    printed = run("benchmarks.sweep", "--smoke").splitlines()
-    rows = [json.loads(line) for line in printed if line.startswith("{")]
-    assert all(row.keys() >= CIRCUMSTANCES for row in rows)
-    assert {row["sharding_type"] for row in rows} == {*TYPES, "default"}
-    for row in rows:
+def test_sweep(run: Run) -> None:
+    found = rows(run("sweep", *SMOKE))
+    assert {row["sharding_type"] for row in found} == {*TYPES, "default"}
+    for row in found:
         rates = row["samples_per_s"]
         assert 0 < rates["p10"] <= rates["p50"] <= rates["p90"] < math.inf
         assert 0 < row["samples_per_busiest_cpu_s"] < math.inf
-    assert len(sweep.draw(rows).axes) == 1
+    assert len(sweep.draw(found).axes) == 1
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -254,14 +203,11 @@ def test_bandwidths_make_torchrecs_formula_right() -> None:
 
 
 @pytest.mark.slow
-def test_quality(planted: Dataset, tmp_path: Path) -> None:
-    printed = run(
-        "benchmarks.quality", "--data", planted.folder, "--work", tmp_path, "--smoke"
-    ).splitlines()
-    rows = [json.loads(line) for line in (tmp_path / "smoke.jsonl").read_text().splitlines()]
-    assert [row["setup"] for row in rows] == ["paper", "modern (both)"]
-    for row in rows:
-        assert row.keys() >= CIRCUMSTANCES
+def test_quality(run: Run, planted: Dataset, tmp_path: Path) -> None:
+    printed = run("quality", "--data", planted.folder, "--work", tmp_path, *SMOKE)
+    found = rows((tmp_path / "smoke.jsonl").read_text().splitlines())
+    assert [row["setup"] for row in found] == ["paper", "modern (both)"]
+    for row in found:
         assert 0 <= row["all"]["HR@50"] <= row["all"]["HR@100"] <= 1
     assert printed[-1].startswith("| modern (both) | 1 |")
 
@@ -274,3 +220,14 @@ def test_the_table_is_mean_and_sample_deviation() -> None:
     text = table([row(0, 0.1), row(1, 0.2), row(2, 0.3)])
     assert text.splitlines()[-1].count(".2000 ± .1000") == 6
     assert "modern (both)" in SETUPS
+
+
+@pytest.mark.parametrize("script", ["train_loop", "reader", "fidelity", "quality"])
+@pytest.mark.parametrize("address", [("--data", "gs://bucket/x"), ("--topology=gs://bucket/x",)])
+def test_an_address_in_place_of_a_path_is_refused(
+    address: tuple[str, ...], script: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(script, *SMOKE, *address)
+    assert stop.value.code == 2
+    assert "error: gs://bucket/x: gs is no local disk" in capsys.readouterr().err

@@ -1,0 +1,46 @@
+"""Options that benchmarks share: how they are read, and where results go."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from benchmarks.record import append, circumstances
+from dat_rec.config import Device
+from dat_rec.errors import UserError
+from dat_rec.files import local_path
+
+RESULTS = Path("benchmarks/results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every benchmark takes."""
+
+    device: Device = "auto"
+    """Device that is measured, as in training."""
+    out: Path | None = None
+    """File to append results to; benchmarks/results/NAME.jsonl without it."""
+    smoke: bool = False
+    """Run once, tiny: shows that the script works; its figures mean nothing and are not kept."""
+
+    def report(self, name: str, row: dict[str, Any]) -> None:
+        """Print a result of benchmark ``name`` with its circumstances, and append it."""
+        out = None if self.smoke else self.out or RESULTS / f"{name}.jsonl"
+        append(out, {"benchmark": name} | row | circumstances())
+
+
+Given = TypeVar("Given", bound=Options)
+
+
+def parse(options: type[Given]) -> Given:
+    """Read the command line; the address of another storage is refused, as by ``dat-rec``."""
+    try:
+        for word in sys.argv[1:]:
+            local_path(word.rpartition("=")[2])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    return tyro.cli(options)
