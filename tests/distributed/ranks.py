@@ -7,7 +7,6 @@ rank starts in no time, where importing takes it several seconds.
 import logging
 import multiprocessing
 import os
-import socket
 import sys
 import tempfile
 import traceback
@@ -19,18 +18,12 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 
+from tests.rendezvous import free_port, rank_variables
+
 
 def _rank_main(rank: int, function: Callable[..., Any], world: int, hosts: int, *rest: Any) -> None:
     port, folder, *arguments = rest
-    local = world // hosts
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank % local),
-        "WORLD_SIZE": str(world),
-        "LOCAL_WORLD_SIZE": str(local),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
+    os.environ |= rank_variables(rank, world, port, hosts)
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
@@ -51,9 +44,7 @@ def run_ranks(
 
     The ranks believe to stand on that many ``hosts``, each with as many of them.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         mp.start_processes(
             _rank_main,

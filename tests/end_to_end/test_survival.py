@@ -10,7 +10,6 @@ import resource
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from dat_rec.data.dataset import Dataset
 from tests.checkpoint.saved import facts, saved_bytes, saved_tensors
 from tests.end_to_end.cli import ENVIRONMENT
 from tests.end_to_end.launched import TRAIN, Launched, launched, send
+from tests.rendezvous import free_port
 
 FLAGS = (
     *("--epochs", "2", "--batch-size", "80", "--log-every", "5", "--checkpoint-every", "7"),
@@ -100,13 +100,6 @@ def test_a_killed_rank_ends_the_other_which_names_it(
         assert run.ended_with(-9, 1)
         assert checkpoints(run.out)
         assert_nothing_half_done(run, undisturbed)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_a_rank_killed_on_one_of_two_hosts_costs_no_step_though_the_run_may_overwrite(

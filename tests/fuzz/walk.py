@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from tests.checkpoint.saved import saved_bytes
 from tests.device import on_device
 from tests.fuzz import oracles
 from tests.fuzz.draw import Case
+from tests.rendezvous import free_port, rank_variables
 
 LIMIT_S = 240
 """A command that takes longer hangs."""
@@ -76,15 +76,11 @@ def command(logs: Path, *arguments: str | Path, world: int = 1) -> Ended:
     """
     words = on_device([str(argument) for argument in arguments])
     context = get_context("forkserver")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     files = [logs / f"{words[0]}-{rank}.log" for rank in range(world)]
     processes = []
     for rank, file in enumerate(files):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        variables = {name: str(value) for name, value in place.items()} if world > 1 else {}
+        variables = rank_variables(rank, world, port) if world > 1 else {}
         process = context.Process(target=_process, args=(words, str(file), variables))
         process.start()
         processes.append(process)
