@@ -91,7 +91,7 @@ class Arguments(Options):
     dim: int = 32
     """Columns of the tables for which the lookups' bandwidth is right."""
     rows: int = 4_000_000
-    """Of the table that is looked up: far more than the caches hold."""
+    """Rows of the table that is looked up: far more than the caches hold."""
     lookups: int = 65_536
     """Rows of a lookup, one a bag."""
     exchanged_mb: int = 16
@@ -101,7 +101,7 @@ class Arguments(Options):
     results: Path = RESULTS / "calibrate.jsonl"
     """File to append to."""
     seed: int = 0
-    """Of rows and ids."""
+    """Random seed of rows and ids."""
 
 
 def main() -> None:
@@ -151,7 +151,7 @@ def _host_memory_gb() -> float:
 
 
 def _bandwidth_seconds(arguments: Arguments) -> dict[str, list[float]]:
-    """By what is done, of the slowest rank in each round."""
+    """Seconds of the slowest rank in each round, by what is done."""
     found = on_ranks(arguments.ranks, _bandwidths_on_rank, arguments)
     return {
         name: [max(of) for of in zip(*(one[name] for one in found), strict=True)]
@@ -234,7 +234,7 @@ class Step:
     plan: str
     cpu_ms: list[float]
     work: dict[Way, Cost]
-    """Of its parts of tables, and of its examples under any plan."""
+    """What its shards of tables have to do, and its examples under any plan."""
 
 
 def _measure_steps(shapes: Mapping[str, Shape], arguments: Arguments) -> list[Step]:
@@ -257,7 +257,7 @@ def _measure_steps(shapes: Mapping[str, Shape], arguments: Arguments) -> list[St
 
 
 def _work(planner: Planner, plan: ShardingPlan, cluster: Cluster) -> list[dict[Way, Cost]]:
-    """By rank."""
+    """The work of each rank."""
     nothing = np.zeros(len(dataclasses.fields(Cost)))
     ranks: list[dict[Way, NDArray[np.float64]]] = [{} for _ in range(cluster.world_size)]
     for option in planner.parts(plan, cluster):

@@ -43,7 +43,7 @@ class Arguments(Options):
     batch_size: int = 1024
     """Examples a batch on each rank."""
     negatives: int = 4
-    """For each example."""
+    """Negatives for each example."""
     world_size: int = 2
     """Ranks."""
     rounds: int = 20

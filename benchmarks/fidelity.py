@@ -74,7 +74,7 @@ class Arguments(Options):
     """The planner's estimates beside measured steps."""
 
     topology: Path | None = None
-    """Of ``benchmarks.calibrate``, for the same ranks; needed but for --smoke."""
+    """Topology file that ``benchmarks.calibrate`` wrote, for the same ranks; --smoke needs none."""
     ranks: int = 2
     """One core each, as far as they go."""
     rounds: int = 61
@@ -217,7 +217,7 @@ def regret(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _regrets(rows: list[dict[str, Any]], kind: str, measured: str) -> dict[str, float]:
-    """By shape."""
+    """The regret of each shape."""
     regrets = {}
     for shape in sorted({row["shape"] for row in rows}):
         here = [row for row in rows if row["shape"] == shape]

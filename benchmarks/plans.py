@@ -36,22 +36,22 @@ from dat_rec.train.objective import TrainTask
 TYPES: tuple[ShardingType, ...] = ("data_parallel", "table_wise", "row_wise", "column_wise")
 """Without those that need several hosts."""
 BATCHES = 4
-"""In memory, used in turn."""
+"""Batches in memory, used in turn."""
 HOST_GB = 256
 """Memory of the described host: more than any plan here takes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Times:
-    """Of one plan's steps."""
+    """Times of one plan's steps."""
 
     seconds: list[float]
     """A step; one figure a round, that of the slowest rank."""
     cpu_seconds: list[list[float]]
-    """By rank, the CPU time of its process, one figure a step: what others do on the machine
+    """CPU time of each rank's process, one figure a step: what others do on the machine
     makes steps longer, and this hardly."""
     peak_memory_mb: float
-    """Of the largest rank, with all plans of the shape alive."""
+    """Peak memory of the largest rank, with all plans of the shape alive."""
 
     @property
     def busiest(self) -> list[float]:
@@ -76,7 +76,7 @@ def config_of(shape: Shape, pins: tuple[str, ...] = ()) -> TrainConfig:
 
 
 class Planner:
-    """Of one shape, for a cluster that is described."""
+    """The planner of one shape, for a cluster that is described."""
 
     def __init__(self, shape: Shape, world_size: int) -> None:
         self._shape, self._world_size = shape, world_size
@@ -129,7 +129,7 @@ class Planner:
 
 
 def on_one_rank(plan: ShardingPlan, device: str) -> ShardingPlan:
-    """The same plan with every part moved to rank 0; changes ``plan``."""
+    """Return ``plan`` itself, with every shard moved to rank 0."""
     for module in plan.plan.values():
         for table in cast(EmbeddingModuleShardingPlan, module).values():
             table.ranks = [0]

@@ -16,7 +16,7 @@ Answer = tuple[int, Any, str]
 
 
 LONGEST_TURN_S = 600
-"""After which a rank gives up waiting for its turn."""
+"""Timeout of a rank that waits for its turn."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Turns:
     """When this rank's world is to run, and when it is to leave the machine to others."""
 
     order: Sequence[Sequence[int]]
-    """By turn, the numbers of the worlds that run at the same time."""
+    """Numbers of the worlds that run at the same time, in each turn."""
     own: int
     barrier: Any
-    """Of the ranks of all worlds."""
+    """Barrier of the ranks of all worlds."""
 
     def take(self, rounds: int) -> Iterator[int]:
         """The numbers of the turns that are this world's own, ``rounds`` times in order."""

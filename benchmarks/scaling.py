@@ -64,7 +64,7 @@ class Arguments(Options):
     steps: int = 3
     """Steps of a turn."""
     comms: Literal["fp32", "fp16"] = "fp32"
-    """As in training."""
+    """Dtype of what ranks send, as in training."""
 
 
 @dataclass
@@ -72,11 +72,11 @@ class Measured:
     """A case's rounds, of all launches."""
 
     samples_per_s: dict[int, list[float]]
-    """By world size."""
+    """Rates of all rounds, by world size."""
     machine: list[float]
     """Samples/s of two single ranks together, over those of one alone."""
     peak_memory_mb: dict[int, float]
-    """Of a rank, by world size."""
+    """Peak memory of a rank, by world size."""
 
 
 def take_turns(
@@ -121,7 +121,7 @@ def measure(
     found = on_worlds(worlds, order, take_turns, *given)
 
     def rates(world: int, turn: int) -> NDArray[np.float64]:
-        """Of each round: of the slowest rank."""
+        """Samples/s of the slowest rank in each round."""
         seconds = [[s for number, s in rank if number == turn] for rank, _ in found[world]]
         size = of_world(shape, kind, worlds[world].size).batch_size
         return np.asarray(size / np.max(seconds, axis=0))

@@ -47,9 +47,9 @@ class Shape:
     batch_size: int = 2048
     """Examples a step, of all ranks together."""
     negatives: int = 1
-    """For each example."""
+    """Negatives for each example."""
     shared_negatives: int = 0
-    """For each global batch, in place of those, and of the other examples' positives."""
+    """Negatives for each global batch, in place of those and of other examples' positives."""
     categories: int = 44
     bag: int = 1
     """Values in a bag, of all features but user, item and category."""
@@ -193,5 +193,5 @@ def stepper(
 
 
 def endless(batches: list[Batch]) -> Iterator[Batch]:
-    """The same batches in turn, for ever."""
+    """Return the batches in turn, for ever."""
     return itertools.cycle(batches)

@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def as_in_training(cluster: Cluster) -> Cluster:
-    """The same with the costs that training plans with where it is told none."""
+    """Return the cluster with the costs that training plans with by default."""
     hardware = dataclasses.replace(cluster.hardware, costs=usual_costs(cluster.hardware.device))
     return dataclasses.replace(cluster, hardware=hardware)
 

@@ -10,7 +10,7 @@ FLOAT, INT64 = 4, 8
 
 
 def bytes_sent(shape: Shape, ranks: int) -> float:
-    """By each rank in a step, of tables that lie table-wise and evenly on ``ranks`` ranks.
+    """Return the bytes that each rank sends in a step, with tables evenly spread table-wise.
 
     Ids to the tables' ranks; pooled embeddings and vectors back, and their gradients; the towers'
     vectors and what is known of the items; moments and towers' gradients, summed in a ring.
@@ -35,12 +35,12 @@ def bytes_sent(shape: Shape, ranks: int) -> float:
 
 
 def tables(shape: Shape) -> int:
-    """Of both collections."""
+    """Return the number of tables in both collections."""
     return len(shape.query_rows) + len(shape.item_rows) + 1 + 2
 
 
 def _tower_weights(shape: Shape) -> int:
-    """Of both towers."""
+    """Number of weights in both towers."""
     weights = 0
     for features in (len(shape.query_rows), len(shape.item_rows) + 1):
         widths = [features * shape.dim + shape.output_dim, *shape.hidden, shape.output_dim]

@@ -65,14 +65,14 @@ PARTS = {
     "optimizer": ("## optimizer",),
     "zero grad": ("## zero_grad",),
 }
-"""By part of a step, how the profiler's events begin that make it up."""
+"""Prefixes of the profiler's events that make up each part of a step."""
 LABELS = {
     "query_tower": "towers",
     "item_tower": "towers",
     "exchange": "losses",
     "objective": "losses",
 }
-"""By module of the model, the part of a step that its forward is."""
+"""Part of a step to which a module's forward belongs."""
 
 
 @dataclass(frozen=True, kw_only=True)

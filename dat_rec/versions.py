@@ -34,7 +34,7 @@ PAIRS: Mapping[str, Pair] = {
     "2.13.0": Pair(torchrec="1.8.0", fbgemm="1.8.0"),
     "2.11.0": Pair(torchrec="1.6.1", fbgemm="1.6.0"),
 }
-"""By release of torch, newest first; each was installed and tested (``make pairs``)."""
+"""The releases that go with each torch, newest first; each set was tested (``make pairs``)."""
 DEFAULT: Mapping[str, str] = {"cuda": "2.14.1", "cpu": "2.13.0"}
 """The torch that is installed unless another is asked for, with a GPU and without."""
 FBGEMM: Mapping[str, str] = {"cpu": "fbgemm-gpu-cpu", "cuda": "fbgemm-gpu"}

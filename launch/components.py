@@ -1,4 +1,4 @@
-"""Comes in: arguments of ``torchx run``. Goes out: jobs that train, evaluate, export, measure.
+"""TorchX components: ``torchx run``'s arguments in, jobs that train, evaluate, export, measure out.
 
     torchx run -s slurm launch/components.py:train --data DIR --out RUN -j 2x8 --host 8xh100
 
@@ -40,7 +40,7 @@ def train(
         data: folder that `dat-rec prepare` made, the same path on every host
         out: folder of the run, the same path on every host
         preset: modern, paper or two-tower
-        j: {hosts}x{workers on each}, or {least}:{most}x{workers} for an elastic job
+        j: {hosts}x{workers on each}, or {minimum}:{maximum}x{workers} for an elastic job
         name: the job's name
         image: container image; empty for hosts that share this checkout and its .venv
         host: what each host has, by name: cpu, cpu-16, 8xa100-80gb, 8xh100, 8xh200
@@ -49,8 +49,8 @@ def train(
         memMB: memory of each host; 0: as much as the named host has
         mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
         env: more environment variables, e.g. A=1,B=2
-        max_restarts: restarts of the workers by torchrun, when one of them or a host dies
-        max_retries: restarts of the job by the scheduler, when a host dies; they resume
+        max_restarts: maximum number of restarts by torchrun, when a worker or a host dies
+        max_retries: maximum number of restarts by the scheduler, when a host dies; they resume
         rdzv_port: port on the first host where hosts meet; 0 for one made of the job's id
     """
     size = parse_size(j)
@@ -90,7 +90,7 @@ def evaluate(
         memMB: memory; 0: as much as the named host has
         mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
         env: more environment variables, e.g. A=1,B=2
-        max_retries: restarts of the job by the scheduler
+        max_retries: maximum number of restarts by the scheduler
     """
     arguments = checks.run_arguments(run, data, image)
     command = commands.once(["-m", "dat_rec", "evaluate", *arguments], image)
@@ -128,7 +128,7 @@ def export(
         memMB: memory; 0: as much as the named host has
         mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
         env: more environment variables, e.g. A=1,B=2
-        max_retries: restarts of the job by the scheduler
+        max_retries: maximum number of restarts by the scheduler
     """
     arguments = checks.run_arguments(run, data, image)
     arguments += ["--out", checks.folder(out, image), *(["--overwrite"] if overwrite else [])]

@@ -30,7 +30,7 @@ from launch.volcano import volcano
 
 COMPONENTS = ("train", "evaluate", "export", "benchmark")
 LONGEST = 30
-"""Letters of a job's name: what makes it unique, and its pods, add up to 33, and 63 are allowed."""
+"""Maximum length of a job's name: what makes it and its pods unique adds 33, and 63 are allowed."""
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 PLAIN = re.compile(r"[A-Za-z/][-A-Za-z0-9_./]+")
 """Text that every reader of YAML takes for text, unless PyYAML puts it between quotes by itself:
@@ -113,19 +113,18 @@ _Dumper.add_representer(str, _text)
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m launch.kubernetes", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("road", choices=("trainjob", "volcano"))
-    parser.add_argument("--namespace", default="default")
+    parser.add_argument("road", choices=("trainjob", "volcano"), help="what is printed")
+    parser.add_argument("--namespace", default="default", help="namespace of all manifests")
     parser.add_argument("--queue", default="", help="Kueue's local queue, or Volcano's queue")
     parser.add_argument(
         "--runtime",
         default="",
-        help="of trainjob: the TrainingRuntime's name, for jobs that share one; else the job's own",
+        help="the TrainingRuntime's name, for trainjobs that share one; the job's own without it",
     )
-    parser.add_argument(
-        "--grace-s", type=int, default=300, help="seconds for a checkpoint when a pod must go"
-    )
-    parser.add_argument("component", choices=COMPONENTS)
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the component's")
+    grace = "seconds between a pod's SIGTERM and SIGKILL, for a checkpoint"
+    parser.add_argument("--grace-s", type=int, default=300, help=grace)
+    parser.add_argument("component", choices=COMPONENTS, help="what runs in the pods")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="the component's arguments")
     return parser
 
 

@@ -1,7 +1,7 @@
-"""TorchX's scheduler of this machine, which looks before it starts anything.
+"""TorchX's scheduler of this machine, with a check of the port on which hosts meet.
 
-A port that another program holds would else be noticed only by torchrun, which then waits for
-whoever listens there.
+Without it only torchrun would notice a port that another program holds, and then wait for whoever
+listens there.
 """
 
 from collections.abc import Mapping
@@ -47,5 +47,5 @@ class Scheduler(LocalScheduler):  # type: ignore[misc]  # TorchX ships no types
 
 
 def create_scheduler(session_name: str, cache_size: int = 100, **_: Mapping[str, Any]) -> Scheduler:
-    """For TorchX's entry point."""
+    """Make the scheduler; TorchX's entry point."""
     return Scheduler(session_name, image_provider_class=CWDImageProvider, cache_size=cache_size)

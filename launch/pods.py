@@ -7,7 +7,7 @@ import yaml
 from torchx.specs import BindMount, Role, VolumeMount
 
 USER = 1000
-"""As in launch/Dockerfile."""
+"""User id of pods, as in launch/Dockerfile."""
 BAD_INPUT = 2
 """Exit code of ranks that refused what they were given, and would again."""
 

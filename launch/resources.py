@@ -18,7 +18,7 @@ RESOURCES: Mapping[str, Resource] = {
     "8xh100": Resource(cpu=192, gpu=8, memMB=2_000_000),
     "8xh200": Resource(cpu=192, gpu=8, memMB=2_000_000),
 }
-"""By ``--host``: a piece of a host for trials; a CPU host; hosts with eight NVIDIA GPUs."""
+"""What ``--host`` names: a part of a host for trials, a CPU host, hosts with eight NVIDIA GPUs."""
 
 
 def resource(host: str, cpu: int, gpu: int, mem_mb: int, size: Size = ONE) -> Resource:

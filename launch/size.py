@@ -41,5 +41,5 @@ def parse_size(j: str) -> Size:
     maximum = int(found[2] or 1)
     size = Size(int(found[1] or maximum), maximum, int(found[3]))
     if not 1 <= size.minimum <= size.maximum or size.workers < 1:
-        refuse(f"-j {j}: at least one host and one worker, and the least number of hosts first")
+        refuse(f"-j {j}: at least one host and one worker, and the minimum number of hosts first")
     return size

@@ -52,7 +52,7 @@ class Request:
     """What a job asks of Slurm."""
 
     script: str
-    """For sbatch."""
+    """The sbatch script."""
     options: list[str]
     """Options of sbatch by which Slurm is asked whether it has such nodes, and so many."""
     trial: list[str]
@@ -290,5 +290,5 @@ def _state(text: str) -> AppState:
 
 
 def create_scheduler(session_name: str, **_: Any) -> SlurmScheduler:
-    """For TorchX's entry point."""
+    """Make the scheduler; TorchX's entry point."""
     return SlurmScheduler(session_name)

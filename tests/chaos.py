@@ -33,7 +33,7 @@ from tests.checkpoint.saved import saved_bytes
 from tests.end_to_end.launched import Launched, launched, send
 
 RANKS = (2, 3)
-"""In turns. From three on, the order in which ranks are added up shows in the last bits."""
+"""World sizes, in turns. From three on, the order of additions shows in the last bits."""
 RESTARTS = 3
 EVERY = 7
 """Steps between checkpoints."""
@@ -52,13 +52,13 @@ class Arguments:
     seed: int = 0
     """Decides what is killed, and when."""
     kill_launcher_every: int = 5
-    """In every Nth run the kill takes torchrun along; 0: never."""
+    """Every Nth run, in which the kill takes torchrun along; 0: never."""
     hang_s: float = 120.0
     """A run that has not ended so long after its kill hangs."""
     data: Path | None = None
     """A prepared dataset; a small planted world without it."""
     work: Path | None = None
-    """Where runs are made; a temporary folder without it. Failing ones stay."""
+    """Folder of the runs; a temporary folder without it. Failing ones stay."""
     smoke: bool = False
     """Three kills, the last with torchrun."""
 
@@ -68,13 +68,13 @@ class Plan:
     """One kill."""
 
     ranks: int
-    """Of the run."""
+    """World size of the run."""
     whole_tree: bool
     rank: int
     at_checkpoint: int
     """The number (from 1) of the checkpoint to kill in, or 0."""
     delay_s: float
-    """From the ranks' start, or from the moment at which that checkpoint begins."""
+    """Seconds from the ranks' start, or from the moment at which that checkpoint begins."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Undisturbed:
 
     steps: int
     lifetime_s: float
-    """From the ranks' start to the end."""
+    """Seconds from the ranks' start to the end."""
     saved: dict[str, bytes]
-    """Of its last checkpoint, by tensor."""
+    """Bytes of its last checkpoint, by tensor."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ class Outcome:
     """What came of it."""
 
     moment_s: float
-    """Of the kill, after the ranks' start."""
+    """Seconds of the kill, after the ranks' start."""
     step: int
-    """Of the newest checkpoint then; 0: there was none."""
+    """Step of the newest checkpoint then; 0: there was none."""
     writing: str
     """The folders of checkpoints that stood half-written or half-removed, after the kill."""
     seconds: float
-    """From the kill to the end."""
+    """Seconds from the kill to the end."""
     problem: str
     """Nothing when the run ended as the undisturbed one."""
 

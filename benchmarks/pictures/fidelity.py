@@ -19,11 +19,11 @@ MARKS = {
 }
 TICKS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 OTHER_MARK = "h"
-"""Of plans that the planner chose, and no rule gave."""
+"""Mark of plans that the planner chose, and no rule gave."""
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Of the rows' newest run."""
+    """Draw the newest run of the rows."""
     newest = max(row["date"] for row in rows)
     rows = [row for row in rows if row["date"] == newest]
     plans = [row for row in rows if "plan" in row]

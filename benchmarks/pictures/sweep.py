@@ -20,7 +20,7 @@ SHAPES = {
 
 
 def draw(rows: list[dict[str, Any]]) -> Figure:
-    """Of the rows' newest run: a panel for each shape and bag."""
+    """Draw the newest run of the rows: a panel for each shape and bag."""
     newest = max(row["date"] for row in rows)
     rows = [row for row in rows if row["date"] == newest]
     shapes = [one for one in SHAPES if any(row["shape"] == one for row in rows)]

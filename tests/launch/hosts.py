@@ -26,7 +26,7 @@ def missing(programs: Sequence[str] = ("ip",)) -> str:
 
 
 class Hosts:
-    """So many hosts, and a controller, which is this machine itself as seen by them.
+    """Hosts, and a controller, which is this machine itself as seen by them.
 
     Args:
         folder: for files; made if missing. Short, since Unix sockets may be in it.
@@ -84,7 +84,7 @@ class Hosts:
         self.do("ip", "link", "set", _outside(host), "up")
 
     def kill(self, host: str) -> None:
-        """As if its power were cut: no word gets out, and every process is killed."""
+        """Cut a host's power, as it were: no word gets out, and every process is killed."""
         self.cut(host)
         self._kill_inside(host)
 
@@ -111,7 +111,7 @@ class Hosts:
 
     @property
     def environment(self) -> dict[str, str]:
-        """With which commands are run."""
+        """Environment of the commands."""
         return os.environ | {"PATH": PATH}
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:

@@ -39,7 +39,7 @@ class Cluster(Hosts):
 
     @property
     def environment(self) -> dict[str, str]:
-        """With it, Slurm's commands speak to this cluster."""
+        """Environment in which Slurm's commands speak to this cluster."""
         return super().environment | {"SLURM_CONF": str(self.folder / "slurm.conf")}
 
     def up(self, mounts: Mapping[str, str] | None = None) -> None:

@@ -143,6 +143,6 @@ def _check_job_set(spec: Manifest) -> None:
 
 
 def check_pod(template: Manifest) -> None:
-    """The same for the template of a pod."""
+    """Raise ``RefusedError`` unless Kubernetes would take the template of a pod."""
     whole = {"apiVersion": "v1", "kind": "Pod"} | template
     kubernetes_validate.validate(whole, KUBERNETES, strict=True)

@@ -30,9 +30,9 @@ FLAGS = (
 STEPS = 2034
 """Forty epochs of 8134 examples, 160 a step."""
 LOST_S = 60
-"""In which a job that lost a host must have made another step on what is left."""
+"""Maximum seconds in which a job that lost a host must have made another step on what is left."""
 BACK_S = 60
-"""In which it must have made one on both, once the host is back."""
+"""Maximum seconds in which it must have made one on both, once the host is back."""
 
 pytestmark = pytest.mark.slow
 

@@ -33,9 +33,9 @@ FLAGS = (
     *("--model.precision", "float64", "--sharding-types", "table_wise"),
 )
 STEPS = 102
-"""In the whole run: two epochs of 8134 examples, 160 a step."""
+"""Steps of the whole run: two epochs of 8134 examples, 160 a step."""
 LOST_S = 60
-"""In which a run whose node was killed must have made another step."""
+"""Maximum seconds in which a run whose node was killed must have made another step."""
 BRIEFLY = "preflight=False"
 ANOTHER_NETWORK = 76
 
@@ -65,13 +65,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture
 def another_cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
-    """For a test that breaks its nodes."""
+    """A cluster for a test that breaks its nodes."""
     return Cluster(tmp_path_factory.mktemp("slurm"), 3, ANOTHER_NETWORK)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same on two ranks of this machine, without Slurm."""
+    """The same training on two ranks of this machine, without Slurm."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     done(dat_rec("train", "--data", planted.folder, "--out", run, *FLAGS, ranks=2))
     return run

