@@ -41,7 +41,6 @@ from typing import Any, get_args
 import numpy as np
 import torch
 import torch.distributed as dist
-from dat_rec.planner.time_cost import own_work, way, work
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import (
     ComputeDevice,
@@ -63,6 +62,7 @@ from benchmarks.timing import interleaved
 from dat_rec.dist.process_group import process_group
 from dat_rec.files import write_json
 from dat_rec.planner.hardware import Cluster, Cost, Hardware, Way
+from dat_rec.planner.time_cost import cost_kind, own_work, shard_work
 
 WAYS: tuple[Way, ...] = tuple(one for one in get_args(Way) if one != "every_rank")
 EVERY: Way = "every_rank"
@@ -264,8 +264,8 @@ def _work(planner: Planner, plan: ShardingPlan, cluster: Cluster) -> list[dict[W
         for mine in ranks:
             mine[EVERY] = mine.get(EVERY, nothing) + np.array(astuple(own_work(option)))
         for part in option.shards:
-            mine, kind = ranks[part.rank or 0], way(option)
-            one = np.array(astuple(work(option, part, cluster.topology())))
+            mine, kind = ranks[part.rank or 0], cost_kind(option)
+            one = np.array(astuple(shard_work(option, part, cluster.topology())))
             mine[kind] = mine.get(kind, nothing) + one
     return [{kind: Cost(*map(float, one)) for kind, one in mine.items()} for mine in ranks]
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from benchmarks.on_data import built
 from benchmarks.options import Options, parse
 from benchmarks.record import percentiles
+from dat_rec.checkpoint.find import newest_whole
 from dat_rec.checkpoint.model_state import blocks_of, copied
 from dat_rec.checkpoint.restore import restore
 from dat_rec.checkpoint.writer import CheckpointWriter
