@@ -13,7 +13,7 @@ import torch
 from dat_rec.data.dataset import Dataset
 from tests.device import DEVICE_FLAGS
 from tests.end_to_end.forked import forked
-from tests.end_to_end.test_survival import free_port
+from tests.rendezvous import free_port
 
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 FLAGS = ("--epochs", "1", "--batch-size", "512", "--model.hidden", "16", "--timeout-s", "60")
