@@ -165,7 +165,8 @@ class TrainConfig:
     """Number of examples in a batch, on each rank that the run begins with. Resumed on more or
     fewer ranks, the run keeps its global batch and divides it anew."""
     resume: Annotated[bool, MAY_CHANGE] = False
-    """Resume the run in OUT from its newest checkpoint; start anew if there is none."""
+    """Resume the run in OUT from its newest checkpoint; if there is none, start it anew with its
+    global batch."""
     warm_start: Path | None = None
     """Folder of a run to begin from, perhaps on another day's dataset: embedding rows of ids and
     values that both have are taken over with their optimizer state, and the towers; new rows start

@@ -137,15 +137,18 @@ def _checked_global_batch(config: TrainConfig, dataset: Dataset, world_size: int
     if not goes_on:
         check_warm_start(config, dataset.schema)
     is_run = (run / "config.json").exists()
+    keeps_batch = goes_on
     if is_run and config.resume:
         before = load_config(run)
+        # Without a checkpoint the run begins anew, by chance on other ranks: it stays the same run.
+        keeps_batch = goes_on or before.batch_size == config.batch_size
         if goes_on:
             _check_same_run(config, before, dataset)
     elif is_run and not config.overwrite:
         raise UserError(f"{run} holds a run: pass --resume to go on with it, or --overwrite")
     elif run.exists() and not is_run and (not run.is_dir() or not _only_begun(run)):
         raise UserError(f"{run} is there and is no run: choose another --out")
-    if not goes_on:
+    if not keeps_batch:
         return config.batch_size * world_size
     found = read_config(run).get("global_batch")
     if type(found) is not int or found < 1:

@@ -29,6 +29,22 @@ from tests.distributed.ranks import run_ranks
 FIRST_WRITTEN = ["schema.json", "rows", "plan.json", "plan.txt", "config.json"]
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "resume", "expected"), [(512, True, 2048), (256, True, 256), (512, False, 512)]
+)
+def test_a_run_without_a_checkpoint_keeps_its_global_batch_on_other_ranks(
+    batch_size: int, resume: bool, expected: int, planted: Dataset, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    config = replace(preset("modern", planted.folder, out), batch_size=512)
+    with process_group(60) as context:
+        four = replace(context, world_size=4)
+        begin(open_run(config, planted, four), [], 1)
+        gc.collect()  # and with it the lock
+        again = replace(config, batch_size=batch_size, resume=resume, overwrite=not resume)
+        assert open_run(again, planted, context).global_batch == expected
+
+
 @pytest.mark.parametrize("written", range(len(FIRST_WRITTEN)))
 def test_a_start_killed_before_its_configuration_does_not_bar_the_next(
     written: int, planted: Dataset, tmp_path: Path
@@ -76,7 +92,7 @@ def test_only_the_torchrun_that_began_a_run_resumes_it_unasked(
     before: object, now: tuple[str, ...], resumes: bool, planted: Dataset, tmp_path: Path
 ) -> None:
     config = replace(preset("modern", planted.folder, tmp_path), overwrite=True)
-    write_json(tmp_path / "config.json", to_json(config) | {"launch": before})
+    write_json(tmp_path / "config.json", to_json(config) | {"launch": before, "global_batch": 8})
     with process_group(60) as context:
         run = open_run(config, planted, replace(context, launchers=now))
         assert (run.restarted, run.resume) == (resumes, resumes)
