@@ -1,12 +1,12 @@
-"""A sharded model and its optimizer in, tensors whose names and shapes no plan changes out.
+"""Name a sharded model's and its optimizer's tensors so that no sharding plan changes them.
 
     tables/dat.embeddings.item/weight        (N, D)
     tables/dat.embeddings.item/accumulator   (N,) RowWiseAdagrad, (N, D) Adagrad
     towers/dat.query_tower.layers.0.weight
     adam/dat.query_tower.layers.0.weight/exp_avg, exp_avg_sq, step
 
-TorchRec's state dicts name and shape the same things by the sharding type; from these, any
-plan at any world size takes its part.
+TorchRec's state dicts name and shape the same tensors by the sharding type. From these names, any
+plan at any world size reads its own shards.
 """
 
 import torch
@@ -14,7 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
-from dat_rec.checkpoint.tensor_files import Block, TensorFiles, row_chunks
+from dat_rec.checkpoint.tensor_blocks import Block, row_chunks
+from dat_rec.checkpoint.tensor_files import TensorFiles
 from dat_rec.errors import UserError
 from dat_rec.model.towers import GIVEN
 from dat_rec.sharding.table_shards import TableShard, is_table, plain_name, table_shards
@@ -23,12 +24,12 @@ ADAM = ("exp_avg", "exp_avg_sq", "step")
 
 
 def blocks_of(model: nn.Module, optimizer: CombinedOptimizer, copies: int = 1) -> list[Block]:
-    """What this rank has to write, so that all ranks together write everything once.
+    """Return what this rank has to write, so that all ranks together write everything once.
 
     Args:
         model: sharded.
         optimizer: of ``build_optimizer``.
-        copies: of the tables there are (2D parallelism); the ranks of the first write.
+        copies: number of copies of the tables (2D parallelism); the ranks of the first copy write.
     """
     rank = dist.get_rank()
     blocks = []
@@ -44,19 +45,17 @@ def blocks_of(model: nn.Module, optimizer: CombinedOptimizer, copies: int = 1) -
 
 
 def _shard_blocks(shard: TableShard) -> list[Block]:
-    place = (shard.row, shard.column)
-    blocks = [Block(f"tables/{shard.table}/weight", shard.weights, place, shard.shape)]
-    sums, name = shard.accumulator, f"tables/{shard.table}/accumulator"
-    if sums is not None and sums.dim() == 2:
-        blocks.append(Block(name, sums, place, shard.shape))
-    elif sums is not None and shard.column == 0:
-        # All column shards of a row have the same sum.
-        blocks.append(Block(name, sums, place[:1], shard.shape[:1]))
+    name, offsets, sums = f"tables/{shard.table}", (shard.row, shard.column), shard.accumulator
+    blocks = [Block(f"{name}/weight", shard.weights, offsets, shard.shape)]
+    # If there is one sum for each row, all column shards hold the same.
+    if sums is not None and (sums.dim() == 2 or shard.column == 0):
+        dims = sums.dim()
+        blocks.append(Block(f"{name}/accumulator", sums, offsets[:dims], shard.shape[:dims]))
     return blocks
 
 
 def _towers(model: nn.Module, optimizer: CombinedOptimizer) -> dict[str, Tensor]:
-    """The towers' parameters, and what Adam keeps of them: the same on every rank."""
+    """Return the towers' parameters and Adam's state of them, the same on every rank."""
     found: dict[str, Tensor] = {
         f"towers/{plain_name(name)}": parameter
         for name, parameter in model.named_parameters()
@@ -74,7 +73,7 @@ def _tower_optimizer(optimizer: CombinedOptimizer) -> KeyedOptimizerWrapper:
 
 
 def copied(blocks: list[Block]) -> list[Block]:
-    """The same in memory of their own, on the host."""
+    """Return copies of the blocks in the host's memory."""
 
     def copy(tensor: Tensor) -> Tensor:
         return torch.empty_like(tensor, device="cpu", requires_grad=False).copy_(tensor)
@@ -84,23 +83,18 @@ def copied(blocks: list[Block]) -> list[Block]:
 
 @torch.no_grad()
 def load_into(files: TensorFiles, model: nn.Module, optimizer: CombinedOptimizer) -> None:
-    """Fill model and optimizer, whatever their plan, from tensors under any other.
+    """Fill model and optimizer, sharded by any plan, from tensors that any other plan has written.
 
     Raises:
         UserError: a tensor is missing or has another shape.
     """
     for shard in table_shards(model, optimizer):
         name = f"tables/{shard.table}"
-        place = (shard.row, shard.column)
-        files.read_into(f"{name}/weight", shard.weights, place, shard.shape)
+        offsets = (shard.row, shard.column)
+        files.read_into(f"{name}/weight", shard.weights, offsets, shard.shape)
         if (sums := shard.accumulator) is not None:
-            elementwise = sums.dim() == 2
-            files.read_into(
-                f"{name}/accumulator",
-                sums,
-                place if elementwise else place[:1],
-                shard.shape if elementwise else shard.shape[:1],
-            )
+            dims = sums.dim()
+            files.read_into(f"{name}/accumulator", sums, offsets[:dims], shard.shape[:dims])
     load_towers(files, model)
     tower_optimizer = _tower_optimizer(optimizer)
     for name, parameter in tower_optimizer.params.items():
@@ -114,7 +108,7 @@ def load_into(files: TensorFiles, model: nn.Module, optimizer: CombinedOptimizer
 
 @torch.no_grad()
 def load_towers(files: TensorFiles, model: nn.Module) -> None:
-    """Fill the towers alone.
+    """Fill the towers' parameters.
 
     Raises:
         UserError: the checkpoint holds another kind of towers, or a parameter is missing or has
@@ -134,10 +128,10 @@ def load_towers(files: TensorFiles, model: nn.Module) -> None:
 
 
 def check_finite(blocks: list[Block]) -> None:
-    """Keep a diverged model from taking a good checkpoint's place.
+    """Keep a diverged model from replacing a good checkpoint.
 
     Raises:
-        UserError: names the tensor.
+        UserError: a number is not finite; the message names its tensor.
     """
     for block in blocks:
         if not all(part.isfinite().all() for part in row_chunks(block.tensor)):

@@ -1,15 +1,11 @@
-"""Blocks of named tensors in, safetensors files with an index out, and back by any other cut.
+"""Read any rows and columns of tensors from safetensors files, by their index, whoever wrote them.
 
-Each rank writes the blocks that it holds into a file of its own; the index says which rows and
-columns of which tensor stand where. Reading goes by the index: any rows and columns, whoever
-wrote them. Nothing here is unpickled, and no more than ``CHUNK_BYTES`` stand beside the
-tensors themselves. The files open with the ``safetensors`` library too.
+Nothing is unpickled, and no more than ``CHUNK_BYTES`` of memory is needed beside the tensors
+themselves.
 """
 
-import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,106 +15,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dat_rec.checkpoint.tensor_blocks import DTYPES, SUFFIX, block_key, rows_per_chunk
 from dat_rec.errors import UserError
-
-CHUNK_BYTES = 2**24
-DTYPES = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.float64: "F64",
-    torch.int64: "I64",
-}
-"""Those that occur, by their names in the format."""
-SUFFIX = ".safetensors"
-
-
-@dataclass(frozen=True)
-class Block:
-    """A part of a tensor: from ``offsets`` on, as large as ``tensor``."""
-
-    name: str
-    tensor: Tensor
-    offsets: tuple[int, ...]
-    shape: tuple[int, ...]
-    """Of the whole tensor."""
-
-
-def write_blocks(path: Path, blocks: Sequence[Block]) -> tuple[list[dict[str, Any]], str]:
-    """Write one file, and flush it to the disk.
-
-    Returns:
-        Its entries for the index, and its SHA-256.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    header: dict[str, Any] = {}
-    entries: list[dict[str, Any]] = []
-    position = 0
-    for block in blocks:
-        size = block.tensor.numel() * block.tensor.element_size()
-        key = _key(block.name, block.offsets)
-        dtype, sizes = DTYPES[block.tensor.dtype], list(block.tensor.shape)
-        header[key] = {"dtype": dtype, "shape": sizes, "data_offsets": [position, position + size]}
-        entry = {"name": block.name, "dtype": dtype, "shape": list(block.shape), "file": path.name}
-        entries.append(entry | {"offsets": list(block.offsets), "sizes": sizes, "start": position})
-        position += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    head = len(text).to_bytes(8, "little") + text
-    digest = hashlib.sha256(head)
-    with path.open("wb") as file:
-        file.write(head)
-        for data in _chunks(blocks):
-            file.write(data)
-            digest.update(data)
-        file.flush()
-        os.fsync(file.fileno())
-    starts = [entry["start"] + len(head) for entry in entries]
-    return [entry | {"start": start} for entry, start in zip(entries, starts, strict=True)], (
-        digest.hexdigest()
-    )
-
-
-def _key(name: str, offsets: Sequence[int]) -> str:
-    """A block's name in its file."""
-    return f"{name}@{','.join(map(str, offsets))}"
-
-
-def _chunks(blocks: Sequence[Block]) -> Iterator["memoryview[int]"]:
-    for block in blocks:
-        for part in row_chunks(block.tensor):
-            yield part.contiguous().cpu().flatten().view(torch.uint8).numpy().data
-
-
-def row_chunks(tensor: Tensor) -> Sequence[Tensor]:
-    """Views of some rows at a time, of ``CHUNK_BYTES`` each or a little less."""
-    rows = tensor if tensor.dim() else tensor.reshape(1)
-    chunks: Sequence[Tensor] = rows.split(_rows_a_chunk(rows.shape, rows.element_size()))
-    return chunks
-
-
-def _rows_a_chunk(shape: Sequence[int], item_bytes: int) -> int:
-    return max(1, CHUNK_BYTES // max(1, item_bytes * math.prod(shape[1:])))
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A block on the disk."""
+    """A block of a tensor in a file."""
 
     file: Path
     offsets: tuple[int, ...]
     sizes: tuple[int, ...]
     start: int
-    """Byte of the file at which it begins."""
+    """Byte of the file at which the block begins."""
 
 
 class TensorFiles:
-    """Tensors of a folder, by the entries of its index.
+    """Reads tensors from the files of a folder, by the entries of its index.
 
     Args:
-        folder: where the files are.
-        entries: what ``write_blocks`` returned, of all files.
+        folder: with the files.
+        entries: what ``write_blocks`` returned for all files.
 
     Raises:
         UserError: the entries are malformed, contradict one another or the files, or leave gaps.
@@ -163,10 +80,11 @@ class TensorFiles:
             raise ValueError(f"{name}: file {file!r}: a name that ends with {SUFFIX} is wanted")
         block = _Entry(self._folder / file, offsets, sizes, entry["start"])
         end = block.start + math.prod(sizes) * dtype.itemsize
-        # What the file says of itself: its bytes may be another block's, or no tensors at all.
-        held = self._header(file).get(_key(name, offsets))
+        # The file's own header: these bytes may be another block's, or no tensor at all.
+        key = block_key(name, offsets)
+        held = self._header(file).get(key)
         if held != {"dtype": entry["dtype"], "shape": list(sizes), "bytes": [block.start, end]}:
-            raise ValueError(f"{name}: {file} does not hold {_key(name, offsets)} at {block.start}")
+            raise ValueError(f"{name}: {file} does not hold {key} at {block.start}")
         self._entries.setdefault(name, []).append(block)
 
     def _header(self, file: str) -> dict[str, Any]:
@@ -179,17 +97,17 @@ class TensorFiles:
         return list(self._kinds)
 
     def kind(self, name: str) -> tuple[torch.dtype, tuple[int, ...]]:
-        """A tensor's dtype and shape.
+        """Return a tensor's dtype and shape.
 
         Raises:
-            UserError: there is none of this name.
+            UserError: there is no tensor of this name.
         """
         if name not in self._kinds:
             raise UserError(f"{self._folder}: holds no {name}")
         return self._kinds[name]
 
     def read(self, name: str, shape: Sequence[int]) -> Tensor:
-        """A whole tensor, which must have ``shape``.
+        """Return a whole tensor, which must have ``shape``.
 
         Raises:
             UserError: there is no such tensor, or it has another shape.
@@ -202,13 +120,13 @@ class TensorFiles:
     def read_into(
         self, name: str, target: Tensor, offsets: Sequence[int], shape: Sequence[int]
     ) -> None:
-        """Fill ``target``, the part of tensor ``name`` that begins at ``offsets``.
+        """Fill ``target`` with the block of a tensor that begins at ``offsets``.
 
         Args:
-            name: the tensor's.
-            target: on any device, of any floating dtype.
-            offsets: its first row and column in the whole.
-            shape: that the whole must have.
+            name: of the tensor.
+            target: the block, on any device and of any floating dtype.
+            offsets: row and column of the whole tensor at which the block begins.
+            shape: the shape that the whole tensor must have.
 
         Raises:
             UserError: there is no such tensor, or it has another shape.
@@ -237,7 +155,7 @@ class TensorFiles:
                 target[into] = chunk[out_of].to(target.device, target.dtype)
 
     def chunks(self, name: str, start: int, stop: int) -> Iterator[tuple[tuple[int, ...], Tensor]]:
-        """Rows ``start`` to ``stop`` of a tensor, some at a time: where they begin, and they.
+        """Yield rows ``start`` to ``stop`` of a tensor, some at a time, with their offsets.
 
         Rows come once for every block of columns.
         """
@@ -247,7 +165,7 @@ class TensorFiles:
                 yield (), _read(entry.file, entry.start, (), dtype)
                 continue
             first, size = entry.offsets[0], entry.sizes[0]
-            step = _rows_a_chunk(entry.sizes, dtype.itemsize)
+            step = rows_per_chunk(entry.sizes, dtype.itemsize)
             row_bytes = math.prod(entry.sizes[1:]) * dtype.itemsize
             for row in range(max(start, first), min(stop, first + size), step):
                 rows = min(step, stop - row, first + size - row)
@@ -268,7 +186,7 @@ def _numbers(entry: dict[str, Any], key: str) -> tuple[int, ...]:
 
 
 def _fill(blocks: Sequence[_Entry], shape: Sequence[int]) -> bool:
-    """Whether every number of a tensor lies in one block, and in no second one."""
+    """Return whether every number of a tensor lies in exactly one block."""
     if sum(math.prod(block.sizes) for block in blocks) != math.prod(shape):
         return False
     full = [block for block in blocks if math.prod(block.sizes)]
@@ -281,7 +199,7 @@ def _fill(blocks: Sequence[_Entry], shape: Sequence[int]) -> bool:
 
 
 def _read_header(file: Path) -> dict[str, Any]:
-    """By name, dtype and shape of each tensor of a safetensors file, and which bytes it is."""
+    """Return dtype, shape and range of bytes of each tensor in a safetensors file, by name."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         base = 8 + int.from_bytes(stream.read(8), "little")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dat_rec.checkpoint.tensor_files import Block, write_blocks
+from dat_rec.checkpoint.tensor_blocks import Block, write_blocks
 from dat_rec.config import ModelConfig, preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import ExampleFile, Feature, Schema
