@@ -1,4 +1,4 @@
-"""A configuration and a dataset in, the sharded model, its plan and the reader's options out."""
+"""Build what a configuration describes: the sharded model with its plan, the reader's options."""
 
 from typing import Any
 
@@ -28,15 +28,18 @@ def build_model(
     estimate: PlanEstimate | None = None,
     tower: TowerFactory | None = None,
 ) -> tuple[DistributedModelParallel, list[dict[str, Any]]]:
-    """The model, planned and sharded, and its plan; its numbers depend on the seed alone.
+    """Plan, shard and initialise the model; its weights depend on the random seed alone.
 
     Args:
-        config: the run's.
-        dataset: whose features it has.
+        config: every option of the run.
+        dataset: its features become the model's.
         context: this process's.
-        batch_size: examples a batch on each rank, where it is not the configuration's.
-        estimate: takes what the planner expects of the plan, on the first rank.
+        batch_size: examples a batch on each rank; None: those of ``config``.
+        estimate: is filled on rank 0 with the memory and time that the planner expects.
         tower: makes towers of your own, in place of those that ``config.model`` describes.
+
+    Returns:
+        The model, and its plan as JSON values, of ``plan_to_json``.
     """
     torch.manual_seed(config.seed)
     rows = batch_size or config.batch_size
@@ -50,7 +53,14 @@ def build_model(
 
 
 def pooling_factors(dataset: Dataset, bad_ids: BadIds) -> dict[str, float]:
-    """Mean number of values in a bag: as of the split for users, over the catalogue for items."""
+    """Return the mean number of values in a bag (the pooling factor) of each feature with lists.
+
+    It is the mean over users, as of the split, or over the items of the catalogue; at least 1.
+
+    Args:
+        dataset: a prepared dataset.
+        bad_ids: what to do with ids outside their table.
+    """
     columns = dataset.user_columns(bad_ids) | dataset.item_columns(bad_ids)
     return {
         name: max(1.0, len(column.values) / max(1, len(column)))
@@ -60,7 +70,7 @@ def pooling_factors(dataset: Dataset, bad_ids: BadIds) -> dict[str, float]:
 
 
 def sharding_options(config: TrainConfig, batch_size: int) -> ShardingOptions:
-    """What the configuration says of planning and sharding."""
+    """Return the options of planning and sharding, for ``batch_size`` examples on each rank."""
     return ShardingOptions(
         batch_size=batch_size,
         table_lr=config.optimizer.table_lr,
@@ -75,7 +85,7 @@ def sharding_options(config: TrainConfig, batch_size: int) -> ShardingOptions:
 
 
 def reader_options(config: TrainConfig, global_batch: int) -> ReaderOptions:
-    """What the configuration says of the stream of batches."""
+    """Return the options of the reader, for ``global_batch`` examples a step on all ranks."""
     return ReaderOptions(
         global_batch=global_batch,
         epochs=config.epochs,

@@ -1,4 +1,4 @@
-"""The steps of one start of a run: train, log, watch the loss, write checkpoints, heed SIGTERM."""
+"""Do the steps of one start of a run: train, log, watch the loss, save, and stop on SIGTERM."""
 
 import resource
 import sys
@@ -29,7 +29,7 @@ from dat_rec.train.watch import LossWatch
 
 
 class Training:
-    """The steps of one start of a run, from the step after the last checkpoint to the run's end.
+    """Does the steps of one start, from the step after the last checkpoint to the run's end.
 
     Args:
         run: the run.
@@ -96,7 +96,7 @@ class Training:
         )
 
     def run(self) -> dict[str, Any]:
-        """Train to the end.
+        """Train to the run's end.
 
         Returns:
             ``loss``, mean over the examples of the last ``loss_steps`` steps, and the figures of
@@ -105,7 +105,7 @@ class Training:
         config, steps = self._config, self._reader.steps
         rates = LearningRates(self._optimizer, config.optimizer, steps)
         shown = logged_terms(config.model, config.loss)
-        # A disk has kept nobody until here: from now on the timeout counts.
+        # A slow disk may have kept a rank until here; from now on the timeout counts.
         wait_for_all_ranks()
         with self._log:
             for step in range(self._done + 1, steps + 1):
@@ -131,7 +131,7 @@ class Training:
             self._writer.finish()
         means, averaged = self._watch.mean()
         loss = {name: means[name] for name in shown if name in means}
-        # The first rank comes here when its curves are on the disk.
+        # Rank 0 comes here when its curves are on the disk.
         peaks = all_gather_object(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return {
             "loss": loss,
@@ -141,7 +141,7 @@ class Training:
         }
 
     def _examples(self, step: int) -> int:
-        """In a step's global batch, by its number from 1: the last one may be smaller."""
+        """Return the examples in a step, whose number counts from 1: the last may have fewer."""
         batch, total = self._reader.global_batch, self._reader.examples * self._config.epochs
         return min(batch, total - (step - 1) * batch)
 
@@ -158,7 +158,7 @@ class Training:
         self._writer.save(step, self._model, self._optimizer, facts, last=last)
 
     def _cure(self) -> str:
-        # All ranks are here: what was begun can become whole.
+        # All ranks are here, so that the checkpoint that was begun can become whole.
         with suppress(SharedError):
             self._writer.settle()
         kept = "there is no checkpoint yet"
@@ -170,7 +170,7 @@ class Training:
         return f"lower --optimizer.table-lr or --optimizer.tower-lr in a new --out; {kept}"
 
     def close(self) -> None:
-        """Stop the threads. Of several ranks, after a failure, nobody waits for the others."""
+        """Stop the threads; after a failure, without waiting for the other ranks."""
         self._batches.close()
         if dist.get_world_size() == 1 or sys.exc_info()[0] is None:
             self._vote.close()
