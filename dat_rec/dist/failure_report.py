@@ -1,6 +1,6 @@
 """What a rank that ends leaves behind: a record of the failure in the run's folder, and a line.
 
-The process group begins before there is a run's folder, and ends after it: ``RunFolder`` fills in
+The process group begins before there is a run's folder, and ends after it: ``open_run`` fills in
 the reporter of the rank's context as soon as it knows the folder.
 """
 
