@@ -176,14 +176,15 @@ class TrainConfig:
     checkpoint_every: Annotated[int, Ge(1), MAY_CHANGE] = 1000
     """Number of steps between checkpoints; one more is written at the end."""
     keep_checkpoints: Annotated[int, Ge(1), MAY_CHANGE] = 2
-    """Number of the newest checkpoints to keep."""
+    """Maximum number of checkpoints to keep: the newest."""
     keep_best: Annotated[int, Ge(0), MAY_CHANGE] = 0
-    """Number of checkpoints to keep besides: those with the lowest main loss, mean over the steps
-    since the checkpoint before (each batch is scored before it is trained on)."""
+    """Maximum number of checkpoints to keep besides: those with the lowest main loss, mean over
+    the steps since the checkpoint before (each batch is scored before it is trained on)."""
     background_saves: Annotated[bool, MAY_CHANGE] = True
     """Write checkpoints in the background, from a copy; without memory for one, training waits."""
     disk_patience_s: Annotated[int, Ge(0), MAY_CHANGE, Absent(0)] = 600
-    """Seconds for which the last checkpoint is tried again while the disk is full, or away."""
+    """Maximum number of seconds for which writing the last checkpoint is tried again, while the
+    disk is full or away."""
     log_every: Annotated[int, Ge(1), MAY_CHANGE] = 20
     """Number of steps between the points of TensorBoard's curves."""
     device: Annotated[Device, MAY_CHANGE, Absent("auto")] = "auto"
@@ -218,7 +219,8 @@ class TrainConfig:
     of all tables, and copies are averaged after every step (2D parallelism); 0: all ranks. The
     number of copies must divide the number of a host's GPUs, or be a multiple of it."""
     timeout_s: Annotated[int, Ge(1), Le(MAXIMUM_TIMEOUT_S), MAY_CHANGE] = 300
-    """Seconds to wait for another rank before the run is stopped (timeout); at most a week."""
+    """Maximum number of seconds to wait for another rank before the run is stopped (timeout); at
+    most a week."""
     preflight: Annotated[bool, MAY_CHANGE] = True
     """Check the cluster before training (several ranks only), as `dat-rec doctor --cluster`
     does."""
