@@ -6,10 +6,7 @@ checkpoint is. ``torchx status`` knows cancelled jobs and those that wait to run
 log`` finds the files from any folder.
 """
 
-import re
-import shlex
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,26 +22,13 @@ from torchx.schedulers.api import (
     split_lines_iterator,
 )
 from torchx.schedulers.local_scheduler import LogIterator
-from torchx.specs import AppDef, AppState, ReplicaStatus, Role, RoleStatus, macros, runopts
+from torchx.specs import AppDef, AppState, ReplicaStatus, Role, RoleStatus, runopts
 
 from launch.app import TRY_NODE
 from launch.checks import check_no_image
 from launch.refuse import refuse
-
-LOGS = "logs"
-"""Folder of the jobs' logs, in the one from which they are submitted."""
-STOP_BEFORE_END_S = 120
-"""Seconds before its time limit at which a job is asked to write a checkpoint and stop."""
-MIN_MINUTES = 10
-"""Minimum time limit: a job with less would do little but start and stop."""
-IDLE_S = 10
-"""Seconds in which nodes must be free to be tried; otherwise the job tries them when it begins."""
-TRY_S = 120
-"""Timeout of the trial, in seconds."""
-BUSY = ("nodes are busy", "Socket timed out")
-"""What srun says when the nodes that it wants are not free now."""
-OPTIONS = ("partition", "time", "constraint", "comment", "mail-user", "mail-type")
-"""Options of ``torchx run -cfg`` that sbatch knows by the same name."""
+from launch.slurm_script import LOGS, check_time, options, sbatch_script
+from launch.slurm_trial import trial, try_nodes
 
 
 @dataclass
@@ -83,7 +67,7 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
     def _submit_dryrun(self, app: AppDef, cfg: Mapping[str, Any]) -> AppDryRunInfo[Request]:
         (role,) = app.roles
         check_no_image(app, "slurm")
-        _check_time(cfg.get("time"))
+        check_time(cfg.get("time"))
         if role.min_replicas not in (None, role.num_replicas):
             refuse(
                 f"-j with {role.min_replicas}:{role.num_replicas} hosts: Slurm gives a job a "
@@ -96,7 +80,7 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
         request = Request(
             sbatch_script(role, each_node),
             [*each_node, f"--nodes={role.num_replicas}"],
-            _trial(role, cfg) if tried else [],
+            trial(role, cfg) if tried else [],
         )
         return AppDryRunInfo(request, str)
 
@@ -106,7 +90,7 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
         # A job of several components waits for ever for more nodes than there are.
         _sbatch("#!/bin/bash\n", "--test-only", *request.options)
         if request.trial:
-            _try_nodes(request.trial)
+            try_nodes(request.trial)
         Path(LOGS).mkdir(exist_ok=True)
         return _sbatch(request.script, "--parsable")
 
@@ -151,53 +135,6 @@ class SlurmScheduler(torchx_slurm.SlurmScheduler):  # type: ignore[misc]  # Torc
         return filter_regex(regex, lines) if regex else lines
 
 
-def options(role: Role, cfg: Mapping[str, Any], *, with_memory: bool) -> list[str]:
-    """Return sbatch's options for each node of a job.
-
-    Args:
-        role: of a component, with one replica for each node.
-        cfg: options of ``torchx run -cfg``.
-        with_memory: whether the nodes' memory is asked for.
-    """
-    wanted = role.resource
-    found = {
-        "job-name": role.name,
-        **{name: cfg[name] for name in OPTIONS if cfg.get(name)},
-        "ntasks-per-node": 1,
-        "cpus-per-task": wanted.cpu,
-        **({"mem": f"{wanted.memMB}M"} if with_memory else {}),
-        **({"gpus-per-node": wanted.gpu} if wanted.gpu else {}),
-        "signal": f"TERM@{STOP_BEFORE_END_S}",
-    }
-    requeue = "--requeue" if role.max_retries else "--no-requeue"
-    return [*(f"--{name}={value}" for name, value in found.items()), requeue]
-
-
-def sbatch_script(role: Role, options: list[str]) -> str:
-    """Return the script of a role's job, a component with these options for each node."""
-    # The shell fills these in; the job's id is text of TorchX's own in the commands until then.
-    values = macros.Values(
-        img_root="", app_id=macros.app_id, replica_id="$SLURM_PROCID", rank0_env="DAT_REC_FIRST"
-    )
-    filled = values.apply(role)
-    logs = f"{Path.cwd() / LOGS}/slurm-{macros.app_id}-*"
-    words = [f"{name}={value}" for name, value in {**filled.env, "DAT_REC_LOGS": logs}.items()]
-    command = ["env", *words, filled.entrypoint, *filled.args]
-    header = f"#SBATCH {shlex.join([*options, '--nodes=1'])}\n"
-    return (
-        f"#!/bin/bash\n#SBATCH --output={LOGS}/slurm-%j.out --open-mode=append\n"
-        + "#SBATCH hetjob\n".join([header] * role.num_replicas)
-        + f"role={role.name} cpus={role.resource.cpu} retries={role.max_retries}\n"
-        + f"command=({' '.join(map(_quoted, command))})\n"
-        + Path(__file__).with_name("slurm_job.sh").read_text("utf-8")
-    )
-
-
-def _quoted(text: str) -> str:
-    """``text`` for the shell, which fills in nothing but the job's id."""
-    return shlex.quote(text).replace(macros.app_id, "'\"$SLURM_JOB_ID\"'")
-
-
 def _sbatch(script: str, *options: str) -> str:
     """What sbatch prints; a job that it refuses is refused."""
     try:
@@ -208,68 +145,6 @@ def _sbatch(script: str, *options: str) -> str:
         reason = done.stderr.replace("sbatch: error: ", "").strip().replace("\n", "; ")
         refuse(f"sbatch refused the job: {reason}: `sinfo` lists partitions and nodes")
     return done.stdout.strip()
-
-
-def _trial(role: Role, cfg: Mapping[str, Any]) -> list[str]:
-    """Arguments of srun that try as many nodes as the job takes."""
-    options = {name: cfg[name] for name in ("partition", "constraint") if cfg.get(name)}
-    return [
-        *(f"--{name}={value}" for name, value in options.items()),
-        *(f"--nodes={role.num_replicas}", "--ntasks-per-node=1", "--cpus-per-task=1"),
-        *(f"--immediate={IDLE_S}", "--time=5", "--job-name=dat-rec-doctor", "--quiet"),
-        # Otherwise the other nodes would wait for one that has found its problem.
-        "--kill-on-bad-exit=1",
-        *([f"--gpus-per-node={role.resource.gpu}"] if role.resource.gpu else []),
-        *("bash", "-c", role.metadata[TRY_NODE]),
-    ]
-
-
-def _try_nodes(trial: list[str]) -> None:
-    """Run the trial on idle nodes; refuse if it finds a problem."""
-    print("launch: trying the nodes before the job is queued", file=sys.stderr)
-    untried = "-cfg preflight=False queues the job"
-    try:
-        done = subprocess.run(["srun", *trial], capture_output=True, text=True, timeout=TRY_S)
-    except FileNotFoundError:
-        refuse("no srun on this machine: submit where Slurm's commands are installed")
-    except subprocess.TimeoutExpired:
-        refuse(f"the nodes did not answer within {TRY_S} s: see them with sinfo; {untried} untried")
-    if done.returncode == 0:
-        print("launch: the nodes will do", file=sys.stderr)
-    elif any(word in done.stderr for word in BUSY):
-        print(
-            "launch: note: no idle nodes to try now: the job tries its own when it begins",
-            file=sys.stderr,
-        )
-    else:
-        refuse(f"the nodes would not do: {_problems(done.stdout, done.stderr)}; {untried} anyway")
-
-
-def _problems(stdout: str, stderr: str) -> str:
-    """What the doctor has found, or else what was said last."""
-    found = re.findall(r"PROBLEM +(\S+) +(.*)\n(?:.* cure: (.*)\n)?", stdout)
-    if found:
-        return "; ".join(": ".join(filter(None, problem)) for problem in found)
-    said = re.findall(r"(?:dat-rec|srun): (.*)", stderr)
-    return "; ".join(dict.fromkeys(said)) or "the doctor ended without a word"
-
-
-def _check_time(limit: str | None) -> None:
-    """Refuse a time limit in which a job would be asked to stop before it has begun."""
-    days, dash, clock = (limit or "").rpartition("-")
-    try:
-        parts = [int(part) for part in clock.split(":")]
-        seconds = int(days or 0) * 86_400
-    except ValueError:  # none, "infinite", or what Slurm refuses
-        return
-    # Slurm reads minutes, minutes:seconds, hours:minutes:seconds, and hours first after days-.
-    units = (3600, 60, 1) if dash or len(parts) == 3 else (60, 1)
-    seconds += sum(part * unit for part, unit in zip(parts, units, strict=False))
-    if seconds < MIN_MINUTES * 60:
-        refuse(
-            f"-cfg time={limit}: a job is asked to save {STOP_BEFORE_END_S} s before its end, and "
-            f"must have begun: at least {MIN_MINUTES} minutes"
-        )
 
 
 def _rows(*command: str) -> list[list[str]]:
