@@ -47,7 +47,7 @@ def test_what_is_installed_first_needs_no_file_that_comes_later(tmp_path: Path) 
     lines = DOCKERFILE.read_text().replace("\\\n", "").splitlines()
     copies = [line.split()[1:] for line in lines if "COPY" in line]
     early = [words for words in copies if words[-1].endswith("/")]
-    assert [words[-1] for words in early] == ["./", "dat_rec/", "launch/"]
+    assert [words[-1] for words in early] == ["./", "dat_rec/", "dat_rec/preflight/", "launch/"]
     for *names, folder in early:
         (tmp_path / folder).mkdir(exist_ok=True)
         for name in names:
