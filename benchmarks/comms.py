@@ -24,7 +24,7 @@ from benchmarks.timing import interleaved, ratios
 from dat_rec.config import Device
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
-from dat_rec.table_rules import ShardingType
+from dat_rec.sharding_rules import ShardingType
 from dat_rec.train.objective import TERMS
 
 KINDS: tuple[ShardingType, ...] = ("table_wise", "row_wise")

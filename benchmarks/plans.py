@@ -29,7 +29,7 @@ from dat_rec.planner.hardware import Cluster, Hardware
 from dat_rec.planner.plan import plan_on
 from dat_rec.planner.sharding_options import options_of_plan
 from dat_rec.sharding.shard import fuse_optimizer
-from dat_rec.table_rules import ShardingType
+from dat_rec.sharding_rules import ShardingType
 from dat_rec.train.build import sharding_options
 from dat_rec.train.objective import TrainTask
 

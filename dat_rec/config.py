@@ -28,7 +28,7 @@ from dat_rec.options import (
     refuse_void,
     to_json,
 )
-from dat_rec.table_rules import ShardingType, parse_rule
+from dat_rec.sharding_rules import ShardingType, parse_rule
 
 Preset = Literal["modern", "paper", "two-tower"]
 Device = Literal["auto", "cpu", "cuda"]

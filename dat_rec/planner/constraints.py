@@ -11,22 +11,22 @@ from torchrec.distributed.types import CacheParams
 from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 
 from dat_rec.errors import UserError
-from dat_rec.table_rules import (
+from dat_rec.sharding_rules import (
     BY_COLUMN,
+    ShardingRule,
     ShardingType,
-    TableRule,
     check_patterns,
     parse_rule,
     rule_for,
 )
 
 
-def table_rules(
+def rules_by_table(
     tables: Sequence[EmbeddingBagConfig],
     topology: Topology,
     pins: Sequence[str],
     sharding_types: Sequence[ShardingType],
-) -> dict[str, TableRule]:
+) -> dict[str, ShardingRule]:
     """Return the rule of each table, by name; all its types and kernels work there.
 
     Args:
@@ -59,7 +59,7 @@ def table_rules(
                 "now"
             )
         kernels = rule.kernels or ("fused",)
-        rules[table.name] = TableRule(
+        rules[table.name] = ShardingRule(
             rule.pattern,
             types,
             kernels,
@@ -83,7 +83,7 @@ def _leaves_empty(table: EmbeddingBagConfig, kind: ShardingType, topology: Topol
     return by_row and height * (ranks - 1) >= table.num_embeddings
 
 
-def _check_rule(table: EmbeddingBagConfig, rule: TableRule, *, on_cpu: bool) -> None:
+def _check_rule(table: EmbeddingBagConfig, rule: ShardingRule, *, on_cpu: bool) -> None:
     """Refuse types, kernels and widths that do not go together for this table."""
     name, types = table.name, set(rule.sharding_types)
     if on_cpu and (uvm := sorted(kernel for kernel in rule.kernels if "uvm" in kernel)):
@@ -117,13 +117,13 @@ def _check_rule(table: EmbeddingBagConfig, rule: TableRule, *, on_cpu: bool) -> 
 
 
 def planner_constraints(
-    table: EmbeddingBagConfig, rule: TableRule, pooling_factors: dict[str, float]
+    table: EmbeddingBagConfig, rule: ShardingRule, pooling_factors: dict[str, float]
 ) -> ParameterConstraints:
     """Return TorchRec's constraints for a table.
 
     Args:
         table: as configured.
-        rule: of ``table_rules``.
+        rule: of ``rules_by_table``.
         pooling_factors: mean number of values in a bag, by feature; 1 where absent.
     """
     kernels = list(rule.kernels)

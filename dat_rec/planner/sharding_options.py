@@ -18,13 +18,13 @@ from torchrec.distributed.types import (
 )
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from dat_rec.planner.constraints import planner_constraints, table_rules
+from dat_rec.planner.constraints import planner_constraints, rules_by_table
 from dat_rec.planner.hardware import Cost, Way
 from dat_rec.planner.memory_cost import StorageEstimator
 from dat_rec.planner.time_cost import TimeEstimator
 from dat_rec.sharding.options import ShardingOptions
 from dat_rec.sharding.shard import Sharder
-from dat_rec.table_rules import KERNELS, SHARDING_TYPES
+from dat_rec.sharding_rules import KERNELS, SHARDING_TYPES
 
 
 class OrderedEnumerator(EmbeddingEnumerator):  # type: ignore[misc]  # TorchRec ships no types
@@ -63,7 +63,7 @@ def options_and_constraints(
         costs: as measured on such a cluster; None for TorchRec's formulas.
 
     Raises:
-        UserError: as ``table_rules``.
+        UserError: as ``rules_by_table``.
     """
     tables = [
         config
@@ -71,7 +71,7 @@ def options_and_constraints(
         if isinstance(module, EmbeddingBagCollection)
         for config in module.embedding_bag_configs()
     ]
-    rules = table_rules(tables, topology, options.pins, options.sharding_types)
+    rules = rules_by_table(tables, topology, options.pins, options.sharding_types)
     constraints = {
         table.name: planner_constraints(table, rules[table.name], pooling_factors)
         for table in tables

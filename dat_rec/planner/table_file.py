@@ -25,7 +25,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, read_json
-from dat_rec.table_rules import parse_rule
+from dat_rec.sharding_rules import parse_rule
 
 MAXIMUM_VALUES = 2**60
 """Of a table: with more, PyTorch cannot count its bytes."""

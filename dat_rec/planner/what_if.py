@@ -8,7 +8,7 @@ from dataclasses import replace
 from dat_rec.errors import UserError
 from dat_rec.planner.hardware import MOST_RANKS
 from dat_rec.planner.plan_request import PlanRequest, PlanResult, find_plan
-from dat_rec.table_rules import SHARDING_TYPES
+from dat_rec.sharding_rules import SHARDING_TYPES
 
 OFFLOADS = (0.2, 0.1, 0.05, 0.02)
 """Cache load factors that are tried, in this order, where nothing fits."""

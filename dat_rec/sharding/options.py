@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dat_rec.table_rules import ShardingType
+from dat_rec.sharding_rules import ShardingType
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ShardingOptions:
     """The types that the planner may choose from where no rule says otherwise. On one rank it is
     always table_wise."""
     pins: tuple[str, ...] = ()
-    """Rules of ``dat_rec.table_rules``, as texts."""
+    """Rules of ``dat_rec.sharding_rules``, as texts."""
     memory_gb: float = 0.0
     """GiB of memory of each rank; 0 for what the device has."""
     comms: Literal["fp32", "fp16", "bf16"] = "fp32"

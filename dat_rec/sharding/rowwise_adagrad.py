@@ -24,7 +24,7 @@ from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.types import EnumerableShardingSpec
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dat_rec.table_rules import BY_COLUMN
+from dat_rec.sharding_rules import BY_COLUMN
 
 
 def keep_whole_rows(model: nn.Module) -> None:

@@ -22,7 +22,7 @@ from dat_rec.sharding.copies import check_group_size, ranks_together
 from dat_rec.sharding.mean_gradients import MeanGradients
 from dat_rec.sharding.options import ShardingOptions
 from dat_rec.sharding.rowwise_adagrad import keep_whole_rows
-from dat_rec.table_rules import SHARDING_TYPES
+from dat_rec.sharding_rules import SHARDING_TYPES
 
 EPS = 1e-8
 """Added to the root of the tables' Adagrad, by fused and dense kernels alike."""

@@ -14,7 +14,7 @@ import pytest
 from dat_rec.config import PRESETS
 from dat_rec.data.dataset import Dataset
 from dat_rec.install import CHECKOUT
-from dat_rec.table_rules import SHARDING_TYPES
+from dat_rec.sharding_rules import SHARDING_TYPES
 from tests.distributed.exactness import Case, Outcome, run_cases, run_references
 from tests.distributed.ranks import run_ranks
 

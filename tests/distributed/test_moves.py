@@ -10,7 +10,7 @@ import pytest
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.install import CHECKOUT
-from dat_rec.table_rules import SHARDING_TYPES
+from dat_rec.sharding_rules import SHARDING_TYPES
 from tests.distributed.exactness import Case
 from tests.distributed.moves import load_all, refusals, save_all
 from tests.distributed.ranks import run_ranks

@@ -11,7 +11,7 @@ from dat_rec.checkpoint.writer import CheckpointWriter
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
-from dat_rec.table_rules import SHARDING_TYPES
+from dat_rec.sharding_rules import SHARDING_TYPES
 from tests.checkpoint.saved import saved_tensors
 from tests.distributed.exactness import GLOBAL_BATCH, Case, batches
 from tests.distributed.moves import build, differences, newest

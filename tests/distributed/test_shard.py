@@ -17,7 +17,7 @@ from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.planner.plan_table import plan_to_json
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.sharding.options import ShardingOptions
-from dat_rec.table_rules import ShardingType
+from dat_rec.sharding_rules import ShardingType
 from dat_rec.train.objective import TrainTask
 from dat_rec.train.optimizers import build_optimizer
 from tests.distributed.ranks import run_ranks

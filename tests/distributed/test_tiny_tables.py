@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dat_rec.data.dataset import Dataset
-from dat_rec.table_rules import SHARDING_TYPES
+from dat_rec.sharding_rules import SHARDING_TYPES
 from tests.distributed.exactness import Case, run_cases, run_references
 from tests.distributed.moves import load_all, save_all
 from tests.distributed.ranks import run_ranks

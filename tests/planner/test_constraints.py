@@ -5,8 +5,8 @@ from torchrec.distributed.planner import Topology
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from dat_rec.errors import UserError
-from dat_rec.planner.constraints import table_rules
-from dat_rec.table_rules import SHARDING_TYPES, ShardingType
+from dat_rec.planner.constraints import rules_by_table
+from dat_rec.sharding_rules import SHARDING_TYPES, ShardingType
 
 ON_HOST = ("table_row_wise", "grid_shard")
 PLACES = {
@@ -37,9 +37,9 @@ def test_a_type_that_leaves_a_rank_without_rows_is_refused(
     topology = Topology(world_size=ranks, local_world_size=local, compute_device="cpu")
     if kind in PLACES[place]:
         with pytest.raises(UserError, match="leave one of"):
-            table_rules([table(rows)], topology, [f"flag={kind}"], ())
+            rules_by_table([table(rows)], topology, [f"flag={kind}"], ())
     else:
-        assert table_rules([table(rows)], topology, [f"flag={kind}"], ())["flag"].sharding_types
-    offered = table_rules([table(rows)], topology, [], SHARDING_TYPES)["flag"].sharding_types
+        assert rules_by_table([table(rows)], topology, [f"flag={kind}"], ())["flag"].sharding_types
+    offered = rules_by_table([table(rows)], topology, [], SHARDING_TYPES)["flag"].sharding_types
     if ranks > 1:
         assert set(offered) == set(SHARDING_TYPES) - set(PLACES[place])

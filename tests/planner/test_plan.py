@@ -27,7 +27,7 @@ from dat_rec.planner.plan import make_plan, plan_on
 from dat_rec.planner.plan_table import plan_to_json, plan_to_text
 from dat_rec.planner.sharding_options import options_of_plan
 from dat_rec.sharding.options import ShardingOptions
-from dat_rec.table_rules import SHARDING_TYPES
+from dat_rec.sharding_rules import SHARDING_TYPES
 
 DIM = 32
 ROWS = {"user": 5_000, "item": 800, "category": 20, "city": 300, "shop": 300}

@@ -29,7 +29,7 @@ BY_COLUMN = frozenset({"column_wise", "table_column_wise", "grid_shard"})
 
 
 @dataclass(frozen=True)
-class TableRule:
+class ShardingRule:
     """What the planner may do with some tables; None or empty: as without the rule."""
 
     pattern: str = "*"
@@ -46,7 +46,7 @@ class TableRule:
     """As it was written."""
 
 
-def parse_rule(text: str) -> TableRule:
+def parse_rule(text: str) -> ShardingRule:
     """The rule that ``TABLE=WORD,…,KEY:VALUE,…`` stands for.
 
     Raises:
@@ -78,7 +78,7 @@ def parse_rule(text: str) -> TableRule:
         raise UserError(f"--pin {text}: cache_load_factor must lie in (0, 1]")
     if "cache_load_factor" in numbers and set(kernels) != {"fused_uvm_caching"}:
         raise UserError(f"--pin {text}: cache_load_factor needs the kernel fused_uvm_caching alone")
-    return TableRule(
+    return ShardingRule(
         pattern,
         tuple(types),
         tuple(kernels),
@@ -99,13 +99,13 @@ def _number(text: str, key: str, value: str) -> float:
     return number
 
 
-def rule_for(table: str, rules: Sequence[TableRule]) -> TableRule:
+def rule_for(table: str, rules: Sequence[ShardingRule]) -> ShardingRule:
     """The first rule whose pattern fits ``table``; an empty one if none does."""
     fitting = (rule for rule in rules if fnmatch.fnmatchcase(table, rule.pattern))
-    return next(fitting, TableRule())
+    return next(fitting, ShardingRule())
 
 
-def check_patterns(rules: Sequence[TableRule], tables: Sequence[str]) -> None:
+def check_patterns(rules: Sequence[ShardingRule], tables: Sequence[str]) -> None:
     """Refuse a rule that fits no table.
 
     Raises:

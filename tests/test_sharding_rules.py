@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from dat_rec.errors import UserError
-from dat_rec.table_rules import (
+from dat_rec.sharding_rules import (
     KERNELS,
     SHARDING_TYPES,
-    TableRule,
+    ShardingRule,
     check_patterns,
     parse_rule,
     rule_for,
@@ -18,25 +18,25 @@ from dat_rec.table_rules import (
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("item=row_wise", TableRule("item", ("row_wise",))),
-        ("item=fused", TableRule("item", (), ("fused",))),
+        ("item=row_wise", ShardingRule("item", ("row_wise",))),
+        ("item=fused", ShardingRule("item", (), ("fused",))),
         (
             "augmented_*=column_wise,grid_shard,min_partition:8",
-            TableRule("augmented_*", ("column_wise", "grid_shard"), (), 8),
+            ShardingRule("augmented_*", ("column_wise", "grid_shard"), (), 8),
         ),
         (
             "user=table_wise,fused_uvm_caching,cache_load_factor:0.2,pooling_factor:1.5",
-            TableRule("user", ("table_wise",), ("fused_uvm_caching",), None, 1.5, 0.2),
+            ShardingRule("user", ("table_wise",), ("fused_uvm_caching",), None, 1.5, 0.2),
         ),
         (
             "*=fused_uvm_caching,cache_load_factor:1",
-            TableRule("*", (), ("fused_uvm_caching",), None, None, 1.0),
+            ShardingRule("*", (), ("fused_uvm_caching",), None, None, 1.0),
         ),
-        ("item=min_partition:4", TableRule("item", min_partition=4)),
-        ("[iu]*=data_parallel,dense", TableRule("[iu]*", ("data_parallel",), ("dense",))),
+        ("item=min_partition:4", ShardingRule("item", min_partition=4)),
+        ("[iu]*=data_parallel,dense", ShardingRule("[iu]*", ("data_parallel",), ("dense",))),
     ],
 )
-def test_a_text_stands_for_a_rule(text: str, rule: TableRule) -> None:
+def test_a_text_stands_for_a_rule(text: str, rule: ShardingRule) -> None:
     assert parse_rule(text) == replace(rule, text=text)
 
 
@@ -93,8 +93,8 @@ def test_the_first_rule_that_fits_counts() -> None:
     assert rule_for("augmented_item", rules) is rules[0]
     assert rule_for("augmented_user", rules) is rules[1]
     assert rule_for("item", rules) is rules[2]
-    assert rule_for("item", rules[:2]) == TableRule()
-    assert rule_for("Augmented_item", rules[:2]) == TableRule()
+    assert rule_for("item", rules[:2]) == ShardingRule()
+    assert rule_for("Augmented_item", rules[:2]) == ShardingRule()
 
 
 def test_a_rule_that_fits_no_table_is_refused() -> None:
