@@ -200,7 +200,7 @@ def test_the_papers_tables_fit_one_host_of_a100s() -> None:
             ["--tables", "T", *CPUS, "--offload", "0.5"],
             "--offload 0.5: needs GPUs",
         ),
-        (["--tables", "T", *GPUS, "--offload", "2"], "(0, 1]"),
+        (["--tables", "T", *GPUS, "--offload", "2"], "--offload is 2.0: it must be at most 1"),
         (["--tables", "T", *GPUS, "--memory-gb", "-1"], "--memory-gb is -1"),
         (
             ["--tables", "T", *GPUS, "--memory-gb", "nan"],
