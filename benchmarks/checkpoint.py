@@ -30,7 +30,7 @@ from dat_rec.data.prepare import prepare
 from dat_rec.data.reader import ExampleReader
 from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.dist.process_group import process_group
-from dat_rec.train.build import reader_options
+from dat_rec.training.build import reader_options
 
 
 @dataclass(frozen=True, kw_only=True)

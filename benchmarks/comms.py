@@ -25,7 +25,7 @@ from dat_rec.config import Device
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.sharding_rules import ShardingType
-from dat_rec.train.objective import TERMS
+from dat_rec.training.objective import TERMS
 
 KINDS: tuple[ShardingType, ...] = ("table_wise", "row_wise")
 

@@ -17,8 +17,8 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare import prepare
 from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.dist.rank_context import RankContext
-from dat_rec.train.build import build_model
-from dat_rec.train.optimizers import build_optimizer
+from dat_rec.training.build import build_model
+from dat_rec.training.optimizers import build_optimizer
 
 
 @contextmanager

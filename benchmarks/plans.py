@@ -30,8 +30,8 @@ from dat_rec.planner.plan import plan_on
 from dat_rec.planner.sharding_options import options_of_plan
 from dat_rec.sharding.shard import fuse_optimizer
 from dat_rec.sharding_rules import ShardingType
-from dat_rec.train.build import sharding_options
-from dat_rec.train.objective import TrainTask
+from dat_rec.training.build import sharding_options
+from dat_rec.training.objective import TrainTask
 
 TYPES: tuple[ShardingType, ...] = ("data_parallel", "table_wise", "row_wise", "column_wise")
 """Without those that need several hosts."""

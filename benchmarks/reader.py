@@ -24,7 +24,7 @@ from dat_rec.config import Preset, TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
-from dat_rec.train.build import reader_options
+from dat_rec.training.build import reader_options
 
 IN_MEMORY = 16
 """Batches that the trainer takes in turn."""

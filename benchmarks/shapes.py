@@ -28,9 +28,9 @@ from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.sharding.initial_tables import initialize_tables
-from dat_rec.train.build import sharding_options
-from dat_rec.train.objective import TrainTask
-from dat_rec.train.optimizers import build_optimizer
+from dat_rec.training.build import sharding_options
+from dat_rec.training.objective import TrainTask
+from dat_rec.training.optimizers import build_optimizer
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.data.prefetch import Prefetcher
 from dat_rec.data.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
-from dat_rec.train.build import reader_options
+from dat_rec.training.build import reader_options
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ from dat_rec.dist.rank_context import RankContext
 from dat_rec.model.losses import category_alignment, category_moments
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.sharding.shard import EPS
-from dat_rec.train.objective import TrainTask
+from dat_rec.training.objective import TrainTask
 
 SHAPES = {
     "small": Shape(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dat_rec.retrieval.evaluate import evaluate
     from dat_rec.retrieval.export import export
     from dat_rec.retrieval.metrics import metrics_from_vectors
-    from dat_rec.train.loop import train
+    from dat_rec.training.loop import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,14 +42,13 @@ _MODULES = {
     "load_export": "dat_rec.retrieval.answer",
     "metrics_from_vectors": "dat_rec.retrieval.metrics",
     "prepare": "dat_rec.data.prepare",
+    "train": "dat_rec.training.loop",
 }
-"""Where the public names are defined. ``train`` is a package too, and can be called itself."""
+"""Where the public names are defined."""
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for."""
-    if name == "train":
-        return import_module("dat_rec.train")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)

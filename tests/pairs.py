@@ -25,7 +25,7 @@ from dat_rec.versions import DEFAULT, PAIRS
 CORE = (
     *("tests/test_versions.py", "tests/test_install.py", "tests/model", "tests/dist"),
     *("tests/preflight", "tests/sharding", "tests/planner", "tests/checkpoint", "tests/runs"),
-    *("tests/train", "tests/retrieval", "tests/distributed"),
+    *("tests/training", "tests/retrieval", "tests/distributed"),
 )
 LEAST = "least"
 """Beside releases of torch: the default one, with the least releases of all else."""

@@ -31,8 +31,8 @@ from dat_rec.planner.topology_file import read_cluster
 from dat_rec.planner.what_if import compare, offloaded, smallest_cluster, what_would_fit
 from dat_rec.runs.recorded import check_same_rows, load_config
 from dat_rec.sharding.options import ShardingOptions
-from dat_rec.train.build import pooling_factors, sharding_options
-from dat_rec.train.objective import TrainTask
+from dat_rec.training.build import pooling_factors, sharding_options
+from dat_rec.training.objective import TrainTask
 
 
 def print_plan(config: PlanOptions) -> int:

@@ -12,7 +12,7 @@ from dat_rec.retrieval.metrics import CUTOFFS, protocol_metrics
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.trained import load_model
 from dat_rec.runs.figures import METRICS, read_summary
-from dat_rec.train.metrics_log import log_metrics
+from dat_rec.training.metrics_log import log_metrics
 
 
 def evaluate(

@@ -11,7 +11,7 @@ from dat_rec.errors import UserError
 from dat_rec.model.dat import DAT
 from dat_rec.model.towers import TowerFactory
 from dat_rec.runs.recorded import check_same_rows, load_config
-from dat_rec.train.objective import TrainTask
+from dat_rec.training.objective import TrainTask
 
 
 @dataclass(frozen=True)

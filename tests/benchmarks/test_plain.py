@@ -8,7 +8,7 @@ import torch
 from benchmarks.plain import PlainDAT
 from benchmarks.shapes import Shape
 from dat_rec.dist.process_group import process_group
-from dat_rec.train.objective import TrainTask
+from dat_rec.training.objective import TrainTask
 
 SHAPE = Shape((50, 20), (40, 30), dim=8, hidden=(16,), output_dim=8, batch_size=32, categories=4)
 

@@ -7,7 +7,7 @@ import pytest
 from dat_rec.dist.agree import all_gather_object
 from dat_rec.dist.communication_errors import is_communication_error
 from dat_rec.dist.process_group import process_group
-from dat_rec.train.preemption import StopVote
+from dat_rec.training.preemption import StopVote
 from tests.distributed.ranks import run_ranks
 
 TIMEOUT_S = 2

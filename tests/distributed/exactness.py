@@ -26,8 +26,8 @@ from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.sharding.options import ShardingOptions
 from dat_rec.sharding.shard import EPS
 from dat_rec.sharding.table_shards import is_table, plain_name, table_of, table_shards
-from dat_rec.train.objective import TrainTask
-from dat_rec.train.optimizers import build_optimizer
+from dat_rec.training.objective import TrainTask
+from dat_rec.training.optimizers import build_optimizer
 
 STEPS = 3
 GLOBAL_BATCH = 96

@@ -18,8 +18,8 @@ from dat_rec.errors import UserError
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.sharding.table_shards import is_table, plain_name, table_shards
-from dat_rec.train.objective import TrainTask
-from dat_rec.train.optimizers import build_optimizer
+from dat_rec.training.objective import TrainTask
+from dat_rec.training.optimizers import build_optimizer
 from tests.checkpoint.saved import saved_tensors
 from tests.distributed.exactness import (
     GLOBAL_BATCH,

@@ -14,7 +14,7 @@ from dat_rec.config import LossConfig
 from dat_rec.data.batch import Items
 from dat_rec.dist.process_group import process_group
 from dat_rec.model.dat import DATOutput
-from dat_rec.train.objective import Exchange, Objective
+from dat_rec.training.objective import Exchange, Objective
 from tests.distributed.ranks import run_ranks
 
 ROWS, S, D, K = 5, 2, 4, 3

@@ -26,9 +26,9 @@ from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.sharding.initial_tables import initialize_tables
-from dat_rec.train.objective import TrainTask
-from dat_rec.train.optimizers import build_optimizer
-from dat_rec.train.watch import LossWatch
+from dat_rec.training.objective import TrainTask
+from dat_rec.training.optimizers import build_optimizer
+from dat_rec.training.watch import LossWatch
 from tests.distributed.moves import newest
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_shard import (

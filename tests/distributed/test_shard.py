@@ -18,8 +18,8 @@ from dat_rec.planner.plan_table import plan_to_json
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.sharding.options import ShardingOptions
 from dat_rec.sharding_rules import ShardingType
-from dat_rec.train.objective import TrainTask
-from dat_rec.train.optimizers import build_optimizer
+from dat_rec.training.objective import TrainTask
+from dat_rec.training.optimizers import build_optimizer
 from tests.distributed.ranks import run_ranks
 
 GLOBAL_BATCH = 96

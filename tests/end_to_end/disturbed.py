@@ -19,7 +19,7 @@ DISTURBED = {
     "sha256": "dat_rec.checkpoint.damage",
     "load_into": "dat_rec.checkpoint.restore",
     "copy_rows": "dat_rec.runs.writes",
-    "initialize_tables": "dat_rec.train.build",
+    "initialize_tables": "dat_rec.training.build",
 }
 """In which module each is looked up."""
 SAID = "disturbed: "

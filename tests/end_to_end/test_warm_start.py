@@ -27,9 +27,9 @@ from dat_rec.dist.process_group import process_group
 from dat_rec.runs.warm_start import warm_start
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.sharding.table_shards import table_shards
-from dat_rec.train.build import build_model
-from dat_rec.train.objective import TrainTask
-from dat_rec.train.optimizers import build_optimizer
+from dat_rec.training.build import build_model
+from dat_rec.training.objective import TrainTask
+from dat_rec.training.optimizers import build_optimizer
 from tests.checkpoint.saved import saved_bytes, saved_tensors
 from tests.distributed.ranks import run_ranks
 from tests.end_to_end.cli import done

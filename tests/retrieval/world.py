@@ -17,7 +17,7 @@ from dat_rec.files import sha256, write_json
 from dat_rec.options import to_json
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.sharding.table_shards import is_table, table_shards
-from dat_rec.train.objective import TrainTask
+from dat_rec.training.objective import TrainTask
 
 USERS, ITEMS, TRAINED_ITEMS, QUERIES = 30, 60, 45, 400
 

@@ -13,8 +13,8 @@ from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
-from dat_rec.train.build import build_model, reader_options
-from dat_rec.train.metrics_log import LookupTimer
+from dat_rec.training.build import build_model, reader_options
+from dat_rec.training.metrics_log import LookupTimer
 
 SLEEP_S = 0.2
 

@@ -29,9 +29,9 @@ from dat_rec.runs.run_folder import OpenRun, open_run
 from dat_rec.runs.start_page import Start, start_page
 from dat_rec.runs.warm_start import warm_start
 from dat_rec.runs.writes import announce, begin, earlier_summary, finish, take_over
-from dat_rec.train.build import build_model, reader_options
-from dat_rec.train.optimizers import build_optimizer
-from dat_rec.train.steps import Training
+from dat_rec.training.build import build_model, reader_options
+from dat_rec.training.optimizers import build_optimizer
+from dat_rec.training.steps import Training
 
 
 def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str, Any]:

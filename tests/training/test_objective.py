@@ -19,8 +19,8 @@ from dat_rec.data.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.model.dat import DATOutput
 from dat_rec.model.losses import moments
-from dat_rec.train.build import reader_options
-from dat_rec.train.objective import TERMS, Exchange, Objective, TrainTask
+from dat_rec.training.build import reader_options
+from dat_rec.training.objective import TERMS, Exchange, Objective, TrainTask
 
 B, S, D, K = 5, 3, 4, 4
 Array = NDArray[np.float64]

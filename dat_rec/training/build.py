@@ -17,7 +17,7 @@ from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.planner.plan_table import plan_to_json
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.sharding.options import ShardingOptions
-from dat_rec.train.objective import TrainTask
+from dat_rec.training.objective import TrainTask
 
 
 def build_model(

@@ -16,7 +16,7 @@ from dat_rec.dist.process_group import process_group
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.sharding.options import ShardingOptions
-from dat_rec.train.optimizers import LearningRates, build_optimizer, learning_rate_factor
+from dat_rec.training.optimizers import LearningRates, build_optimizer, learning_rate_factor
 
 TABLE_LR, TOWER_LR, EPS = 0.1, 0.02, 1e-8
 STEPS, WARMUP = 5, 1

@@ -8,8 +8,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dat_rec.dist.process_group import process_group
-from dat_rec.train import metrics_log
-from dat_rec.train.metrics_log import MetricsLog
+from dat_rec.training import metrics_log
+from dat_rec.training.metrics_log import MetricsLog
 
 
 def full(*_: Any) -> None:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from dat_rec.dist.process_group import process_group
-from dat_rec.train.objective import TERMS
-from dat_rec.train.watch import LossWatch
+from dat_rec.training.objective import TERMS
+from dat_rec.training.watch import LossWatch
 
 BATCH, LAST = 100, 7
 STEPS = 23

@@ -12,9 +12,9 @@ from dat_rec.data.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.runs.run_folder import open_run
 from dat_rec.runs.writes import begin
-from dat_rec.train.build import build_model, reader_options
-from dat_rec.train.optimizers import build_optimizer
-from dat_rec.train.steps import Training
+from dat_rec.training.build import build_model, reader_options
+from dat_rec.training.optimizers import build_optimizer
+from dat_rec.training.steps import Training
 
 
 class Copies(DMPCollection):  # type: ignore[misc]  # TorchRec ships no types

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dat_rec.errors import SharedError
-from dat_rec.train.objective import TERMS
+from dat_rec.training.objective import TERMS
 
 LARGEST = 1e6
 """Maximum of a loss term; a larger one has exploded: with unit vectors none comes near it."""

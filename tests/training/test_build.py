@@ -13,8 +13,8 @@ from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.cost_estimate import PlanEstimate, RankEstimate
 from dat_rec.planner.plan_and_shard import plan_and_shard
-from dat_rec.train.build import build_model, pooling_factors, sharding_options
-from dat_rec.train.objective import TrainTask
+from dat_rec.training.build import build_model, pooling_factors, sharding_options
+from dat_rec.training.objective import TrainTask
 
 
 def counted(dataset: Dataset) -> dict[str, float]:

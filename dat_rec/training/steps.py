@@ -21,11 +21,11 @@ from dat_rec.errors import SharedError, StoppedError
 from dat_rec.options import flatten, to_json
 from dat_rec.runs.run_folder import OpenRun
 from dat_rec.sharding.copies import average_copies
-from dat_rec.train.metrics_log import LookupTimer, MetricsLog
-from dat_rec.train.objective import logged_terms
-from dat_rec.train.optimizers import LearningRates
-from dat_rec.train.preemption import StopVote
-from dat_rec.train.watch import LossWatch
+from dat_rec.training.metrics_log import LookupTimer, MetricsLog
+from dat_rec.training.objective import logged_terms
+from dat_rec.training.optimizers import LearningRates
+from dat_rec.training.preemption import StopVote
+from dat_rec.training.watch import LossWatch
 
 
 class Training:
