@@ -17,13 +17,13 @@ from dat_rec.data.schema import Schema
 from dat_rec.errors import UserError
 from dat_rec.files import local_path
 from dat_rec.install import CHECKOUT
-from dat_rec.options import path_options
+from dat_rec.option_marks import path_options
 from launch.refuse import refuse
 from launch.size import Size
 
 
 @contextmanager
-def refused() -> Iterator[None]:
+def refusing_user_errors() -> Iterator[None]:
     """Refuse what dat_rec's own code calls bad input."""
     try:
         yield
@@ -40,7 +40,7 @@ def training_arguments(arguments: Sequence[str], size: Size, image: str) -> list
         image: the container image, or nothing: then paths are made absolute, as jobs begin in
             folders of their own.
     """
-    with refused():
+    with refusing_user_errors():
         config = parse_train(arguments)
         config.check()
         if image:
@@ -51,8 +51,13 @@ def training_arguments(arguments: Sequence[str], size: Size, image: str) -> list
         refuse(f"-j: {ranks} ranks for {schema.examples} examples of {config.data}")
     _check_paths(config)
     found, paths = list(arguments), path_options(TrainConfig)
-    for position, word in enumerate(found[:-1]):
-        if word in paths:
+    for position, word in enumerate(arguments):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") not in paths:
+            continue
+        if equals:
+            found[position] = f"{name}={Path(value).absolute()}"
+        else:
             found[position + 1] = str(Path(found[position + 1]).absolute())
     return found
 
@@ -69,7 +74,7 @@ def _check_paths(config: TrainConfig) -> None:
         refuse(f"{out} is no folder: choose another --out")
     existing = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not os.access(existing, os.W_OK):
-        refuse(f"{existing}: may not be written: choose another --out, or mend its rights")
+        refuse(f"{existing}: is not writable: choose another --out, or correct its permissions")
 
 
 def run_arguments(run: str, data: str, image: str) -> list[str]:
@@ -78,14 +83,14 @@ def run_arguments(run: str, data: str, image: str) -> list[str]:
     if not image and not (Path(run) / "config.json").exists():
         refuse(f"{run} holds no run: name the folder that train made")
     if not image and data:
-        with refused():
+        with refusing_user_errors():
             Schema.load(Path(data))
     return words
 
 
 def folder(path: str, image: str) -> str:
     """Return a container's path as it is, a host's own as absolute path; refuse addresses."""
-    with refused():
+    with refusing_user_errors():
         local = local_path(path)
     return path if image else str(local.absolute())
 

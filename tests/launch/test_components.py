@@ -82,6 +82,29 @@ def test_relative_paths_become_absolute(
     assert arguments[2::2][:2] == [str(data), str(tmp_path / "run")]
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--warm-start", "old"), ("--warm-start", "{}/old")),
+        (("--warm_start", "old"), ("--warm_start", "{}/old")),
+        (("--warm-start=old",), ("--warm-start={}/old",)),
+    ],
+)
+def test_paths_of_trainings_own_options_become_absolute_however_they_are_spelt(
+    words: tuple[str, ...],
+    expected: tuple[str, ...],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text("{}")
+    app = dry_run("train", "--data", data, "--out", "run", "--", *words)
+    found = host_arguments(app).arguments
+    assert tuple(found[-len(words) :]) == tuple(word.format(tmp_path) for word in expected)
+
+
 def test_several_hosts_meet_at_the_first(data: Path, tmp_path: Path) -> None:
     sizes = ("-j", "2:3x4", "--rdzv_port", "29600", "--max_restarts", "5", "--max_retries", "4")
     app = dry_run("train", "--data", data, "--out", tmp_path / "run", *sizes, "--env", "A=1,2,B=$C")
@@ -161,7 +184,7 @@ TRAIN = ("train", "--data", "DATA", "--out", "OUT")
         ((*TRAIN, "--rdzv_port", "65536"), "--rdzv_port 65536: a port is below 65536"),
         ((*TRAIN, "--max_restarts", "-1"), "--max_restarts -1: 0 or more"),
         ((*TRAIN, "--max_retries", "-1"), "--max_retries -1: 0 or more"),
-        ((*TRAIN, "--name", "My_job"), "--name My_job: small letters"),
+        ((*TRAIN, "--name", "My_job"), "--name My_job: lowercase letters"),
         ((*TRAIN, "--", "--epochs", "0"), "--epochs is 0: it must be 1 or more"),
         ((*TRAIN, "--image", "i"), "--image i: -s local_cwd runs no containers"),
         (("train", "--data", "/nowhere", "--out", "OUT"), "/nowhere is not a prepared dataset"),
