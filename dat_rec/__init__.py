@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dat_rec.retrieval.evaluate import evaluate
     from dat_rec.retrieval.export import export
     from dat_rec.retrieval.metrics import metrics_from_vectors
-    from dat_rec.training.loop import train
+    from dat_rec.training.train import train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -42,7 +42,7 @@ _MODULES = {
     "load_export": "dat_rec.retrieval.answer",
     "metrics_from_vectors": "dat_rec.retrieval.metrics",
     "prepare": "dat_rec.data.prepare",
-    "train": "dat_rec.training.loop",
+    "train": "dat_rec.training.train",
 }
 """Where the public names are defined."""
 

@@ -1,7 +1,7 @@
 """What a training run is made of: each option declared once, as a field of a frozen dataclass.
 
 A field's docstring is its help on the command line. Its annotation holds its type, its bounds
-(``Ge``, ``Gt``, ``Le``, ``Lt``) and the marks of ``dat_rec.options``: whether it may change on
+(``Ge``, ``Gt``, ``Le``, ``Lt``) and the marks of ``dat_rec.option_marks``: whether it may change on
 ``--resume``, beside which other option it is void, and what a config.json that lacks it stands for.
 All else follows: ``check``, a run's config.json, and what a resumed run may change.
 """
@@ -16,7 +16,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked
-from dat_rec.options import (
+from dat_rec.option_marks import (
     MAY_CHANGE,
     Absent,
     Void,

@@ -40,7 +40,7 @@ def probe_training() -> str:
     from dat_rec.data.prepare import prepare
     from dat_rec.data.sources.synthetic import Synthetic
     from dat_rec.dist.process_group import process_group
-    from dat_rec.training.loop import train
+    from dat_rec.training.train import train
 
     said = io.StringIO()
     with (

@@ -1,5 +1,7 @@
 """Marks that a configuration's fields carry in their annotations, and what follows from them.
 
+The options themselves are declared in ``config.py``.
+
 As in ``keep_best: Annotated[int, Ge(0), MAY_CHANGE] = 0``. pydantic reads the bounds
 (``files.checked``) and passes over the marks.
 """

@@ -35,7 +35,7 @@ def app_def(
 ) -> specs.AppDef:
     """Return the job of one role, with one replica for each host."""
     if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name):
-        refuse(f"--name {name}: small letters, digits and dashes, as Kubernetes wants it")
+        refuse(f"--name {name}: lowercase letters, digits and dashes, as Kubernetes wants it")
     if max_retries < 0:
         refuse(f"--max_retries {max_retries}: 0 or more")
     if mounts and not image:

@@ -77,7 +77,7 @@ def _app(options: argparse.Namespace) -> AppDef:
     for option in ("namespace", "queue", "runtime"):
         value = getattr(options, option)
         if value and not NAME.fullmatch(value):
-            refuse(f"--{option} {value}: small letters, digits and dashes, at most 63")
+            refuse(f"--{option} {value}: lowercase letters, digits and dashes, at most 63")
     return app
 
 

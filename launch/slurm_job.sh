@@ -1,5 +1,5 @@
-# The script of every job, behind the #SBATCH lines and what slurm.py sets: role, cpus, retries,
-# command. The job is heterogeneous, with a component for each node: Slurm starts it again without
+# The body of every job's script: slurm_script.py puts the #SBATCH lines and the variables role, cpus,
+# retries and command before it. The job is heterogeneous, with a component for each node: Slurm starts it again without
 # waiting for the end of what runs on the nodes that are left when one is lost.
 # The hosts meet at the first.
 export DAT_REC_FIRST=${SLURM_JOB_NODELIST_HET_GROUP_0:-$SLURM_JOB_NODELIST}

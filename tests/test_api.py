@@ -41,7 +41,7 @@ def test_the_page_shows_the_example_of_every_docstring() -> None:
     for name in sorted(set(dat_rec.__all__) - WITHOUT_EXAMPLE):
         public = getattr(dat_rec, name)
         if name == "train":
-            from dat_rec.training.loop import train as public
+            from dat_rec.training.train import train as public
         shown = examples(inspect.getdoc(public) or "")
         assert shown, name
         starts = [

@@ -20,7 +20,7 @@ from dat_rec.config import (
     preset,
 )
 from dat_rec.errors import UserError
-from dat_rec.options import to_json
+from dat_rec.option_marks import to_json
 
 DATA, OUT = Path("/data"), Path("/out")
 

@@ -9,7 +9,7 @@ from annotated_types import Ge, Lt
 
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT
-from dat_rec.options import (
+from dat_rec.option_marks import (
     MAY_CHANGE,
     Absent,
     Void,

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
-from dat_rec.checkpoint.tensor_blocks import Block, row_chunks
-from dat_rec.checkpoint.tensor_files import TensorFiles
+from dat_rec.checkpoint.read_tensors import TensorFiles
+from dat_rec.checkpoint.write_tensors import Block, row_chunks
 from dat_rec.errors import UserError
 from dat_rec.model.towers import GIVEN
 from dat_rec.sharding.table_shards import TableShard, is_table, plain_name, table_shards

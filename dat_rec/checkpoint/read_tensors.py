@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dat_rec.checkpoint.tensor_blocks import DTYPES, SUFFIX, block_key, rows_per_chunk
+from dat_rec.checkpoint.write_tensors import DTYPES, SUFFIX, block_key, rows_per_chunk
 from dat_rec.errors import UserError
 
 

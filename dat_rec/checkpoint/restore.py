@@ -12,7 +12,7 @@ from dat_rec.checkpoint.damage import cannot_read, is_missing, read_patiently
 from dat_rec.checkpoint.find import FoundCheckpoint
 from dat_rec.checkpoint.listing import DIGESTS, INDEX, VERSION
 from dat_rec.checkpoint.model_state import load_into, load_towers
-from dat_rec.checkpoint.tensor_files import TensorFiles
+from dat_rec.checkpoint.read_tensors import TensorFiles
 from dat_rec.disk import system_error
 from dat_rec.dist.agree import raise_first
 from dat_rec.errors import SharedError, UserError

@@ -15,9 +15,9 @@ import torch.distributed as dist
 
 from dat_rec.checkpoint.listing import DIGESTS, INDEX, VERSION, advice, checkpoint_folder
 from dat_rec.checkpoint.model_state import check_finite
+from dat_rec.checkpoint.read_tensors import TensorFiles
 from dat_rec.checkpoint.retention import drop_old
-from dat_rec.checkpoint.tensor_blocks import SUFFIX, Block, write_blocks
-from dat_rec.checkpoint.tensor_files import TensorFiles
+from dat_rec.checkpoint.write_tensors import SUFFIX, Block, write_blocks
 from dat_rec.disk import READ_S, UNSEEN, Patience, keep_trying, may_pass, reason
 from dat_rec.dist.agree import all_gather_object, raise_first
 from dat_rec.errors import DiskError, SharedError, SupersededError, UserError

@@ -15,8 +15,8 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from dat_rec.checkpoint.listing import advice
 from dat_rec.checkpoint.model_state import blocks_of, copied
-from dat_rec.checkpoint.tensor_blocks import Block
 from dat_rec.checkpoint.write_job import Fence, WriteJob
+from dat_rec.checkpoint.write_tensors import Block
 from dat_rec.disk import say
 from dat_rec.dist.agree import all_gather_object
 from dat_rec.dist.rank_context import RankContext

@@ -10,7 +10,7 @@ from dat_rec.commands.parse import Arguments, parse, refuse_repeated
 from dat_rec.config import MAXIMUM_MEMORY_GB, Preset
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT
-from dat_rec.options import check_bounds
+from dat_rec.option_marks import check_bounds
 from dat_rec.sharding_rules import ShardingType, parse_rule
 from dat_rec.versions import require_stack
 

@@ -14,7 +14,7 @@ def run(arguments: Arguments) -> None:
     config = parse_train(arguments)
     require_stack()
     from dat_rec.runs.figures import next_command, trained_words
-    from dat_rec.training.loop import train
+    from dat_rec.training.train import train
 
     summary = train(config)
     if os.environ.get("RANK", "0") == "0":

@@ -1,8 +1,8 @@
 """The examples of a global batch in, this rank's ``Batch`` out: its part, negatives and padding.
 
 Of g examples rank r of W takes those from r·g // W to (r + 1)·g // W. Hidden ids and negatives are
-drawn for the whole global batch, from generators that its number keys, and cut in the same way, so
-that W ranks see together what one rank sees alone.
+drawn for the whole global batch, from generators keyed by its number, and then cut like the
+examples, so that W ranks see together what one rank sees alone.
 
 Shapes: B rows on every rank, S negatives for each example, N negatives on every rank.
 """

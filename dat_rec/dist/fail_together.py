@@ -1,7 +1,8 @@
 """Why all ranks stop when one fails, within seconds, and how each learns which one and why.
 
-Left alone, the ranks of a dead one wait in a collective until its timeout, or end with an error of
-the network that names nobody. Three things in the store that all ranks share prevent it:
+Without this, when one rank dies the others wait in a collective until it times out, or fail with a
+network error that does not say which rank died. Three things in the store that all ranks share
+prevent it:
 
 - the first failure (``first_failure``): a rank that fails publishes its error before it ends. A
   thread on every other rank looks for it twice a second, and ends its process if the main thread
@@ -39,8 +40,8 @@ from dat_rec.errors import (
 )
 
 LOST_S = 15.0
-"""Seconds without a sign of life after which a rank or the store is given up, or less where the
-timeout is less."""
+"""Seconds without a sign of life after which a rank or the store is taken for lost, at most the
+timeout."""
 
 
 @contextmanager
@@ -53,7 +54,8 @@ def fail_together(
         store: shared by all ranks, with keys for this use alone.
         rank: this process's.
         world_size: number of ranks.
-        timeout_s: maximum number of seconds without a sign of life, after which a rank is given up.
+        timeout_s: the run's timeout. A silent rank is taken for lost after ``LOST_S`` or this,
+            whichever is less.
         reporter: writes what this rank knows of a failure.
 
     Raises:
@@ -66,7 +68,7 @@ def fail_together(
     try:
         with out_of_memory_explained(), _sigterm_ignored_after_failure():
             yield
-        # Nobody leaves before all are done: a failure after it could not be told.
+        # Nobody leaves before all are done: one that has left could not be told of a failure.
         if watch:
             dist.barrier()
     except SupersededError:  # the run's folder belongs to another start
@@ -111,9 +113,9 @@ _sigterm_before: list[Any] = []
 
 @contextmanager
 def _sigterm_ignored_after_failure() -> Iterator[None]:
-    """After a failure SIGTERM says nothing new: torchrun stops the ranks that live.
+    """Ignore SIGTERM once this rank has failed: torchrun sends it to the ranks that live.
 
-    What it does otherwise, before and after the steps, would take the failure's place.
+    The usual handler's ``StoppedError`` would hide the failure.
     """
     try:
         yield

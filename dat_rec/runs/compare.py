@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dat_rec.errors import UserError
-from dat_rec.options import flatten
+from dat_rec.option_marks import flatten
 from dat_rec.runs.figures import (
     BLOCKS,
     CUTOFFS,

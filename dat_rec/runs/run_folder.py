@@ -44,7 +44,7 @@ class OpenRun:
     restarted: bool
     """Whether the torchrun or the scheduler's job that began this run has started it again."""
     global_batch: int
-    """Examples a step on all ranks: those of the run's first start, however many ranks it had."""
+    """Examples per step on all ranks: those of the run's first start, however many ranks it had."""
     fence: Fence
     """The right of this start to write in the folder; rank 0 takes and checks it."""
 
@@ -118,8 +118,8 @@ def _resumed(config: TrainConfig) -> TrainConfig:
 def _is_restarted(run: Path, launchers: tuple[str, ...], job: str) -> bool:
     """Return whether the torchrun or the scheduler's job that began this run starts it again.
 
-    torchrun's count of restarts does not tell, which hosts keep apart, nor does its run id, which
-    may be given twice.
+    torchrun's count of restarts cannot be used, because each host keeps its own; nor can its run
+    id, because it may be used again.
     """
     if not (launchers or job) or not (run / "config.json").exists():
         return False
@@ -140,7 +140,8 @@ def _checked_global_batch(config: TrainConfig, dataset: Dataset, world_size: int
     keeps_batch = goes_on
     if is_run and config.resume:
         before = load_config(run)
-        # Without a checkpoint the run begins anew, by chance on other ranks: it stays the same run.
+        # Without a checkpoint the run starts over, possibly on another number of ranks. With the
+        # batch size that it began with it still keeps its global batch.
         keeps_batch = goes_on or before.batch_size == config.batch_size
         if goes_on:
             _check_same_run(config, before, dataset)

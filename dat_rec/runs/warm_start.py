@@ -22,8 +22,8 @@ from torchrec.optim.keyed import CombinedOptimizer
 from dat_rec.checkpoint.find import newest_whole
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.checkpoint.model_state import load_towers
+from dat_rec.checkpoint.read_tensors import TensorFiles
 from dat_rec.checkpoint.restore import read_index, read_together
-from dat_rec.checkpoint.tensor_files import TensorFiles
 from dat_rec.config import TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.rows import row_values

@@ -16,7 +16,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.data.rows import copy_rows
 from dat_rec.dist.agree import wait_for_all_ranks
 from dat_rec.files import PARTIAL_SUFFIX, publish, read_json, whole_file, write_json
-from dat_rec.options import to_json
+from dat_rec.option_marks import to_json
 from dat_rec.planner.plan_table import plan_to_text
 from dat_rec.runs.failure_record import SUMMARY, forget_failure
 from dat_rec.runs.fence import JOB

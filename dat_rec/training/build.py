@@ -10,7 +10,7 @@ from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader_options import OPTION_CURE, ReaderOptions
 from dat_rec.dist.rank_context import RankContext
-from dat_rec.model.losses import most_compared
+from dat_rec.model.losses import max_categories
 from dat_rec.model.towers import TowerFactory
 from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.planner.plan_and_shard import plan_and_shard
@@ -97,5 +97,5 @@ def reader_options(config: TrainConfig, global_batch: int) -> ReaderOptions:
         id_dropout=config.examples.id_dropout,
         skip_repeats=config.examples.skip_repeats,
         bad_ids=config.examples.bad_ids,
-        categories=most_compared(config.model.output_dim) if config.loss.alignment else None,
+        categories=max_categories(config.model.output_dim) if config.loss.alignment else None,
     )

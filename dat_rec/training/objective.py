@@ -21,8 +21,8 @@ from dat_rec.model.losses import (
     binary_cross_entropy,
     category_alignment,
     category_moments,
+    max_categories,
     mimic,
-    most_compared,
     sampled_softmax,
 )
 from dat_rec.model.towers import TowerFactory
@@ -171,7 +171,7 @@ class Objective(nn.Module):
             candidate_ND=candidate_ND,
             positive=positive,
             candidate=candidate,
-            queries=queries,
+            num_queries=queries,
             temperature=self._config.temperature,
             log_q_strength=self._config.log_q,
         )
@@ -249,7 +249,7 @@ class TrainTask(nn.Module):
         negatives = 0 if shared else loss.negatives
         self.dat = DAT(schema, model, negatives, shared, embedding_device, tower)
         categories = schema.feature(schema.category).rows
-        self.exchange = Exchange(loss, min(categories, 1 + most_compared(model.output_dim)))
+        self.exchange = Exchange(loss, min(categories, 1 + max_categories(model.output_dim)))
         self.objective = Objective(loss)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from dat_rec.data.prefetch import Prefetcher
 from dat_rec.data.reader import ExampleReader
 from dat_rec.dist.agree import all_gather_object, wait_for_all_ranks
 from dat_rec.errors import SharedError, StoppedError
-from dat_rec.options import flatten, to_json
+from dat_rec.option_marks import flatten, to_json
 from dat_rec.runs.run_folder import OpenRun
 from dat_rec.sharding.copies import average_copies
 from dat_rec.training.metrics_log import LookupTimer, MetricsLog

@@ -22,7 +22,7 @@ from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import StoppedError
 from dat_rec.model.towers import TowerFactory
-from dat_rec.options import to_json
+from dat_rec.option_marks import to_json
 from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.preflight.preflight import require
 from dat_rec.runs.run_folder import OpenRun, open_run
@@ -48,7 +48,7 @@ def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str
         UserError: the configuration, the dataset, the run's folder or a checkpoint is bad.
         RankError: another rank failed or died.
         SupersededError: another start of the run has taken its folder over.
-        StoppedError: SIGTERM came, and a checkpoint was written.
+        StoppedError: SIGTERM came; during the steps a checkpoint is written first.
 
     Example:
         >>> config = dat_rec.TrainConfig(data=Path("data"), out=Path("run"), epochs=1)
@@ -103,7 +103,10 @@ def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str
 
 @contextmanager
 def _stopped_at_once_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM raise ``StoppedError``: before and after the steps there is nothing to save."""
+    """Let SIGTERM raise ``StoppedError``: before and after the steps there is nothing to save.
+
+    During the steps ``preemption.StopVote`` handles it.
+    """
 
     def stop(*_: Any) -> None:
         raise StoppedError(

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dat_rec.checkpoint import tensor_blocks
-from dat_rec.checkpoint.tensor_blocks import Block, write_blocks
-from dat_rec.checkpoint.tensor_files import TensorFiles
+from dat_rec.checkpoint.read_tensors import TensorFiles
+from dat_rec.checkpoint.write_tensors import Block, write_blocks
 from dat_rec.errors import UserError
 from tests.distributed.ranks import run_ranks
 

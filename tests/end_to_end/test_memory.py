@@ -32,7 +32,7 @@ def large(planted: Dataset, tmp_path: Path) -> Path:
 
 
 IMPORTS = """
-import dat_rec.training.loop
+import dat_rec.training.train
 print(next(int(line.split()[1]) for line in open("/proc/self/status") if "VmHWM" in line) / 1024)
 """
 

@@ -22,7 +22,7 @@ from tests.rendezvous import free_port, rank_variables
 LIMIT_S = 240
 """A command that takes longer hangs."""
 PRELOAD = (
-    "dat_rec.training.loop",
+    "dat_rec.training.train",
     "dat_rec.data.sources",
     "dat_rec.retrieval.evaluate",
     "dat_rec.retrieval.export",

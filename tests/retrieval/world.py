@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from dat_rec.checkpoint.tensor_blocks import Block, write_blocks
+from dat_rec.checkpoint.write_tensors import Block, write_blocks
 from dat_rec.config import ModelConfig, preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import ExampleFile, Feature, Schema
 from dat_rec.files import sha256, write_json
-from dat_rec.options import to_json
+from dat_rec.option_marks import to_json
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.sharding.table_shards import is_table, table_shards
 from dat_rec.training.objective import TrainTask

@@ -16,7 +16,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.dist.process_group import process_group
 from dat_rec.errors import UserError
 from dat_rec.files import write_json
-from dat_rec.options import to_json
+from dat_rec.option_marks import to_json
 from dat_rec.runs.run_folder import open_run
 from dat_rec.runs.status import status
 from dat_rec.runs.writes import begin, earlier_summary

@@ -93,7 +93,7 @@ def _walk(folder: Path) -> Iterator[Path]:
     """All files below ``folder`` that are not hidden; links are followed, circles are not."""
 
     def stop(error: OSError) -> None:
-        raise UserError(f"{error.filename}: {error.strerror}: mend its rights") from error
+        raise UserError(f"{error.filename}: {error.strerror}: correct its permissions") from error
 
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=stop):

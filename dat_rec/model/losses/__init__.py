@@ -4,10 +4,10 @@
 ``bce.py``              equation (4): binary cross entropy of positives and negatives
 ``softmax.py``          sampled softmax, the other main loss; built on the next three
 ``log_q.py``            … its correction for how candidates were sampled
-``accidental_hits.py``  … the candidates that are a query's own item, and no negatives
+``accidental_hits.py``  … candidates that are the query's own item, so not negatives
 ``blockwise.py``        … and how it is computed without all logits at once
 ``adaptive_mimic.py``   equation (2): the augmented vector follows the other tower
-``alignment.py``        equation (3): covariances of the categories, of the next one's
+``alignment.py``        equation (3): compares covariances of the categories' items
 ``moments.py``          … sums over the items of each category, which add up over ranks
 ======================  ==============================================================
 
@@ -21,7 +21,7 @@ Equation numbers are the paper's (Yu et al., DLP-KDD 2021).
 from dat_rec.model.losses.adaptive_mimic import mimic
 from dat_rec.model.losses.alignment import category_alignment
 from dat_rec.model.losses.bce import binary_cross_entropy
-from dat_rec.model.losses.moments import CategoryMoments, category_moments, most_compared
+from dat_rec.model.losses.moments import CategoryMoments, category_moments, max_categories
 from dat_rec.model.losses.softmax import sampled_softmax
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "binary_cross_entropy",
     "category_alignment",
     "category_moments",
+    "max_categories",
     "mimic",
-    "most_compared",
     "sampled_softmax",
 ]

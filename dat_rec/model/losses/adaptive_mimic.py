@@ -3,7 +3,7 @@
 from torch import Tensor
 
 
-def mimic(augmented_BD: Tensor, partner_BD: Tensor, pairs: float) -> Tensor:
+def mimic(augmented_BD: Tensor, partner_BD: Tensor, num_pairs: float) -> Tensor:
     """Equation (2): 1/T Σ [y·a + (1 − y)·p − p]², for one side.
 
     A negative pair costs p − p = 0, so only the B positives are passed. The square of a
@@ -14,10 +14,10 @@ def mimic(augmented_BD: Tensor, partner_BD: Tensor, pairs: float) -> Tensor:
     Args:
         augmented_BD: (B, D) a_u (or a_v) of the positive pairs, not normalised.
         partner_BD: (B, D) p_v (or p_u) of the same pairs, unit vectors; detached here.
-        pairs: T, the number of pairs that the mean is over: the positives, or the paper's
+        num_pairs: T, the number of pairs that the mean is over: the positives, or the paper's
             1 + S times as many.
 
     Returns:
-        Scalar, Σ over the positives divided by ``pairs``.
+        Scalar, Σ over the positives divided by ``num_pairs``.
     """
-    return (augmented_BD - partner_BD.detach()).square().sum() / pairs
+    return (augmented_BD - partner_BD.detach()).square().sum() / num_pairs

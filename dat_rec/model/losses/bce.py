@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def binary_cross_entropy(query_BD: Tensor, item_BSD: Tensor, pairs: float) -> Tensor:
+def binary_cross_entropy(query_BD: Tensor, item_BSD: Tensor, num_pairs: float) -> Tensor:
     """Equation (4): −1/T Σ [y log σ(s) + (1 − y) log(1 − σ(s))], s = ⟨p_u, p_v⟩.
 
     The sum is over B·(1 + S) pairs: each query with its own positive (y = 1) and negatives
@@ -14,12 +14,12 @@ def binary_cross_entropy(query_BD: Tensor, item_BSD: Tensor, pairs: float) -> Te
     Args:
         query_BD: (B, D) unit vectors.
         item_BSD: (B, 1 + S, D) unit vectors, the positive first.
-        pairs: T, the number of pairs that the mean is over.
+        num_pairs: T, the number of pairs that the mean is over.
 
     Returns:
-        Scalar, Σ over the pairs divided by ``pairs``.
+        Scalar, Σ over the pairs divided by ``num_pairs``.
     """
     scores_BS = torch.einsum("bd,bsd->bs", query_BD, item_BSD)
     labels_BS = torch.zeros_like(scores_BS)
     labels_BS[:, 0] = 1.0
-    return F.binary_cross_entropy_with_logits(scores_BS, labels_BS, reduction="sum") / pairs
+    return F.binary_cross_entropy_with_logits(scores_BS, labels_BS, reduction="sum") / num_pairs

@@ -1,8 +1,9 @@
 """Cross entropy of inner products, a cache-sized block of logits at a time, with its gradients.
 
 The (B, N) logits of a large batch fill memory, and reading them again takes longer than computing
-them. So for some queries at a time one block of candidates comes after the other, and goes from
-logits to what their weights add to the queries' gradients while it is in the cache. Totals and
+them. So queries are taken in groups. For each group one block of candidates follows the other:
+logits, softmax weights and what these add to the queries' gradients are computed while the block is
+in the cache. Totals and
 gradients of queries are relative to the largest logit so far, and are scaled down when a larger one
 comes (Milakov and Gimelshein, arXiv:1805.02867); the candidates' gradients wait until the largest
 is known. Until then the weights of these queries are held, and the exponential is taken once.
@@ -22,8 +23,8 @@ from torch.autograd.function import once_differentiable
 
 from dat_rec.model.losses.accidental_hits import hit_positions
 
-BITS = math.log2(math.e)
-"""Bits in a natural unit of log-probability."""
+LOG2_E = math.log2(math.e)
+"""Bits in one natural unit: logits times this are in bits."""
 CACHE_LINE = 64
 """Bytes."""
 
@@ -83,7 +84,7 @@ class _Blocks(NamedTuple):
     """Room for the logits of R queries, and how candidates are cut into blocks."""
 
     logits_MRS: Tensor
-    """(M, R, S): S is C or more, for the sake of the cache."""
+    """(M, R, S): a row has S numbers, C or more, for the sake of the cache."""
     columns: int
     """C, the number of candidates in a block; the last one may have fewer."""
 
@@ -114,13 +115,13 @@ def _cut(total: int, size: int) -> list[slice]:
 
 
 class _Weights(NamedTuple):
-    """exp(logit − top) of R queries for one block of candidates."""
+    """2^(logit − top) of R queries for one block of candidates, logits in bits."""
 
     block: slice
     """Which candidates."""
     weight_RC: Tensor
     top_R: Tensor
-    """The largest logit of each query when this block was computed."""
+    """The largest logit of each query when this block was computed, in bits."""
 
 
 class _Totals(NamedTuple):
@@ -131,7 +132,7 @@ class _Totals(NamedTuple):
     top_R: Tensor
     """The largest logit of each query, its own positive's included, in bits."""
     total_R: Tensor
-    """Σ exp(logit − top), the own positive included."""
+    """Σ 2^(logit − top), the own positive included."""
 
 
 class _CrossEntropyOfProducts(torch.autograd.Function):
@@ -150,8 +151,8 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
     ) -> Tensor:
         gradient_BD, gradient_ND = torch.zeros_like(query_BD), torch.zeros_like(candidate_ND)
         share_B = torch.empty_like(offset_B)
-        bits_BD, bits_N = query_BD * BITS, offset_N * BITS
-        own_B = (bits_BD * positive_BD).sum(dim=1) + offset_B * BITS
+        bits_BD, bits_N = query_BD * LOG2_E, offset_N * LOG2_E
+        own_B = (bits_BD * positive_BD).sum(dim=1) + offset_B * LOG2_E
         loss = query_BD.new_zeros(())
         blocks = _Blocks.of(query_BD, len(candidate_ND))
         hits = hit_positions(item_B, item_N, blocks.columns, blocks.logits_MRS)
@@ -171,7 +172,7 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
         error_B1 = (share_B - 1)[:, None]
         gradient_BD.addcmul_(error_B1, positive_BD)
         ctx.save_for_backward(gradient_BD, error_B1 * query_BD, gradient_ND)
-        return loss / BITS
+        return loss / LOG2_E
 
     @staticmethod
     @once_differentiable
@@ -191,7 +192,7 @@ def _see_candidates(
     """Take R queries past all candidates, block after block.
 
     Args:
-        bits_RD: (R, D) the queries, times ``BITS``.
+        bits_RD: (R, D) the queries, times ``LOG2_E``.
         own_R: (R,) logits of their own positives, in bits.
         candidate_ND: (N, D).
         bits_N: (N,) the candidates' offsets, in bits.

@@ -19,7 +19,7 @@ FEWEST_COMPARED = 64
 """Number of categories that are compared however wide the vectors are."""
 
 
-def most_compared(width: int) -> int:
+def max_categories(width: int) -> int:
     """Maximum number of categories that equation (3) compares: 1024 for D = 32, 64 from 128 on.
 
     The moments of a category are D² numbers, which all ranks exchange in each step, whether the
@@ -103,8 +103,8 @@ def _blocks_of_one_category(category_N: Tensor, count_K: Tensor) -> tuple[Tensor
 
     Returns:
         (N,) the items in order, (N,) the slot of each of these in M blocks of ``BLOCK`` slots, and
-        (M,) each block's category. M does not depend on the data, which a GPU would have to be
-        waited for to know; blocks that are left over stay empty, whatever category they are given.
+        (M,) each block's category. M depends on shapes alone, so that a GPU need not be waited
+        for; blocks that are left over stay empty, whatever category they are given.
     """
     items, categories = len(category_N), len(count_K)
     device = category_N.device

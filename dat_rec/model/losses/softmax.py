@@ -13,7 +13,7 @@ def sampled_softmax(
     candidate_ND: Tensor,
     positive: Items,
     candidate: Items,
-    queries: float,
+    num_queries: float,
     temperature: float,
     log_q_strength: float = 1.0,
 ) -> Tensor:
@@ -22,9 +22,9 @@ def sampled_softmax(
     −1/T Σ_i log softmax_j(⟨p_i, p_j⟩ / τ − w·log Q_j)[own positive], over the own positive and
     all candidates of other items, after Yi et al. (RecSys 2019), equation (4); w is 1 there. A
     candidate that is the own positive's item is no negative: it is left out ("accidental hit"),
-    and so the own positive may stand among the candidates too. At equal scores and equal Q it
-    costs ln of the number of what is scored. Gradients flow into all three kinds of vectors, and
-    not into log Q.
+    and so the own positive may stand among the candidates too. At equal scores and equal Q the
+    loss is ln of the number of scored candidates. Gradients flow into all three kinds of vectors,
+    and not into log Q.
 
     Args:
         query_BD: (B, D) unit vectors.
@@ -32,12 +32,12 @@ def sampled_softmax(
         candidate_ND: (N, D) unit vectors, of the global batch.
         positive: B items.
         candidate: N items.
-        queries: T, the number of queries that the mean is over.
+        num_queries: T, the number of queries that the mean is over.
         temperature: τ.
         log_q_strength: w.
 
     Returns:
-        Scalar, Σ over the B queries divided by ``queries``.
+        Scalar, Σ over the B queries divided by ``num_queries``.
     """
     offset_B, offset_N = (
         log_q_correction(items.log_q, log_q_strength).to(candidate_ND.dtype)
@@ -52,4 +52,4 @@ def sampled_softmax(
         positive.index,
         candidate.index,
     )
-    return loss / queries
+    return loss / num_queries

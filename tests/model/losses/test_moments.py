@@ -2,13 +2,13 @@
 
 import torch
 
-from dat_rec.model.losses import category_moments, most_compared
+from dat_rec.model.losses import category_moments, max_categories
 from tests.model.losses.vectors import D, K, unit
 
 
 def test_the_moments_of_compared_categories_stay_below_a_million_numbers_or_64_categories() -> None:
     widths = (8, 16, 32, 64, 128, 512)
-    assert [most_compared(width) for width in widths] == [16384, 4096, 1024, 256, 64, 64]
+    assert [max_categories(width) for width in widths] == [16384, 4096, 1024, 256, 64, 64]
 
 
 def test_category_moments_of_two_halves_add_up_to_those_of_the_whole() -> None:
