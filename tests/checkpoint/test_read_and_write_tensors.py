@@ -13,7 +13,7 @@ from numpy.random import Generator
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dat_rec.checkpoint import tensor_blocks
+from dat_rec.checkpoint import write_tensors
 from dat_rec.checkpoint.read_tensors import TensorFiles
 from dat_rec.checkpoint.write_tensors import Block, write_blocks
 from dat_rec.errors import UserError
@@ -85,7 +85,7 @@ WHOLES: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
 def test_any_part_comes_back_as_it_was_cut_from_the_whole(
     seed: int, chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensor_blocks, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(write_tensors, "CHUNK_BYTES", chunk_bytes)
     rng = np.random.default_rng(seed)
     wholes = {name: numbers(*kind, rng) for name, kind in WHOLES.items()}
     blocks = [b for name, whole in wholes.items() for b in blocks_of(name, whole, rng)]
@@ -125,7 +125,7 @@ def test_numbers_are_read_into_another_kind(tmp_path: Path) -> None:
 def test_chunks_hold_every_number_of_the_rows_once(
     chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensor_blocks, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(write_tensors, "CHUNK_BYTES", chunk_bytes)
     rng = np.random.default_rng(4)
     whole = numbers((50, 6), torch.float32, rng)
     files = TensorFiles(tmp_path, write(tmp_path, blocks_of("t", whole, rng), 3, rng))
@@ -190,7 +190,7 @@ MEGABYTE = 2**20
 
 def growth(folder: str, chunk_bytes: int) -> tuple[float, float]:
     """By how many MB the process's peak memory grows while it writes and reads 200 MB."""
-    tensor_blocks.CHUNK_BYTES = chunk_bytes
+    write_tensors.CHUNK_BYTES = chunk_bytes
     block = Block("t", torch.ones(200 * MEGABYTE // 256, 64), (0, 0), (200 * MEGABYTE // 256, 64))
     before = peak()
     entries, _ = write_blocks(Path(folder) / "x.safetensors", [block])
@@ -205,7 +205,7 @@ def peak() -> int:
 
 
 def test_writing_and_reading_hold_a_chunk_and_not_the_block(tmp_path: Path) -> None:
-    (grown,) = run_ranks(growth, 1, str(tmp_path), tensor_blocks.CHUNK_BYTES)
+    (grown,) = run_ranks(growth, 1, str(tmp_path), write_tensors.CHUNK_BYTES)
     assert max(grown) < 64
     # The same with a chunk as large as the block: what is measured is what is held.
     (grown,) = run_ranks(growth, 1, str(tmp_path), 2**30)
