@@ -79,7 +79,21 @@ def check_bounds(config: Any) -> None:
     Raises:
         UserError: names the option, its value and the bound.
     """
-    checked(type(config), to_json(config), name=option)
+    value = to_json(config)
+    for name, one in flatten(value).items():
+        for text in one if isinstance(one, list) else [one]:
+            # As Python has names of files that are not UTF-8; a run's config.json could not.
+            if isinstance(text, str) and not _is_utf8(text):
+                raise UserError(f"{option(name)} is {text!r}: it must be UTF-8: rename it")
+    checked(type(config), value, name=option)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

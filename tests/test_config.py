@@ -412,3 +412,11 @@ def test_shared_negatives_take_as_many_rows_on_every_rank() -> None:
     loss = LossConfig(shared_negatives=10)
     assert [loss.shared_rows(ranks) for ranks in (1, 3, 10, 20)] == [10, 4, 1, 1]
     assert LossConfig().shared_rows(3) == 0
+
+
+def test_a_path_that_is_not_utf_8_is_refused_by_its_option() -> None:
+    config = dataclasses.replace(
+        preset("modern", Path("data"), Path("run")), topology=Path("caf\udce9.json")
+    )
+    with pytest.raises(UserError, match=r"--topology is .*caf.udce9.json': it must be UTF-8"):
+        config.check()

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from dat_rec.errors import UserError
 
@@ -23,8 +24,9 @@ class TowerFactory(Protocol):
 
     It is called twice, for the query tower and for the item tower, after the random seed is set.
     The module that it returns maps (B, input_dim) float to (B, output_dim); dat_rec scales each
-    output to length 1. It must have parameters and no buffers (a LayerNorm, not a BatchNorm, for
-    checkpoints hold parameters), and ``torch.export`` must understand it. ``--model.hidden`` and
+    output to length 1. Each of its parameters must learn, and it must have neither buffers nor
+    dropout (a LayerNorm, not a BatchNorm, for checkpoints hold parameters and no random state);
+    ``torch.export`` must understand it. ``--model.hidden`` and
     ``--model.last-relu`` describe the towers of dat_rec, and mean nothing to it.
 
     A run does not keep the function: to resume, evaluate or export it, give the same one again.
@@ -127,13 +129,42 @@ def _check(tower: nn.Module, input_dim: int, output_dim: int) -> None:
             f"tower {name} keeps the buffer {buffers[0]!r}, which checkpoints do not: use layers "
             "without buffers, e.g. LayerNorm in place of BatchNorm"
         )
-    parameter = next(tower.parameters())
-    with torch.no_grad():
-        example = torch.zeros(2, input_dim, dtype=parameter.dtype, device=parameter.device)
-        outputs = tower.eval()(example)
-    tower.train()
-    if not isinstance(outputs, Tensor) or outputs.shape != (2, output_dim):
-        found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    for part, module in tower.named_modules():
+        if isinstance(module, _DropoutNd):
+            raise UserError(
+                f"tower {name} has dropout in {part!r}, whose random state checkpoints do not "
+                "hold: leave it out"
+            )
+    parameters = dict(tower.named_parameters())
+    sums = []
+    for batch in (2, 3):
+        outputs = _tried(tower, batch, input_dim)
+        if not isinstance(outputs, Tensor) or outputs.shape != (batch, output_dim):
+            found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise UserError(
+                f"tower {name} maps ({batch}, {input_dim}) to {found}: it must give "
+                f"({batch}, {output_dim})"
+            )
+        sums.append(outputs.sum())
+    learning = {key: one for key, one in parameters.items() if one.requires_grad}
+    gradients = torch.autograd.grad(sums, list(learning.values()), allow_unused=True)
+    used = {key for key, one in zip(learning, gradients, strict=True) if one is not None}
+    if idle := [key for key in parameters if key not in used]:
         raise UserError(
-            f"tower {name} maps (2, {input_dim}) to {found}: it must give (2, {output_dim})"
+            f"tower {name} does not learn its parameter {idle[0]!r}: use it in forward, with "
+            "requires_grad, or leave it out"
         )
+
+
+def _tried(tower: nn.Module, batch: int, input_dim: int) -> object:
+    """What the tower makes of zeros."""
+    parameter = next(tower.parameters())
+    example = torch.zeros(batch, input_dim, dtype=parameter.dtype, device=parameter.device)
+    try:
+        return tower(example)
+    except (RuntimeError, TypeError, ValueError) as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise UserError(
+            f"tower {type(tower).__name__} fails on ({batch}, {input_dim}): {line}: it must map "
+            "(B, input_dim) for any B"
+        ) from error

@@ -27,7 +27,7 @@ Way = Literal["table_wise", "column_wise", "row_wise", "data_parallel", "every_r
 
 @dataclass(frozen=True)
 class Cost:
-    """Nanoseconds that a unit of a shard's work takes in a step on a CPU: see ``plan_time``."""
+    """Nanoseconds that a unit of a shard's work takes in a step on a CPU: see ``time_cost.py``."""
 
     bag_ns: Nanoseconds
     bag_byte_ns: Nanoseconds

@@ -6,7 +6,7 @@
      "hbm_mem_bw": 3350, "ddr_mem_bw": 76.8, "hbm_to_ddr_mem_bw": 63, "intra_host_bw": 450,
      "inter_host_bw": 50, "measured": true}
 
-For CPUs also "costs", as ``benchmarks/calibrate.py`` measures them (``plan_time``); without them
+For CPUs also "costs", as ``benchmarks/calibrate.py`` measures them (``time_cost.py``); without them
 and without bandwidths, CPUs have ``CPU_COSTS``.
 """
 
@@ -61,7 +61,10 @@ def read_cluster(path: Path) -> Cluster:
     Raises:
         UserError: names the file, the field and its cure.
     """
-    content = checked(Content, read_json(path, "the topology"), str(path))
+    value = read_json(path, "the topology")
+    if isinstance(value, dict) and value.get("costs", {}) is None:
+        raise UserError(f"{path}: costs is None: measure them, or leave them out")
+    content = checked(Content, value, str(path))
     if content.device == "cuda" and not content.memory_gb:
         raise UserError(f"{path}: memory_gb is missing: add the GiB of each GPU")
     if content.device == "cuda" and content.costs is not None:

@@ -86,12 +86,22 @@ class LoadedExport:
 
     def _rows(self, user_ids: UserIds) -> NDArray[np.int64]:
         wanted = self._export.user_ids.type
-        ids = pa.array(np.asarray(user_ids) if len(user_ids) else [], from_pandas=True)
-        if len(ids) and pa.types.is_integer(ids.type) != pa.types.is_integer(wanted):
+        try:
+            ids = pa.array(list(user_ids), from_pandas=True)
+        except (pa.ArrowException, OverflowError, TypeError) as error:
+            raise UserError(f"user ids ({error}): give {wanted} alone") from error
+        if pa.types.is_null(ids.type):
+            ids = ids.cast(wanted)
+        of_text = pa.types.is_string(wanted) or pa.types.is_large_string(wanted)
+        fits = pa.types.is_string(ids.type) if of_text else pa.types.is_integer(ids.type)
+        if len(ids) and ids.null_count < len(ids) and not fits:
             raise UserError(f"user ids are {ids.type}, the export's are {wanted}: give such ids")
         if ids.null_count:
             raise UserError("a user id is missing: leave it out")
-        return user_rows(self._export, ids.cast(wanted))
+        try:
+            return user_rows(self._export, ids.cast(wanted))
+        except pa.ArrowInvalid as error:
+            raise UserError(f"user ids ({error}): give {wanted} alone") from error
 
 
 def load_export(path: Path) -> LoadedExport:

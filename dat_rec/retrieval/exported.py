@@ -102,11 +102,10 @@ def _check(folder: Path) -> Sequence[Feature]:
             f"{folder} is not an export (no {MANIFEST}): make one with `dat-rec export`"
         )
     value = read_json(path, "the export's manifest")
+    version = value.get("version") if isinstance(value, dict) else None
+    if version not in (None, VERSION):
+        raise UserError(f"{path}: version {version}, this program reads {VERSION}: export anew")
     manifest = checked(Manifest, value, str(path), "export anew")
-    if manifest.version != VERSION:
-        raise UserError(
-            f"{path}: version {manifest.version}, this program reads {VERSION}: export anew"
-        )
     for name in FILES:
         try:
             digest = sha256(folder / name)

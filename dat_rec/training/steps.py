@@ -51,6 +51,9 @@ class Training:
         self._config = config
         self._model, self._optimizer, self._reader = model, optimizer, reader
         self._done = reader.start_step
+        self._watch = LossWatch(self._examples, config.log_every)
+        if loss_sums:
+            self._watch.load_state(loss_sums)
         copies = 1
         if config.sharding_group_size:
             copies = context.world_size // config.sharding_group_size
@@ -75,9 +78,6 @@ class Training:
             # Left to itself, it averages the copies of the tables after every batch: so does run.
             dmp_collection_sync_interval_batches=None,
         )
-        self._watch = LossWatch(self._examples, config.log_every)
-        if loss_sums:
-            self._watch.load_state(loss_sums)
         self._log = self._metrics_log(run, lookup)
 
     def _metrics_log(self, run: OpenRun, lookup: LookupTimer) -> MetricsLog:

@@ -59,6 +59,24 @@ class Pair(nn.Module):
         return features * self.weight, features
 
 
+class Fixed(nn.Linear):
+    """Gives two rows, whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features[:2])
+
+
+class Idle(nn.Linear):
+    """Has a layer that it does not use."""
+
+    def __init__(self) -> None:
+        super().__init__(5, 3)
+        self.idle = nn.Linear(5, 3)
+
+
 @pytest.mark.parametrize(
     ("made", "message"),
     [
@@ -67,8 +85,16 @@ class Pair(nn.Module):
         (nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3)), "keeps the buffer '1.running_mean'"),
         (nn.Linear(5, 4), r"maps \(2, 5\) to \(2, 4\): it must give \(2, 3\)"),
         (Pair(), r"maps \(2, 5\) to tuple"),
+        (nn.Sequential(nn.Linear(5, 3), nn.Dropout(0.1)), "has dropout in '1'"),
+        (nn.Linear(6, 3), r"fails on \(2, 5\): mat1 and mat2"),
+        (Fixed(), r"maps \(3, 5\) to \(2, 3\): it must give \(3, 3\)"),
+        (Idle(), "does not learn its parameter 'idle.weight'"),
+        (nn.Sequential(nn.Linear(5, 4).requires_grad_(False), nn.Linear(4, 3)), "'0.weight'"),
     ],
-    ids=["no module", "no parameters", "buffers", "width", "pair"],
+    ids=[
+        *("no module", "no parameters", "buffers", "width", "pair", "dropout", "input width"),
+        *("fixed batch", "idle", "frozen"),
+    ],
 )
 def test_what_could_not_be_trained_or_kept_is_refused(made: object, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -52,6 +52,7 @@ def test_a_file_says_the_same_as_a_text_can(tmp_path: Path) -> None:
         ({"device": "tpu"}, "device is 'tpu': it must be 'cuda' or 'cpu'"),
         ({"device": ["cuda"]}, "device is ['cuda']: it must be 'cuda' or 'cpu'"),
         ({"device": None}, "device is None"),
+        ({"costs": None}, "costs is None: measure them, or leave them out"),
         ({"hosts": 0}, "hosts is 0: it must be 1 or more"),
         ({"hosts": True}, "hosts is True: it must be a valid integer"),
         ({"hosts": "3"}, "hosts is '3': it must be a valid integer"),

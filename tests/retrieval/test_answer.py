@@ -54,7 +54,17 @@ def test_k_out_of_range_is_refused(exported: Path, k: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "message"), [([1, 2], "user ids are int64, .* string"), (["u1", None], "is missing")]
+    ("ids", "message"),
+    [
+        ([1, 2], "user ids are int64, .* string"),
+        ([1.5], "user ids are double, .* string"),
+        ([True], "user ids are bool, .* string"),
+        ([1, "a"], "user ids .*: give string alone"),
+        (np.array([["u1", "u2"]]), "user ids .* string"),
+        ([2**70], "user ids .*: give string alone"),
+        (["u1", None], "is missing"),
+        ([None], "is missing"),
+    ],
 )
 def test_ids_of_another_kind_are_refused(exported: Path, ids: list, message: str) -> None:
     with pytest.raises(UserError, match=message):
