@@ -9,7 +9,7 @@ rank lives. If it dies meanwhile, its broken connections or missing heartbeats e
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 
@@ -29,7 +29,7 @@ def patient_group(connect_timeout: timedelta = CONNECT_TIMEOUT) -> dist.ProcessG
     Args:
         connect_timeout: maximum time in which they must connect.
     """
-    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=connect_timeout)
+    group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=connect_timeout))
     dist.distributed_c10d._set_pg_timeout(NO_TIMEOUT, group)
     return group
 

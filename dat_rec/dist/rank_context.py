@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -45,5 +46,4 @@ class RankContext:
         if patient:
             return patient_group(self.timeout)
         # Without it gloo would wait for half an hour, whatever the default group's timeout.
-        group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=self.timeout)
-        return group
+        return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=self.timeout))
