@@ -168,7 +168,7 @@ class FailureWatch:
         told = f"dat-rec: rank {self._rank}: stopped: {failure}: {advice}"
         lines = [told, self._reporter.report(failure)]
         print("\n".join(filter(None, lines)), file=sys.stderr, flush=True)
-        # An end that was asked for is no failure, whatever keeps this rank from it, its curves say.
+        # A stop that was asked for is no failure, whatever delays this rank (its curves, say).
         asked = failure.kind == "stopped" and failure.reason != INTERRUPTED
         code = STOPPED if asked else 1
         leave_code(code)
