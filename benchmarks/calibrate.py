@@ -19,13 +19,13 @@ measured so that the formula comes out right:
 - ``hbm_to_ddr_mem_bw`` (CUDA): rows into the cache of fused_uvm_caching. On CPU in no formula.
 
 On CPU the formulas stay wrong whatever the bandwidths: row-wise parts count without p and with all
-bags, and nothing stands for a bag. There the file also holds ``costs``: steps of small models,
-sharded in every way, are timed, and the costs of ``dat_rec.planner.time_cost`` fitted to them,
-not negative, by least squares of relative errors. The time is each rank's CPU time: ranks with a
+bags, and nothing stands for a bag. There the file also holds ``costs``: steps of small models are
+timed under every choice, and the costs of ``dat_rec.planner.time_cost`` fitted to them, not
+negative, by least squares of relative errors. The time is each rank's CPU time: ranks with a
 core each and one host do nothing else in a step, it tells who does what, and other work on the
-machine hardly changes it. What a model takes under any plan (the smallest
-towers, ids sent, embeddings received) is first a constant of its own, so that the costs of the ways
-are those that plans differ by; then ``every_rank`` is fitted to these constants.
+machine hardly changes it. What a model takes under any plan (the smallest towers, ids sent,
+embeddings received) is first a constant of its own, so that the choices' costs are those that
+plans differ by; then ``every_rank`` is fitted to these constants.
 
 The JSON line has each measurement's spread, and how far the fit is from what it was fitted to.
 """
@@ -61,11 +61,11 @@ from benchmarks.shapes import Shape
 from benchmarks.timing import interleaved
 from dat_rec.dist.process_group import process_group
 from dat_rec.files import write_json
-from dat_rec.planner.hardware import Cluster, Cost, Hardware, Way
+from dat_rec.planner.hardware import Cluster, Cost, CostKind, Hardware
 from dat_rec.planner.time_cost import cost_kind, own_work, shard_work
 
-WAYS: tuple[Way, ...] = tuple(one for one in get_args(Way) if one != "every_rank")
-EVERY: Way = "every_rank"
+CHOICES: tuple[CostKind, ...] = tuple(one for one in get_args(CostKind) if one != "every_rank")
+EVERY: CostKind = "every_rank"
 SHAPES = {
     "narrow": Shape((200_000,) * 15, (200_000,) * 15, dim=16, batch_size=8192),
     "wide": Shape((100_000,) * 4, (100_000,) * 4, dim=128, batch_size=4096),
@@ -233,7 +233,7 @@ class Step:
     shape: str
     plan: str
     cpu_ms: list[float]
-    work: dict[Way, Cost]
+    work: dict[CostKind, Cost]
     """What its shards of tables have to do, and its examples under any plan."""
 
 
@@ -244,8 +244,8 @@ def _measure_steps(shapes: Mapping[str, Shape], arguments: Arguments) -> list[St
     for name, shape in shapes.items():
         shape = dataclasses.replace(shape, hidden=(8,), output_dim=8)
         planner = Planner(shape, arguments.ranks)
-        ways = WAYS if name in SMALL else [one for one in WAYS if one != "data_parallel"]
-        plans: dict[str, ShardingPlan] = {one: planner.plan(rest, (f"*={one}",)) for one in ways}
+        kinds = CHOICES if name in SMALL else [one for one in CHOICES if one != "data_parallel"]
+        plans: dict[str, ShardingPlan] = {one: planner.plan(rest, (f"*={one}",)) for one in kinds}
         if arguments.ranks > 1:
             plans["one rank"] = on_one_rank(planner.plan(rest, ("*=table_wise",)), "cpu")
         times = timed(shape, plans, arguments.ranks, arguments.rounds, "cpu")
@@ -256,10 +256,10 @@ def _measure_steps(shapes: Mapping[str, Shape], arguments: Arguments) -> list[St
     return steps
 
 
-def _work(planner: Planner, plan: ShardingPlan, cluster: Cluster) -> list[dict[Way, Cost]]:
+def _work(planner: Planner, plan: ShardingPlan, cluster: Cluster) -> list[dict[CostKind, Cost]]:
     """The work of each rank."""
     nothing = np.zeros(len(dataclasses.fields(Cost)))
-    ranks: list[dict[Way, NDArray[np.float64]]] = [{} for _ in range(cluster.world_size)]
+    ranks: list[dict[CostKind, NDArray[np.float64]]] = [{} for _ in range(cluster.world_size)]
     for option in planner.parts(plan, cluster):
         for mine in ranks:
             mine[EVERY] = mine.get(EVERY, nothing) + np.array(astuple(own_work(option)))
@@ -272,28 +272,30 @@ def _work(planner: Planner, plan: ShardingPlan, cluster: Cluster) -> list[dict[W
 
 def fit_costs(
     steps: Sequence[Step],
-) -> tuple[dict[Way, Cost], dict[str, float], dict[str, float]]:
+) -> tuple[dict[CostKind, Cost], dict[str, float], dict[str, float]]:
     """Costs; percentiles of the fit's relative errors; constants by shape, in ms.
 
-    Relative errors are squared. The constants come beside the ways' costs, and every_rank's costs
-    from the constants.
+    Relative errors are squared. The constants come beside the choices' costs, and every_rank's
+    costs from the constants.
     """
     shapes = sorted({one.shape for one in steps})
     width = len(dataclasses.fields(Cost))
-    matrix = np.zeros((len(steps), len(WAYS) * width + len(shapes)))
+    matrix = np.zeros((len(steps), len(CHOICES) * width + len(shapes)))
     own = np.zeros((len(shapes), width))
     times = np.array([np.median(one.cpu_ms) for one in steps])
     for row, one in zip(matrix, steps, strict=True):
-        for at, kind in enumerate(WAYS):
+        for at, kind in enumerate(CHOICES):
             if kind in one.work:
                 row[at * width : (at + 1) * width] = np.array(astuple(one.work[kind])) / 1e6
-        row[len(WAYS) * width + shapes.index(one.shape)] = 1.0
+        row[len(CHOICES) * width + shapes.index(one.shape)] = 1.0
         own[shapes.index(one.shape)] = np.array(astuple(one.work[EVERY])) / 1e6
     solution = not_negative(matrix / times[:, None], np.ones(len(steps)))
-    constants = np.maximum(solution[len(WAYS) * width :], 1e-3)
+    constants = np.maximum(solution[len(CHOICES) * width :], 1e-3)
     every = not_negative(own / constants[:, None], np.ones(len(shapes)))
-    found = [*solution[: len(WAYS) * width].reshape(len(WAYS), width), every]
-    costs = {kind: Cost(*map(float, one)) for kind, one in zip((*WAYS, EVERY), found, strict=True)}
+    found = [*solution[: len(CHOICES) * width].reshape(len(CHOICES), width), every]
+    costs = {
+        kind: Cost(*map(float, one)) for kind, one in zip((*CHOICES, EVERY), found, strict=True)
+    }
     errors = percentiles(list(np.abs(matrix @ solution / times - 1)))
     return costs, errors, dict(zip(shapes, map(float, constants), strict=True))
 

@@ -10,7 +10,7 @@ from typing import Any
 from torchrec.distributed.planner import Topology
 from torchrec.distributed.planner.types import Shard, ShardingOption, Stats
 
-from dat_rec.planner.hardware import Cost, Way
+from dat_rec.planner.hardware import Cost, CostKind
 from dat_rec.planner.memory_cost import memory_shares, state_bytes, weight_bytes
 from dat_rec.planner.time_cost import own_work, time_ms
 
@@ -60,7 +60,7 @@ class PlanEstimate(Stats):  # type: ignore[misc]  # TorchRec ships no types
         """By rank; with copies of the tables (2D parallelism) the ranks of one copy."""
         self.tables: dict[tuple[str, int], RankEstimate] = {}
         """By table and rank; shards of one table on one rank together."""
-        self.costs: Mapping[Way, Cost] | None = None
+        self.costs: Mapping[CostKind, Cost] | None = None
         """Measured costs; None where there are none."""
 
     def log(

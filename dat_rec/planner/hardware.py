@@ -21,8 +21,8 @@ BANDWIDTHS = ("hbm_mem_bw", "ddr_mem_bw", "hbm_to_ddr_mem_bw", "intra_host_bw", 
 MOST_RANKS = 2**14
 Nanoseconds = Annotated[float, Ge(0), Le(1e9)]
 Device = Literal["cuda", "cpu"]
-Way = Literal["table_wise", "column_wise", "row_wise", "data_parallel", "every_rank"]
-"""Sharding choices that have costs of their own; every_rank: what is done under any plan."""
+CostKind = Literal["table_wise", "column_wise", "row_wise", "data_parallel", "every_rank"]
+"""Kinds of sharding that have costs of their own; every_rank: what is done under any plan."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class Hardware:
     guesses."""
     measured: bool = False
     """Whether the bandwidths were measured on such a host, not taken from a data sheet."""
-    costs: dict[Way, Cost] = field(default_factory=dict)
+    costs: dict[CostKind, Cost] = field(default_factory=dict)
     """Costs of every sharding choice, on CPU; they go before the bandwidths. Empty where they were
     not measured."""
 
 
-CPU_COSTS: dict[Way, Cost] = {
+CPU_COSTS: dict[CostKind, Cost] = {
     "table_wise": Cost(55.4, 0.426, 0.0, 0.335, 0.0),
     "column_wise": Cost(216.0, 0.763, 0.0, 1.50, 0.0),
     "row_wise": Cost(63.8, 0.907, 18.6, 0.420, 0.0),
@@ -201,7 +201,7 @@ def parse_cluster(text: str) -> Cluster:
     return cluster
 
 
-def usual_costs(device: str) -> dict[Way, Cost]:
+def usual_costs(device: str) -> dict[CostKind, Cost]:
     """Costs where none were measured; none on GPUs, for which TorchRec's formulas are made."""
     return CPU_COSTS if device == "cpu" else {}
 

@@ -22,7 +22,7 @@ from torchrec.distributed.types import ShardingPlan
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
 from dat_rec.planner.cost_estimate import PlanEstimate
-from dat_rec.planner.hardware import Cost, Way
+from dat_rec.planner.hardware import Cost, CostKind
 from dat_rec.planner.log_filter import without_message
 from dat_rec.planner.sharding_options import options_and_constraints, sharders
 from dat_rec.planner.topology import measured_bandwidths_and_costs, topology_of_ranks
@@ -76,7 +76,7 @@ def plan_on(
     pooling_factors: dict[str, float],
     options: ShardingOptions,
     estimate: PlanEstimate | None = None,
-    costs: Mapping[Way, Cost] | None = None,
+    costs: Mapping[CostKind, Cost] | None = None,
 ) -> ShardingPlan:
     """Plan where the tables go on any cluster, this process's or one that is only described.
 

@@ -19,7 +19,7 @@ from torchrec.distributed.types import (
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dat_rec.planner.constraints import planner_constraints, rules_by_table
-from dat_rec.planner.hardware import Cost, Way
+from dat_rec.planner.hardware import Cost, CostKind
 from dat_rec.planner.memory_cost import StorageEstimator
 from dat_rec.planner.time_cost import TimeEstimator
 from dat_rec.sharding.options import ShardingOptions
@@ -51,7 +51,7 @@ def options_and_constraints(
     model: nn.Module,
     pooling_factors: dict[str, float],
     options: ShardingOptions,
-    costs: Mapping[Way, Cost] | None,
+    costs: Mapping[CostKind, Cost] | None,
 ) -> tuple[OrderedEnumerator, dict[str, ParameterConstraints]]:
     """Return what enumerates the sharding options, and each table's constraints by name.
 
@@ -89,7 +89,7 @@ def options_of_plan(
     model: nn.Module,
     pooling_factors: dict[str, float],
     options: ShardingOptions,
-    costs: Mapping[Way, Cost] | None = None,
+    costs: Mapping[CostKind, Cost] | None = None,
 ) -> list[ShardingOption]:
     """Return the option that a plan has chosen for each table, its shards with their ranks.
 

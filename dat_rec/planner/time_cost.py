@@ -33,13 +33,13 @@ from torchrec.distributed.planner.types import (
 )
 from torchrec.optim import RowWiseAdagrad
 
-from dat_rec.planner.hardware import Cost, Way
+from dat_rec.planner.hardware import Cost, CostKind
 
 VECTOR_BYTES = 4
 """Bytes of each number of a pooled embedding."""
 
 
-def cost_kind(option: ShardingOption) -> Way:
+def cost_kind(option: ShardingOption) -> CostKind:
     """Return the kind of sharding whose measured costs a table's shards have."""
     kind = option.sharding_type
     if kind == "data_parallel":
@@ -94,7 +94,7 @@ class TimeEstimator(ShardEstimator):  # type: ignore[misc]  # no types in TorchR
         self,
         topology: Topology,
         constraints: dict[str, ParameterConstraints] | None = None,
-        costs: Mapping[Way, Cost] | None = None,
+        costs: Mapping[CostKind, Cost] | None = None,
     ) -> None:
         self._topology = topology
         self._costs = costs

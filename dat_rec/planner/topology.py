@@ -7,7 +7,7 @@ from torchrec.distributed.planner import Topology
 
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
-from dat_rec.planner.hardware import Cost, Way, topology_bandwidths, usual_costs
+from dat_rec.planner.hardware import Cost, CostKind, topology_bandwidths, usual_costs
 from dat_rec.planner.log_filter import NOT_BY_FACTORY, without_message
 from dat_rec.planner.topology_file import read_cluster
 from dat_rec.sharding.copies import ranks_together
@@ -38,7 +38,7 @@ def topology_of_ranks(
 
 def measured_bandwidths_and_costs(
     device: str, path: Path | None
-) -> tuple[Mapping[str, float], Mapping[Way, Cost]]:
+) -> tuple[Mapping[str, float], Mapping[CostKind, Cost]]:
     """Return bandwidths and costs, from a topology file or as they usually are.
 
     Args:

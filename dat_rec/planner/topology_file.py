@@ -22,9 +22,9 @@ from dat_rec.planner.hardware import (
     BANDWIDTHS,
     Cluster,
     Cost,
+    CostKind,
     Device,
     Hardware,
-    Way,
     check_size,
     usual_costs,
 )
@@ -50,7 +50,7 @@ class Content:
     intra_host_bw: Speed = 0.0
     inter_host_bw: Speed = 0.0
     measured: bool = False
-    costs: dict[Way, Cost] | None = None
+    costs: dict[CostKind, Cost] | None = None
 
     __pydantic_config__ = STRICT
 
@@ -69,7 +69,9 @@ def read_cluster(path: Path) -> Cluster:
         raise UserError(f"{path}: memory_gb is missing: add the GiB of each GPU")
     if content.device == "cuda" and content.costs is not None:
         raise UserError(f"{path}: costs are those of CPUs: leave them out")
-    if content.costs is not None and (missing := sorted({*get_args(Way)} - content.costs.keys())):
+    if content.costs is not None and (
+        missing := sorted({*get_args(CostKind)} - content.costs.keys())
+    ):
         raise UserError(f"{path}: costs.{missing[0]} is missing: measure them anew")
     given = {name: getattr(content, name) for name in BANDWIDTHS}
     bandwidths = {name: speed for name, speed in given.items() if speed}
