@@ -1,16 +1,39 @@
-"""A prepared folder decoded into plain rows, and the refusal of bad input."""
+"""Logs written and prepared, the folder decoded into plain rows, and the refusal of bad input."""
 
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.prepare import Options, prepare
 from dat_rec.data.schema import HISTORY, ITEM, USER
+from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.errors import UserError
 
 Row = dict[str, Any]
+
+
+def write(path: Path, **columns: Any) -> Path:
+    """A Parquet file of the columns."""
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def own(folder: Path, **changes: Any) -> ParquetLog:
+    """The options that make log.parquet of the folder the dataset ``out``."""
+    return ParquetLog(**{"out": folder / "out", "interactions": folder / "log.parquet", **changes})
+
+
+def raw(options: Options, *columns: str) -> list[tuple[Any, ...]]:
+    """The columns of ``raw_interactions`` by file and row: what the source reads, unchecked."""
+    with duckdb.connect() as database:
+        database.execute("SET TimeZone = 'UTC'")
+        options.register(database, options.out.parent)
+        query = f"SELECT {', '.join(columns)} FROM raw_interactions ORDER BY file, row"
+        return database.execute(query).fetchall()
 
 
 class Prepared:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.sources.parquet_log import ParquetLog
-from tests.data.sources.prepared import Prepared, refused
+from tests.data.sources.prepared import Prepared, own, raw, refused, write
 
 ROWS = 40
 # In no form's alphabetical order: from December to the year after.
@@ -28,37 +27,27 @@ def seconds(time: datetime) -> int:
     return micros(time) // 1_000_000
 
 
-def day(time: datetime) -> datetime:
-    return time.replace(hour=0, minute=0, second=0)
+def log(folder: Path, times: Any, **changes: Any) -> ParquetLog:
+    columns = {"user_id": [n % 4 for n in range(len(times))], "item_id": [1] * len(times)}
+    write(folder / "log.parquet", **columns, time=times)
+    return own(folder, **changes)
 
 
-def log(folder: Path, times: Any, **more: Any) -> Path:
-    users = [row % 4 for row in range(ROWS)]
-    items = [row % 5 for row in range(ROWS)]
-    pq.write_table(
-        pa.table({"user_id": users, "item_id": items, "time": times, **more}),
-        folder / "log.parquet",
-    )
-    return folder / "log.parquet"
+def read(options: ParquetLog) -> list[int | None]:
+    """The times in the order of the rows, of which none is said to be wrong."""
+    rows = raw(options, "time", "problem")
+    assert {problem for _, problem in rows} == {None}
+    return [time for time, _ in rows]
 
 
-def options(folder: Path, **changes: Any) -> ParquetLog:
-    values = {"out": folder / "out", "interactions": folder / "log.parquet", "test_share": 0.2}
-    return ParquetLog(**{**values, **changes})
+def cut(moments: list[datetime], to: timedelta) -> list[int]:
+    """The moments as far as the form tells them."""
+    unit = to // timedelta(microseconds=1)
+    return [micros(time) // unit * unit for time in moments]
 
 
-def times_of(made: Prepared) -> list[int]:
-    return [time for part in ("train", "test") for _, _, time in made.triples(part)]
-
-
-def kept(to: timedelta) -> Callable[[datetime], int]:
-    """The moment as far as the form tells it."""
-    return lambda time: (
-        micros(time) // (to // timedelta(microseconds=1)) * (to // timedelta(microseconds=1))
-    )
-
-
-SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 FORMS: dict[str, tuple[Callable[[datetime], Any], timedelta]] = {
     "a space": (lambda t: f"{t:%Y-%m-%d %H:%M:%S}", SECOND),
     "a T": (lambda t: f"{t:%Y-%m-%dT%H:%M:%S}", SECOND),
@@ -76,21 +65,15 @@ FORMS: dict[str, tuple[Callable[[datetime], Any], timedelta]] = {
     "python's str": (str, SECOND),
     "spaces around": (lambda t: f" {t:%Y-%m-%d %H:%M:%S} ", SECOND),
     "slashes": (lambda t: f"{t:%Y/%m/%d %H:%M:%S}", SECOND),
-    "java's ZonedDateTime": (
-        lambda t: f"{t.astimezone(BERLIN).isoformat()}[Europe/Berlin]",
-        SECOND,
-    ),
-    "java's ZonedDateTime in UTC": (lambda t: f"{t:%Y-%m-%dT%H:%M}Z[UTC]", MINUTE),
+    "ZonedDateTime": (lambda t: f"{t.astimezone(BERLIN).isoformat()}[Europe/Berlin]", SECOND),
+    "ZonedDateTime in UTC": (lambda t: f"{t:%Y-%m-%dT%H:%M}Z[UTC]", MINUTE),
     "points, year first": (lambda t: f"{t:%Y.%m.%d %H:%M:%S}", SECOND),
     "a day": (lambda t: f"{t:%Y-%m-%d}", DAY),
     "a compact day": (lambda t: f"{t:%Y%m%d}", DAY),
     "basic": (lambda t: f"{t:%Y%m%dT%H%M%S}Z", SECOND),
     "basic with offset": (lambda t: f"{t.astimezone(BERLIN):%Y%m%dT%H%M%S%z}", SECOND),
     "basic without seconds": (lambda t: f"{t:%Y%m%dT%H%M}Z", MINUTE),
-    "basic with an offset and no seconds": (
-        lambda t: f"{t.astimezone(BERLIN):%Y%m%d %H%M%z}",
-        MINUTE,
-    ),
+    "basic offset, no seconds": (lambda t: f"{t.astimezone(BERLIN):%Y%m%d %H%M%z}", MINUTE),
     "twelve digits": (lambda t: f"{t:%Y%m%d%H%M}", MINUTE),
     "fourteen digits": (lambda t: f"{t:%Y%m%d%H%M%S}", SECOND),
     "twitter": (lambda t: f"{t:%a %b %d %H:%M:%S} +0000 {t:%Y}", SECOND),
@@ -113,120 +96,122 @@ FORMS: dict[str, tuple[Callable[[datetime], Any], timedelta]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_moments(tmp_path: Path, form: str) -> None:
-    write, to = FORMS[form]
-    log(tmp_path, [write(time) for time in MOMENTS])
-    made = Prepared(options(tmp_path))
-    assert made.schema.rejected == {}
-    assert sorted(times_of(made)) == [kept(to)(time) for time in MOMENTS]
-    assert max(row["time"] for row in made.train) < min(row["time"] for row in made.test)
+    form_of, to = FORMS[form]
+    assert read(log(tmp_path, [form_of(time) for time in MOMENTS])) == cut(MOMENTS, to)
+
+
+@pytest.mark.parametrize("kind", [str, float, Decimal])
+@pytest.mark.parametrize("times", [["1.5", "0.25"], ["1767225600.5", "1767225601.75"]])
+def test_fractions_of_a_second_are_kept(tmp_path: Path, kind: Any, times: list[str]) -> None:
+    found = read(log(tmp_path, [kind(time) for time in times]))
+    assert found == [int(Decimal(time) * 1_000_000) for time in times]
 
 
 @pytest.mark.parametrize(
-    "times",
+    ("form", "formats"),
     [
-        ["1.5", "0.25", "2.75"],
-        [1767225600.5, 1767225600.25, 1767225601.75],
-        [Decimal("1767225600.5"), Decimal("1767225600.25"), Decimal("1767225601.75")],
-        ["1767225600.5", "1767225600.25", "1767225601.75"],
-    ],
-)
-def test_fractions_of_a_second_are_kept(tmp_path: Path, times: list[Any]) -> None:
-    users = {"user_id": [1, 1, 1], "item_id": [1, 2, 3]}
-    pq.write_table(pa.table({**users, "time": times}), tmp_path / "log.parquet")
-    made = Prepared(options(tmp_path))
-    assert times_of(made) == sorted(int(Decimal(time) * 1_000_000) for time in times)
-
-
-@pytest.mark.parametrize(
-    ("write", "formats"),
-    [
-        (lambda t: f"{t:%m/%d/%Y %H:%M}", ("%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M")),
-        (lambda t: f"{t:%d.%m.%Y %H:%M:%S}", ("%d.%m.%Y %H:%M:%S", "%m.%d.%Y %H:%M:%S")),
-        (lambda t: f"{t:%d-%m-%y}", ("%d-%m-%y", "%m-%d-%y")),
-        (lambda t: f"{t:%m/%d/%Y %I:%M %p}", ("%d/%m/%Y %I:%M %p", "%m/%d/%Y %I:%M %p")),
-        (
-            lambda t: f"{t:%m/%d/%Y, %I:%M:%S %p}",
-            ("%d/%m/%Y, %I:%M:%S %p", "%m/%d/%Y, %I:%M:%S %p"),
-        ),
-        (lambda t: f"{t:%m/%d/%YT%I:%M}pm", ("%d/%m/%YT%I:%M%p", "%m/%d/%YT%I:%M%p")),
-        (lambda t: f"{t:%m/%d/%Y %H:%M:%S}.250", ("%d/%m/%Y %H:%M:%S.%f", "%m/%d/%Y %H:%M:%S.%f")),
+        ("%m/%d/%Y %H:%M", ("%d/%m/%Y %H:%M", "%m/%d/%Y %H:%M")),
+        ("%d.%m.%Y %H:%M:%S", ("%d.%m.%Y %H:%M:%S", "%m.%d.%Y %H:%M:%S")),
+        ("%d-%m-%y", ("%d-%m-%y", "%m-%d-%y")),
+        ("%m/%d/%Y %I:%M %p", ("%d/%m/%Y %I:%M %p", "%m/%d/%Y %I:%M %p")),
+        ("%m/%d/%Y, %I:%M:%S %p", ("%d/%m/%Y, %I:%M:%S %p", "%m/%d/%Y, %I:%M:%S %p")),
+        ("%m/%d/%YT%I:%Mpm", ("%d/%m/%YT%I:%M%p", "%m/%d/%YT%I:%M%p")),
+        ("%m/%d/%Y %H:%M:%S.250", ("%d/%m/%Y %H:%M:%S.%f", "%m/%d/%Y %H:%M:%S.%f")),
     ],
 )
 def test_a_day_that_may_be_a_month_needs_its_format(
-    tmp_path: Path, write: Callable[[datetime], str], formats: tuple[str, str]
+    tmp_path: Path, form: str, formats: tuple[str, str]
 ) -> None:
-    texts = [write(time) for time in MOMENTS]
-    log(tmp_path, texts)
-    message = refused(options(tmp_path), f"log.parquet: row 1: time {texts[0]!r}: the day or the")
-    for number, time_format in enumerate(formats):
-        assert f"--time-format '{time_format}'" in message, number
+    texts = [time.strftime(form) for time in MOMENTS]
+    cures = [f"--time-format '{time_format}'" for time_format in formats]
+    start = f"log.parquet: row 1: time {texts[0]!r}: the day or the"
+    refused(log(tmp_path, texts), start, *cures)
 
 
 def test_of_a_day_with_an_unknown_tail_only_the_start_of_its_format_is_said(tmp_path: Path) -> None:
-    log(tmp_path, [f"{time:%m/%d/%Y at %H o'clock}" for time in MOMENTS])
     refused(
-        options(tmp_path),
+        log(tmp_path, [f"{time:%m/%d/%Y at %H o'clock}" for time in MOMENTS]),
         "pass a --time-format that begins with '%d/%m/%Y' or '%m/%d/%Y' and goes on as the times",
     )
 
 
 @pytest.mark.parametrize(
-    ("time_format", "to"),
+    ("time_format", "to", "kind"),
     [
-        ("%m/%d/%Y, %I:%M:%S %p", SECOND),
-        ("%m/%d/%Y %I:%M%p", MINUTE),
-        ("%m/%d/%Y %H:%M", MINUTE),
-        ("%d.%m.%Y %H:%M:%S", SECOND),
-        ("%d %B %Y, %I:%M %p", MINUTE),
-        ("%Y%j", DAY),
+        ("%m/%d/%Y, %I:%M:%S %p", SECOND, str),
+        ("%m/%d/%Y %I:%M%p", MINUTE, str),
+        ("%m/%d/%Y %H:%M", MINUTE, str),
+        ("%d.%m.%Y %H:%M:%S", SECOND, str),
+        ("%d %B %Y, %I:%M %p", MINUTE, str),
+        ("%Y%j", DAY, str),
+        ("%Y%m%d", DAY, int),
     ],
 )
 def test_a_format_reads_what_python_wrote_by_it(
-    tmp_path: Path, time_format: str, to: timedelta
+    tmp_path: Path, time_format: str, to: timedelta, kind: type
 ) -> None:
-    log(tmp_path, [time.strftime(time_format) for time in MOMENTS])
-    made = Prepared(options(tmp_path, time_format=time_format))
-    assert sorted(times_of(made)) == [kept(to)(time) for time in MOMENTS]
+    texts = [kind(time.strftime(time_format)) for time in MOMENTS]
+    assert read(log(tmp_path, texts, time_format=time_format)) == cut(MOMENTS, to)
 
 
-def test_a_format_reads_integers_too(tmp_path: Path) -> None:
-    log(tmp_path, [int(f"{time:%Y%m%d}") for time in MOMENTS])
-    made = Prepared(options(tmp_path, time_format="%Y%m%d"))
-    assert sorted(times_of(made)) == [kept(DAY)(time) for time in MOMENTS]
+UNKNOWN = "a time in no known form: pass --time-format with strptime's codes, e.g. --time-format "
 
 
 @pytest.mark.parametrize(
     ("time_format", "words"),
     [
-        ("%Q", "--time-format %Q: is no format (Unrecognized format for strftime/strptime: %Q)"),
-        ("soon", "--time-format soon: holds no code"),
-        ("%d/%m/%Y", "--time-format %d/%m/%Y: reads none of the first times: "),
-        ("%d/%m/%Y", "log.parquet: row 1: time '2025-12-28 00:00:00+00:00': write their format"),
+        ("%d %B %Y %H", f"{UNKNOWN}'%d %B %Y %H:%M'"),
+        # These only look like a known form: their rows are not bad, the form is unknown.
+        ("%Y-%m-%d %I:%M:%S %p", UNKNOWN),
+        ("%Y-%m-%d %H", UNKNOWN),
+        ("%Y%m%d%H", "all times look like days with the hour: pass --time-format '%Y%m%d%H'"),
     ],
 )
-def test_a_format_that_is_none_is_refused(tmp_path: Path, time_format: str, words: str) -> None:
-    log(tmp_path, [str(time) for time in MOMENTS])
-    refused(options(tmp_path, time_format=time_format), words)
+def test_texts_of_no_known_form_are_read_by_their_format(
+    tmp_path: Path, time_format: str, words: str
+) -> None:
+    texts = [time.strftime(time_format) for time in MOMENTS]
+    refused(log(tmp_path, ["", *texts[1:]]), f"log.parquet: row 2: time {texts[1]!r}: ", words)
+    assert read(log(tmp_path, texts, time_format=time_format)) == cut(MOMENTS, HOUR)
 
 
-def test_a_format_is_for_texts(tmp_path: Path) -> None:
-    log(tmp_path, MOMENTS)
-    refused(
-        options(tmp_path, time_format="%Y"),
-        "--time-format %Y: is for times in text",
-        "'time' is a time: leave the option out",
-    )
+@pytest.mark.parametrize("first", [202_400_000_000, 2_024_010_112])
+def test_numbers_of_which_few_look_like_days_are_milliseconds_or_seconds(
+    tmp_path: Path, first: int
+) -> None:
+    numbers = [first + row * (first // 2600) for row in range(ROWS)]
+    in_one = 1_000 if first > 10**11 else 1_000_000
+    assert read(log(tmp_path, [*map(str, numbers)])) == [number * in_one for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("times", "time_format", "words"),
+    [
+        (None, "%Q", "is no format (Unrecognized format for strftime/strptime: %Q)"),
+        (None, "soon", "holds no code"),
+        (
+            None,
+            "%d/%m/%Y",
+            "reads none of the first times: {log}: row 1: time '2025-12-28 00:00:00+00:00': "
+            "write their format",
+        ),
+        (MOMENTS, "%Y", "is for times in text; {log}: 'time' is a time: leave the option out"),
+    ],
+)
+def test_a_format_that_does_not_fit_is_refused(
+    tmp_path: Path, times: Any, time_format: str, words: str
+) -> None:
+    options = log(tmp_path, times or [*map(str, MOMENTS)], time_format=time_format)
+    words = words.format(log=tmp_path / "log.parquet")
+    refused(options, f"--time-format {time_format}: {words}")
 
 
 def test_a_row_that_the_format_does_not_read_is_bad(tmp_path: Path) -> None:
     texts = [f"{time:%d/%m/%Y}" for time in MOMENTS]
     texts[6] = "12/31/2025"
-    log(tmp_path, texts)
-    changes = {"time_format": "%d/%m/%Y"}
+    options = log(tmp_path, texts, time_format="%d/%m/%Y")
     words = "log.parquet: row 7: unparsable time (value: 12/31/2025)"
-    refused(options(tmp_path, **changes), words, f"1 of {ROWS} rows")
-    made = Prepared(options(tmp_path, **changes, max_rejected=0.1))
-    assert made.schema.rejected == {"unparsable time": 1}
+    refused(options, words, f"1 of {ROWS} rows")
 
 
 @pytest.mark.parametrize(
@@ -246,63 +231,17 @@ def test_a_column_has_one_form(tmp_path: Path, form: str, odd: Any) -> None:
     """A row of another form is bad, whatever it would mean."""
     times = [FORMS[form][0](time) for time in MOMENTS]
     times[0] = times[3] = odd
-    log(tmp_path, times)
+    options = log(tmp_path, times)
     kind = "time in another form"
-    refused(options(tmp_path), f"log.parquet: row 1: {kind}", "write all times in one form")
-    made = Prepared(options(tmp_path, max_rejected=0.1))
-    assert made.schema.rejected == {kind: 2}
-    assert len(times_of(made)) == ROWS - 2
+    refused(options, f"log.parquet: row 1: {kind}", "write all times in one form")
+    problems = [problem for (problem,) in raw(options, "problem")]
+    assert problems == [kind, None, None, kind, *[None] * (ROWS - 4)]
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), None])
 def test_a_number_that_is_none_is_no_time(tmp_path: Path, odd: Any) -> None:
     times = [float(seconds(time)) for time in MOMENTS]
-    log(tmp_path, [odd, *times[1:]])
-    made = Prepared(options(tmp_path, max_rejected=0.1))
-    assert made.schema.rejected == {"unparsable time": 1}
-
-
-def test_texts_of_no_known_form_name_the_option(tmp_path: Path) -> None:
-    log(tmp_path, ["", *(f"{time:%d %B %Y}" for time in MOMENTS[1:])])
-    refused(
-        options(tmp_path),
-        "log.parquet: row 2: time '28 December 2025': a time in no known form",
-        "--time-format '%d %B %Y %H:%M'",
-    )
-
-
-@pytest.mark.parametrize("time_format", ["%Y-%m-%d %I:%M:%S %p", "%Y-%m-%d %H"])
-def test_texts_that_only_look_like_a_known_form_name_the_option(
-    tmp_path: Path, time_format: str
-) -> None:
-    """The rows are not bad: the form is unknown."""
-    texts = [time.strftime(time_format) for time in MOMENTS]
-    log(tmp_path, ["", *texts[1:]])
-    words = f"log.parquet: row 2: time {texts[1]!r}: a time in no known form: pass --time-format"
-    refused(options(tmp_path), words)
-    log(tmp_path, texts)
-    made = Prepared(options(tmp_path, time_format=time_format))
-    kept_hours = [kept(timedelta(hours=1))(time) for time in MOMENTS]
-    assert sorted(times_of(made)) == kept_hours
-
-
-@pytest.mark.parametrize("first", [202_400_000_000, 2_024_010_112])
-def test_numbers_of_which_few_look_like_days_are_milliseconds_or_seconds(
-    tmp_path: Path, first: int
-) -> None:
-    numbers = [first + row * (first // 2600) for row in range(ROWS)]
-    log(tmp_path, [str(number) for number in numbers])
-    in_one = 1_000 if first > 10**11 else 1_000_000
-    assert sorted(times_of(Prepared(options(tmp_path)))) == [n * in_one for n in numbers]
-
-
-def test_ten_digits_that_are_days_with_the_hour_need_their_format(tmp_path: Path) -> None:
-    texts = [time.strftime("%Y%m%d%H") for time in MOMENTS]
-    log(tmp_path, texts)
-    words = f"log.parquet: row 1: time {texts[0]!r}: all times look like days with the hour"
-    refused(options(tmp_path), words, "pass --time-format '%Y%m%d%H'")
-    made = Prepared(options(tmp_path, time_format="%Y%m%d%H"))
-    assert sorted(times_of(made)) == [kept(timedelta(hours=1))(time) for time in MOMENTS]
+    assert read(log(tmp_path, [odd, *times[1:]])) == [None, *map(micros, MOMENTS[1:])]
 
 
 @pytest.mark.parametrize(
@@ -316,8 +255,8 @@ def test_ten_digits_that_are_days_with_the_hour_need_their_format(tmp_path: Path
     ],
 )
 def test_a_type_that_names_no_moment_is_refused(tmp_path: Path, times: Any, kind: str) -> None:
-    log(tmp_path, times)
-    refused(options(tmp_path), f"log.parquet: time 'time' is {kind}, which names no moment")
+    words = f"log.parquet: time 'time' is {kind}, which names no moment: "
+    refused(log(tmp_path, times), words, "by --time")
 
 
 @pytest.mark.parametrize(
@@ -336,6 +275,5 @@ def test_a_type_that_names_no_moment_is_refused(tmp_path: Path, times: Any, kind
 def test_the_test_starts_at_a_moment_in_the_columns_form_or_in_iso(
     tmp_path: Path, form: str, start: str
 ) -> None:
-    log(tmp_path, [FORMS[form][0](time) for time in MOMENTS])
-    made = Prepared(options(tmp_path, test_from=start))
+    made = Prepared(log(tmp_path, [FORMS[form][0](time) for time in MOMENTS], test_from=start))
     assert len(made.test) == sum(time >= datetime(2026, 1, 5, tzinfo=UTC) for time in MOMENTS)
