@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.prepare import prepare
 from dat_rec.data.schema import Schema
-from dat_rec.data.sources.kuairand import KuaiRand
 from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.errors import UserError
+from tests.data.sources import prepared
+from tests.data.sources.prepared import own
 
 ROWS = 200
+Tables = dict[str, dict[str, Any]]
 
 
-def good_columns() -> dict[str, dict[str, list[Any]]]:
+def good_columns() -> Tables:
     return {
         "log": {
             "user_id": [row % 20 for row in range(ROWS)],
@@ -34,33 +35,23 @@ def good_columns() -> dict[str, dict[str, list[Any]]]:
     }
 
 
-def write(folder: Path, columns: dict[str, dict[str, list[Any]]]) -> None:
-    for name, table in columns.items():
-        pq.write_table(pa.table(table), folder / f"{name}.parquet")
+def write(folder: Path, tables: Tables) -> None:
+    for name, columns in tables.items():
+        prepared.write(folder / f"{name}.parquet", **columns)
+
+
+def options(folder: Path, **changes: Any) -> ParquetLog:
+    tables = {"items": folder / "items.parquet", "users": folder / "users.parquet"}
+    return own(folder, **{**tables, "category": "dept", "user_features": ("age",), **changes})
 
 
 def run(folder: Path, **changes: Any) -> Schema:
-    values: dict[str, Any] = {
-        "out": folder / "out",
-        "interactions": folder / "log.parquet",
-        "items": folder / "items.parquet",
-        "users": folder / "users.parquet",
-        "category": "dept",
-        "user_features": ("age",),
-    }
-    return prepare(ParquetLog(**{**values, **changes}))
+    return prepare(options(folder, **changes))
 
 
 def refused(folder: Path, *words: str, **changes: Any) -> None:
     """The error is one line that holds all words; neither the folder nor a part of it is left."""
-    before = {path.name for path in folder.iterdir()}
-    with pytest.raises(UserError) as error:
-        run(folder, **changes)
-    message = str(error.value)
-    assert "\n" not in message
-    for word in words:
-        assert word in message, message
-    assert {path.name for path in folder.iterdir()} == before
+    prepared.refused(options(folder, **changes), *words)
 
 
 BAD_ROWS = [
@@ -105,26 +96,13 @@ def test_the_limit_is_a_share_of_the_table(
     assert "2 rows: missing user_id" in capsys.readouterr().err
 
 
-def test_unparsable_text_times_are_shown(tmp_path: Path) -> None:
-    columns = good_columns()
-    columns["log"]["time"] = [f"2024-01-01 00:{row // 60:02}:{row % 60:02}" for row in range(ROWS)]
-    columns["log"]["time"][3] = "yesterday"
-    write(tmp_path, columns)
-    refused(tmp_path, "row 4", "unparsable time", "yesterday", max_rejected=0.0)
-    assert run(tmp_path).rejected == {"unparsable time": 1}
-    times = pq.read_table(tmp_path / "out" / "examples")["time"].to_pylist()
-    assert min(times) == 1_704_067_200_000_000
-
-
 def test_the_first_bad_row_of_several_files_is_named(tmp_path: Path) -> None:
     columns = good_columns()
     write(tmp_path, columns)
     (tmp_path / "parts").mkdir()
-    for name, place in (("a", None), ("b", 3)):
-        log = {key: list(values) for key, values in columns["log"].items()}
-        if place is not None:
-            log["item_id"][place] = None
-        pq.write_table(pa.table(log), tmp_path / "parts" / f"{name}.parquet")
+    write(tmp_path / "parts", {"a": columns["log"]})
+    columns["log"]["item_id"][3] = None
+    write(tmp_path / "parts", {"b": columns["log"]})
     refused(tmp_path, "b.parquet: row 4", interactions=tmp_path / "parts", max_rejected=0.0)
 
 
@@ -134,13 +112,10 @@ def test_a_missing_or_damaged_file(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.parquet"
     whole = path.read_bytes()
     path.unlink()
-    refused(tmp_path, str(path), "no such file")
-    path.write_bytes(b"no parquet")
-    refused(tmp_path, str(path))
-    path.write_bytes(whole[: len(whole) // 2])
-    refused(tmp_path, str(path))
-    path.write_bytes(b"")
-    refused(tmp_path, str(path))
+    refused(tmp_path, f"{path}: no such file")
+    for content in (b"no parquet", whole[: len(whole) // 2], b""):
+        path.write_bytes(content)
+        refused(tmp_path, f"{path}: ")
 
 
 @pytest.mark.parametrize(
@@ -151,70 +126,66 @@ def test_a_missing_column(tmp_path: Path, table: str, column: str) -> None:
     columns = good_columns()
     columns[table]["else"] = columns[table].pop(column)
     write(tmp_path, columns)
-    refused(tmp_path, f"{table}.parquet", repr(column), "missing")
+    refused(tmp_path, f"{table}.parquet: column {column!r} is missing")
 
 
-def test_wrong_types(tmp_path: Path) -> None:
+EMPTY = pa.array([], pa.int64())
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "words"),
+    [
+        ("users", {"user_id": [str(row) for row in range(20)]}, "user_id is BIGINT in the interac"),
+        ("log", {"user_id": EMPTY, "item_id": EMPTY, "time": EMPTY}, "the interactions are empty"),
+        ("items", {"item_id": EMPTY, "dept": EMPTY}, "the items are empty"),
+        ("log", {"time": [7] * ROWS}, "no interaction is left to train on"),
+    ],
+)
+def test_columns_that_make_no_dataset(
+    tmp_path: Path, table: str, columns: dict[str, Any], words: str
+) -> None:
+    tables = good_columns()
+    tables[table] |= columns
+    write(tmp_path, tables)
+    refused(tmp_path, words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"history_length": 0}, "--history-length 0: must be at least 1"),
+        ({"max_rejected": 2.0}, "--max-rejected 2.0: must lie between 0 and 1"),
+        ({"test_share": 1.5}, "test share 1.5: must lie between 0 and 1"),
+        ({"test_from": "noon"}, "--test-from noon: is no integer"),
+        ({"test_from": "-5"}, "no interaction is left to train on"),
+        ({"memory_limit": "much"}, "--memory-limit much: DuckDB refuses it"),
+        ({"items": None}, "--category needs --items"),
+        ({"items": None, "category": None, "title": "x"}, "--title needs --items"),
+        ({"items": None, "category": None, "item_features": ("x",)}, "--item-features needs"),
+        ({"users": None}, "--user-features needs --users"),
+        ({"numbers": ("height",)}, "--numbers height: is not among the features"),
+        ({"item_features": ("dept",)}, "--item-features dept: is the category already"),
+        ({"user_features": ("history",)}, "attribute 'history': the name is reserved"),
+        ({"user_features": ("dept",)}, "feature 'dept' is named twice: rename the column"),
+    ],
+)
+def test_options_that_contradict(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     columns = good_columns()
-    write(
-        tmp_path,
-        {**columns, "users": {"user_id": [str(row) for row in range(20)], "age": [1] * 20}},
-    )
-    refused(tmp_path, "user_id is BIGINT in the interactions and VARCHAR in the users table")
-    write(tmp_path, {**columns, "log": {**columns["log"], "time": [True] * ROWS}})
-    refused(tmp_path, "log.parquet: time 'time' is true or false", "--time")
-    halves: dict[str, list[Any]] = {"user_id": [row + 0.5 for row in range(20)], "age": [1] * 20}
-    log = {**columns["log"], "user_id": [0.5] * ROWS}
-    write(tmp_path, {**columns, "users": halves, "log": log})
-    refused(tmp_path, "log.parquet: row 1: user_id 0.5 is no whole number")
-    write(tmp_path, {**columns, "log": {**columns["log"], "good": ["yes"] * ROWS}})
-    refused(tmp_path, "label 'good' is text", "--positive-labels; it holds yes", label="good")
-
-
-def test_empty_inputs(tmp_path: Path) -> None:
-    columns = good_columns()
-    empty = {name: pa.array([], pa.int64()) for name in columns["log"]}
+    columns["users"] |= {"history": ["x"] * 20, "dept": ["x"] * 20}
     write(tmp_path, columns)
-    pq.write_table(pa.table(empty), tmp_path / "log.parquet")
-    refused(tmp_path, "interactions are empty")
-    write(tmp_path, {**columns, "log": {**columns["log"], "time": [7] * ROWS}})
-    refused(tmp_path, "no interaction is left to train on")
-    write(tmp_path, columns)
-    refused(tmp_path, "no interaction is left to train on", test_from="-5")
+    refused(tmp_path, words, **changes)
 
 
-def test_options_that_contradict(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [(".", "holds the input"), ("log.parquet", "holds the input"), ("log.parquet/out", "log.parq")],
+)
+def test_an_out_that_would_harm_the_input_is_refused(tmp_path: Path, out: str, words: str) -> None:
     write(tmp_path, good_columns())
-    refused(tmp_path, "--history-length 0", history_length=0)
-    refused(tmp_path, "--max-rejected 2", max_rejected=2.0)
-    refused(tmp_path, "test share 1.5", test_share=1.5)
-    refused(tmp_path, "--test-from noon", test_from="noon")
-    refused(tmp_path, "--memory-limit much", memory_limit="much")
-    refused(tmp_path, "--items", items=None)
-    refused(tmp_path, "--users", users=None)
-    refused(tmp_path, "--numbers height", numbers=("height",))
-    refused(tmp_path, "is the category already", item_features=("dept",))
-    refused(tmp_path, "holds the input", out=tmp_path, overwrite=True)
-    refused(tmp_path, "holds the input", out=tmp_path / "log.parquet", overwrite=True)
-
-
-def test_a_reserved_name(tmp_path: Path) -> None:
-    columns = good_columns()
-    columns["users"]["history"] = columns["users"].pop("age")
-    write(tmp_path, columns)
-    refused(tmp_path, "'history'", "reserved", user_features=("history",))
-
-
-def test_one_name_on_both_sides(tmp_path: Path) -> None:
-    columns = good_columns()
-    columns["users"]["dept"] = columns["users"].pop("age")
-    write(tmp_path, columns)
-    refused(tmp_path, "'dept'", "rename", user_features=("dept",))
-
-
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    write(tmp_path, good_columns())
-    refused(tmp_path, "log.parquet", out=tmp_path / "log.parquet" / "out")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=words):
+        run(tmp_path, out=tmp_path / out, overwrite=words == "holds the input")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_an_old_dataset_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -228,18 +199,6 @@ def test_an_old_dataset_stays_until_the_new_one_is_whole(tmp_path: Path) -> None
     refused(tmp_path, "missing item_id", overwrite=True)
     assert Schema.load(tmp_path / "out") == old
     assert run(tmp_path, overwrite=True, max_rejected=1.0).rejected == {"missing item_id": 6}
-
-
-def test_a_log_alone(tmp_path: Path) -> None:
-    write(tmp_path, good_columns())
-    schema = run(tmp_path, items=None, users=None, category=None, user_features=())
-    assert (schema.users, schema.items, schema.category) == (20, 17, "category")
-    assert schema.feature("category").rows == 1
-
-
-def test_kuairand_elsewhere(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="name the folder of KuaiRand-Pure"):
-        prepare(KuaiRand(path=tmp_path, out=tmp_path / "out"))
 
 
 PROGRAM = """
@@ -268,10 +227,10 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.002)
 
 
-STAGE_FILES = ["work/duckdb", "work/sequence.int32", "users.parquet", "examples/part-00000.parquet"]
+STARTED, ORDERED, WRITTEN = "work/duckdb", "work/sequence.int32", "examples/part-00000.parquet"
 
 
-@pytest.mark.parametrize("name", STAGE_FILES)
+@pytest.mark.parametrize("name", [STARTED, "users.parquet", WRITTEN])
 def test_a_killed_run_leaves_nothing_that_is_taken_for_whole(tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
     process = start(out, 300_000)
@@ -286,7 +245,7 @@ def test_a_killed_run_leaves_nothing_that_is_taken_for_whole(tmp_path: Path, nam
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("name", STAGE_FILES)
+@pytest.mark.parametrize("name", [STARTED, ORDERED, WRITTEN])
 def test_control_c_leaves_nothing(tmp_path: Path, name: str) -> None:
     process = start(tmp_path / "out", 300_000)
     wait_for(tmp_path / "out.partial" / name, process)

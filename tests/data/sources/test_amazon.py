@@ -15,6 +15,7 @@ from tests.data.sources.prepared import Prepared, refused
 
 SECOND = 1_000_000
 DEEP = "[" * 100_000
+COLUMNS_2023 = "user_id,parent_asin,rating,timestamp"
 Review = tuple[str, str, int]  # user, item, time
 
 
@@ -71,8 +72,14 @@ def write(path: Path, lines: list[str]) -> Path:
 
 
 def json_review(review: Review) -> str:
+    return json.dumps(dict(zip(("reviewerID", "asin", "unixReviewTime"), review, strict=True)))
+
+
+def json_2023(review: Review) -> str:
+    """As the files of 2023: an item's colour in asin, milliseconds."""
     user, item, time = review
-    return json.dumps({"reviewerID": user, "asin": item, "overall": 1.0, "unixReviewTime": time})
+    fields = {"rating": 1.0, "title": "Nice", "asin": f"{item}-red", "parent_asin": item}
+    return json.dumps({**fields, "user_id": user, "timestamp": time * 1000})
 
 
 def ratings_2014(review: Review) -> str:
@@ -85,28 +92,30 @@ def ratings_2018(review: Review) -> str:
     return f"{item},{user},5.0,{time}"
 
 
+def ratings_2023(review: Review) -> str:
+    user, item, time = review
+    return f"{user},{item},5.0,{time * 1000},B1 B2"
+
+
 def product(number: int, **more: Any) -> dict[str, Any]:
     return {"asin": item_id(number), "title": f"Thing {number}", "category": ["All", "X"], **more}
 
 
-def json_2023(review: Review) -> str:
-    """As the files of 2023: an item's colour in asin, milliseconds."""
-    user, item, time = review
-    fields = {"rating": 1.0, "title": "Nice", "asin": f"{item}-red", "parent_asin": item}
-    return json.dumps({**fields, "user_id": user, "timestamp": time * 1000})
-
-
-def metadata(folder: Path, items: int = 25) -> Path:
-    return write(folder / "metadata.json", [json.dumps(product(number)) for number in range(items)])
+def metadata(folder: Path, *more: str) -> Path:
+    products = [json.dumps(product(number)) for number in range(25)]
+    return write(folder / "metadata.json", [*products, *more])
 
 
 def options(folder: Path, reviews: Path, **changes: Any) -> Amazon:
-    values: dict[str, Any] = {
-        "out": folder / "out",
-        "reviews": reviews,
-        "metadata": folder / "metadata.json",
-    }
+    values = {"out": folder / "out", "reviews": reviews, "metadata": folder / "metadata.json"}
     return Amazon(**{**values, **changes})
+
+
+def check(made: Prepared, reviews: list[Review], least: int = 5) -> None:
+    """The filter and the split are those of a loop."""
+    train, test = last_of_each_user(five_core(reviews, least)[0])
+    assert made.triples("train") == by_time(train)
+    assert made.triples("test") == by_time(test)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +126,6 @@ def options(folder: Path, reviews: Path, **changes: Any) -> Amazon:
         ("ratings.csv", ratings_2014),
         ("ratings.csv.gz", ratings_2018),
         ("reviews.jsonl", json_2023),
-        ("reviews.jsonl.gz", json_2023),
     ],
 )
 def test_the_filter_and_the_split_are_those_of_a_loop(
@@ -129,55 +137,26 @@ def test_the_filter_and_the_split_are_those_of_a_loop(
     kept, rounds = five_core(reviews, 5)
     assert rounds > 2
     assert 50 < len(kept) < len(reviews)
-    train, test = last_of_each_user(kept)
-    assert made.triples("train") == by_time(train)
-    assert made.triples("test") == by_time(test)
+    check(made, reviews)
     assert set(made.users) == {user for user, _, _ in kept}
     assert set(made.items) == {item for _, item, _ in kept}
     assert f"{len(kept)} of {len(reviews)} interactions stayed" in made.schema.notes[1]
     assert made.schema.rows_read == len(reviews)
 
 
-@pytest.mark.parametrize("header", ["user_id,parent_asin,rating,timestamp", "\ufeff{}, history"])
+@pytest.mark.parametrize("header", [COLUMNS_2023, f"\ufeff{COLUMNS_2023}, history"])
 def test_the_csv_of_2023_has_a_header(tmp_path: Path, header: str) -> None:
     metadata(tmp_path)
     reviews = random_reviews()
-    lines = [f"{user},{item},5.0,{time * 1000},B1 B2" for user, item, time in reviews]
-    header = header.format("user_id,parent_asin,rating,timestamp")
-    made = Prepared(options(tmp_path, write(tmp_path / "5core.csv", [header, *lines])))
-    train, test = last_of_each_user(five_core(reviews, 5)[0])
-    assert made.triples("train") == by_time(train)
-    assert made.triples("test") == by_time(test)
+    lines = [ratings_2023(row) for row in reviews]
+    ratings = write(tmp_path / "5core.csv", [header, *lines])
+    made = Prepared(options(tmp_path, ratings))
+    check(made, reviews)
     assert made.schema.rows_read == len(reviews)
     lines[6] = "A1,B1"
-    write(tmp_path / "5core.csv", [header, *lines])
-    changes = {"max_rejected": 0.0, "out": tmp_path / "b"}
-    message = refused(options(tmp_path, tmp_path / "5core.csv", **changes))
-    assert "5core.csv: row 7: line without 4 fields (value: A1,B1)" in message
-
-
-def test_the_metadata_of_2023(tmp_path: Path) -> None:
-    products = [
-        {
-            "main_category": "All Beauty",
-            "title": "Cup",
-            "price": 12.5,
-            "store": "O'Neill",
-            "categories": ["Beauty", "Cups"],
-            "parent_asin": item_id(0),
-        },
-        {"main_category": "Books", "price": None, "categories": [], "parent_asin": item_id(1)},
-    ]
-    made = attributes(tmp_path, [json.dumps(row) for row in products])
-    names = ("title", "category_name", "categories", "brand")
-    assert made.attributes(item_id(0), *names) == ("Cup", "Beauty", ["Beauty", "Cups"], "O'Neill")
-    assert made.attributes(item_id(1), *names, "price") == (
-        item_id(1),
-        "Books",
-        ["Books"],
-        None,
-        None,
-    )
+    write(ratings, [header, *lines])
+    words = "5core.csv: row 7: line without 4 fields (value: A1,B1)"
+    refused(options(tmp_path, ratings, max_rejected=0.0, out=tmp_path / "b"), words)
 
 
 @pytest.mark.parametrize("least", [0, 1, 3])
@@ -185,10 +164,7 @@ def test_the_least_number_can_be_chosen(tmp_path: Path, least: int) -> None:
     metadata(tmp_path)
     reviews = random_reviews()
     lines = write(tmp_path / "ratings.csv", [ratings_2014(row) for row in reviews])
-    made = Prepared(options(tmp_path, lines, minimum=least))
-    train, test = last_of_each_user(five_core(reviews, least)[0])
-    assert made.triples("train") == by_time(train)
-    assert made.triples("test") == by_time(test)
+    check(Prepared(options(tmp_path, lines, minimum=least)), reviews, least)
 
 
 def test_a_filter_that_leaves_nothing(tmp_path: Path) -> None:
@@ -201,69 +177,96 @@ def few_reviews(items: int) -> list[str]:
     return [json_review((user_id(row % 2), item_id(row % items), row)) for row in range(4 * items)]
 
 
-def attributes(tmp_path: Path, products: list[str]) -> Prepared:
-    write(tmp_path / "metadata.json", products)
+def attributes(tmp_path: Path, products: list[Any], dump: Any = json.dumps) -> Prepared:
+    write(tmp_path / "metadata.json", [dump(row) for row in products])
     reviews = write(tmp_path / "reviews.json", few_reviews(len(products)))
     return Prepared(options(tmp_path, reviews, minimum=0))
 
 
-def test_the_metadata_of_2014_are_python_literals(tmp_path: Path) -> None:
-    products = [
-        {
-            "asin": item_id(0),
-            "title": 'Bob\'s "best" cup — blue',
-            "price": 12.5,
-            "brand": "O'Neill",
-            "categories": [["Home", "Cups", "Blue"], ["Gifts"]],
-        },
-        {"asin": item_id(1), "categories": [["Garden"]], "salesRank": {"Garden": 7}},
-    ]
-    made = attributes(tmp_path, [str(row) for row in products])
+CUP_2014 = {
+    "asin": item_id(0),
+    "title": 'Bob\'s "best" cup — blue',
+    "price": 12.5,
+    "brand": "O'Neill",
+    "categories": [["Home", "Cups", "Blue"], ["Gifts"]],
+}
+GARDEN_2014 = {"asin": item_id(1), "categories": [["Garden"]], "salesRank": {"Garden": 7}}
+CUP_2023 = {
+    "parent_asin": item_id(0),
+    "main_category": "All Beauty",
+    "title": "Cup",
+    "price": 12.5,
+    "store": "O'Neill",
+    "categories": ["Beauty", "Cups"],
+}
+BOOK_2023 = {"main_category": "Books", "price": None, "categories": [], "parent_asin": item_id(1)}
+
+
+@pytest.mark.parametrize(
+    ("products", "dump", "first", "second"),
+    [
+        (
+            [CUP_2014, GARDEN_2014],
+            str,
+            ('Bob\'s "best" cup — blue', "Home", ["Home", "Cups", "Blue"], "O'Neill"),
+            (item_id(1), "Garden", ["Garden"], None),
+        ),
+        (
+            [CUP_2023, BOOK_2023],
+            json.dumps,
+            ("Cup", "Beauty", ["Beauty", "Cups"], "O'Neill"),
+            (item_id(1), "Books", ["Books"], None),
+        ),
+    ],
+)
+def test_the_metadata_of_2014_are_python_literals_and_of_2023_have_other_names(
+    tmp_path: Path, products: list[Any], dump: Any, first: tuple[Any], second: tuple[Any]
+) -> None:
+    made = attributes(tmp_path, products, dump)
     names = ("title", "category_name", "categories", "brand")
-    assert made.attributes(item_id(0), *names) == (
-        'Bob\'s "best" cup — blue',
-        "Home",
-        ["Home", "Cups", "Blue"],
-        "O'Neill",
-    )
-    assert made.attributes(item_id(1), *names) == (item_id(1), "Garden", ["Garden"], None)
+    assert made.attributes(item_id(0), *names) == first
+    assert made.attributes(item_id(1), *names, "price") == (*second, None)
 
 
-def test_the_category_is_the_second_level_where_the_first_is_one_for_all(tmp_path: Path) -> None:
-    products = [
-        product(0, category=["Books", "Novels"]),
-        product(1, category=["Books", "Poems", "Odes"]),
-        product(2, category=["Books"]),
-        product(3, category=[]),
-    ]
-    made = attributes(tmp_path, [json.dumps(row) for row in products])
-    found = [made.attributes(item_id(number), "category")[0] for number in range(4)]
-    assert found == ["Novels", "Poems", None, None]
-    assert made.schema.notes[0] == "category: level 2 of the product's categories"
+@pytest.mark.parametrize(
+    ("categories", "level", "expected"),
+    [
+        (
+            [["Books", "Novels"], ["Books", "Poems", "Odes"], ["Books"], []],
+            2,
+            ["Novels", "Poems", None, None],
+        ),
+        ([["Books", "New"], ["Music", "New"]], 1, ["Books", "Music"]),
+        *(([["X"], odd], 1, ["X", None]) for odd in ({"Toys": 1}, 5, "Toys")),
+    ],
+)
+def test_the_category_is_the_first_level_that_differs_and_no_list_is_none(
+    tmp_path: Path, categories: list[Any], level: int, expected: list[str | None]
+) -> None:
+    products = [product(number, category=levels) for number, levels in enumerate(categories)]
+    made = attributes(tmp_path, products)
+    found = [made.attributes(item_id(number), "category")[0] for number in range(len(products))]
+    assert found == expected
+    assert made.schema.notes[0] == f"category: level {level} of the product's categories"
 
 
-def test_the_category_is_the_first_level_where_that_differs(tmp_path: Path) -> None:
-    products = [product(0, category=["Books", "New"]), product(1, category=["Music", "New"])]
-    made = attributes(tmp_path, [json.dumps(row) for row in products])
-    found = [made.attributes(item_id(number), "category")[0] for number in range(2)]
-    assert found == ["Books", "Music"]
-    assert made.schema.notes[0] == "category: level 1 of the product's categories"
-
-
-PRICES = [("$1,299.00", 1299.0), ("12.5", 12.5), (3, 3.0), ("$7.99 - $9.99", 7.99), ("", None)]
+PRICES: list[tuple[Any, Any]] = [
+    ("$1,299.00", 1299.0),
+    ("12.5", 12.5),
+    (3, 3.0),
+    ("$7.99 - $9.99", 7.99),
+    ("", None),
+]
 
 
 def test_prices_in_all_spellings(tmp_path: Path) -> None:
-    products = [product(number, price=price) for number, (price, _) in enumerate(PRICES)]
-    made = attributes(tmp_path, [json.dumps(row) for row in products])
-    for number, (_, price) in enumerate(PRICES):
-        bucket = made.attributes(item_id(number), "price")[0]
-        if price is None:
-            assert bucket is None
-        else:
-            start, stop = (float(edge) for edge in bucket.strip("[)").split(","))
-            assert start <= price < stop
-    assert len({made.attributes(item_id(number), "price") for number in range(5)}) == 5
+    made = attributes(tmp_path, [product(n, price=price) for n, (price, _) in enumerate(PRICES)])
+    buckets = [made.attributes(item_id(number), "price")[0] for number in range(5)]
+    assert len(set(buckets)) == 5
+    assert buckets.pop() is None
+    for bucket, (_, price) in zip(buckets, PRICES, strict=False):
+        start, stop = (float(edge) for edge in bucket.strip("[)").split(","))
+        assert start <= price < stop
 
 
 @pytest.mark.parametrize("dump", [json.dumps, str])
@@ -271,7 +274,7 @@ def test_half_of_a_surrogate_pair_in_a_text_is_replaced(
     tmp_path: Path, dump: Callable[[Any], str]
 ) -> None:
     words = {"title": "cup \ud83d", "brand": "\udc00 & Co", "category": ["A\ud83d", "cup ☕"]}
-    made = attributes(tmp_path, [dump(product(0, **words)), dump(product(1, category=["B"]))])
+    made = attributes(tmp_path, [product(0, **words), product(1, category=["B"])], dump)
     assert made.attributes(item_id(0), *words) == ("cup ?", "? & Co", "A?")
     assert made.attributes(item_id(0), "categories") == (["A?", "cup ☕"],)
     assert made.schema.rejected == {}
@@ -279,21 +282,11 @@ def test_half_of_a_surrogate_pair_in_a_text_is_replaced(
 
 @pytest.mark.parametrize("line", ['{"asin": "B9\\ud800", "title": "cup"}', '{"a": ' + DEEP])
 def test_a_bad_product_is_counted(tmp_path: Path, line: str) -> None:
-    metadata(tmp_path)
-    products = (tmp_path / "metadata.json").read_text().splitlines()
-    write(tmp_path / "metadata.json", [*products, line])
+    metadata(tmp_path, line)
     reviews = write(tmp_path / "reviews.json", few_reviews(25))
     made = Prepared(options(tmp_path, reviews, minimum=0, max_rejected=0.04))
     assert made.schema.rejected == {"missing item_id in items": 1}
     assert set(made.items) == {item_id(number) for number in range(25)}
-
-
-@pytest.mark.parametrize("levels", [{"Toys": 1}, 5, "Toys"])
-def test_categories_that_are_no_list_are_unknown(tmp_path: Path, levels: Any) -> None:
-    products = [product(0), product(1, category=levels)]
-    made = attributes(tmp_path, [json.dumps(row) for row in products])
-    found = [made.attributes(item_id(number), "category_name")[0] for number in range(2)]
-    assert found == ["X", "(unknown)"]
 
 
 def test_books_are_told_by_their_isbn(tmp_path: Path) -> None:
@@ -342,10 +335,10 @@ BAD_LINES = [
 @pytest.mark.parametrize(("line", "kind", "value"), BAD_LINES)
 def test_a_bad_review_is_located(tmp_path: Path, line: str, kind: str, value: str) -> None:
     metadata(tmp_path)
-    lines = [json_review(row) for row in random_reviews()]
+    lines = [json_review(row) for row in random_reviews(count=13)]
     reviews = write(tmp_path / "reviews.json", [*lines[:4], line, *lines[4:]])
     place = f"{reviews}: row 5: {kind} (value: {value})"
-    refused(options(tmp_path, reviews, max_rejected=0.0), place, "remove the row", "1 of 261 rows")
+    refused(options(tmp_path, reviews, max_rejected=0.0), place, "remove the row", "1 of 14 rows")
 
 
 def test_bad_reviews_are_counted_by_kind(tmp_path: Path) -> None:
@@ -354,19 +347,14 @@ def test_bad_reviews_are_counted_by_kind(tmp_path: Path) -> None:
     lines = [json_review(row) for row in rows]
     bad = [line for line, _, _ in BAD_LINES]
     reviews = write(tmp_path / "reviews.json.gz", [*lines[:4], *bad, *lines[4:]])
-    refused(
-        options(tmp_path, reviews), "reviews.json.gz: row 5", "14 of 274 rows", "--max-rejected"
-    )
+    refused(options(tmp_path, reviews), "reviews.json.gz: row 5", "14 of 274 rows", "--max-rej")
     made = Prepared(options(tmp_path, reviews, max_rejected=0.052))
     assert made.schema.rejected == Counter(kind for _, kind, _ in BAD_LINES)
-    train, test = last_of_each_user(five_core(rows, 5)[0])
-    assert made.triples("train") == by_time(train)
-    assert made.triples("test") == by_time(test)
+    check(made, rows)
 
 
 def test_bad_ratings_and_products(tmp_path: Path) -> None:
-    products = [json.dumps(product(number)) for number in range(25)]
-    write(tmp_path / "metadata.json", [*products, products[3], "{ cut"])
+    metadata(tmp_path, json.dumps(product(3)), "{ cut")
     lines = [ratings_2018(row) for row in random_reviews()]
     lines[6] = "B000000001,A1,5.0"
     reviews = write(tmp_path / "ratings.csv", lines)
@@ -386,47 +374,55 @@ def test_bad_ratings_and_products(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ratings.csv.gz", "reviews.json.gz", "metadata.json.gz"])
 def test_a_damaged_download(tmp_path: Path, name: str) -> None:
-    ratings, reviews = tmp_path / "ratings.csv.gz", tmp_path / "reviews.json.gz"
-    write(ratings, [ratings_2014(row) for row in random_reviews()])
-    write(reviews, [json_review(row) for row in random_reviews()])
+    rows = random_reviews()
+    lines = [(ratings_2014 if "csv" in name else json_review)(row) for row in rows]
+    reviews = write(tmp_path / ("ratings.csv.gz" if "csv" in name else "reviews.json.gz"), lines)
     products = [json.dumps(product(number)) for number in range(25)]
-    values: dict[str, Any] = {
-        "reviews": ratings if "csv" in name else reviews,
-        "metadata": write(tmp_path / "metadata.json.gz", products),
-        "out": tmp_path / "out",
-    }
+    path = write(tmp_path / "metadata.json.gz", products)
+    wrong = options(tmp_path, reviews, metadata=path)
     path = tmp_path / name
     whole = path.read_bytes()
-    middle = len(whole) // 2
     for damaged in (
-        whole[:middle],
+        whole[: len(whole) // 2],
         whole[:-20],
         b"no gzip",
         whole[:40] + b"\xff" * 9 + whole[40:],
         whole[:40] + b"\xff" * 40 + whole[80:],
     ):
         path.write_bytes(damaged)
-        message = refused(Amazon(**values))
+        message = refused(wrong)
         assert message.startswith(f"{path}: cannot be read (")
         assert message.endswith("download it anew")
     path.write_bytes(whole)
-    assert Prepared(Amazon(**values)).schema.rejected == {}
+    assert Prepared(wrong).schema.rejected == {}
 
 
-def test_other_wrong_paths(tmp_path: Path) -> None:
-    reviews = write(tmp_path / "reviews.json", few_reviews(2))
-    refused(options(tmp_path, reviews), "metadata.json: no such file or folder")
+LARGE = "B" * 140_000
+WRONG_FILES: dict[str, list[str]] = {
+    "reviews.json": few_reviews(2),
+    "empty.json": [],
+    "field.csv": [ratings_2014((user_id(1), item_id(1), 1)), f"{user_id(1)},{LARGE},5.0,1"],
+    "quote.csv": ['"', LARGE],
+}
+
+
+@pytest.mark.parametrize(
+    ("reviews", "products", "words"),
+    [
+        ("none.json", "metadata.json", "none.json: no such file or folder"),
+        ("reviews.json", "none.json", "none.json: no such file or folder"),
+        ("folder", "metadata.json", "folder: cannot be read (Is a directory)"),
+        ("reviews.json", "folder", "folder: cannot be read (Is a directory)"),
+        ("empty.json", "metadata.json", "interactions are empty"),
+        ("field.csv", "metadata.json", "field.csv: line 2: field larger than field limit"),
+        ("quote.csv", "metadata.json", "quote.csv: line 2: field larger than field limit"),
+        ("metadata.json", "reviews.json", "reviews.json: row 3: duplicate item_id in items"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, reviews: str, products: str, words: str) -> None:
     metadata(tmp_path)
-    refused(options(tmp_path, tmp_path / "none.json"), "none.json: no such file or folder")
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for wrong in (options(tmp_path, folder), options(tmp_path, reviews, metadata=folder)):
-        assert refused(wrong).startswith(f"{folder}: cannot be read (Is a directory)")
-    refused(options(tmp_path, write(tmp_path / "empty.json", [])), "interactions are empty")
-    large = f"{user_id(1)},{'B' * 140_000},5.0,1"
-    for lines in ([ratings_2014((user_id(1), item_id(1), 1)), large], ['"', "x" * 140_000]):
-        csv = write(tmp_path / "large.csv", lines)
-        message = refused(options(tmp_path, csv, csv_columns="user-item"))
-        assert message.startswith(f"{csv}: line 2: field larger than field limit")
-    swapped = options(tmp_path, tmp_path / "metadata.json", metadata=reviews)
-    refused(swapped, "reviews.json: row 3: duplicate item_id in items")
+    (tmp_path / "folder").mkdir()
+    for name, lines in WRONG_FILES.items():
+        write(tmp_path / name, lines)
+    files = {"reviews": tmp_path / reviews, "metadata": tmp_path / products}
+    refused(options(tmp_path, **files, csv_columns="user-item"), words)

@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,7 +15,7 @@ from dat_rec.data.sources.complete_journey import (
     USER_ATTRIBUTES,
     CompleteJourney,
 )
-from tests.data.sources.prepared import Prepared, refused
+from tests.data.sources.prepared import Prepared, refused, write
 
 START = datetime(2017, 1, 1, 11, 53, 26)
 # household, product, hour; product 99 stands in no table
@@ -64,12 +63,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = package / PACKAGE / "data"
     folder.mkdir(parents=True)
     (package / PACKAGE / "__init__.py").write_text("")
-    for name, columns in (
-        ("transactions", purchases()),
-        ("products", PRODUCTS),
-        ("demographics", HOUSEHOLDS),
-    ):
-        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+    write(folder / "transactions.parquet", **purchases())
+    write(folder / "products.parquet", **PRODUCTS)
+    write(folder / "demographics.parquet", **HOUSEHOLDS)
     monkeypatch.syspath_prepend(package)
     return folder
 
@@ -92,39 +88,31 @@ def test_the_last_tenth_of_time_is_the_test(tmp_path: Path, data: Path) -> None:
     assert made.schema.rejected == {}
 
 
-def test_products_that_only_purchases_name_stay(tmp_path: Path, data: Path) -> None:
-    made = Prepared(options(tmp_path))
-    assert set(made.items) == {10, 11, 12, 13, 98, 99}
-    assert made.attributes(99, "title", "category_name", *ITEM_ATTRIBUTES) == (
-        "product 99 (not described)",
-        "(unknown)",
-        *[None] * len(ITEM_ATTRIBUTES),
-    )
-    assert made.schema.notes[0].startswith("3 purchases name 2 products that products.parquet")
-
-
 def test_titles_and_attributes(tmp_path: Path, data: Path) -> None:
+    """Products that only purchases name stay, with unknown attributes."""
     made = Prepared(options(tmp_path))
-    assert [made.items[item]["title"] for item in (10, 11, 13)] == [
-        "ICE, National, 22 LB",
-        "BREAD, Private",
-        "GROCERY",
-    ]
+    assert {item: row["title"] for item, row in made.items.items()} == {
+        10: "ICE, National, 22 LB",
+        11: "BREAD, Private",
+        12: "VITAMINS, National, ",
+        13: "GROCERY",
+        98: "product 98 (not described)",
+        99: "product 99 (not described)",
+    }
+    assert made.schema.notes[0].startswith("3 purchases name 2 products that products.parquet")
     assert made.attributes(10, "category_name", "manufacturer_id") == ("GROCERY", "2")
     assert made.attributes(12, "category_name", "package_size") == ("(unknown)", None)
-    assert {user: (row["age"], row["income"]) for user, row in made.users.items()} == {
-        1: ("65+", None),
-        2: (None, None),
-        3: (None, None),
-        4: (None, None),
-        9: ("45-54", "x"),
-    }
+    unknown = made.attributes(99, "category_name", *ITEM_ATTRIBUTES)
+    assert unknown == ("(unknown)", *[None] * len(ITEM_ATTRIBUTES))
+    people = {user: (row["age"], row["income"]) for user, row in made.users.items()}
+    none = dict.fromkeys((2, 3, 4), (None, None))
+    assert people == {1: ("65+", None), **none, 9: ("45-54", "x")}
 
 
 def test_bad_rows_stop_or_are_counted(tmp_path: Path, data: Path) -> None:
-    bad = {name: list(values) for name, values in purchases().items()}
+    bad = purchases()
     bad["household_id"][4] = bad["product_id"][5] = bad["transaction_timestamp"][6] = None
-    pq.write_table(pa.table(bad), data / "transactions.parquet")
+    write(data / "transactions.parquet", **bad)
     place = "transactions.parquet: row 5: missing user_id (value: nothing)"
     refused(options(tmp_path), place, "3 of 12 rows", "--max-rejected")
     made = Prepared(options(tmp_path, max_rejected=0.25))

@@ -5,17 +5,17 @@ from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.sources.feature_kinds import kind_of
 from dat_rec.data.sources.parquet_log import ParquetLog
-from tests.data.sources.prepared import Prepared, refused
+from tests.data.sources.prepared import Prepared, own, refused, write
 
 N = range(6)
 DAY = dt.date(2026, 1, 1)
 AT = dt.datetime(2026, 1, 1, 12)
 UTC = pa.timestamp("us", "UTC")
+LARGE, PAIR = pa.large_list(pa.large_string()), pa.list_(pa.int16(), 2)
 
 READ = {
     "flag": (pa.array([True, False] * 3), ["true", "false"] * 3),
@@ -29,14 +29,8 @@ READ = {
     "big": (pa.array([2**64 - 1, 0] * 3, pa.uint64()), [str(2**64 - 1), "0"] * 3),
     "nothing": (pa.nulls(6), [None] * 6),
     "words": (pa.array([["x"], ["y", "x"]] * 3), [["x"], ["y", "x"]] * 3),
-    "large_words": (
-        pa.array([["x"], []] * 3, pa.large_list(pa.large_string())),
-        [["x"], []] * 3,
-    ),
-    "pairs": (
-        pa.array([[1, 2], [3, 1]] * 3, pa.list_(pa.int16(), 2)),
-        [["1", "2"], ["3", "1"]] * 3,
-    ),
+    "large_words": (pa.array([["x"], []] * 3, LARGE), [["x"], []] * 3),
+    "pairs": (pa.array([[1, 2], [3, 1]] * 3, PAIR), [["1", "2"], ["3", "1"]] * 3),
 }
 NUMBERS = {
     "price": pa.array([Decimal(f"{k}.99") for k in N]),
@@ -61,15 +55,10 @@ REFUSED = {
 
 
 def options(folder: Path, columns: dict[str, pa.Array]) -> ParquetLog:
-    rows = {"user_id": [k % 7 for k in range(60)], "item_id": [k % 6 for k in range(60)]}
-    pq.write_table(pa.table(rows | {"time": [*range(60)]}), folder / "log.parquet")
-    pq.write_table(pa.table({"item_id": [*N]} | columns), folder / "items.parquet")
-    return ParquetLog(
-        interactions=folder / "log.parquet",
-        items=folder / "items.parquet",
-        item_features=tuple(columns),
-        out=folder / "out",
-    )
+    ids = {"user_id": [k % 7 for k in range(60)], "item_id": [k % 6 for k in range(60)]}
+    write(folder / "log.parquet", **ids, time=[*range(60)])
+    items = write(folder / "items.parquet", item_id=[*N], **columns)
+    return own(folder, items=items, item_features=tuple(columns))
 
 
 def test_categories_and_tags_are_read_as_their_text(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """KuaiRand-Pure: one small world in both layouts, and what a hand calculation makes of it."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dat_rec.data.sources.kuairand import (
     VIDEOS,
     KuaiRand,
 )
-from tests.data.sources.prepared import Prepared, refused
+from tests.data.sources.prepared import Prepared, raw, refused, write
 
 # user, video, long watch, seconds, date
 EXPOSURES = [
@@ -63,26 +64,22 @@ def user_columns() -> dict[str, list[Any]]:
 def write_parquet(folder: Path) -> Path:
     """Training rows have their order within the user instead of the time."""
     folder.mkdir(exist_ok=True)
-    seen: dict[int, int] = {}
-    order: list[float | None] = []
-    for place, (user, *_) in enumerate(EXPOSURES):
-        order.append(float(seen.get(user, 0)) if place < FIRST_FILE else None)
-        seen[user] = seen.get(user, 0) + 1
-    parts = ["train" if place < FIRST_FILE else "val" for place in range(len(EXPOSURES))]
-    parts = [
-        "test" if row[4] >= 20220501 else part for row, part in zip(EXPOSURES, parts, strict=True)
-    ]
-    columns = {
-        "user_id": [row[0] for row in EXPOSURES],
-        "item_id": [row[1] for row in EXPOSURES],
-        "long_watch": pa.array([row[2] for row in EXPOSURES], pa.int8()),
-        "order": order,
-        "ts": [row[3] if place >= FIRST_FILE else 0 for place, row in enumerate(EXPOSURES)],
-        "split": parts,
-    }
-    pq.write_table(pa.table(columns), folder / "interactions.parquet")
-    pq.write_table(pa.table({"item_id": list(TAGS), **video_columns()}), folder / "items.parquet")
-    pq.write_table(pa.table({"user_id": list(DEGREES), **user_columns()}), folder / "users.parquet")
+    user, item, good, seconds, day = map(list, zip(*EXPOSURES, strict=True))
+    rows = range(len(EXPOSURES))
+    first = [row < FIRST_FILE for row in rows]
+    write(
+        folder / "interactions.parquet",
+        user_id=user,
+        item_id=item,
+        long_watch=pa.array(good, pa.int8()),
+        order=[float(user[:row].count(user[row])) if first[row] else None for row in rows],
+        ts=[0 if first[row] else seconds[row] for row in rows],
+        split=[
+            "test" if day[row] >= 20220501 else "train" if first[row] else "val" for row in rows
+        ],
+    )
+    write(folder / "items.parquet", item_id=list(TAGS), **video_columns())
+    write(folder / "users.parquet", user_id=list(DEGREES), **user_columns())
     return folder
 
 
@@ -135,43 +132,20 @@ def pairs(rows: list[Any]) -> list[tuple[int, int]]:
     return sorted((row["user_id"], row["item_id"]) for row in rows)
 
 
-def positives(*, test: bool) -> list[tuple[int, int]]:
-    return sorted(row[:2] for row in EXPOSURES if row[2] and (row[4] >= 20220501) == test)
+TRAINED = [(0, 10), (0, 10), (0, 12), (1, 10), (1, 12)]
 
 
 @LAYOUTS
-def test_long_watches_are_split_at_the_first_of_may(tmp_path: Path, write: Write) -> None:
+def test_every_layout_makes_the_same_dataset(tmp_path: Path, write: Write) -> None:
+    """Long watches, split at the first of May; the history holds the earlier ones."""
     made = Prepared(options(write(tmp_path / "kuai")))
-    assert pairs(made.train) == positives(test=False)
-    assert pairs(made.test) == positives(test=True) == [(0, 11), (1, 10), (2, 10)]
-    assert made.schema.rows_read == 8
-    assert made.schema.rejected == {}
-    assert {user: row["trained"] for user, row in made.users.items()} == {
-        0: True,
-        1: True,
-        2: False,
-        7: False,
-    }
-
-
-@LAYOUTS
-def test_the_history_holds_the_earlier_long_watches(tmp_path: Path, write: Write) -> None:
-    made = Prepared(options(write(tmp_path / "kuai")))
+    assert (made.schema.rows_read, made.schema.rejected) == (8, {})
     found = sorted((row["user_id"], row["history"], row["item_id"]) for row in made.train)
-    assert found == [
-        (0, [], 10),
-        (0, [10], 12),
-        (0, [10, 12], 10),
-        (1, [], 10),
-        (1, [10], 12),
-    ]
+    assert found == [(0, [], 10), (0, [10], 12), (0, [10, 12], 10), (1, [], 10), (1, [10], 12)]
+    assert pairs(made.test) == [(0, 11), (1, 10), (2, 10)]
+    assert {user for user, row in made.users.items() if row["trained"]} == {0, 1}
     assert made.users[0]["history"] == [10, 12, 10]
     assert made.users[0]["history_category"] == ["39", None, "39"]
-
-
-@LAYOUTS
-def test_attributes_are_the_same_words_in_every_layout(tmp_path: Path, write: Write) -> None:
-    made = Prepared(options(write(tmp_path / "kuai")))
     names = ("title", "category_name", "tag", "music_type", "author_id")
     assert {video: made.attributes(video, *names) for video in TAGS} == {
         10: ("video 10 (category 39)", "39", ["39", "6"], "9", "710"),
@@ -231,16 +205,13 @@ def test_bad_lines_are_counted_by_kind(tmp_path: Path) -> None:
     folder = write_csv(tmp_path / "kuai", tuple(line for line, _, _ in BAD_LINES))
     refused(options(folder, max_rejected=0.5), LOGS[0], "row 2", "15 of 23 rows")
     made = Prepared(options(folder, max_rejected=0.66))
-    kinds = [kind for _, kind, _ in BAD_LINES]
-    assert made.schema.rejected == {kind: kinds.count(kind) for kind in kinds}
-    assert pairs(made.train) == positives(test=False)
+    assert made.schema.rejected == Counter(kind for _, kind, _ in BAD_LINES)
+    assert pairs(made.train) == TRAINED
 
 
 def test_short_watches_are_left_out_uncounted(tmp_path: Path) -> None:
     folder = write_csv(tmp_path / "kuai", ("0,10,,1200,,1,0",))
-    made = Prepared(options(folder))
-    assert (made.schema.rejected, made.schema.rows_read) == ({}, 8)
-    assert pairs(made.train) == positives(test=False)
+    assert len(raw(options(folder), "row")) == 8
 
 
 def change(folder: Path, name: str, column: str, row: int, value: Any) -> None:
@@ -269,16 +240,14 @@ BAD_CELLS = [
 
 
 @pytest.mark.parametrize(("name", "column", "row", "value", "kind", "shown"), BAD_CELLS)
-def test_a_bad_cell_is_located_and_counted(
+def test_a_bad_cell_is_located(
     tmp_path: Path, name: str, column: str, row: int, value: Any, kind: str, shown: str
 ) -> None:
     folder = write_parquet(tmp_path / "kuai")
     change(folder, name, column, row, value)
-    refused(options(folder), f"{name}.parquet: row {row + 1}: {kind} (value: {shown})")
-    made = Prepared(options(folder, max_rejected=0.5))
-    assert made.schema.rejected == {kind: 1}
-    lost = int(name == "interactions")
-    assert len(made.train) + len(made.test) == made.schema.rows_read - lost
+    count = {"interactions": 9 if column == "long_watch" else 8, "items": 4, "users": 4}[name]
+    place = f"{name}.parquet: row {row + 1}: {kind} (value: {shown})"
+    refused(options(folder), place, f"1 of {count} rows of the {name}")
 
 
 def test_a_bad_cell_loses_its_row_only(tmp_path: Path) -> None:
@@ -286,9 +255,7 @@ def test_a_bad_cell_loses_its_row_only(tmp_path: Path) -> None:
     change(folder, "interactions", "order", 2, float("nan"))
     made = Prepared(options(folder, max_rejected=0.2))
     assert made.schema.rejected == {"unparsable time": 1}
-    left = positives(test=False)
-    left.remove((1, 10))
-    assert pairs(made.train) == left
+    assert pairs(made.train) == [pair for pair in TRAINED if pair != (1, 10)]
 
 
 @pytest.mark.parametrize(

@@ -7,26 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from dat_rec.data.sources.parquet_log import ParquetLog
-from tests.data.sources.prepared import Prepared, refused
+from tests.data.sources.prepared import Prepared, own, raw, refused
+from tests.data.sources.prepared import write as write_columns
 
 Row = tuple[Any, Any, int]
 ROWS: list[Row] = [(row * row % 7, row % 11, 1000 - row // 3) for row in range(200)]
 
 
 def write(path: Path, rows: list[Row], *, timed: bool = True, **more: list[Any]) -> None:
-    users, items, times = (list(column) for column in zip(*rows, strict=True))
-    columns = {"user_id": users, "item_id": items, **({"time": times} if timed else {}), **more}
-    pq.write_table(pa.table(columns), path)
-
-
-def options(folder: Path, **changes: Any) -> ParquetLog:
-    values = {"out": folder / "out", "interactions": folder / "log.parquet"}
-    return ParquetLog(**{**values, **changes})
+    users, items, times = zip(*rows, strict=True)
+    write_columns(path, user_id=users, item_id=items, **({"time": times} if timed else {}), **more)
 
 
 def triples(made: Prepared) -> tuple[list[Row], list[Row]]:
@@ -52,7 +44,7 @@ def largest(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[R
 @pytest.mark.parametrize("share", [0.1, 0.25])
 def test_a_random_share_is_that_of_the_hashes(tmp_path: Path, seed: int, share: float) -> None:
     write(tmp_path / "log.parquet", ROWS)
-    made = Prepared(options(tmp_path, split="random", test_share=share, seed=seed))
+    made = Prepared(own(tmp_path, split="random", test_share=share, seed=seed))
     train, test = largest(ROWS, share, seed)
     assert triples(made) == (train, test)
     assert f"a random {share * 100:g} % of interactions (seed {seed})" in made.schema.split
@@ -61,7 +53,7 @@ def test_a_random_share_is_that_of_the_hashes(tmp_path: Path, seed: int, share: 
 
 def test_a_random_split_does_not_follow_the_order_of_the_rows(tmp_path: Path) -> None:
     write(tmp_path / "log.parquet", ROWS[::-1])
-    assert triples(Prepared(options(tmp_path, split="random"))) == largest(ROWS, 0.1, 0)
+    assert triples(Prepared(own(tmp_path, split="random"))) == largest(ROWS, 0.1, 0)
 
 
 def last_of_each(rows: list[Row]) -> tuple[list[Row], list[Row]]:
@@ -81,7 +73,7 @@ def last_of_each(rows: list[Row]) -> tuple[list[Row], list[Row]]:
 def test_the_last_of_each_user_is_held_out(tmp_path: Path) -> None:
     rows = [*ROWS, (99, 3, 5)]
     write(tmp_path / "log.parquet", rows)
-    made = Prepared(options(tmp_path, split="last"))
+    made = Prepared(own(tmp_path, split="last"))
     assert triples(made) == last_of_each(rows)
     assert "the last interaction of each user who has two or more" in made.schema.split
 
@@ -91,20 +83,20 @@ def test_the_order_of_the_files_decides_between_equal_times(tmp_path: Path) -> N
     (tmp_path / "log").mkdir()
     write(tmp_path / "log" / "b.parquet", rows[9:])
     write(tmp_path / "log" / "a.parquet", rows[:9])
-    made = Prepared(options(tmp_path, split="last", interactions=tmp_path / "log"))
+    made = Prepared(own(tmp_path, split="last", interactions=tmp_path / "log"))
     assert triples(made) == last_of_each(rows)
 
 
 def test_without_times_the_order_of_the_rows_is_the_order(tmp_path: Path) -> None:
     rows = [(user, item, place) for place, (user, item, _) in enumerate(ROWS, 1)]
     write(tmp_path / "log.parquet", ROWS, timed=False)
-    made = Prepared(options(tmp_path, split="last"))
+    made = Prepared(own(tmp_path, split="last"))
     assert triples(made) == last_of_each(rows)
     for row in made.train:
         before = [i for u, i, place in rows if u == row["user_id"] and place < row["time"]]
         assert row["history"] == before[-50:]
     assert "the log has no times: the order of its rows" in made.schema.notes[1]
-    made = Prepared(options(tmp_path, split="random", out=tmp_path / "b"))
+    made = Prepared(own(tmp_path, split="random", out=tmp_path / "b"))
     assert triples(made) == largest(rows, 0.1, 0)
 
 
@@ -113,7 +105,7 @@ def test_the_rows_are_put_in_order_once(tmp_path: Path, timed: bool) -> None:
     """Not again by each of those who read the interactions."""
     write(tmp_path / "log.parquet", ROWS, timed=timed)
     database = duckdb.connect()
-    options(tmp_path, split="last").register(database, tmp_path)
+    own(tmp_path, split="last").register(database, tmp_path)
     query = "SELECT count(*), sum(place), min(time) FROM raw_interactions"
     assert (database.execute(query).fetchone() or ())[:2] == (200, 200 * 201 // 2)
     plan = database.execute(f"EXPLAIN {query}").fetchall()[0][1]
@@ -123,28 +115,14 @@ def test_the_rows_are_put_in_order_once(tmp_path: Path, timed: bool) -> None:
 
 def test_a_bad_row_of_a_log_without_times_is_located(tmp_path: Path) -> None:
     write(tmp_path / "log.parquet", [ROWS[0], (None, 1, 0), *ROWS], timed=False)
-    refused(options(tmp_path, split="last", max_rejected=0.0), "row 2: missing user_id")
+    refused(own(tmp_path, split="last", max_rejected=0.0), "row 2: missing user_id")
 
 
 def test_a_log_without_times_names_the_splits_that_need_none(tmp_path: Path) -> None:
     write(tmp_path / "log.parquet", ROWS, timed=False)
     words = "column 'time' is missing: it has user_id, item_id"
-    refused(options(tmp_path), words, "pass --split last or --split random")
-    refused(options(tmp_path, split="last", time="when"), "column 'when' is missing")
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"split": "last", "test_share": 0.2}, "--test-share has no meaning for --split last"),
-        ({"split": "random", "test_from": "5"}, "--test-from needs --split time"),
-        ({"split": "random", "test_share": 1.0}, "test share 1.0: must lie between 0 and 1"),
-        ({"split": "last", "text_ids": True, "user_id": "each"}, "no user has two: pass --split"),
-    ],
-)
-def test_options_that_contradict(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    write(tmp_path / "log.parquet", ROWS, each=list(range(200)))
-    refused(options(tmp_path, **changes), words)
+    refused(own(tmp_path), words, "pass --split last or --split random")
+    refused(own(tmp_path, split="last", time="when"), "column 'when' is missing")
 
 
 def bursts(early: int) -> list[Row]:
@@ -160,7 +138,7 @@ def test_what_was_held_out_is_said(
 ) -> None:
     """The earliest time is for training wherever there is a later one."""
     write(tmp_path / "log.parquet", bursts(early))
-    made = Prepared(options(tmp_path))
+    made = Prepared(own(tmp_path))
     assert (made.schema.examples, made.schema.tests) == (200 - held, held)
     schema = json.loads((tmp_path / "out" / "schema.json").read_text())
     assert f"; {held} of 200 are held out ({held / 2:.2f}%)" in schema["split"]
@@ -173,27 +151,19 @@ def test_what_was_held_out_is_said(
 
 def test_a_log_of_one_time_is_told_the_true_cure(tmp_path: Path) -> None:
     write(tmp_path / "log.parquet", bursts(0))
-    message = refused(options(tmp_path), "all are of one time: pass --split last or --split random")
+    message = refused(own(tmp_path), "all are of one time: pass --split last or --split random")
     assert "hold out less" not in message
     for split in ("last", "random"):
-        made = Prepared(options(tmp_path, split=split, out=tmp_path / split))
+        made = Prepared(own(tmp_path, split=split, out=tmp_path / split))
         assert made.schema.tests == len(set(made.users)) if split == "last" else 20
 
 
 def test_one_interaction_is_too_few(tmp_path: Path) -> None:
     write(tmp_path / "log.parquet", ROWS[:1])
-    refused(options(tmp_path), "there is one interaction, to train on or to test on: give more")
+    refused(own(tmp_path), "there is one interaction, to train on or to test on: give more")
 
 
-LABELS = ["view", "view", "purchase", "add_to_cart", None]
-
-
-def labelled(folder: Path, labels: list[Any]) -> None:
-    write(folder / "log.parquet", ROWS, event=[labels[row % 5] for row in range(200)])
-
-
-def chosen(wanted: set[Any], labels: list[Any]) -> list[Row]:
-    return sorted(row for place, row in enumerate(ROWS) if labels[place % 5] in wanted)
+LABELS: list[Any] = ["view", "view", "purchase", "add_to_cart", None]
 
 
 @pytest.mark.parametrize(
@@ -209,30 +179,35 @@ def chosen(wanted: set[Any], labels: list[Any]) -> list[Row]:
     ],
 )
 def test_positives_can_be_named(tmp_path: Path, labels: list[Any], named: tuple[str, ...]) -> None:
-    labelled(tmp_path, labels)
-    changes = {"label": "event", "positive_labels": named, "max_rejected": 0.7}
-    made = Prepared(options(tmp_path, **changes))
-    truths = {str(name).lower() for name in named}
+    write(tmp_path / "log.parquet", ROWS, event=labels * 40)
+    options = own(tmp_path, label="event", positive_labels=named, max_rejected=0.7)
     wanted = {
         label
         for label in labels
-        if str(label) in named or (isinstance(label, bool) and str(label).lower() in truths)
+        if str(label) in named
+        or (isinstance(label, bool) and str(label).lower() == named[0].lower())
     }
-    train, test = triples(made)
-    assert sorted(train + test) == chosen(wanted, labels)
+    rows = raw(options, "user_id", "item_id", "time", "problem")
+    good = [row[:3] for row in rows if row[3] is None]
+    assert good == [row for place, row in enumerate(ROWS) if labels[place % 5] in wanted]
+    assert [row[3] for row in rows if row[3] is not None] == ["missing label"] * 40
+    made = Prepared(options)
     assert made.schema.rejected == {"missing label": 40}
     assert made.schema.notes[0] == f"positives: event is {' or '.join(named)}"
+
+
+HELD = "it holds view, add_to_cart, purchase"
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"label": "event"}, "label 'event' is text: name its positives by --positive-labels; it "),
-        ({"label": "event"}, "it holds view, add_to_cart, purchase"),
-        (
-            {"label": "event", "positive_labels": ("purchase", "purchse")},
-            "--positive-labels purchse: ",
-        ),
+        ({"split": "last", "test_share": 0.2}, "--test-share has no meaning for --split last"),
+        ({"split": "random", "test_from": "5"}, "--test-from needs --split time"),
+        ({"split": "random", "test_share": 1.0}, "test share 1.0: must lie between 0 and 1"),
+        ({"split": "last", "user_id": "each"}, "no user has two: pass --split time or --split ran"),
+        ({"label": "event"}, f"'event' is text: name its positives by --positive-labels; {HELD}"),
+        ({"label": "event", "positive_labels": ("purchase", "purchse")}, "labels purchse: "),
         ({"label": "event", "positive_labels": ("x",)}, "'event' holds view, add_to_cart, purch"),
         ({"positive_labels": ("view",)}, "--positive-labels needs --label"),
         ({"min_label": 2.0}, "--min-label needs --label"),
@@ -244,11 +219,11 @@ def test_positives_can_be_named(tmp_path: Path, labels: list[Any], named: tuple[
         ({"label": "stars", "positive_labels": ("4",)}, "or pass --min-label"),
     ],
 )
-def test_labels_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    events = [LABELS[row % 5] for row in range(200)]
+def test_options_that_contradict(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     stars, sure = [row / 2 for row in range(200)], [row % 2 == 0 for row in range(200)]
-    write(tmp_path / "log.parquet", ROWS, event=events, stars=stars, sure=sure)
-    refused(options(tmp_path, **changes), words)
+    columns = {"event": LABELS * 40, "stars": stars, "sure": sure, "each": list(range(200))}
+    write(tmp_path / "log.parquet", ROWS, **columns)
+    refused(own(tmp_path, **changes), words)
 
 
 @pytest.mark.parametrize("second", ["no time", "text"])
@@ -257,11 +232,6 @@ def test_times_of_some_files_alone_are_no_log_without_times(tmp_path: Path, seco
     log = tmp_path / "log.parquet"
     log.mkdir()
     write(log / "a.parquet", ROWS[:100])
-    write(log / "b.parquet", ROWS[100:], timed=False)
-    if second == "text":
-        table = pq.read_table(log / "b.parquet")
-        times = pa.array(["2026-01-01"] * len(table))
-        pq.write_table(table.append_column("time", times), log / "b.parquet")
-    message = refused(options(tmp_path, split="last"))
-    assert "'time'" in message
-    assert "b.parquet" in message
+    texts = {"time": ["2026-01-01"] * 100} if second == "text" else {}
+    write(log / "b.parquet", ROWS[100:], timed=False, **texts)
+    refused(own(tmp_path, split="last"), "'time'", "b.parquet")
