@@ -29,7 +29,7 @@ from dat_rec.data.prepare import Options
 from dat_rec.data.scan import scan_parquet
 from dat_rec.data.source import Attribute, Source, last_of_each_user, quoted
 from dat_rec.data.sources.price import price
-from dat_rec.data.sources.tables import integer, microseconds
+from dat_rec.data.sources.tables import NO_USERS, integer, microseconds
 from dat_rec.errors import UserError
 
 BATCH_LINES = 20_000
@@ -74,8 +74,7 @@ class Amazon(Options):
             "CREATE VIEW raw_interactions AS SELECT user_id, item_id, "
             f"{microseconds(integer('time'), 'micros_in_one')} AS time, problem, "
             f"coalesce(value, time) AS value, row, {quoted(self.reviews)} AS file "
-            f"FROM {scan_parquet([work / 'reviews.parquet'])}; "
-            "CREATE VIEW raw_users AS SELECT user_id, row, file FROM raw_interactions WHERE false"
+            f"FROM {scan_parquet([work / 'reviews.parquet'])}; {NO_USERS}"
         )
         level = _category_level(database, work)
         database.execute(
@@ -230,11 +229,7 @@ def _id(value: Any) -> str | None:
 
     Replaced, it could make one id of two.
     """
-    if value is None:
-        return None
-    text = str(value)
-    text.encode()
-    return text
+    return None if value is None else str(value).encode().decode()
 
 
 def _text(value: Any) -> str | None:

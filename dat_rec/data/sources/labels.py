@@ -5,98 +5,81 @@ A row without a label is read too: the checks count it as bad.
 
 import struct
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-
-import duckdb
 
 from dat_rec.data.source import named, quoted
 from dat_rec.data.sources.feature_kinds import is_number
-from dat_rec.data.sources.tables import INTEGERS, WIDTH, at_least
+from dat_rec.data.sources.tables import INTEGERS, WIDTH, Table, at_least
 from dat_rec.errors import UserError
 
 SHOWN = 8
 """Maximum number of a label's values that a message shows."""
 
 
-@dataclass(frozen=True)
-class Labels:
-    """One column of labels.
+Positives = tuple[str, str]
+"""SQL: a WHERE of the rows to read, and whether one of them lacks its label."""
 
-    Each method gives SQL twice: a WHERE of the rows to read, and whether one of them lacks its
-    label.
+
+def labels_from(table: Table, column: str, least: float) -> Positives:
+    """Positives are the labels of at least ``least``.
+
+    Args:
+        table: of ``tables.parquet`` with ``width_of`` the column.
+        column: that of the labels.
+        least: minimum label of a positive.
+
+    Raises:
+        UserError: the column holds no numbers.
     """
+    type_ = table.types[column]
+    if not is_number(type_):
+        what = f"{type_}: name a number or text"
+        if type_ == "VARCHAR":
+            held = _values(table, column)
+            what = f"text: name its positives by --positive-labels; it holds {held}"
+        raise UserError(f"{table.path}: label {column!r} is {what}")
+    label = f"{named(column)}::DOUBLE"
+    bound = repr(least)
+    if type_ in ("FLOAT", "DOUBLE"):
+        # 4.1 in 32 bits is less than 4.1 in 64: each file's labels are compared in its width.
+        narrow = "".join(f" WHEN {width} THEN {_rounded(least, width)!r}" for width in (16, 32))
+        bound = f"CASE {WIDTH}{narrow} ELSE {bound} END::DOUBLE"
+    return f"WHERE {at_least(label, bound)}", f"NOT coalesce(isfinite({label}), false)"
 
-    database: duckdb.DuckDBPyConnection
-    log: str
-    """SQL to stand after FROM, of ``tables.parquet`` with ``width_of`` the column."""
-    path: Path
-    """The log, for messages."""
-    column: str
-    type_: str
-    """The column's type in DuckDB."""
 
-    def at_least(self, least: float) -> tuple[str, str]:
-        """Positives are the labels of at least ``least``.
+def labels_among(table: Table, column: str, positives: tuple[str, ...]) -> Positives:
+    """Positives are the labels that are named.
 
-        Raises:
-            UserError: the column holds no numbers.
-        """
-        column = named(self.column)
-        if not is_number(self.type_):
-            if self.type_ == "VARCHAR":
-                raise UserError(
-                    f"{self.path}: label {self.column!r} is text: name its positives by "
-                    f"--positive-labels; it holds {self._values()}"
-                )
-            raise UserError(
-                f"{self.path}: label {self.column!r} is {self.type_}: name a number or text"
-            )
-        label = f"{column}::DOUBLE"
-        bound = repr(least)
-        if self.type_ in ("FLOAT", "DOUBLE"):
-            # 4.1 in 32 bits is less than 4.1 in 64: each file's labels are compared in its width.
-            narrow = "".join(f" WHEN {width} THEN {_rounded(least, width)!r}" for width in (16, 32))
-            bound = f"CASE {WIDTH}{narrow} ELSE {bound} END::DOUBLE"
-        return f"WHERE {at_least(label, bound)}", f"NOT coalesce(isfinite({label}), false)"
-
-    def among(self, positives: tuple[str, ...]) -> tuple[str, str]:
-        """Positives are the labels that are named.
-
-        Raises:
-            UserError: the column holds neither text nor integers, or no row has one of the labels.
-        """
-        column = named(self.column)
-        if self.type_ not in ("VARCHAR", "BOOLEAN", *INTEGERS):
-            raise UserError(
-                f"--positive-labels: {self.path}: label {self.column!r} is {self.type_}: "
-                "name a column of text or integers, or pass --min-label"
-            )
-        # As True or TRUE stand elsewhere, so may they here.
-        given = {label.lower() if self.type_ == "BOOLEAN" else label: label for label in positives}
-        wanted = ", ".join(quoted(label) for label in given)
-        test = f"{column}::VARCHAR IN ({wanted})"
-        found = self.database.execute(
-            f"SELECT DISTINCT {column}::VARCHAR FROM {self.log} WHERE {test}"
+    Raises:
+        UserError: the column holds neither text nor integers, or no row has one of the labels.
+    """
+    type_, text = table.types[column], f"{named(column)}::VARCHAR"
+    if type_ not in ("VARCHAR", "BOOLEAN", *INTEGERS):
+        raise UserError(
+            f"--positive-labels: {table.path}: label {column!r} is {type_}: "
+            "name a column of text or integers, or pass --min-label"
         )
-        absent = given.keys() - {row[0] for row in found.fetchall()}
-        if absent:
-            raise UserError(
-                f"--positive-labels {given[min(absent)]}: {self.path}: no row has it: "
-                f"{self.column!r} holds {self._values()}: correct or leave it out"
-            )
-        missing = f"coalesce({column}::VARCHAR, '') = ''"
-        return f"WHERE {missing} OR {test}", missing
+    # As True or TRUE stand elsewhere, so may they here.
+    given = {label.lower() if type_ == "BOOLEAN" else label: label for label in positives}
+    test = f"{text} IN ({', '.join(quoted(label) for label in given)})"
+    found = table.database.execute(f"SELECT DISTINCT {text} FROM {table} WHERE {test}").fetchall()
+    absent = given.keys() - {row[0] for row in found}
+    if absent:
+        raise UserError(
+            f"--positive-labels {given[min(absent)]}: {table.path}: no row has it: "
+            f"{column!r} holds {_values(table, column)}: correct or leave it out"
+        )
+    missing = f"coalesce({text}, '') = ''"
+    return f"WHERE {missing} OR {test}", missing
 
-    def _values(self) -> str:
-        """The most frequent labels, for a message."""
-        column = named(self.column)
-        rows = self.database.execute(
-            f"SELECT {column}::VARCHAR, count(*) FROM {self.log} WHERE {column} IS NOT NULL "
-            f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {SHOWN + 1}"
-        ).fetchall()
-        more = ", …" if len(rows) > SHOWN else ""
-        return ", ".join(str(row[0])[:40] for row in rows[:SHOWN]) + more
+
+def _values(table: Table, column: str) -> str:
+    """The most frequent labels, for a message."""
+    rows = table.database.execute(
+        f"SELECT {named(column)}::VARCHAR, count(*) FROM {table} "
+        f"WHERE {named(column)} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {SHOWN + 1}"
+    ).fetchall()
+    more = ", …" if len(rows) > SHOWN else ""
+    return ", ".join(str(row[0])[:40] for row in rows[:SHOWN]) + more
 
 
 def _rounded(number: float, width: int) -> float:

@@ -18,6 +18,7 @@ from dat_rec.data.prepare import Options
 from dat_rec.data.scan import scan_parquet
 from dat_rec.data.source import Attribute, Source, last_share_of_time, quoted
 from dat_rec.data.sources.tables import (
+    NO_USERS,
     PLACE,
     at_least,
     delimited,
@@ -33,6 +34,7 @@ from dat_rec.errors import UserError
 
 RATING_COLUMNS = ("userId", "movieId", "rating", "timestamp")
 FILM_COLUMNS = ("movieId", "title", "genres")
+PEOPLE_COLUMNS = ("userId", "gender", "age", "occupation", "zip")
 TEST_SHARE = 0.1
 LOOK_AT = 1_000
 """Number of lines that decide the form of a CSV file's times."""
@@ -53,44 +55,37 @@ class MovieLens(Options):
         attributes = [Attribute("category", "item"), Attribute("genres", "item", "tags")]
         attributes += [Attribute("year", "item")]
         notes = [f"positives: ratings of at least {self.min_rating:g}; the others are left out"]
-        time, integer_time = microseconds(integer("timestamp"), 1_000_000), True
+        time, integers = microseconds(integer("timestamp"), 1_000_000), ["timestamp"]
+        people = None
         if (self.path / "ratings.dat").exists():
             ratings = delimited(
+                database,
                 self.path / "ratings.dat",
                 RATING_COLUMNS,
                 separator="::",
                 header=RATING_COLUMNS,
             )
             movies = _double_colons(self.path / "movies.dat", work, FILM_COLUMNS)
-            people = _people(self.path)
+            # ml-10m has tags.dat in place of the people's attributes.
+            if (self.path / "users.dat").exists() or not (self.path / "tags.dat").exists():
+                people = _double_colons(self.path / "users.dat", work, PEOPLE_COLUMNS)
         elif (self.path / "ratings.csv").exists():
             _check_header(self.path / "ratings.csv", RATING_COLUMNS)
-            ratings = delimited(self.path / "ratings.csv", RATING_COLUMNS)
+            ratings = delimited(database, self.path / "ratings.csv", RATING_COLUMNS)
             form = _form_of_times(database, self.path / "ratings.csv")
             if form not in EPOCH:
-                time, integer_time = FORMS[form].micros('trim("timestamp")'), False
+                time, integers = FORMS[form].micros('trim("timestamp")'), []
             _check_header(self.path / "movies.csv", FILM_COLUMNS)
             path = _in_utf8(self.path / "movies.csv", work)
             if path.parent == work:
                 notes.append("movies.csv is not in UTF-8: it is read as Latin-1")
             movies = (
                 f"(SELECT * REPLACE ({quoted(self.path / 'movies.csv')} AS _source_file) "
-                f"FROM {delimited(path, FILM_COLUMNS)})"
-            )
-            people = None
-        else:
-            raise UserError(_other_folder(self.path))
-        if people is None:
-            database.execute(
-                f"CREATE VIEW raw_users AS SELECT {integer('userId')} AS user_id, {PLACE} "
-                f"FROM {ratings} WHERE false"
+                f"FROM {delimited(database, path, FILM_COLUMNS)})"
             )
         else:
-            _register_people(database, people, work)
-            attributes += [Attribute(name, "query") for name in ("gender", "age", "occupation")]
-        wrong = problem(
-            "userId", "movieId", time="timestamp", integer_time=integer_time, numbers=("rating",)
-        )
+            raise _other_folder(self.path)
+        wrong = problem("userId", "movieId", *integers, time="timestamp", numbers=("rating",))
         # A rating that is no number stays, so that the checks can count it.
         database.execute(
             f"CREATE VIEW raw_interactions AS SELECT {integer('userId')} AS user_id, "
@@ -98,6 +93,14 @@ class MovieLens(Options):
             f"WHERE {at_least(number('rating'), self.min_rating)}"
         )
         _register_movies(database, movies)
+        if people is None:
+            database.execute(NO_USERS)
+        else:
+            database.execute(
+                f"CREATE VIEW raw_users AS SELECT {integer('userId')} AS user_id, "
+                f"gender, age, occupation, {PLACE} FROM {people}"
+            )
+            attributes += [Attribute(name, "query") for name in PEOPLE_COLUMNS[1:-1]]
         return Source(
             name="movielens",
             category="category",
@@ -107,21 +110,13 @@ class MovieLens(Options):
         )
 
 
-def _people(folder: Path) -> Path | None:
-    """users.dat of ml-1m; none in ml-10m, which has tags.dat instead."""
-    path = folder / "users.dat"
-    if path.exists() or not (folder / "tags.dat").exists():
-        return path
-    return None
-
-
-def _other_folder(folder: Path) -> str:
+def _other_folder(folder: Path) -> UserError:
     if (folder / "u.data").exists():
-        return (
+        return UserError(
             f"{folder}: is ml-100k, whose files (u.data, u.item) are not read: "
             "download ml-latest-small, which is as small, or ml-1m"
         )
-    return (
+    return UserError(
         f"{folder}: holds neither ratings.dat nor ratings.csv: "
         "name the unpacked folder of ml-1m, ml-10m, ml-25m or ml-32m"
     )
@@ -169,16 +164,19 @@ def _in_utf8(path: Path, work: Path) -> Path:
     """The CSV file, or, where all but its header is in Latin-1, a copy in UTF-8."""
     content = path.read_bytes()
     header, _, rest = content.partition(b"\n")
+    if _encoding(content) == "utf-8" or _encoding(header) != "utf-8" or b"\0" in content:
+        return path
+    copy = work / path.name
+    copy.write_bytes(header + b"\n" + rest.decode("latin-1").encode())
+    return copy
+
+
+def _encoding(content: bytes) -> str:
     try:
-        header.decode()
-        rest.decode()
-    except UnicodeDecodeError as error:
-        if error.object == header or b"\0" in content:
-            return path
-        copy = work / path.name
-        copy.write_bytes(header + b"\n" + rest.decode("latin-1").encode())
-        return copy
-    return path
+        content.decode()
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8"
 
 
 def _register_movies(database: duckdb.DuckDBPyConnection, movies: str) -> None:
@@ -191,14 +189,6 @@ def _register_movies(database: duckdb.DuckDBPyConnection, movies: str) -> None:
     )
 
 
-def _register_people(database: duckdb.DuckDBPyConnection, path: Path, work: Path) -> None:
-    people = _double_colons(path, work, ("userId", "gender", "age", "occupation", "zip"))
-    database.execute(
-        f"CREATE VIEW raw_users AS SELECT {integer('userId')} AS user_id, gender, age, "
-        f"occupation, {PLACE} FROM {people}"
-    )
-
-
 def _double_colons(path: Path, work: Path, header: tuple[str, ...]) -> str:
     """SQL to stand after FROM: a small ``::`` file in UTF-8 (ml-10m) or Latin-1 (ml-1m).
 
@@ -208,22 +198,18 @@ def _double_colons(path: Path, work: Path, header: tuple[str, ...]) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: unpack the whole download anew") from error
-    try:
-        text = content.decode()
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
     # Not splitlines: to it, bytes that stand in titles, such as 0x85, end a line too.
-    lines = text.split("\n")
+    lines = content.decode(_encoding(content)).split("\n")
     if not lines[-1]:
         lines.pop()
-    rows = [line.removesuffix("\r").split("::") for line in lines]
-    columns = {
-        name: pa.array(
-            [row[position] if position < len(row) else None for row in rows], pa.string()
-        )
-        for position, name in enumerate(header)
-    }
-    columns["_source_row"] = pa.array(range(1, len(rows) + 1), pa.int64())
+    rows = [
+        {
+            "_source_row": number,
+            **dict(zip(header, line.removesuffix("\r").split("::"), strict=False)),
+        }
+        for number, line in enumerate(lines, 1)
+    ]
+    schema = pa.schema([("_source_row", pa.int64()), *((name, pa.string()) for name in header)])
     table = work / f"{path.stem}.parquet"
-    pq.write_table(pa.table(columns), table)
+    pq.write_table(pa.Table.from_pylist(rows, schema), table)
     return f"(SELECT *, {quoted(path)} AS _source_file FROM {scan_parquet([table])})"

@@ -4,7 +4,8 @@ The options say which column holds what. The type of an attribute's column decid
 (feature_kinds.py).
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,8 +28,8 @@ from dat_rec.data.source import (
 )
 from dat_rec.data.sources.feature_kinds import kind_of
 from dat_rec.data.sources.ids import id_sql
-from dat_rec.data.sources.labels import Labels
-from dat_rec.data.sources.tables import INTEGERS, PLACE, finite, holds, parquet
+from dat_rec.data.sources.labels import labels_among, labels_from
+from dat_rec.data.sources.tables import INTEGERS, NO_USERS, PLACE, Table, finite, holds, parquet
 from dat_rec.data.sources.times import OTHER_FORM, Times, no_moment, read_moment, times_of
 from dat_rec.errors import UserError
 
@@ -127,12 +128,10 @@ class ParquetLog(Options):
         finite("--min-label", self._least())
         if self.min_label is not None and self.positive_labels:
             raise UserError("--min-label and --positive-labels: both name the positives: pass one")
-        for field, given in (
-            ("min_label", self.min_label is not None),
-            ("positive_labels", bool(self.positive_labels)),
-        ):
-            if given and self.label is None:
-                raise UserError(f"--{field.replace('_', '-')} needs --label: name the column")
+        if self.label is None and self.min_label is not None:
+            raise UserError("--min-label needs --label: name the column")
+        if self.label is None and self.positive_labels:
+            raise UserError("--positive-labels needs --label: name the column")
         if self.split != "time" and self.test_from is not None:
             raise UserError(f"--test-from needs --split time: it is {self.split}: leave one out")
         if self.split == "last" and self.test_share != TEST_SHARE:
@@ -156,9 +155,7 @@ class ParquetLog(Options):
         ``place`` counts its rows, where their order matters: for the last one of equal times, or
         because there are no times.
         """
-        columns = [self.user_id, self.item_id, *([self.label] if self.label else [])]
-        log, timed = self._log(database, columns)
-        types = columns_of(database, log)
+        log, timed = self._log(database)
         place = ""
         if self.split == "last" or not timed:
             # A table: the view is read several times, and would sort the whole log each time.
@@ -166,35 +163,35 @@ class ParquetLog(Options):
                 "CREATE TABLE placed_log AS SELECT *, "
                 f"row_number() OVER (ORDER BY _source_file, _source_row) AS _place FROM {log}"
             )
-            log = "placed_log"
+            log = replace(log, sql="placed_log")
             place = ", _place AS place"
         where, missing = "", "false"
         if self.label is not None:
-            labels = Labels(database, log, self.interactions, self.label, types[self.label])
             where, missing = (
-                labels.among(self.positive_labels)
+                labels_among(log, self.label, self.positive_labels)
                 if self.positive_labels
-                else labels.at_least(self._least())
+                else labels_from(log, self.label, self._least())
             )
         problem, value = f"CASE WHEN {missing} THEN 'missing label'", "NULL"
         times, time = None, "_place"
         if timed:
-            times, value = self._times(database, log, types), named(self.time)
+            times, value = self._times(log), named(self.time)
             time = times.micros(value)
             problem += f" WHEN {times.other(value)} THEN {quoted(OTHER_FORM)}"
         label = named(self.label) if self.label else "NULL"
         value = f"CASE WHEN {missing} THEN {label}::VARCHAR ELSE {value}::VARCHAR END"
         database.execute(
             "CREATE VIEW raw_interactions AS SELECT "
-            f"{self._id(database, log, self.user_id, types, self.interactions)} AS user_id, "
-            f"{self._id(database, log, self.item_id, types, self.interactions)} AS item_id, "
+            f"{id_sql(log, self.user_id, as_text=self.text_ids)} AS user_id, "
+            f"{id_sql(log, self.item_id, as_text=self.text_ids)} AS item_id, "
             f"{time} AS time, {problem} END AS problem, {value} AS value, {PLACE}{place} "
             f"FROM {log} {where}"
         )
         return times
 
-    def _log(self, database: duckdb.DuckDBPyConnection, columns: list[str]) -> tuple[str, bool]:
-        """SQL to stand after FROM, with columns and time; and whether the log has a time."""
+    def _log(self, database: duckdb.DuckDBPyConnection) -> tuple[Table, bool]:
+        """The log with the columns that are asked for, and whether it has a time."""
+        columns = [self.user_id, self.item_id, *([self.label] if self.label else [])]
         timed = self.time != TIME or holds(self.interactions, TIME)
         wanted = [*columns, self.time] if timed or self.split == "time" else columns
         try:
@@ -206,34 +203,14 @@ class ParquetLog(Options):
                 f"{error}; of a log without times, pass --split last or --split random"
             ) from error
 
-    def _times(self, database: duckdb.DuckDBPyConnection, log: str, types: dict[str, str]) -> Times:
-        type_ = types[self.time]
-        row = database.execute(f"SELECT _source_file FROM {log} LIMIT 1").fetchone()
-        if type_ in INTEGERS and row:
+    def _times(self, log: Table) -> Times:
+        row = log.database.execute(f"SELECT _source_file FROM {log} LIMIT 1").fetchone()
+        if log.types[self.time] in INTEGERS and row:
             # Parquet has no type for it: to DuckDB, it is an integer.
-            kind = pq.read_schema(row[0]).field(self.time).type
-            if pa.types.is_duration(kind):
-                raise UserError(no_moment(str(self.interactions), self.time, "a duration"))
-        return times_of(
-            database,
-            log,
-            self.time,
-            type_,
-            where=str(self.interactions),
-            time_format=self.time_format,
-        )
-
-    def _id(
-        self,
-        database: duckdb.DuckDBPyConnection,
-        table: str,
-        column: str,
-        types: dict[str, str],
-        path: Path,
-    ) -> str:
-        return id_sql(
-            database, table, column, types[column], where=str(path), as_text=self.text_ids
-        )
+            schema = pq.read_schema(row[0])
+            if self.time in schema.names and pa.types.is_duration(schema.field(self.time).type):
+                raise no_moment(self.interactions, self.time, "a duration")
+        return times_of(log, self.time, self.time_format)
 
     def _register_items(self, database: duckdb.DuckDBPyConnection) -> list[Attribute]:
         if self.items is None:
@@ -249,45 +226,41 @@ class ParquetLog(Options):
         names = [*([self.category] if self.category else []), *self.item_features]
         needed = [self.item_id, *names, *([self.title] if self.title else [])]
         table = parquet(database, self.items, needed)
-        types = columns_of(database, table)
         extra = "" if self.category else f", NULL::VARCHAR AS {NO_CATEGORY}"
-        title = f"{named(self.title)}::VARCHAR" if self.title else f"{named(self.item_id)}::VARCHAR"
         chosen = "".join(f", {named(name)}" for name in names)
-        attributes = [self._attribute(name, "item", types) for name in names]
+        attributes = self._attributes(table, "item", names)
         if not self.category:
             attributes.insert(0, Attribute(NO_CATEGORY, "item"))
         elif attributes[0].kind != "category":
             raise UserError(
-                f"{self.items}: category {self.category!r} is {types[self.category]}: "
+                f"{self.items}: category {self.category!r} is {table.types[self.category]}: "
                 "name a column of text or integers"
             )
-        item_id = self._id(database, table, self.item_id, types, self.items)
         database.execute(
-            f"CREATE VIEW raw_items AS SELECT {item_id} AS item_id, "
-            f"{title} AS title{extra}{chosen}, {PLACE} FROM {table}"
+            f"CREATE VIEW raw_items AS SELECT {id_sql(table, self.item_id, as_text=self.text_ids)} "
+            f"AS item_id, {named(self.title or self.item_id)}::VARCHAR AS title{extra}{chosen}, "
+            f"{PLACE} FROM {table}"
         )
         return attributes
 
     def _register_users(self, database: duckdb.DuckDBPyConnection) -> list[Attribute]:
         if self.users is None:
-            database.execute(
-                "CREATE VIEW raw_users AS SELECT user_id, file, row "
-                "FROM raw_interactions WHERE false"
-            )
+            database.execute(NO_USERS)
             return []
         table = parquet(database, self.users, [self.user_id, *self.user_features])
-        types = columns_of(database, table)
+        attributes = self._attributes(table, "query", self.user_features)
         chosen = "".join(f", {named(name)}" for name in self.user_features)
-        attributes = [self._attribute(name, "query", types) for name in self.user_features]
-        user_id = self._id(database, table, self.user_id, types, self.users)
         database.execute(
-            f"CREATE VIEW raw_users AS SELECT {user_id} AS user_id{chosen}, {PLACE} FROM {table}"
+            f"CREATE VIEW raw_users AS SELECT {id_sql(table, self.user_id, as_text=self.text_ids)} "
+            f"AS user_id{chosen}, {PLACE} FROM {table}"
         )
         return attributes
 
-    def _attribute(self, name: str, side: Side, types: dict[str, str]) -> Attribute:
-        path = self.items if side == "item" else self.users
-        return Attribute(name, side, kind_of(name, types[name], self.numbers, path))
+    def _attributes(self, table: Table, side: Side, names: Sequence[str]) -> list[Attribute]:
+        return [
+            Attribute(name, side, kind_of(name, table.types[name], self.numbers, table.path))
+            for name in names
+        ]
 
     def _split(self, database: duckdb.DuckDBPyConnection, times: Times | None) -> Split:
         if self.split == "random":

@@ -2,8 +2,10 @@
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -17,15 +19,8 @@ from dat_rec.data.sources.part_types import common_type, plain, sql_type
 from dat_rec.errors import UserError
 
 INTEGERS = (
-    "TINYINT",
-    "SMALLINT",
-    "INTEGER",
-    "BIGINT",
-    "UTINYINT",
-    "USMALLINT",
-    "UINTEGER",
-    "UBIGINT",
-)
+    "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"
+)  # fmt: skip
 OWN_PLACE = "_source_file, _source_row"
 """The columns that ``parquet`` and ``delimited`` add; a user's file may well have a ``row``."""
 WIDTH = "_source_width"
@@ -35,14 +30,38 @@ PLACE = "_source_file AS file, _source_row AS row"
 """The same under the names of the raw relations."""
 
 
+@dataclass(frozen=True)
+class Table:
+    """A user's file or files as a relation; as text, it is SQL to stand after FROM."""
+
+    database: duckdb.DuckDBPyConnection
+    path: Path
+    """What the user named: a file or a folder, for messages."""
+    sql: str
+    """With the columns OWN_PLACE."""
+    types: dict[str, str]
+    """Column name → type in DuckDB."""
+
+    def __str__(self) -> str:
+        return self.sql
+
+    def first(self, test: str, *values: str) -> tuple[Any, ...] | None:
+        """The first row for which SQL ``test`` holds: "FILE: row N", SQL ``values``; or none."""
+        row = self.database.execute(
+            f"SELECT {OWN_PLACE}, {', '.join(values)} FROM {self} WHERE {test} "
+            "ORDER BY _source_file, _source_row LIMIT 1"
+        ).fetchone()
+        return row and (f"{row[0]}: row {row[1]}", *row[2:])
+
+
 def parquet(
     database: duckdb.DuckDBPyConnection,
     path: Path,
     columns: Sequence[str],
     *,
     width_of: str | None = None,
-) -> str:
-    """SQL to stand after FROM: these columns of the Parquet files, and OWN_PLACE (rows from 1).
+) -> Table:
+    """These columns of the Parquet files, and OWN_PLACE (rows from 1).
 
     A column that no file has is read from the folders' names, if all files stand in folders
     ``column=value``.
@@ -59,7 +78,9 @@ def parquet(
     """
     schemas = {file: _schema(file) for file in part_files(path)}
     folders = Folders(path, tuple(schemas))
-    inside = [name for name in dict.fromkeys(columns) if _stands_inside(name, schemas, folders)]
+    # A column that neither the files nor the folders have is refused by _require.
+    held = {name for schema in schemas.values() for name in schema.names}
+    inside = [n for n in dict.fromkeys(columns) if n in held or not folders.has(n)]
     for names, file in {tuple(s.names): f for f, s in reversed(schemas.items())}.items():
         _require(file, inside, names)
         _refuse_namesakes(file, inside, names)
@@ -70,12 +91,11 @@ def parquet(
                     f"{file}: column {name!r}: the name is kept for the reader: rename the column"
                 )
     outside = {name: folders.sql(name) for name in columns if name not in inside}
-    table = _union(schemas, inside, outside, width_of)
+    sql = _union(schemas, inside, outside, width_of)
     try:
-        types = columns_of(database, table)
-        for name in inside:
-            if folders.below(name):
-                _refuse_clash(database, table, name, types[name], folders)
+        table = Table(database, path, sql, columns_of(database, sql))
+        for name in filter(folders.below, inside):
+            _refuse_clash(table, name, folders)
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as Parquet ({reason}): write it anew") from error
@@ -90,10 +110,9 @@ def holds(path: Path, column: str) -> bool:
     Raises:
         UserError: no such file, or no Parquet.
     """
-    files = part_files(path, aloud=False)
-    return any(column in _schema(file).names for file in files) or Folders(path, tuple(files)).has(
-        column
-    )
+    files = tuple(part_files(path, aloud=False))
+    inside = any(column in _schema(file).names for file in files)
+    return inside or Folders(path, files).has(column)
 
 
 def _schema(file: Path) -> pa.Schema:
@@ -105,11 +124,6 @@ def _schema(file: Path) -> pa.Schema:
         raise UserError(f"{file}: cannot be read as Parquet ({reason}): write it anew") from error
 
 
-def _stands_inside(name: str, schemas: dict[Path, pa.Schema], folders: Folders) -> bool:
-    """Whether the files have the column; one without it is then refused by ``_require``."""
-    return any(name in schema.names for schema in schemas.values()) or not folders.has(name)
-
-
 def _union(
     schemas: dict[Path, pa.Schema],
     inside: Sequence[str],
@@ -117,25 +131,23 @@ def _union(
     width_of: str | None,
 ) -> str:
     """SQL: all files, those with other types cast to the types that hold all values exactly."""
-    types = {name: [(f, plain(s.field(name).type)) for f, s in schemas.items()] for name in inside}
-    common = {name: common_type(name, found) for name, found in types.items()}
+    own = {f: {n: plain(s.field(n).type) for n in inside} for f, s in schemas.items()}
+    common = {n: common_type(n, [(file, types[n]) for file, types in own.items()]) for n in inside}
     # DuckDB casts the files of one call to the first one's types: those of one call are alike.
-    groups: dict[tuple[str, ...], list[int]] = {}
-    files = list(schemas)
-    for position in range(len(files)):
-        alike = tuple(str(found[position][1]) for found in types.values())
-        groups.setdefault(alike, []).append(position)
-    added = ["_source_file", "file_row_number + 1 AS _source_row"]
-    added = [f"{sql} AS {named(name)}" for name, sql in outside.items()] + added
+    groups: dict[tuple[str, ...], list[Path]] = {}
+    for file, types in own.items():
+        groups.setdefault(tuple(map(str, types.values())), []).append(file)
+    added = [f"{sql} AS {named(name)}" for name, sql in outside.items()]
+    added += ["_source_file", "file_row_number + 1 AS _source_row"]
     options = ", filename='_source_file', file_row_number=true"
     selects = []
-    for positions in groups.values():
-        read = [_cast(name, found[positions[0]][1], common[name]) for name, found in types.items()]
+    for files in groups.values():
+        types = own[files[0]]
+        read = [_cast(name, types[name], common[name]) for name in inside]
         if width_of is not None:
-            own = types[width_of][positions[0]][1] if width_of in types else pa.null()
-            read.append(f"{own.bit_width if pa.types.is_floating(own) else 64} AS {WIDTH}")
-        scan = scan_parquet([files[position] for position in positions], options)
-        selects.append(f"SELECT {', '.join([*read, *added])} FROM {scan}")
+            kind = types.get(width_of, pa.null())
+            read.append(f"{kind.bit_width if pa.types.is_floating(kind) else 64} AS {WIDTH}")
+        selects.append(f"SELECT {', '.join([*read, *added])} FROM {scan_parquet(files, options)}")
     return f"({' UNION ALL '.join(selects)})"
 
 
@@ -144,36 +156,37 @@ def _cast(name: str, own: pa.DataType, common: pa.DataType) -> str:
     return named(name) if target is None else f"{named(name)}::{target} AS {named(name)}"
 
 
-def _refuse_clash(
-    database: duckdb.DuckDBPyConnection, table: str, name: str, type_: str, folders: Folders
-) -> None:
+def _refuse_clash(table: Table, name: str, folders: Folders) -> None:
     """Refuse a file whose column says another value than its folder's name."""
     said = f"({folders.text(name)})"
-    row = database.execute(
-        f"SELECT _source_file, _source_row, {named(name)}::VARCHAR, {said} FROM {table} "
-        f"WHERE {said} IS NOT NULL "
-        f"AND try_cast({said} AS {type_}) IS DISTINCT FROM {named(name)} "
-        "ORDER BY ALL LIMIT 1"
-    ).fetchone()
-    if row is not None:
+    clash = table.first(
+        f"{said} IS NOT NULL "
+        f"AND try_cast({said} AS {table.types[name]}) IS DISTINCT FROM {named(name)}",
+        f"{named(name)}::VARCHAR",
+        said,
+    )
+    if clash is not None:
+        place, value, folder = clash
         raise UserError(
-            f"{row[0]}: row {row[1]}: column {name!r} is {row[2]}, and its folder says "
-            f"{name}={row[3]}: rename the folder, or name another column"
+            f"{place}: column {name!r} is {value}, and its folder says "
+            f"{name}={folder}: rename the folder, or name another column"
         )
 
 
 def delimited(
+    database: duckdb.DuckDBPyConnection,
     path: Path,
     columns: Sequence[str],
     *,
     separator: str = ",",
     header: Sequence[str] | None = None,
-) -> str:
-    """SQL to stand after FROM: these columns of the text file, all VARCHAR, and OWN_PLACE.
+) -> Table:
+    """These columns of the text file, all VARCHAR, and OWN_PLACE.
 
     A short row is filled with NULL. Data rows count from 1.
 
     Args:
+        database: reads the file.
         path: a CSV file.
         columns: those that must be there; no others are read.
         separator: between the fields.
@@ -186,14 +199,16 @@ def delimited(
     _require(path, columns, names)
     _refuse_namesakes(path, names, names)
     types = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in names)
+    chosen = ", ".join(named(column) for column in dict.fromkeys(columns))
     options = (
         f", auto_detect=false, header={header is None}, delim={quoted(separator)}, quote='\"', "
         f"escape='\"', null_padding=true, columns={{{types}}}"
     )
-    return (
-        f"(SELECT {_list(columns)}, {quoted(path)} AS _source_file, "
+    sql = (
+        f"(SELECT {chosen}, {quoted(path)} AS _source_file, "
         f"row_number() OVER () AS _source_row FROM {scan_csv(path, options)})"
     )
+    return Table(database, path, sql, dict.fromkeys(columns, "VARCHAR"))
 
 
 def _header(path: Path, separator: str) -> list[str]:
@@ -209,10 +224,6 @@ def _header(path: Path, separator: str) -> list[str]:
         raise UserError(f"{path}: the file is empty: download it anew")
     # pandas leaves its index without a name.
     return [name or f"unnamed {position}" for position, name in enumerate(names)]
-
-
-def _list(columns: Sequence[str]) -> str:
-    return ", ".join(named(column) for column in dict.fromkeys(columns))
 
 
 def _require(path: Path, columns: Sequence[str], found: Sequence[str]) -> None:
@@ -277,7 +288,6 @@ def at_least(value: str, least: float | str) -> str:
 def problem(
     *integers: str,
     time: str,
-    integer_time: bool = True,
     numbers: Sequence[str] = (),
     needed: Sequence[str] = (),
 ) -> str:
@@ -286,24 +296,23 @@ def problem(
     Args:
         integers: columns of integers; where an id is missing is for the checks to say.
         time: a column which is the value where the checks find the time bad.
-        integer_time: it must hold integers.
         numbers: columns of finite numbers.
         needed: columns that must not be empty.
     """
     wanted = [(name, f"coalesce({named(name)}, '') = ''", f"missing {name}") for name in needed]
     wanted += [
         (name, f"{named(name)} IS NOT NULL AND ({integer(name)}) IS NULL", f"{name} is no integer")
-        for name in (*integers, *((time,) if integer_time else ()))
+        for name in integers
     ]
     wanted += [
         (name, f"NOT coalesce(isfinite({number(name)}), false)", f"{name} is no number")
         for name in numbers
     ]
-    kinds, values = "", ""
-    for name, test, what in wanted:
-        kinds += f" WHEN {test} THEN {quoted(what)}"
-        values += f" WHEN {test} THEN {named(name)}"
+    kinds = "".join(f" WHEN {test} THEN {quoted(what)}" for _, test, what in wanted)
+    values = "".join(f" WHEN {test} THEN {named(name)}" for name, test, _ in wanted)
     return f"CASE{kinds} END AS problem, CASE{values} ELSE {named(time)} END AS value"
 
 
+NO_USERS = "CREATE VIEW raw_users AS SELECT user_id, file, row FROM raw_interactions WHERE false"
+"""SQL: users of whom the interactions alone tell."""
 NO_PROBLEM = "NULL::VARCHAR AS problem, NULL::VARCHAR AS value"

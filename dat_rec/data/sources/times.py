@@ -9,12 +9,13 @@ microseconds or nanoseconds, by their size. What is finer than a microsecond is 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import duckdb
 
 from dat_rec.data.source import named, quoted
 from dat_rec.data.sources.ids import in_words
-from dat_rec.data.sources.tables import INTEGERS
+from dat_rec.data.sources.tables import INTEGERS, Table
 from dat_rec.data.sources.time_forms import (
     DAY,
     FORMS,
@@ -53,65 +54,59 @@ _TAIL = re.compile(r"([T ]|, ?)\d{1,2}:\d{2}(:\d{2}(\.\d{1,6})?)?(?:( ?)[AaPp][M
 """The clock that may follow a date, or nothing."""
 
 
-def times_of(
-    database: duckdb.DuckDBPyConnection,
-    relation: str,
-    column: str,
-    type_: str,
-    *,
-    where: str,
-    time_format: str | None = None,
-) -> Times:
+def times_of(table: Table, column: str, time_format: str | None = None) -> Times:
     """Find how to read the times of ``column``.
 
     Args:
-        database: holds the relation.
-        relation: SQL to stand after FROM, with the columns _source_file and _source_row.
+        table: holds the column.
         column: the column's name.
-        type_: its type in DuckDB.
-        where: the file or folder, for messages.
         time_format: format of its texts, in strptime's codes; None: it is found.
 
     Raises:
         UserError: a type that holds no moments, a text of no known form, or one whose day and
             month could be either way round.
     """
+    type_ = table.types[column]
     if time_format is not None:
-        return _formatted(database, relation, column, type_, where, time_format)
+        return _formatted(table, column, time_format)
     if type_ in INTEGERS:
         integers = _alike(lambda value: f"try_cast({value} AS BIGINT)")
         return replace(integers, read_as="VARCHAR", integers=True)
     if type_.startswith(("FLOAT", "DOUBLE", "DECIMAL")):
-        return _numbers(database, relation, named(column), type_)
+        return _numbers(table, column)
     if type_ == "TIMESTAMPTZ_NS":  # which epoch_us does not take
         return _alike(lambda value: f"try(epoch_us({value}::TIMESTAMPTZ))")
     if type_.startswith("TIMESTAMP") or type_ == "DATE":
         return _alike(lambda value: f"try(epoch_us({value}))")
     if type_ != "VARCHAR":
-        raise UserError(no_moment(where, column, in_words(type_)))
+        raise no_moment(table.path, column, in_words(type_))
     text = f"trim({named(column)})"
-    looked_at = f"{relation} WHERE _source_row <= {LOOK_AT}"
-    form = form_of(database, looked_at, text)
+    some = _looked_at(text)
+    form = form_of(table.database, f"{table} WHERE {some}", text)
     if form in FORMS:
-        times = _of_form(form)
-        if form == "seconds" and (first := _all_hours(database, looked_at, text)):
+        times, first = _of_form(form), table.first(some, text)
+        other = f"{some} AND NOT regexp_full_match({text}, {quoted(_HOURS)})"
+        if form == "seconds" and first and not table.first(other, text):
             raise UserError(
-                f"{first[0]}: row {first[1]}: {column} {first[2]!r}: all times look like days with "
-                "the hour: pass --time-format '%Y%m%d%H', or write seconds since 1970 as integers"
+                f"{first[0]}: {column} {first[1]!r}: all times look like days with the hour: "
+                "pass --time-format '%Y%m%d%H', or write seconds since 1970 as integers"
             )
-        if _reads_one(database, looked_at, text, times):
+        # The form fits one text in truth, not only by its looks.
+        if not first or table.first(f"{some} AND {times.micros(text)} IS NOT NULL", text):
             return times
-    raise _unread(database, looked_at, column, text, form)
+    raise _unread(table, column, text, form)
 
 
-def _unread(
-    database: duckdb.DuckDBPyConnection, looked_at: str, column: str, text: str, form: str
-) -> UserError:
+def _looked_at(text: str) -> str:
+    """SQL: whether a row decides the form of ``text``, which is SQL too."""
+    return f"_source_row <= {LOOK_AT} AND {text} <> ''"
+
+
+def _unread(table: Table, column: str, text: str, form: str) -> UserError:
     """The error for a column whose most frequent form cannot be read: its first time, and the cure.
 
     Args:
-        database: holds the relation.
-        looked_at: SQL to stand after FROM, with a WHERE.
+        table: holds the column.
         column: the column's name.
         text: SQL of the trimmed text.
         form: what ``form_of`` has found.
@@ -119,18 +114,16 @@ def _unread(
     pattern = FORMS[form].pattern if form in FORMS else _AMBIGUOUS
     test = f"regexp_full_match({text}, {quoted(pattern)})"
     if form not in FORMS and form != "ambiguous":
-        test = f"NOT {_any_form(text)} AND NOT {test} AND {text} <> ''"
-    row = database.execute(
-        f"SELECT _source_file, _source_row, {text} FROM {looked_at} AND {test} ORDER BY ALL LIMIT 1"
-    ).fetchone()
+        test = f"NOT {_any_form(text)} AND NOT {test}"
+    row = table.first(f"{_looked_at(text)} AND {test}", text)
     assert row is not None
-    where = f"{row[0]}: row {row[1]}: {column} {row[2][:80]!r}"
+    where = f"{row[0]}: {column} {row[1][:80]!r}"
     if form != "ambiguous":
         return UserError(
             f"{where}: a time in no known form: pass --time-format with strptime's codes, "
             "e.g. --time-format '%d %B %Y %H:%M'"
         )
-    day_first, month_first, whole = _either(row[2])
+    day_first, month_first, whole = _either(row[1])
     cure = f"pass --time-format '{day_first}' or --time-format '{month_first}'"
     if not whole:
         cure = (
@@ -160,30 +153,10 @@ def form_of(database: duckdb.DuckDBPyConnection, relation: str, text: str) -> st
     return str(row[0]) if row else "iso"
 
 
-def _reads_one(database: duckdb.DuckDBPyConnection, relation: str, text: str, times: Times) -> bool:
-    """Whether the form fits one text in truth, not only by its looks; true where there is none."""
-    row = database.execute(
-        f"SELECT count(*), count({times.micros(text)}) FROM {relation} AND {text} <> ''"
-    ).fetchone()
-    return row is None or row[0] == 0 or row[1] > 0
-
-
-def _all_hours(
-    database: duckdb.DuckDBPyConnection, relation: str, text: str
-) -> tuple[str, int, str] | None:
-    """File, row and text of the first time, if all texts are days with the hour."""
-    row = database.execute(
-        f"SELECT _source_file, _source_row, {text} AS text, "
-        f"regexp_full_match({text}, {quoted(_HOURS)}) AS hours "
-        f"FROM {relation} AND {text} <> '' ORDER BY hours, _source_file, _source_row LIMIT 1"
-    ).fetchone()
-    return (str(row[0]), int(row[1]), str(row[2])) if row and row[3] else None
-
-
-def no_moment(where: str, column: str, kind: str) -> str:
-    """The line that refuses a column of another type."""
-    return (
-        f"{where}: time {column!r} is {kind}, which names no moment: name a column of timestamps, "
+def no_moment(path: Path, column: str, kind: str) -> UserError:
+    """The error for a column of another type."""
+    return UserError(
+        f"{path}: time {column!r} is {kind}, which names no moment: name a column of timestamps, "
         "dates, text of them, or integers in order by --time; if there is none, rename this one "
         "and pass --split last or random"
     )
@@ -220,16 +193,17 @@ def _any_form(text: str) -> str:
     return f"regexp_full_match({text}, {quoted(any_of)})"
 
 
-def _numbers(database: duckdb.DuckDBPyConnection, relation: str, column: str, type_: str) -> Times:
+def _numbers(table: Table, column: str) -> Times:
     """Seconds, milliseconds, …: what most are; numbers of another size are of another form."""
+    type_ = table.types[column]
     bounds = [0.0, *(below for below, _ in UNITS)]
 
     def within(value: str, unit: int) -> str:
         size = f"abs({value}::DOUBLE)"
         return f"(isfinite({size}) AND {size} >= {bounds[unit]} AND {size} < {bounds[unit + 1]})"
 
-    counts = ", ".join(f"count(*) FILTER ({within(column, n)})" for n in range(len(UNITS)))
-    found = database.execute(f"SELECT {counts} FROM {relation}").fetchone() or ()
+    counts = ", ".join(f"count(*) FILTER ({within(named(column), n)})" for n in range(len(UNITS)))
+    found = table.database.execute(f"SELECT {counts} FROM {table}").fetchone() or ()
     unit = max(range(len(UNITS)), key=lambda n: int(found[n]))
     in_one = UNITS[unit][1]
 
@@ -246,21 +220,15 @@ def _numbers(database: duckdb.DuckDBPyConnection, relation: str, column: str, ty
     )
 
 
-def _formatted(
-    database: duckdb.DuckDBPyConnection,
-    relation: str,
-    column: str,
-    type_: str,
-    where: str,
-    time_format: str,
-) -> Times:
+def _formatted(table: Table, column: str, time_format: str) -> Times:
+    type_ = table.types[column]
     if type_ != "VARCHAR" and type_ not in INTEGERS:
         raise UserError(
-            f"--time-format {time_format}: is for times in text; {where}: {column!r} is "
+            f"--time-format {time_format}: is for times in text; {table.path}: {column!r} is "
             f"{in_words(type_)}: leave the option out"
         )
     try:
-        database.execute(f"SELECT try_strptime('', {quoted(time_format)})")
+        table.database.execute(f"SELECT try_strptime('', {quoted(time_format)})")
     except duckdb.Error as error:
         reason = str(error).splitlines()[0].split(": ", 2)[-1]
         raise UserError(
@@ -275,15 +243,12 @@ def _formatted(
     read = strptime_micros(time_format)
     times = _alike(lambda value: read(f"trim({value}::VARCHAR)"))
     text = f"trim({named(column)}::VARCHAR)"
-    row = database.execute(
-        f"SELECT _source_file, _source_row, {text}, ({read(text)}) IS NULL AS unread "
-        f"FROM {relation} WHERE _source_row <= {LOOK_AT} AND {text} <> '' "
-        "ORDER BY unread, _source_file, _source_row LIMIT 1"
-    ).fetchone()
-    if row and row[3]:
+    some = _looked_at(text)
+    first = table.first(some, text)
+    if first and not table.first(f"{some} AND {read(text)} IS NOT NULL", text):
         raise UserError(
-            f"--time-format {time_format}: reads none of the first times: {row[0]}: row {row[1]}: "
-            f"{column} {row[2][:80]!r}: write their format"
+            f"--time-format {time_format}: reads none of the first times: {first[0]}: "
+            f"{column} {first[1][:80]!r}: write their format"
         )
     return replace(times, read_as="VARCHAR")
 
