@@ -10,6 +10,7 @@ import pytest
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.rows import copy_rows, row_values
 from dat_rec.errors import UserError
+from tests.data.sources.prepared import error_of
 
 
 def write(folder: Path, rows: object, values: object, name: str = "items") -> Path:
@@ -76,10 +77,9 @@ def test_rows_that_cannot_be_told_apart_are_refused(
     rows: list[object], values: list[object], message: str, tmp_path: Path
 ) -> None:
     write(tmp_path, rows, values)
-    with pytest.raises(UserError) as raised:
-        row_values(tmp_path, "item")
-    assert str(raised.value).startswith(f"{tmp_path}/items.parquet: {message}")
-    assert str(raised.value).endswith(CURE)
+    found = error_of(row_values, tmp_path, "item")
+    assert found.startswith(f"{tmp_path}/items.parquet: {message}")
+    assert found.endswith(CURE)
 
 
 def test_a_value_may_stand_twice_where_it_has_no_row(tmp_path: Path) -> None:

@@ -84,15 +84,18 @@ def times_of(table: Table, column: str, time_format: str | None = None) -> Times
     some = _looked_at(text)
     form = form_of(table.database, f"{table} WHERE {some}", text)
     if form in FORMS:
-        times, first = _of_form(form), table.first(some, text)
+        times = _of_form(form)
         other = f"{some} AND NOT regexp_full_match({text}, {quoted(_HOURS)})"
-        if form == "seconds" and first and not table.first(other, text):
+        if form == "seconds" and not table.first(other, text):
+            first = table.first(some, text)
+            assert first is not None
             raise UserError(
                 f"{first[0]}: {column} {first[1]!r}: all times look like days with the hour: "
                 "pass --time-format '%Y%m%d%H', or write seconds since 1970 as integers"
             )
-        # The form fits one text in truth, not only by its looks.
-        if not first or table.first(f"{some} AND {times.micros(text)} IS NOT NULL", text):
+        # The form fits one text in truth, not only by its looks; or there is none.
+        read = f"{some} AND {times.micros(text)} IS NOT NULL"
+        if table.first(read, text) or not table.first(some, text):
             return times
     raise _unread(table, column, text, form)
 
@@ -244,8 +247,8 @@ def _formatted(table: Table, column: str, time_format: str) -> Times:
     times = _alike(lambda value: read(f"trim({value}::VARCHAR)"))
     text = f"trim({named(column)}::VARCHAR)"
     some = _looked_at(text)
-    first = table.first(some, text)
-    if first and not table.first(f"{some} AND {read(text)} IS NOT NULL", text):
+    first_read = table.first(f"{some} AND {read(text)} IS NOT NULL", text)
+    if not first_read and (first := table.first(some, text)):
         raise UserError(
             f"--time-format {time_format}: reads none of the first times: {first[0]}: "
             f"{column} {first[1][:80]!r}: write their format"

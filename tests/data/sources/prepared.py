@@ -1,5 +1,8 @@
 """Logs written and prepared, the folder decoded into plain rows, and the refusal of bad input."""
 
+from collections import Counter
+from collections.abc import Callable, Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +11,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dat_rec.data.checks import reject_bad_rows
 from dat_rec.data.prepare import Options, prepare
 from dat_rec.data.schema import HISTORY, ITEM, USER
 from dat_rec.data.sources.parquet_log import ParquetLog
+from dat_rec.data.sources.tables import parquet
 from dat_rec.errors import UserError
 
 Row = dict[str, Any]
+Triple = tuple[Any, Any, int]
+"""User, item and time."""
+
+
+def by_time(rows: Iterable[Triple]) -> list[Triple]:
+    return sorted(rows, key=lambda row: (row[2], row[0], row[1]))
+
+
+def last_of_each_user(rows: list[Triple]) -> tuple[list[Triple], list[Triple]]:
+    """Train and test by time; of equal times the later row is the last; an only one is trained."""
+    last: dict[Any, int] = {}
+    for place, (user, _, time) in enumerate(rows):
+        if user not in last or time >= rows[last[user]][2]:
+            last[user] = place
+    counts = Counter(user for user, _, _ in rows)
+    held = {place for user, place in last.items() if counts[user] > 1}
+    train = [row for place, row in enumerate(rows) if place not in held]
+    return by_time(train), by_time(rows[place] for place in held)
 
 
 def write(path: Path, **columns: Any) -> Path:
@@ -27,6 +50,23 @@ def own(folder: Path, **changes: Any) -> ParquetLog:
     return ParquetLog(**{"out": folder / "out", "interactions": folder / "log.parquet", **changes})
 
 
+def digest(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file, by its path in the folder."""
+    return {
+        str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def read(path: Path, *columns: str) -> list[tuple[Any, ...]]:
+    """The columns of a Parquet file or folder as ``tables.parquet`` reads them, by file and row."""
+    with duckdb.connect() as database:
+        table = parquet(database, path, [name for name in columns if name[0] != "_"])
+        query = f"SELECT {', '.join(columns)} FROM {table} ORDER BY _source_file, _source_row"
+        return database.execute(query).fetchall()
+
+
 def raw(options: Options, *columns: str) -> list[tuple[Any, ...]]:
     """The columns of ``raw_interactions`` by file and row: what the source reads, unchecked."""
     with duckdb.connect() as database:
@@ -34,6 +74,17 @@ def raw(options: Options, *columns: str) -> list[tuple[Any, ...]]:
         options.register(database, options.out.parent)
         query = f"SELECT {', '.join(columns)} FROM raw_interactions ORDER BY file, row"
         return database.execute(query).fetchall()
+
+
+def bad_rows(options: Options) -> list[tuple[Any, ...]]:
+    """(file, row, kind, value) of each bad interaction, where the error names the first alone."""
+    with duckdb.connect() as database:
+        options.register(database, options.out.parent)
+        error_of(reject_bad_rows, database, 0.0)
+        return database.execute(
+            "SELECT _bad_file, row, _kind, _bad_value FROM checked WHERE _kind IS NOT NULL "
+            "ORDER BY _bad_file, row"
+        ).fetchall()
 
 
 class Prepared:
@@ -73,11 +124,10 @@ class Prepared:
             for row in self._rows("test.parquet")
         ]
 
-    def triples(self, part: str) -> list[tuple[Any, Any, int]]:
+    def triples(self, part: str) -> list[Triple]:
         """(user, item, time) of ``train`` or ``test``, by time."""
         rows = getattr(self, part)
-        found = [(row["user_id"], row["item_id"], row["time"]) for row in rows]
-        return sorted(found, key=lambda row: (row[2], row[0], row[1]))
+        return by_time((row["user_id"], row["item_id"], row["time"]) for row in rows)
 
     def attributes(self, item_id: Any, *names: str) -> tuple[Any, ...]:
         """An item's attributes."""
@@ -103,13 +153,19 @@ class Prepared:
         return decoded
 
 
+def error_of(call: Callable[..., object], *arguments: object) -> str:
+    """The one line of the UserError that the call raises."""
+    with pytest.raises(UserError) as error:
+        call(*arguments)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
 def refused(options: Options, *words: str) -> str:
     """The error: one line that holds all words; and nothing is left where OUT would stand."""
     before = _beside(options.out)
-    with pytest.raises(UserError) as error:
-        prepare(options)
-    message = str(error.value)
-    assert "\n" not in message
+    message = error_of(prepare, options)
     for word in words:
         assert word in message, message
     assert _beside(options.out) == before

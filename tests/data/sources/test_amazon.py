@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dat_rec.data.sources.amazon import Amazon
-from tests.data.sources.prepared import Prepared, refused
+from tests.data.sources.prepared import Prepared, bad_rows, last_of_each_user, refused
 
 SECOND = 1_000_000
 DEEP = "[" * 100_000
@@ -46,23 +46,6 @@ def five_core(reviews: list[Review], least: int) -> tuple[list[Review], int]:
         if len(kept) == len(reviews):
             return kept, rounds
         reviews, rounds = kept, rounds + 1
-
-
-def last_of_each_user(reviews: list[Review]) -> tuple[list[Review], list[Review]]:
-    """Train and test; of equal times the later line is the last; an only one is for training."""
-    last: dict[str, int] = {}
-    for place, (user, _, time) in enumerate(reviews):
-        if user not in last or time >= reviews[last[user]][2]:
-            last[user] = place
-    counts = Counter(user for user, _, _ in reviews)
-    held = {place for user, place in last.items() if counts[user] > 1}
-    train = [row for place, row in enumerate(reviews) if place not in held]
-    return train, [reviews[place] for place in sorted(held)]
-
-
-def by_time(reviews: list[Review]) -> list[Review]:
-    rows = [(user, item, time * SECOND) for user, item, time in reviews]
-    return sorted(rows, key=lambda row: (row[2], row[0], row[1]))
 
 
 def write(path: Path, lines: list[str]) -> Path:
@@ -113,27 +96,29 @@ def options(folder: Path, reviews: Path, **changes: Any) -> Amazon:
 
 def check(made: Prepared, reviews: list[Review], least: int = 5) -> None:
     """The filter and the split are those of a loop."""
-    train, test = last_of_each_user(five_core(reviews, least)[0])
-    assert made.triples("train") == by_time(train)
-    assert made.triples("test") == by_time(test)
+    kept = [(u, i, time * SECOND) for u, i, time in five_core(reviews, least)[0]]
+    assert (made.triples("train"), made.triples("test")) == last_of_each_user(kept)
 
 
 @pytest.mark.parametrize(
-    ("name", "line"),
+    ("name", "header", "line"),
     [
-        ("reviews.json", json_review),
-        ("reviews.json.gz", json_review),
-        ("ratings.csv", ratings_2014),
-        ("ratings.csv.gz", ratings_2018),
-        ("reviews.jsonl", json_2023),
+        ("reviews.json", [], json_review),
+        ("reviews.json.gz", [], json_review),
+        ("ratings.csv", [], ratings_2014),
+        ("ratings.csv.gz", [], ratings_2018),
+        ("reviews.jsonl", [], json_2023),
+        ("5core.csv", [COLUMNS_2023], ratings_2023),
+        ("5core.csv", [f"\ufeff{COLUMNS_2023}, history"], ratings_2023),
     ],
 )
 def test_the_filter_and_the_split_are_those_of_a_loop(
-    tmp_path: Path, name: str, line: Callable[[Review], str]
+    tmp_path: Path, name: str, header: list[str], line: Callable[[Review], str]
 ) -> None:
     metadata(tmp_path)
     reviews = random_reviews()
-    made = Prepared(options(tmp_path, write(tmp_path / name, [line(row) for row in reviews])))
+    lines = [*header, *map(line, reviews)]
+    made = Prepared(options(tmp_path, write(tmp_path / name, lines)))
     kept, rounds = five_core(reviews, 5)
     assert rounds > 2
     assert 50 < len(kept) < len(reviews)
@@ -142,21 +127,6 @@ def test_the_filter_and_the_split_are_those_of_a_loop(
     assert set(made.items) == {item for _, item, _ in kept}
     assert f"{len(kept)} of {len(reviews)} interactions stayed" in made.schema.notes[1]
     assert made.schema.rows_read == len(reviews)
-
-
-@pytest.mark.parametrize("header", [COLUMNS_2023, f"\ufeff{COLUMNS_2023}, history"])
-def test_the_csv_of_2023_has_a_header(tmp_path: Path, header: str) -> None:
-    metadata(tmp_path)
-    reviews = random_reviews()
-    lines = [ratings_2023(row) for row in reviews]
-    ratings = write(tmp_path / "5core.csv", [header, *lines])
-    made = Prepared(options(tmp_path, ratings))
-    check(made, reviews)
-    assert made.schema.rows_read == len(reviews)
-    lines[6] = "A1,B1"
-    write(ratings, [header, *lines])
-    words = "5core.csv: row 7: line without 4 fields (value: A1,B1)"
-    refused(options(tmp_path, ratings, max_rejected=0.0, out=tmp_path / "b"), words)
 
 
 @pytest.mark.parametrize("least", [0, 1, 3])
@@ -332,39 +302,35 @@ BAD_LINES = [
 ]
 
 
-@pytest.mark.parametrize(("line", "kind", "value"), BAD_LINES)
-def test_a_bad_review_is_located(tmp_path: Path, line: str, kind: str, value: str) -> None:
-    metadata(tmp_path)
-    lines = [json_review(row) for row in random_reviews(count=13)]
-    reviews = write(tmp_path / "reviews.json", [*lines[:4], line, *lines[4:]])
-    place = f"{reviews}: row 5: {kind} (value: {value})"
-    refused(options(tmp_path, reviews, max_rejected=0.0), place, "remove the row", "1 of 14 rows")
-
-
-def test_bad_reviews_are_counted_by_kind(tmp_path: Path) -> None:
+def test_bad_reviews_are_located_and_counted_by_kind(tmp_path: Path) -> None:
     metadata(tmp_path)
     rows = random_reviews()
     lines = [json_review(row) for row in rows]
     bad = [line for line, _, _ in BAD_LINES]
     reviews = write(tmp_path / "reviews.json.gz", [*lines[:4], *bad, *lines[4:]])
-    refused(options(tmp_path, reviews), "reviews.json.gz: row 5", "14 of 274 rows", "--max-rej")
+    numbered = enumerate(BAD_LINES, 5)
+    expected = [(str(reviews), row, kind, value) for row, (_, kind, value) in numbered]
+    assert bad_rows(options(tmp_path, reviews)) == expected
+    start = f"{reviews}: row 5: malformed line (value: {{ cut): correct or remove the row. "
+    refused(options(tmp_path, reviews), f"{start}14 of 274 rows", "--max-rejected")
     made = Prepared(options(tmp_path, reviews, max_rejected=0.052))
     assert made.schema.rejected == Counter(kind for _, kind, _ in BAD_LINES)
     check(made, rows)
 
 
-def test_bad_ratings_and_products(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("header", "line"), [([], ratings_2018), ([COLUMNS_2023], ratings_2023)])
+def test_bad_ratings_and_products(
+    tmp_path: Path, header: list[str], line: Callable[[Review], str]
+) -> None:
     metadata(tmp_path, json.dumps(product(3)), "{ cut")
-    lines = [ratings_2018(row) for row in random_reviews()]
-    lines[6] = "B000000001,A1,5.0"
+    lines = [*header, *map(line, random_reviews())]
+    lines[6] = "A1,B1"
     reviews = write(tmp_path / "ratings.csv", lines)
     refused(options(tmp_path, reviews), "metadata.json: row 26: duplicate item_id", "2 of 27 rows")
-    refused(
-        options(tmp_path, write(tmp_path / "ratings.csv", lines[6:16]), max_rejected=0.09),
-        f"{reviews}: row 1: line without 4 fields (value: B000000001,A1,5.0)",
-        "1 of 10 rows",
-    )
-    write(tmp_path / "ratings.csv", lines)
+    metadata(tmp_path)
+    words = f"ratings.csv: row {7 - len(header)}: line without 4 fields (value: A1,B1)"
+    refused(options(tmp_path, reviews, max_rejected=0.0), words, "1 of 260 rows")
+    metadata(tmp_path, json.dumps(product(3)), "{ cut")
     assert Prepared(options(tmp_path, reviews, max_rejected=0.1)).schema.rejected == {
         "duplicate item_id in items": 1,
         "line without 4 fields": 1,

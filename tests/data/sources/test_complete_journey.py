@@ -15,7 +15,7 @@ from dat_rec.data.sources.complete_journey import (
     USER_ATTRIBUTES,
     CompleteJourney,
 )
-from tests.data.sources.prepared import Prepared, refused, write
+from tests.data.sources.prepared import Prepared, by_time, refused, write
 
 START = datetime(2017, 1, 1, 11, 53, 26)
 # household, product, hour; product 99 stands in no table
@@ -81,8 +81,7 @@ def microseconds(hour: int) -> int:
 def test_the_last_tenth_of_time_is_the_test(tmp_path: Path, data: Path) -> None:
     """Twelve purchases: a tenth begins at the eleventh, and the twelfth is of the same hour."""
     made = Prepared(options(tmp_path))
-    rows = [(user, item, microseconds(hour)) for user, item, hour in PURCHASES]
-    expected = sorted(rows, key=lambda row: (row[2], row[0], row[1]))
+    expected = by_time((user, item, microseconds(hour)) for user, item, hour in PURCHASES)
     assert made.triples("train") == expected[:10]
     assert made.triples("test") == expected[10:]
     assert made.schema.rejected == {}

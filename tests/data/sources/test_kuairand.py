@@ -17,7 +17,7 @@ from dat_rec.data.sources.kuairand import (
     VIDEOS,
     KuaiRand,
 )
-from tests.data.sources.prepared import Prepared, raw, refused, write
+from tests.data.sources.prepared import Prepared, bad_rows, raw, refused, write
 
 # user, video, long watch, seconds, date
 EXPOSURES = [
@@ -194,16 +194,14 @@ BAD_LINES = [
 ]
 
 
-@pytest.mark.parametrize(("line", "kind", "value"), BAD_LINES)
-def test_a_bad_line_of_the_log_is_located(tmp_path: Path, line: str, kind: str, value: str) -> None:
-    folder = write_csv(tmp_path / "kuai", (line,))
-    place = f"{folder / LOGS[0]}: row 2: {kind} (value: {value})"
-    refused(options(folder), place, "remove the row", "1 of 9 rows", "--max-rejected")
-
-
-def test_bad_lines_are_counted_by_kind(tmp_path: Path) -> None:
+def test_bad_lines_are_located_and_counted_by_kind(tmp_path: Path) -> None:
     folder = write_csv(tmp_path / "kuai", tuple(line for line, _, _ in BAD_LINES))
-    refused(options(folder, max_rejected=0.5), LOGS[0], "row 2", "15 of 23 rows")
+    path = str(folder / LOGS[0])
+    numbered = enumerate(BAD_LINES, 2)
+    expected = [(path, row, kind, value) for row, (_, kind, value) in numbered]
+    assert bad_rows(options(folder)) == expected
+    start = f"{path}: row 2: user_id is no integer (value: x): correct or remove the row. "
+    refused(options(folder, max_rejected=0.5), f"{start}15 of 23 rows", "--max-rejected")
     made = Prepared(options(folder, max_rejected=0.66))
     assert made.schema.rejected == Counter(kind for _, kind, _ in BAD_LINES)
     assert pairs(made.train) == TRAINED
@@ -248,14 +246,6 @@ def test_a_bad_cell_is_located(
     count = {"interactions": 9 if column == "long_watch" else 8, "items": 4, "users": 4}[name]
     place = f"{name}.parquet: row {row + 1}: {kind} (value: {shown})"
     refused(options(folder), place, f"1 of {count} rows of the {name}")
-
-
-def test_a_bad_cell_loses_its_row_only(tmp_path: Path) -> None:
-    folder = write_parquet(tmp_path / "kuai")
-    change(folder, "interactions", "order", 2, float("nan"))
-    made = Prepared(options(folder, max_rejected=0.2))
-    assert made.schema.rejected == {"unparsable time": 1}
-    assert pairs(made.train) == [pair for pair in TRAINED if pair != (1, 10)]
 
 
 @pytest.mark.parametrize(

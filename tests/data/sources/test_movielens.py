@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dat_rec.data.sources.movielens import MovieLens
-from tests.data.sources.prepared import Prepared, raw, refused
+from tests.data.sources.prepared import Prepared, bad_rows, by_time, raw, refused
 
 SECOND = 1_000_000
 
@@ -24,9 +24,9 @@ PEOPLE = {1: ("F", "1", "10"), 2: ("M", "56", "16"), 5: ("M", "25", "0")}
 RATINGS = [
     (1, 1, "5", 100),
     (1, 2, "4", 200),
-    (2, 1, "3", 300),
+    (2, 1, "3.5", 300),
     (2, 3, "4", 300),
-    (2, 4, "5", 400),
+    (2, 4, "4.5", 400),
     (1, 3, "5", 500),
     (1, 4, "1", 2000),
     (2, 2, "5", 1000),
@@ -39,8 +39,7 @@ RATINGS = [
 
 def positives(least: float) -> list[tuple[int, int, int]]:
     """By time."""
-    rows = [(user, movie, time * SECOND) for user, movie, r, time in RATINGS if float(r) >= least]
-    return sorted(rows, key=lambda row: (row[2], row[0], row[1]))
+    return by_time((u, movie, time * SECOND) for u, movie, r, time in RATINGS if float(r) >= least)
 
 
 def write_lines(path: Path, lines: list[str], encoding: str = "utf-8", end: str = "\n") -> None:
@@ -79,7 +78,7 @@ def read(folder: Path, **changes: Any) -> list[tuple[int, int, int]]:
     """The interactions that the source reads, by time, with nothing said to be wrong."""
     rows = raw(options(folder, **changes), "user_id", "item_id", "time", "problem")
     assert {row[3] for row in rows} == {None}
-    return sorted((row[:3] for row in rows), key=lambda row: (row[2], row[0], row[1]))
+    return by_time(row[:3] for row in rows)
 
 
 @WRITERS
@@ -89,8 +88,7 @@ def test_positives_are_split_by_time(tmp_path: Path, write: Any) -> None:
     assert len(expected) == 10
     assert made.triples("train") == expected[:9]
     assert made.triples("test") == expected[9:] == [(2, 2, 1000 * SECOND)]
-    assert made.schema.rows_read == 10
-    assert made.schema.rejected == {}
+    assert (made.schema.rows_read, made.schema.rejected) == (10, {})
 
 
 @WRITERS
@@ -113,32 +111,21 @@ def test_the_films_attributes(tmp_path: Path, write: Any) -> None:
     assert made.attributes(4, *names)[1:] == ("(unknown)", None, [], "1993")
 
 
-def test_ml_1m_has_peoples_attributes(tmp_path: Path) -> None:
-    made = Prepared(options(write_ml_1m(tmp_path / "ml")))
+def test_ml_1m_alone_has_peoples_attributes(tmp_path: Path) -> None:
+    made = Prepared(options(write_ml_1m(tmp_path / "1m")))
     found = {u: (row["gender"], row["age"], row["occupation"]) for u, row in made.users.items()}
     assert found == PEOPLE
     assert {u: row["trained"] for u, row in made.users.items()} == {1: True, 2: True, 5: False}
-
-
-def test_both_layouts_make_the_same_interactions(tmp_path: Path) -> None:
-    old = Prepared(options(write_ml_1m(tmp_path / "1m"), out=tmp_path / "a"))
-    new = Prepared(options(write_ml_25m(tmp_path / "25m"), out=tmp_path / "b"))
-    assert old.triples("train") == new.triples("train")
-    assert old.triples("test") == new.triples("test")
-    assert old.items == new.items
-    features = [{feature.name for feature in made.schema.features} for made in (old, new)]
+    other = Prepared(options(write_ml_25m(tmp_path / "25m"), out=tmp_path / "b"))
+    features = [
+        {feature.name for feature in schema.features} for schema in (made.schema, other.schema)
+    ]
     assert features[0] - features[1] == {"gender", "age", "occupation"}
 
 
-@pytest.mark.parametrize("least", [3.0, 4.5])
+@pytest.mark.parametrize("least", [3.0, 3.5, 4.5])
 def test_the_least_rating_can_be_chosen(tmp_path: Path, least: float) -> None:
     assert read(write_ml_25m(tmp_path / "ml"), min_rating=least) == positives(least)
-
-
-def test_half_stars(tmp_path: Path) -> None:
-    ratings = [f"{user},1,{rating},{user}" for user, rating in enumerate(["3.5", "4.0", "4.5"], 1)]
-    folder = write_ml_25m(tmp_path / "ml", [*ratings, "9,1,5.0,9"])
-    assert read(folder) == [(user, 1, user * SECOND) for user in (2, 3, 9)]
 
 
 def test_integers_may_be_written_with_a_fraction_of_nought(tmp_path: Path) -> None:
@@ -189,19 +176,15 @@ def with_bad_rows(folder: Path, write: Any, rows: list[tuple[str, ...]]) -> Path
     return Path(write(folder, lines))
 
 
-@pytest.mark.parametrize(("fields", "kind", "value"), BAD_ROWS)
-def test_a_bad_rating_is_located(
-    tmp_path: Path, fields: tuple[str, ...], kind: str, value: str
-) -> None:
-    folder = with_bad_rows(tmp_path / "ml", write_ml_25m, [fields])
-    place = f"{folder / 'ratings.csv'}: row 4: {kind} (value: {value})"
-    refused(options(folder), place, "remove the row", "1 of 11 rows", "--max-rejected")
-
-
 @WRITERS
-def test_bad_ratings_are_counted_by_kind(tmp_path: Path, write: Any) -> None:
+def test_bad_ratings_are_located_and_counted_by_kind(tmp_path: Path, write: Any) -> None:
     folder = with_bad_rows(tmp_path / "ml", write, [fields for fields, _, _ in BAD_ROWS])
-    refused(options(folder, max_rejected=0.5), "ratings", "row 4", "19 of 29 rows")
+    (path,) = map(str, folder.glob("ratings.*"))
+    rows = enumerate(BAD_ROWS, 4)
+    expected = [(path, row, kind, value) for row, (_, kind, value) in rows]
+    assert bad_rows(options(folder)) == expected
+    start = f"{path}: row 4: userId is no integer (value: x): correct or remove the row. "
+    refused(options(folder, max_rejected=0.5), f"{start}19 of 29 rows", "--max-rejected")
     made = Prepared(options(folder, max_rejected=0.66))
     assert made.schema.rejected == Counter(kind for _, kind, _ in BAD_ROWS)
     assert made.triples("train") + made.triples("test") == positives(4.0)
@@ -303,7 +286,7 @@ SAVED_ANEW: dict[str, Change] = {
     "all quoted": lambda text: re.sub(rb"[^,\n]+", rb'"\g<0>"', text),
     "an index": prefixed(b",", b"7,"),
     "two indexes": prefixed(b",,", b"7,7,"),
-    "floats": lambda text: re.sub(rb"\b\d+\b", rb"\g<0>.0", text),
+    "floats": lambda text: re.sub(rb"(?<![.\d])\d+(?![.\d])", rb"\g<0>.0", text),
     "blank lines": lambda text: text.replace(b"\n", b"\n\n"),
 }
 

@@ -1,7 +1,6 @@
 """A user's own Parquet files: mapped columns, types of ids and times, with and without tables."""
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -76,78 +75,6 @@ def test_dictionary_and_large_strings_are_text(tmp_path: Path) -> None:
     log(tmp_path, user_id=user, item_id=item)
     expected = [(f"u{u}", f"i{i}", t) for u, i, t in ROWS]
     assert split(tmp_path) == (expected[:8], expected[8:])
-
-
-START = datetime(2024, 3, 30, 22, tzinfo=UTC)
-EAST = timezone(timedelta(hours=5, minutes=30))
-
-
-def moment(hour: int) -> datetime:
-    """Across the change of Europe's clocks."""
-    return START + timedelta(hours=hour, microseconds=7)
-
-
-def in_microseconds(time: datetime) -> int:
-    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-MOMENTS = [moment(hour) for hour in range(10)]
-PLAIN = [time.replace(tzinfo=None) for time in MOMENTS]
-TIMES = {
-    "utc": pa.array(MOMENTS, pa.timestamp("us", "UTC")),
-    "a zone": pa.array(MOMENTS, pa.timestamp("us", "Europe/Berlin")),
-    "nanoseconds": pa.array(MOMENTS, pa.timestamp("ns", "America/New_York")),
-    "no zone": pa.array(PLAIN, pa.timestamp("us")),
-    "nanoseconds, no zone": pa.array(PLAIN, pa.timestamp("ns")),
-    "text": [str(time) for time in PLAIN],
-    "text in utc": [f"{time.isoformat()}Z" for time in PLAIN],
-    "text with offset": [time.astimezone(EAST).isoformat() for time in MOMENTS],
-    "text with various offsets": [
-        time.astimezone(timezone(timedelta(hours=-number))).isoformat()
-        for number, time in enumerate(MOMENTS)
-    ],
-    "text with and without offset": [
-        str(PLAIN[number] if number % 2 else time.astimezone(EAST))
-        for number, time in enumerate(MOMENTS)
-    ],
-}
-
-
-@pytest.mark.parametrize("kind", TIMES)
-def test_times_are_microseconds_in_utc(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    log(tmp_path, time=TIMES[kind])
-    expected = [(u, i, in_microseconds(moment(t))) for u, i, t in ROWS]
-    assert split(tmp_path) == (expected[:8], expected[8:])
-
-
-DAYS = [date(1970, 1, 1 + t) for _, _, t in ROWS]
-
-
-@pytest.mark.parametrize(
-    ("times", "factor"),
-    [
-        (pa.array(range(10), pa.timestamp("s")), 1_000_000),
-        (pa.array(range(10), pa.timestamp("ms")), 1_000),
-        (DAYS, 24 * 3600 * 1_000_000),
-    ],
-)
-def test_coarser_times(tmp_path: Path, times: Any, factor: int) -> None:
-    log(tmp_path, time=times)
-    assert raw(own(tmp_path), "time") == [(t * factor,) for t in range(10)]
-
-
-@pytest.mark.parametrize(
-    "start", ["2024-03-31 04:00:00", "2024-03-31T06:00:00+02:00", "2024-03-31 04:00:00Z"]
-)
-@pytest.mark.parametrize("kind", ["a zone", "text with offset", "no zone"])
-def test_the_test_starts_at_a_moment(tmp_path: Path, kind: str, start: str) -> None:
-    """Six hours after the first row, which is seven microseconds late: rows 6 to 9."""
-    log(tmp_path, time=TIMES[kind])
-    expected = [(u, i, in_microseconds(moment(t))) for u, i, t in ROWS]
-    assert split(tmp_path, test_from=start) == (expected[:6], expected[6:])
 
 
 def test_the_test_starts_at_an_integer(tmp_path: Path) -> None:
@@ -312,6 +239,7 @@ def test_a_folder_of_files_is_one_log(tmp_path: Path) -> None:
 GOOD = {
     "time": [f"2024-01-{row + 1:02}" for row in range(10)],
     "order": list(range(10)),
+    "user_id": list("ababababab"),
     "item_id": list("ababababab"),
     "good": [1.0] * 10,
 }
@@ -324,6 +252,8 @@ GOOD = {
         ("time", None, "unparsable time", "nothing"),
         ("time", "infinity", "unparsable time", "infinity"),
         ("order", 2**64 - 1, "unparsable time", str(2**64 - 1)),
+        ("user_id", "", "missing user_id", ""),
+        ("user_id", None, "missing user_id", "nothing"),
         ("item_id", "", "missing item_id", ""),
         ("good", float("nan"), "missing label", "nan"),
     ],
@@ -339,32 +269,7 @@ def test_a_bad_cell_is_located_and_counted(
     made = Prepared(own(tmp_path, **changes, max_rejected=0.1))
     assert made.schema.rejected == {kind: 1}
     assert len(made.train) + len(made.test) == 9
-    assert "" not in made.items
-
-
-def test_bad_ids_in_text_are_counted_by_kind(tmp_path: Path) -> None:
-    user = ["a", "", None, "b", "c", "a", "b", "c", "a", "b"]
-    item = ["x", "x", "x", "", "y", "gone", "x", "y", "x", "y"]
-    write(tmp_path / "log.parquet", user_id=user, item_id=item, time=list(range(10)))
-    items = write(tmp_path / "items.parquet", item_id=["x", "y", "x"], dept=["1", "2", "3"])
-    tables = {"items": items, "category": "dept"}
-    refused(own(tmp_path, **tables), "items.parquet: row 3: duplicate item_id in items")
-    refused(
-        own(tmp_path, **tables, max_rejected=0.35),
-        "log.parquet: row 2: missing user_id",
-        "fill it in or remove the row",
-        "4 of 10 rows",
-    )
-    made = Prepared(own(tmp_path, **tables, max_rejected=0.4))
-    assert made.schema.rejected == {
-        "duplicate item_id in items": 1,
-        "item not in the catalogue": 1,
-        "missing item_id": 1,
-        "missing user_id": 2,
-    }
-    assert made.attributes("x", "dept") == ("1",)
-    good = [(user[row], item[row], row) for row in (0, 4, 6, 7, 8, 9)]
-    assert made.triples("train") + made.triples("test") == good
+    assert "" not in {*made.users, *made.items}
 
 
 FILES = ("interactions", "items")

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 
-from tests.data.sources.prepared import Prepared, own, raw, refused
+from tests.data.sources.prepared import Prepared, by_time, last_of_each_user, own, raw, refused
 from tests.data.sources.prepared import write as write_columns
 
 Row = tuple[Any, Any, int]
@@ -21,8 +20,8 @@ def write(path: Path, rows: list[Row], *, timed: bool = True, **more: list[Any])
     write_columns(path, user_id=users, item_id=items, **({"time": times} if timed else {}), **more)
 
 
-def triples(made: Prepared) -> tuple[list[Row], list[Row]]:
-    return sorted(made.triples("train")), sorted(made.triples("test"))
+def split(made: Prepared) -> tuple[list[Row], list[Row]]:
+    return made.triples("train"), made.triples("test")
 
 
 def largest(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -34,10 +33,11 @@ def largest(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[R
 
     numbers = sorted((number(row) for row in rows), reverse=True)
     cut = numbers[-(-len(rows) * round(share * 100) // 100) - 1]
-    return (
-        sorted(row for row in rows if number(row) < cut),
-        sorted(row for row in rows if number(row) >= cut),
+    train, test = (
+        (row for row in rows if number(row) < cut),
+        (row for row in rows if number(row) >= cut),
     )
+    return by_time(train), by_time(test)
 
 
 @pytest.mark.parametrize("seed", [0, 5])
@@ -46,35 +46,21 @@ def test_a_random_share_is_that_of_the_hashes(tmp_path: Path, seed: int, share: 
     write(tmp_path / "log.parquet", ROWS)
     made = Prepared(own(tmp_path, split="random", test_share=share, seed=seed))
     train, test = largest(ROWS, share, seed)
-    assert triples(made) == (train, test)
+    assert split(made) == (train, test)
     assert f"a random {share * 100:g} % of interactions (seed {seed})" in made.schema.split
     assert f"{len(test)} of 200 are held out" in made.schema.split
 
 
 def test_a_random_split_does_not_follow_the_order_of_the_rows(tmp_path: Path) -> None:
     write(tmp_path / "log.parquet", ROWS[::-1])
-    assert triples(Prepared(own(tmp_path, split="random"))) == largest(ROWS, 0.1, 0)
-
-
-def last_of_each(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Among equal times the later row is the last; a user with one interaction is trained on."""
-    last = {
-        user: max((row[2], place) for place, row in enumerate(rows) if row[0] == user)[1]
-        for user in {row[0] for row in rows}
-    }
-    counts = Counter(user for user, _, _ in rows)
-    held = {place for user, place in last.items() if counts[user] > 1}
-    return (
-        sorted(row for place, row in enumerate(rows) if place not in held),
-        sorted(rows[place] for place in held),
-    )
+    assert split(Prepared(own(tmp_path, split="random"))) == largest(ROWS, 0.1, 0)
 
 
 def test_the_last_of_each_user_is_held_out(tmp_path: Path) -> None:
     rows = [*ROWS, (99, 3, 5)]
     write(tmp_path / "log.parquet", rows)
     made = Prepared(own(tmp_path, split="last"))
-    assert triples(made) == last_of_each(rows)
+    assert split(made) == last_of_each_user(rows)
     assert "the last interaction of each user who has two or more" in made.schema.split
 
 
@@ -84,20 +70,20 @@ def test_the_order_of_the_files_decides_between_equal_times(tmp_path: Path) -> N
     write(tmp_path / "log" / "b.parquet", rows[9:])
     write(tmp_path / "log" / "a.parquet", rows[:9])
     made = Prepared(own(tmp_path, split="last", interactions=tmp_path / "log"))
-    assert triples(made) == last_of_each(rows)
+    assert split(made) == last_of_each_user(rows)
 
 
 def test_without_times_the_order_of_the_rows_is_the_order(tmp_path: Path) -> None:
     rows = [(user, item, place) for place, (user, item, _) in enumerate(ROWS, 1)]
     write(tmp_path / "log.parquet", ROWS, timed=False)
     made = Prepared(own(tmp_path, split="last"))
-    assert triples(made) == last_of_each(rows)
+    assert split(made) == last_of_each_user(rows)
     for row in made.train:
         before = [i for u, i, place in rows if u == row["user_id"] and place < row["time"]]
         assert row["history"] == before[-50:]
     assert "the log has no times: the order of its rows" in made.schema.notes[1]
     made = Prepared(own(tmp_path, split="random", out=tmp_path / "b"))
-    assert triples(made) == largest(rows, 0.1, 0)
+    assert split(made) == largest(rows, 0.1, 0)
 
 
 @pytest.mark.parametrize("timed", [True, False])

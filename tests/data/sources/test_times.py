@@ -46,9 +46,12 @@ def cut(moments: list[datetime], to: timedelta) -> list[int]:
     return [micros(time) // unit * unit for time in moments]
 
 
-SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+MICROSECOND, SECOND, MINUTE = timedelta.resolution, timedelta(seconds=1), timedelta(minutes=1)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 FORMS: dict[str, tuple[Callable[[datetime], Any], timedelta]] = {
+    "timestamp": (lambda t: t, SECOND),
+    "timestamp without zone": (lambda t: t.replace(tzinfo=None), SECOND),
+    "date": (lambda t: t.date(), DAY),
     "a space": (lambda t: f"{t:%Y-%m-%d %H:%M:%S}", SECOND),
     "a T": (lambda t: f"{t:%Y-%m-%dT%H:%M:%S}", SECOND),
     "minutes": (lambda t: f"{t:%Y-%m-%d %H:%M}", MINUTE),
@@ -98,6 +101,38 @@ FORMS: dict[str, tuple[Callable[[datetime], Any], timedelta]] = {
 def test_every_form_gives_the_same_moments(tmp_path: Path, form: str) -> None:
     form_of, to = FORMS[form]
     assert read(log(tmp_path, [form_of(time) for time in MOMENTS])) == cut(MOMENTS, to)
+
+
+@pytest.mark.parametrize(
+    ("type_", "to"),
+    [
+        (pa.timestamp("us", "Europe/Berlin"), MICROSECOND),
+        (pa.timestamp("ns", "America/New_York"), MICROSECOND),
+        (pa.timestamp("us"), MICROSECOND),
+        (pa.timestamp("ns"), MICROSECOND),
+        (pa.timestamp("ms"), timedelta(milliseconds=1)),
+        (pa.timestamp("s"), SECOND),
+        (pa.string(), MICROSECOND),
+    ],
+)
+def test_timestamps_of_every_type_are_microseconds_in_utc(
+    tmp_path: Path, type_: pa.DataType, to: timedelta, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Across the change of Europe's clocks, and whatever the machine's zone."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    start = datetime(2024, 3, 30, 22, tzinfo=UTC)
+    moments = [start + timedelta(hours=hour, microseconds=7007) for hour in range(10)]
+    plain = pa.array([time.replace(tzinfo=None) for time in moments], pa.timestamp("us"))
+    made = Prepared(log(tmp_path, plain.cast(type_, safe=False), test_share=0.2))
+    found = [time for part in ("train", "test") for _, _, time in made.triples(part)]
+    assert found == cut(moments, to)
+
+
+def test_each_text_has_its_own_offset_or_none(tmp_path: Path) -> None:
+    zones = [timezone(timedelta(hours=-hour)) for hour in range(ROWS // 2)]
+    texts = [time.astimezone(zones[row // 2]).isoformat() for row, time in enumerate(MOMENTS)]
+    texts[::2] = [f"{time:%Y-%m-%dT%H:%M:%S}" for time in MOMENTS[::2]]
+    assert read(log(tmp_path, texts)) == cut(MOMENTS, SECOND)
 
 
 @pytest.mark.parametrize("kind", [str, float, Decimal])
@@ -262,6 +297,10 @@ def test_a_type_that_names_no_moment_is_refused(tmp_path: Path, times: Any, kind
 @pytest.mark.parametrize(
     ("form", "start"),
     [
+        ("timestamp", "2026-01-05"),
+        ("timestamp", "2026-01-05T02:00:00+02:00"),
+        ("timestamp without zone", "2026-01-05 00:00:00Z"),
+        ("offset", "2026-01-05 00:00:00"),
         ("a compact day", "20260105"),
         ("a compact day", "2026-01-05"),
         ("seconds in text", "1767571200"),
