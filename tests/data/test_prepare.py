@@ -1,6 +1,5 @@
 """A small random log, prepared, against a naive Python loop over the same rows."""
 
-import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +14,7 @@ import pytest
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare import prepare
 from dat_rec.data.sources.parquet_log import ParquetLog
+from tests.data.sources.prepared import digest, own, write
 
 N = 5
 TEST_SHARE = 0.2
@@ -56,30 +56,18 @@ def random_log() -> Log:
 
 def write_log(log: Log, folder: Path) -> None:
     user, item, time = zip(*log.rows, strict=True)
-    pq.write_table(
-        pa.table({"user_id": user, "item_id": item, "time": time}), folder / "log.parquet"
-    )
-    columns = {
-        name: [row[name] for row in log.items.values()] for name in ("dept", "tags", "price")
-    }
-    pq.write_table(pa.table({"item_id": list(log.items), **columns}), folder / "items.parquet")
+    write(folder / "log.parquet", user_id=user, item_id=item, time=time)
+    items = pa.Table.from_pylist([{"item_id": name, **row} for name, row in log.items.items()])
+    pq.write_table(items, folder / "items.parquet")
     ages = [row["age"] for row in log.users.values()]
-    pq.write_table(pa.table({"user_id": list(log.users), "age": ages}), folder / "users.parquet")
+    write(folder / "users.parquet", user_id=list(log.users), age=ages)
 
 
 def options(folder: Path, **changes: Any) -> ParquetLog:
-    values: dict[str, Any] = {
-        "out": folder / "out",
-        "interactions": folder / "log.parquet",
-        "items": folder / "items.parquet",
-        "users": folder / "users.parquet",
-        "category": "dept",
-        "item_features": ("tags", "price"),
-        "user_features": ("age",),
-        "history_length": N,
-        "test_share": TEST_SHARE,
-    }
-    return ParquetLog(**{**values, **changes})
+    tables = {"items": folder / "items.parquet", "users": folder / "users.parquet"}
+    features = {"item_features": ("tags", "price"), "user_features": ("age",)}
+    sizes = {"history_length": N, "test_share": TEST_SHARE}
+    return own(folder, **{**tables, "category": "dept", **features, **sizes, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -233,59 +221,39 @@ def test_what_is_written_can_be_read(made: tuple[Log, Dataset]) -> None:
     assert example.schema_arrow.names == [*columns, "item_index", "time", "repeat"]
     assert example.schema_arrow.field("history").type == pa.list_(pa.int32())
     assert example.schema_arrow.field("item_index").type == pa.int32()
-    assert sorted(path.name for path in dataset.folder.iterdir()) == sorted(
-        [
-            "examples",
-            "items.parquet",
-            "schema.json",
-            "seen.parquet",
-            "test.parquet",
-            "users.parquet",
-            "vocabularies",
-        ]
-    )
+    files = {f"{name}.parquet" for name in ("items", "seen", "test", "users")}
+    found = {path.name for path in dataset.folder.iterdir()}
+    assert found == {"examples", "schema.json", "vocabularies", *files}
 
 
-def digest(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+def test_the_seed_decides_the_order_of_the_examples_alone(
+    made: tuple[Log, Dataset], tmp_path: Path
+) -> None:
+    write_log(made[0], tmp_path)
+    prepare(options(tmp_path, out=tmp_path / "a", seed=1))
+    first, other = digest(made[1].folder), digest(tmp_path / "a")
+    assert {name for name in other if other[name] != first[name]} == {"examples/part-00000.parquet"}
 
 
-def test_the_seed_decides_every_byte(tmp_path: Path) -> None:
-    write_log(random_log(), tmp_path)
-    prepare(options(tmp_path, out=tmp_path / "a"))
-    prepare(options(tmp_path, out=tmp_path / "b"))
-    prepare(options(tmp_path, out=tmp_path / "c", seed=1))
-    assert digest(tmp_path / "a") == digest(tmp_path / "b")
-    other = {
-        name
-        for name, value in digest(tmp_path / "c").items()
-        if value != digest(tmp_path / "a")[name]
-    }
-    assert other == {"examples/part-00000.parquet"}
-
-
-def test_rows_in_another_order_make_the_same_dataset(tmp_path: Path) -> None:
-    log = random_log()
-    write_log(log, tmp_path)
-    prepare(options(tmp_path, out=tmp_path / "a"))
+def test_rows_in_another_order_make_the_same_bytes(
+    made: tuple[Log, Dataset], tmp_path: Path
+) -> None:
+    log = made[0]
     order = np.random.default_rng(0).permutation(len(log.rows))
     write_log(Log([log.rows[place] for place in order], log.items, log.users), tmp_path)
-    prepare(options(tmp_path, out=tmp_path / "b"))
-    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    prepare(options(tmp_path))
+    assert digest(tmp_path / "out") == digest(made[1].folder)
 
 
-def test_batches_and_files_are_seamless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_and_files_are_seamless(
+    made: tuple[Log, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With tiny batches and files the same rows come out: nothing is lost at a border."""
-    write_log(random_log(), tmp_path)
-    prepare(options(tmp_path, out=tmp_path / "a"))
+    write_log(made[0], tmp_path)
     monkeypatch.setattr("dat_rec.data.history.BATCH_ROWS", 7)
     monkeypatch.setattr("dat_rec.data.write.ROW_GROUP", 16)
     monkeypatch.setattr("dat_rec.data.write.FILE_ROWS", 64)
     schema = prepare(options(tmp_path, out=tmp_path / "b"))
     assert len(schema.example_files) == -(-schema.examples // 64)
     for name in ("examples", "users.parquet", "items.parquet", "seen.parquet", "test.parquet"):
-        assert pq.read_table(tmp_path / "a" / name) == pq.read_table(tmp_path / "b" / name)
+        assert pq.read_table(made[1].folder / name) == pq.read_table(tmp_path / "b" / name)

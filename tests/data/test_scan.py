@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,63 +15,35 @@ from dat_rec.data.prepare import Options, prepare
 from dat_rec.data.scan import scan_csv, scan_parquet
 from dat_rec.data.sources.amazon import Amazon
 from dat_rec.data.sources.movielens import MovieLens
-from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.errors import UserError
+from tests.data.sources.prepared import own, write
 
 NAMES = [
-    "copy[1]",
-    "copy1",
-    "*",
-    "st*r",
-    "star",
-    "**",
-    "what?",
-    "whatx",
-    "[!a]",
-    "[",
-    "]",
-    "[[]",
-    "{a,b}",
-    "a",
-    "it's",
-    'a "b"',
-    "a  b",
-    "back\\slash",
-    "v=9",
-    "%20",
-    "~",
-    "file:",
-    "#;,",
-    "ü",
+    "copy[1]", "copy1", "*", "st*r", "star", "**", "what?", "whatx", "[!a]", "[", "]", "[[]",
+    "{a,b}", "a", "it's", 'a "b"', "a  b", "back\\slash", "v=9", "%20", "~", "file:", "#;,", "ü",
     "new\nline",
-]
+]  # fmt: skip
 
 
 def texts(folder: Path) -> dict[str, Path]:
-    """A Parquet file in a folder of each name, which holds that name."""
+    """A Parquet and a CSV file in a folder of each name, which hold that name."""
     for name in NAMES:
         (folder / name).mkdir()
-        pq.write_table(pa.table({"v": [name]}), folder / name / "f.parquet")
+        write(folder / name / "f.parquet", v=[name])
         (folder / name / "f.csv").write_text(f'v\n"{name.replace(chr(34), chr(34) * 2)}"\n')
     return {name: folder / name for name in NAMES}
 
 
-def test_a_path_is_the_name_of_one_file(tmp_path: Path) -> None:
+def test_a_path_is_the_name_of_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, or from here."""
     columns = ", auto_detect=false, header=true, quote='\"', escape='\"', columns={'v': 'VARCHAR'}"
-    for name, folder in texts(tmp_path).items():
-        rows = duckdb.sql(f"SELECT * FROM {scan_parquet([folder / 'f.parquet'])}").fetchall()
-        assert rows == [(name,)]
-        rows = duckdb.sql(f"SELECT * FROM {scan_csv(folder / 'f.csv', columns)}").fetchall()
-        assert rows == [(name,)]
-
-
-def test_so_is_a_path_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts(tmp_path)
+    paths = texts(tmp_path)
     monkeypatch.chdir(tmp_path)
-    for name in NAMES:
-        rows = duckdb.sql(f"SELECT * FROM {scan_parquet([Path(name, 'f.parquet')])}").fetchall()
-        assert rows == [(name,)]
+    for name, folder in paths.items():
+        parquets = [scan_parquet([path / "f.parquet"]) for path in (folder, Path(name))]
+        for scan in (*parquets, scan_csv(folder / "f.csv", columns)):
+            assert duckdb.sql(f"SELECT * FROM {scan}").fetchall() == [(name,)]
 
 
 def test_a_pattern_beside_a_backslash_is_refused() -> None:
@@ -100,8 +71,8 @@ def test_an_out_with_a_backslash_is_refused(tmp_path: Path) -> None:
 def own_log(folder: Path, out: Path) -> Options:
     n = range(300)
     columns = {"user_id": [k % 20 for k in n], "item_id": [k * 7 % 31 for k in n], "time": [*n]}
-    pq.write_table(pa.table(columns), folder / "log.parquet")
-    return ParquetLog(interactions=folder / "log.parquet", out=out)
+    write(folder / "log.parquet", **columns)
+    return own(folder, out=out)
 
 
 def reviews(folder: Path, out: Path) -> Options:
