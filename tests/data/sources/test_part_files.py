@@ -1,21 +1,18 @@
 """Which files of a folder are read: by the names that engines write, beside what is left there."""
 
+import gzip
 import os
 import shlex
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.orc
-import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.sources.part_files import part_files
-from dat_rec.data.sources.tables import parquet
-from dat_rec.errors import UserError
+from tests.data.sources.prepared import error_of, read, write
 
 SPARK = "part-00000-8a5e-c000.snappy.parquet"
 
@@ -24,13 +21,11 @@ def put(folder: Path, *names: str, first: int = 0) -> None:
     """A Parquet file under each name, which holds its place in the list."""
     for place, name in enumerate(names, first):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table({"v": [place]}), folder / name)
+        write(folder / name, v=[place])
 
 
 def values(path: Path) -> list[int]:
-    database = duckdb.connect()
-    table = parquet(database, path, ["v"])
-    return [row[0] for row in database.execute(f"SELECT v FROM {table} ORDER BY v").fetchall()]
+    return sorted(row[0] for row in read(path, "v"))
 
 
 @pytest.mark.parametrize(
@@ -98,10 +93,7 @@ def test_a_folder_is_read_once_whatever_links_lead_to_it(
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(UserError) as error:
-        part_files(path)
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    return error_of(part_files, path)
 
 
 @pytest.mark.parametrize(
@@ -124,30 +116,27 @@ def test_a_part_that_is_no_parquet_is_refused_by_name(
     assert words in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["csv", "tsv", "json", "orc", "feather", "csv.gz"])
-@pytest.mark.parametrize("folder", [False, True])
-def test_another_format_is_refused_with_a_cure_that_works(
-    kind: str, folder: bool, tmp_path: Path
-) -> None:
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "csv": lambda path: path.write_text("v\n3\n4\n"),
+    "tsv": lambda path: path.write_text("v\n3\n4\n"),
+    "json": lambda path: path.write_text('{"v": 3}\n{"v": 4}\n'),
+    "orc": lambda path: pyarrow.orc.write_table(pa.table({"v": [3, 4]}), path),
+    "feather": lambda path: pyarrow.feather.write_feather(pa.table({"v": [3, 4]}), path),
+    "csv.gz": lambda path: path.write_bytes(gzip.compress(b"v\n3\n4\n")),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_another_format_is_refused_with_a_cure_that_works(kind: str, tmp_path: Path) -> None:
     place = tmp_path / "it's"
     place.mkdir()
-    path, table = place / f"log.{kind}", pa.table({"v": [3, 4]})
-    if kind == "json":
-        path.write_text('{"v": 3}\n{"v": 4}\n')
-    elif kind == "orc":
-        pyarrow.orc.write_table(table, path)
-    elif kind == "feather":
-        pyarrow.feather.write_feather(table, path)
-    elif kind == "csv.gz":
-        with pa.CompressedOutputStream(path, "gzip") as file:
-            file.write(b"v\n3\n4\n")
-    else:
-        path.write_text("v\n3\n4\n")
-    message = refusal(place if folder else path)
-    assert "no Parquet: convert it: python -c" in message
-    words = shlex.split(message.partition("convert it: ")[2])
-    assert words[0] == "python"
-    subprocess.run([sys.executable, *words[1:]], check=True)
+    WRITERS[kind](place / f"log.{kind}")
+    messages = [refusal(path) for path in (place / f"log.{kind}", place)]
+    assert all("no Parquet: convert it: python -c" in message for message in messages)
+    commands = {message.partition("convert it: ")[2] for message in messages}
+    python, flag, program = shlex.split(commands.pop())
+    assert (python, flag, commands) == ("python", "-c", set())
+    exec(program, {})
     assert values(next(place.glob("*.parquet"))) == [3, 4]
 
 

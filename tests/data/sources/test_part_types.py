@@ -5,16 +5,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.data.sources.part_types import plain, widen
-from dat_rec.data.sources.tables import parquet
-from dat_rec.errors import UserError
-from tests.data.sources.prepared import refused
+from tests.data.sources.prepared import error_of, read, write
 
 BIG = 2**60
 NOON = dt.datetime(2026, 1, 1, 12)
@@ -62,14 +57,8 @@ OTHER = [
 def parts(folder: Path, *columns: pa.Array) -> list[Any]:
     """The column's values as they are read from a file for each array, in the files' order."""
     for place, column in enumerate(columns):
-        table = pa.table({"v": column, f"more{place}": [place]})
-        pq.write_table(table, folder / f"{place}.parquet")
-    database = duckdb.connect()
-    table = parquet(database, folder, ["v"])
-    return [
-        row[0]
-        for row in database.execute(f"SELECT v FROM {table} ORDER BY _source_file").fetchall()
-    ]
+        write(folder / f"{place}.parquet", v=column, **{f"more{place}": [place]})
+    return [row[0] for row in read(folder, "v")]
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
@@ -88,9 +77,7 @@ def test_types_that_no_type_holds_are_refused_with_both_files(
     one: pa.Array, other: pa.Array, turned: bool, tmp_path: Path
 ) -> None:
     columns = (other, one) if turned else (one, other)
-    with pytest.raises(UserError) as error:
-        parts(tmp_path, columns[0], pa.nulls(1), *columns)
-    assert str(error.value) == (
+    assert error_of(parts, tmp_path, columns[0], pa.nulls(1), *columns) == (
         f"{tmp_path / '3.parquet'}: column 'v' is {plain(columns[1].type)}, and "
         f"{plain(columns[0].type)} in {tmp_path / '0.parquet'}: reading both as one would change "
         "values: write all parts with one type"
@@ -111,24 +98,7 @@ def test_widening_takes_no_side() -> None:
 
 
 def test_types_of_columns_that_are_not_asked_for_do_not_count(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"v": [1], "w": [1]}), tmp_path / "a.parquet")
-    pq.write_table(pa.table({"w": ["x"], "v": [2]}), tmp_path / "b.parquet")
-    pq.write_table(pa.table({"v": [3]}), tmp_path / "c.parquet")
-    table = parquet(duckdb.connect(), tmp_path, ["v"])
-    assert sorted(duckdb.sql(f"SELECT v, _source_row FROM {table}").fetchall()) == [
-        (1, 1),
-        (2, 1),
-        (3, 1),
-    ]
-
-
-def test_a_log_in_parts_of_other_types_is_refused(tmp_path: Path) -> None:
-    """Read with the first one's types, three users were one."""
-    log = tmp_path / "log"
-    log.mkdir()
-    users = [pa.array([BIG + k % 3 for k in range(60)]), pa.array([1.5] * 60)]
-    for place, user in enumerate(users):
-        rows = {"user_id": user, "item_id": [k % 5 for k in range(60)], "time": [*range(60)]}
-        pq.write_table(pa.table(rows), log / f"{place}.parquet")
-    options = ParquetLog(interactions=log, out=tmp_path / "out")
-    refused(options, "1.parquet: column 'user_id' is double, and int64 in ", "0.parquet")
+    write(tmp_path / "a.parquet", v=[1], w=[1])
+    write(tmp_path / "b.parquet", w=["x"], v=[2])
+    write(tmp_path / "c.parquet", v=[3])
+    assert read(tmp_path, "v", "_source_row") == [(1, 1), (2, 1), (3, 1)]
