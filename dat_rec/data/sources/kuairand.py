@@ -15,7 +15,7 @@ from dat_rec.data.source import Attribute, Source, Split
 from dat_rec.data.sources.tables import (
     OWN_PLACE,
     PLACE,
-    Table,
+    Relation,
     at_least,
     delimited,
     integer,
@@ -127,7 +127,7 @@ def _id(name: str, types: dict[str, str]) -> str:
     return integer(name) if types[name] == "VARCHAR" else f"try_cast({name} AS BIGINT)"
 
 
-def _register_videos(videos: Table, key: str) -> None:
+def _register_videos(videos: Relation, key: str) -> None:
     """A video's category is its first tag."""
     attributes = ", ".join(
         _number_as_text(name, videos.types)
@@ -146,7 +146,7 @@ def _register_videos(videos: Table, key: str) -> None:
     )
 
 
-def _register_users(users: Table) -> None:
+def _register_users(users: Relation) -> None:
     attributes = ", ".join(
         name
         if users.types[name] == "VARCHAR" and not name.startswith("onehot")

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from dat_rec.data.source import named, quoted
 from dat_rec.data.sources.feature_kinds import is_number
-from dat_rec.data.sources.tables import INTEGERS, WIDTH, Table, at_least
+from dat_rec.data.sources.tables import INTEGERS, WIDTH, Relation, at_least
 from dat_rec.errors import UserError
 
 SHOWN = 8
@@ -19,7 +19,7 @@ Positives = tuple[str, str]
 """SQL: a WHERE of the rows to read, and whether one of them lacks its label."""
 
 
-def labels_from(table: Table, column: str, least: float) -> Positives:
+def labels_from(table: Relation, column: str, least: float) -> Positives:
     """Positives are the labels of at least ``least``.
 
     Args:
@@ -36,7 +36,7 @@ def labels_from(table: Table, column: str, least: float) -> Positives:
         if type_ == "VARCHAR":
             held = _values(table, column)
             what = f"text: name its positives by --positive-labels; it holds {held}"
-        raise UserError(f"{table.path}: label {column!r} is {what}")
+        raise UserError(f"{table.where}: label {column!r} is {what}")
     label = f"{named(column)}::DOUBLE"
     bound = repr(least)
     if type_ in ("FLOAT", "DOUBLE"):
@@ -46,7 +46,7 @@ def labels_from(table: Table, column: str, least: float) -> Positives:
     return f"WHERE {at_least(label, bound)}", f"NOT coalesce(isfinite({label}), false)"
 
 
-def labels_among(table: Table, column: str, positives: tuple[str, ...]) -> Positives:
+def labels_among(table: Relation, column: str, positives: tuple[str, ...]) -> Positives:
     """Positives are the labels that are named.
 
     Raises:
@@ -55,7 +55,7 @@ def labels_among(table: Table, column: str, positives: tuple[str, ...]) -> Posit
     type_, text = table.types[column], f"{named(column)}::VARCHAR"
     if type_ not in ("VARCHAR", "BOOLEAN", *INTEGERS):
         raise UserError(
-            f"--positive-labels: {table.path}: label {column!r} is {type_}: "
+            f"--positive-labels: {table.where}: label {column!r} is {type_}: "
             "name a column of text or integers, or pass --min-label"
         )
     # As True or TRUE stand elsewhere, so may they here.
@@ -65,14 +65,14 @@ def labels_among(table: Table, column: str, positives: tuple[str, ...]) -> Posit
     absent = given.keys() - {row[0] for row in found}
     if absent:
         raise UserError(
-            f"--positive-labels {given[min(absent)]}: {table.path}: no row has it: "
+            f"--positive-labels {given[min(absent)]}: {table.where}: no row has it: "
             f"{column!r} holds {_values(table, column)}: correct or leave it out"
         )
     missing = f"coalesce({text}, '') = ''"
     return f"WHERE {missing} OR {test}", missing
 
 
-def _values(table: Table, column: str) -> str:
+def _values(table: Relation, column: str) -> str:
     """The most frequent labels, for a message."""
     rows = table.database.execute(
         f"SELECT {named(column)}::VARCHAR, count(*) FROM {table} "

@@ -29,7 +29,7 @@ from dat_rec.data.source import (
 from dat_rec.data.sources.feature_kinds import kind_of
 from dat_rec.data.sources.ids import id_sql
 from dat_rec.data.sources.labels import labels_among, labels_from
-from dat_rec.data.sources.tables import INTEGERS, NO_USERS, PLACE, Table, finite, holds, parquet
+from dat_rec.data.sources.tables import INTEGERS, NO_USERS, PLACE, Relation, finite, holds, parquet
 from dat_rec.data.sources.times import OTHER_FORM, Times, no_moment, read_moment, times_of
 from dat_rec.errors import UserError
 
@@ -189,7 +189,7 @@ class ParquetLog(Options):
         )
         return times
 
-    def _log(self, database: duckdb.DuckDBPyConnection) -> tuple[Table, bool]:
+    def _log(self, database: duckdb.DuckDBPyConnection) -> tuple[Relation, bool]:
         """The log with the columns that are asked for, and whether it has a time."""
         columns = [self.user_id, self.item_id, *([self.label] if self.label else [])]
         timed = self.time != TIME or holds(self.interactions, TIME)
@@ -203,13 +203,13 @@ class ParquetLog(Options):
                 f"{error}; of a log without times, pass --split last or --split random"
             ) from error
 
-    def _times(self, log: Table) -> Times:
+    def _times(self, log: Relation) -> Times:
         row = log.database.execute(f"SELECT _source_file FROM {log} LIMIT 1").fetchone()
         if log.types[self.time] in INTEGERS and row:
             # Parquet has no type for it: to DuckDB, it is an integer.
             schema = pq.read_schema(row[0])
             if self.time in schema.names and pa.types.is_duration(schema.field(self.time).type):
-                raise no_moment(self.interactions, self.time, "a duration")
+                raise no_moment(log.where, self.time, "a duration")
         return times_of(log, self.time, self.time_format)
 
     def _register_items(self, database: duckdb.DuckDBPyConnection) -> list[Attribute]:
@@ -256,9 +256,9 @@ class ParquetLog(Options):
         )
         return attributes
 
-    def _attributes(self, table: Table, side: Side, names: Sequence[str]) -> list[Attribute]:
+    def _attributes(self, table: Relation, side: Side, names: Sequence[str]) -> list[Attribute]:
         return [
-            Attribute(name, side, kind_of(name, table.types[name], self.numbers, table.path))
+            Attribute(name, side, kind_of(name, table.types[name], self.numbers, table.where))
             for name in names
         ]
 

@@ -31,11 +31,11 @@ PLACE = "_source_file AS file, _source_row AS row"
 
 
 @dataclass(frozen=True)
-class Table:
+class Relation:
     """A user's file or files as a relation; as text, it is SQL to stand after FROM."""
 
     database: duckdb.DuckDBPyConnection
-    path: Path
+    where: str
     """What the user named: a file or a folder, for messages."""
     sql: str
     """With the columns OWN_PLACE."""
@@ -60,7 +60,7 @@ def parquet(
     columns: Sequence[str],
     *,
     width_of: str | None = None,
-) -> Table:
+) -> Relation:
     """These columns of the Parquet files, and OWN_PLACE (rows from 1).
 
     A column that no file has is read from the folders' names, if all files stand in folders
@@ -93,7 +93,7 @@ def parquet(
     outside = {name: folders.sql(name) for name in columns if name not in inside}
     sql = _union(schemas, inside, outside, width_of)
     try:
-        table = Table(database, path, sql, columns_of(database, sql))
+        table = Relation(database, str(path), sql, columns_of(database, sql))
         for name in filter(folders.below, inside):
             _refuse_clash(table, name, folders)
     except duckdb.Error as error:
@@ -156,7 +156,7 @@ def _cast(name: str, own: pa.DataType, common: pa.DataType) -> str:
     return named(name) if target is None else f"{named(name)}::{target} AS {named(name)}"
 
 
-def _refuse_clash(table: Table, name: str, folders: Folders) -> None:
+def _refuse_clash(table: Relation, name: str, folders: Folders) -> None:
     """Refuse a file whose column says another value than its folder's name."""
     said = f"({folders.text(name)})"
     clash = table.first(
@@ -180,7 +180,7 @@ def delimited(
     *,
     separator: str = ",",
     header: Sequence[str] | None = None,
-) -> Table:
+) -> Relation:
     """These columns of the text file, all VARCHAR, and OWN_PLACE.
 
     A short row is filled with NULL. Data rows count from 1.
@@ -208,7 +208,7 @@ def delimited(
         f"(SELECT {chosen}, {quoted(path)} AS _source_file, "
         f"row_number() OVER () AS _source_row FROM {scan_csv(path, options)})"
     )
-    return Table(database, path, sql, dict.fromkeys(columns, "VARCHAR"))
+    return Relation(database, str(path), sql, dict.fromkeys(columns, "VARCHAR"))
 
 
 def _header(path: Path, separator: str) -> list[str]:

@@ -9,13 +9,12 @@ microseconds or nanoseconds, by their size. What is finer than a microsecond is 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import duckdb
 
 from dat_rec.data.source import named, quoted
 from dat_rec.data.sources.ids import in_words
-from dat_rec.data.sources.tables import INTEGERS, Table
+from dat_rec.data.sources.tables import INTEGERS, Relation
 from dat_rec.data.sources.time_forms import (
     DAY,
     FORMS,
@@ -54,7 +53,7 @@ _TAIL = re.compile(r"([T ]|, ?)\d{1,2}:\d{2}(:\d{2}(\.\d{1,6})?)?(?:( ?)[AaPp][M
 """The clock that may follow a date, or nothing."""
 
 
-def times_of(table: Table, column: str, time_format: str | None = None) -> Times:
+def times_of(table: Relation, column: str, time_format: str | None = None) -> Times:
     """Find how to read the times of ``column``.
 
     Args:
@@ -79,7 +78,7 @@ def times_of(table: Table, column: str, time_format: str | None = None) -> Times
     if type_.startswith("TIMESTAMP") or type_ == "DATE":
         return _alike(lambda value: f"try(epoch_us({value}))")
     if type_ != "VARCHAR":
-        raise no_moment(table.path, column, in_words(type_))
+        raise no_moment(table.where, column, in_words(type_))
     text = f"trim({named(column)})"
     some = _looked_at(text)
     form = form_of(table.database, f"{table} WHERE {some}", text)
@@ -105,7 +104,7 @@ def _looked_at(text: str) -> str:
     return f"_source_row <= {LOOK_AT} AND {text} <> ''"
 
 
-def _unread(table: Table, column: str, text: str, form: str) -> UserError:
+def _unread(table: Relation, column: str, text: str, form: str) -> UserError:
     """The error for a column whose most frequent form cannot be read: its first time, and the cure.
 
     Args:
@@ -156,10 +155,10 @@ def form_of(database: duckdb.DuckDBPyConnection, relation: str, text: str) -> st
     return str(row[0]) if row else "iso"
 
 
-def no_moment(path: Path, column: str, kind: str) -> UserError:
+def no_moment(where: str, column: str, kind: str) -> UserError:
     """The error for a column of another type."""
     return UserError(
-        f"{path}: time {column!r} is {kind}, which names no moment: name a column of timestamps, "
+        f"{where}: time {column!r} is {kind}, which names no moment: name a column of timestamps, "
         "dates, text of them, or integers in order by --time; if there is none, rename this one "
         "and pass --split last or random"
     )
@@ -196,7 +195,7 @@ def _any_form(text: str) -> str:
     return f"regexp_full_match({text}, {quoted(any_of)})"
 
 
-def _numbers(table: Table, column: str) -> Times:
+def _numbers(table: Relation, column: str) -> Times:
     """Seconds, milliseconds, …: what most are; numbers of another size are of another form."""
     type_ = table.types[column]
     bounds = [0.0, *(below for below, _ in UNITS)]
@@ -223,11 +222,11 @@ def _numbers(table: Table, column: str) -> Times:
     )
 
 
-def _formatted(table: Table, column: str, time_format: str) -> Times:
+def _formatted(table: Relation, column: str, time_format: str) -> Times:
     type_ = table.types[column]
     if type_ != "VARCHAR" and type_ not in INTEGERS:
         raise UserError(
-            f"--time-format {time_format}: is for times in text; {table.path}: {column!r} is "
+            f"--time-format {time_format}: is for times in text; {table.where}: {column!r} is "
             f"{in_words(type_)}: leave the option out"
         )
     try:

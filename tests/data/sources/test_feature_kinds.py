@@ -84,4 +84,4 @@ def test_what_holds_values_inside_values_is_no_feature(name: str, tmp_path: Path
 
 def test_a_list_is_no_number() -> None:
     with pytest.raises(Exception, match="--numbers x: the column is DOUBLE"):
-        kind_of("x", "DOUBLE[]", ("x",), None)
+        kind_of("x", "DOUBLE[]", ("x",), "items")
