@@ -8,8 +8,6 @@ anything fails.
 import shutil
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,10 +16,11 @@ import numpy as np
 from tqdm import tqdm
 
 from dat_rec.data.checks import reject_bad_rows
+from dat_rec.data.database import connect
 from dat_rec.data.duckdb_errors import errors_in_one_line
 from dat_rec.data.history import order_training
 from dat_rec.data.schema import HISTORY, ITEM, Feature, Schema
-from dat_rec.data.source import HISTORY_CATEGORY, Source, named, quoted
+from dat_rec.data.source import HISTORY_CATEGORY, Source, named
 from dat_rec.data.split import hold_out, keep_frequent
 from dat_rec.data.vocabulary import number_items, number_users
 from dat_rec.data.write import (
@@ -52,8 +51,12 @@ class Options(ABC):
     """Random seed of the examples' order, and of what a random split holds out."""
     overwrite: bool = False
     """Replace the dataset in OUT, if there is one."""
-    memory_limit: str = "1GB"
-    """Maximum memory of DuckDB, e.g. 4GB; what does not fit is spilled to the disk, beside OUT."""
+    memory_limit: str = "15%"
+    """Maximum memory of DuckDB, e.g. 4GB, or a share of the machine's (or container's) memory;
+    what does not fit is spilled to the disk, beside OUT."""
+    threads: int | None = None
+    """Number of threads; by default all cores of the machine or container. The result is the same
+    with any."""
 
     @abstractmethod
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:
@@ -100,7 +103,7 @@ def prepare(options: Options) -> Schema:
         work = folder / "work"
         for name in (work, folder / "examples", folder / "vocabularies"):
             name.mkdir()
-        with _connect(work, options.memory_limit) as database:
+        with connect(work, options.memory_limit, options.threads) as database:
             schema = _run(options, database, work, folder)
         shutil.rmtree(work)
         schema.save(folder)
@@ -113,6 +116,8 @@ def _check_options(options: Options) -> None:
         raise UserError(f"--history-length {options.history_length}: must be at least 1")
     if not 0 <= options.max_rejected <= 1:
         raise UserError(f"--max-rejected {options.max_rejected}: must lie between 0 and 1")
+    if options.threads is not None and options.threads < 1:
+        raise UserError(f"--threads {options.threads}: must be at least 1")
     out = options.out.resolve()
     if "\\" in str(out):
         raise UserError(
@@ -198,28 +203,6 @@ def _category(
     query = f"SELECT {named(category)} AS category FROM item_rows ORDER BY item_index"
     column = database.sql(query).to_arrow_table()["category"]
     return np.asarray(column.to_numpy(), np.int32)
-
-
-@contextmanager
-def _connect(work: Path, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open a database in ``work``, which spills there too."""
-    with closing(duckdb.connect()) as database:
-        # Nothing is ever recovered, and the log's name breaks at a ? in the path.
-        database.execute(
-            f"ATTACH {quoted(work / 'duckdb')} AS work (RECOVERY_MODE no_wal_writes); USE work"
-        )
-        database.execute(
-            f"SET temp_directory = {quoted(work / 'spill')}; SET preserve_insertion_order = false; "
-            "SET TimeZone = 'UTC'"
-        )
-        try:
-            database.execute(f"SET memory_limit = {quoted(memory_limit)}")
-        except duckdb.Error as error:
-            raise UserError(
-                f"--memory-limit {memory_limit}: DuckDB refuses it: write e.g. 1GB"
-            ) from error
-        database.execute("SET enable_progress_bar = false")
-        yield database
 
 
 def _report(out: Path, schema: Schema) -> None:

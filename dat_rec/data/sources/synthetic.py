@@ -1,15 +1,13 @@
 """A planted world: a log drawn from known preferences, so the best possible HR is known too.
 
-Users and items are unit vectors u, v; items gather around their category's centre, categories
-and popularity are skewed as 1/rank^s. Each interaction of a user is drawn from
-
-    p(v | u) ∝ exp(sharpness · ⟨u, v⟩ + log popularity(v))
-
-at a uniformly random time of a hundred days; the last tenth of the time is the test. Nothing but
-the ids and the item's category is handed on, and the world is made in batches of users.
+The preferences are those of planted_world.py; categories, popularity and activity are skewed as
+1/rank^s. Each interaction has a uniformly random time of a hundred days; the last tenth of the time
+is the test. Nothing but the ids and the item's category is handed on. The log is drawn in blocks,
+each from a random generator of its own, so that neither threads nor a restart change it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,26 +17,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dat_rec.data.database import threads_of
 from dat_rec.data.prepare import Options
 from dat_rec.data.scan import scan_parquet
 from dat_rec.data.source import Attribute, Source, Split
-from dat_rec.data.sources.tables import NO_PROBLEM, PLACE, parquet
+from dat_rec.data.sources.planted_world import World, best_hit_rates, make_world
+from dat_rec.data.sources.tables import NO_PROBLEM
 from dat_rec.errors import UserError
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from dat_rec.files import whole_file
 
 EPOCH_US = 1_577_836_800_000_000
 """1 January 2020."""
 SPAN_US = 100 * 24 * 3600 * 1_000_000
 TEST_SHARE = 0.1
 TEST_FROM_US = EPOCH_US + round(SPAN_US * (1 - TEST_SHARE))
-CLUSTER_NOISE = 0.8
-"""Length of the noise that is added to a unit category centre, for items and users alike."""
 MOST_SHARPNESS, MOST_SKEW = 1000, 10
 """Beyond these, weights vanish in float64."""
-SCORES_IN_MEMORY = 1 << 22
+BLOCK = 1 << 18
+"""Interactions that are drawn at a time; another number draws another log."""
+FILE_BLOCKS = 16
+"""Blocks in a file of the log; a thread writes one, and a restart keeps those that are whole."""
 CUTOFFS = (50, 100)
+PLACE = "'' AS file, 0::BIGINT AS row"
+"""No row of ours is bad, and none needs to be found."""
+LOG_SCHEMA = pa.schema([(name, pa.int64()) for name in ("user_id", "item_id", "time")])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +67,19 @@ class Synthetic(Options):
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:
         """See Options."""
         self._check()
-        world = make_world(self)
-        log = work / "interactions.parquet"
-        _write_log(self, world, log)
-        pq.write_table(pa.table({"user_id": np.arange(self.users)}), work / "users.parquet")
+        world = self.world()
+        files = write_log(world, self.interactions, work / "log", threads_of(database))
         items = {"item_id": np.arange(self.items), "category": world.category}
         pq.write_table(pa.table(items), work / "items.parquet")
         database.execute(
-            f"CREATE VIEW raw_interactions AS SELECT user_id, item_id, time, {PLACE}, "
-            f"{NO_PROBLEM} FROM {parquet(database, log, ('user_id', 'item_id', 'time'))}; "
+            f"CREATE VIEW raw_interactions AS SELECT user_id, item_id, time, {PLACE}, {NO_PROBLEM} "
+            f"FROM {scan_parquet(files)}; "
             "CREATE VIEW raw_items AS SELECT item_id, 'category ' || category AS category, "
             f"format('item {{}} (category {{}})', item_id, category) AS title, {PLACE} "
-            f"FROM {parquet(database, work / 'items.parquet', tuple(items))}; "
-            f"CREATE VIEW raw_users AS SELECT user_id, {PLACE} "
-            f"FROM {parquet(database, work / 'users.parquet', ('user_id',))}"
+            f"FROM {scan_parquet([work / 'items.parquet'])}; "
+            f"CREATE VIEW raw_users AS SELECT range AS user_id, {PLACE} FROM range({self.users})"
         )
+        best = best_hit_rates(world, *_queries(world, files), CUTOFFS)
         return Source(
             name="synthetic",
             category="category",
@@ -88,7 +88,20 @@ class Synthetic(Options):
                 f"time >= {TEST_FROM_US}", f"test: the last {TEST_SHARE:.0%} of the time span"
             ),
             notes=(f"planted world, world seed {self.world_seed}, sharpness {self.sharpness:g}",),
-            facts=best_hit_rates(self, world, *_test_queries(self, database, log)),
+            facts={f"best HR@{cutoff}": share for cutoff, share in best.items()},
+        )
+
+    def world(self) -> World:
+        """Draw the world that the options stand for."""
+        return make_world(
+            users=self.users,
+            items=self.items,
+            interactions=self.interactions,
+            categories=self.categories,
+            dim=self.dim,
+            sharpness=self.sharpness,
+            skew=self.skew,
+            seed=self.world_seed,
         )
 
     def _check(self) -> None:
@@ -111,130 +124,49 @@ class Synthetic(Options):
             raise UserError(f"--world-seed {self.world_seed}: must lie between 0 and 2^63 − 1")
 
 
-@dataclass(frozen=True)
-class World:
-    """The planted vectors, popularity and activity."""
-
-    user: Floats
-    """(users, dim): unit vectors."""
-    item: Floats
-    """(items, dim): unit vectors."""
-    category: Ints
-    """(items,)"""
-    log_popularity: Floats
-    """(items,)"""
-    counts: Ints
-    """(users,): interactions of each user, ≥ 1."""
-
-    def probabilities(self, users: slice, sharpness: float) -> Floats:
-        """(users, items): p(v | u)."""
-        logits = sharpness * (self.user[users] @ self.item.T) + self.log_popularity
-        weights = np.exp(logits - logits.max(1, keepdims=True))
-        return np.asarray(weights / weights.sum(1, keepdims=True))
-
-
-def make_world(options: Synthetic) -> World:
-    """Draw the world that ``options`` stand for."""
-    generator = np.random.Generator(np.random.Philox(key=[options.world_seed, 0]))
-    share = _zipf(options.categories, options.skew)
-    centre = _unit(generator.standard_normal((options.categories, options.dim)))
-    category = generator.choice(options.categories, options.items, p=share)
-    taste = generator.choice(options.categories, options.users, p=share)
-    popularity = generator.permutation(_zipf(options.items, options.skew))
-    activity = generator.permutation(_zipf(options.users, options.skew))
-    counts = 1 + generator.multinomial(options.interactions - options.users, activity)
-    return World(
-        user=_around(centre[taste], generator),
-        item=_around(centre[category], generator),
-        category=category.astype(np.int64),
-        log_popularity=np.log(popularity),
-        counts=counts.astype(np.int64),
-    )
-
-
-def _zipf(size: int, exponent: float) -> Floats:
-    weights = np.arange(1, size + 1) ** -exponent
-    return np.asarray(weights / weights.sum())
-
-
-def _unit(vectors: Floats) -> Floats:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-
-
-def _around(centre: Floats, generator: np.random.Generator) -> Floats:
-    noise = generator.standard_normal(centre.shape) / np.sqrt(centre.shape[1])
-    return _unit(centre + CLUSTER_NOISE * noise)
-
-
-def _user_batches(options: Synthetic) -> Iterator[slice]:
-    """Users whose scores against all items fit into memory together."""
-    size = max(1, SCORES_IN_MEMORY // options.items)
-    for start in range(0, options.users, size):
-        yield slice(start, min(start + size, options.users))
-
-
-def _write_log(options: Synthetic, world: World, path: Path) -> None:
-    """Draw every interaction and its time: columns user_id, item_id, time."""
-    generator = np.random.Generator(np.random.Philox(key=[options.world_seed, 1]))
-    schema = pa.schema([(name, pa.int64()) for name in ("user_id", "item_id", "time")])
-    with pq.ParquetWriter(path, schema) as writer:
-        for users in _user_batches(options):
-            cumulative = world.probabilities(users, options.sharpness).cumsum(1)
-            for position, user in enumerate(range(users.start, users.stop)):
-                draws = generator.random((2, world.counts[user]))
-                item = np.searchsorted(
-                    cumulative[position] / cumulative[position, -1], draws[0], "right"
-                )
-                time = EPOCH_US + (draws[1] * SPAN_US).astype(np.int64)
-                columns = [np.full(len(item), user), item, time]
-                writer.write_batch(pa.record_batch([pa.array(c) for c in columns], schema=schema))
-
-
-def _test_queries(
-    options: Synthetic, database: duckdb.DuckDBPyConnection, log: Path
-) -> tuple[Ints, NDArray[np.bool_]]:
-    """(users,) answerable test interactions of each user; (items,) which items are trained."""
-    database.execute(
-        "CREATE TEMP VIEW planted AS SELECT user_id, item_id, "
-        f"time >= {TEST_FROM_US} AS is_test FROM {scan_parquet([log])}"
-    )
-    trained = np.zeros(options.items, np.bool_)
-    rows = database.execute("SELECT DISTINCT item_id FROM planted WHERE NOT is_test").fetchnumpy()
-    trained[rows["item_id"]] = True
-    queries = np.zeros(options.users, np.int64)
-    rows = database.execute(
-        "SELECT user_id, count(*) AS queries FROM planted WHERE is_test "
-        "AND user_id IN (SELECT user_id FROM planted WHERE NOT is_test) "
-        "AND item_id IN (SELECT item_id FROM planted WHERE NOT is_test) GROUP BY user_id"
-    ).fetchnumpy()
-    queries[rows["user_id"]] = rows["queries"]
-    database.execute("DROP VIEW planted")
-    return queries, trained
-
-
-def best_hit_rates(
-    options: Synthetic, world: World, queries: Ints, trained: NDArray[np.bool_]
-) -> dict[str, float]:
-    """The expected HR@K of ranking by the true p(v | u) over the trained items.
-
-    A test item of user u is one of u's K most probable trained items with probability
-    Σ_{top K} p(v | u) / Σ_{trained} p(v | u); the mean over the answerable test interactions is
-    the best any model can expect.
+def write_log(world: World, interactions: int, folder: Path, threads: int) -> list[Path]:
+    """Draw every interaction and its time: files with the columns of ``LOG_SCHEMA``.
 
     Args:
-        options: the world's sizes.
         world: what is planted.
-        queries: (users,) answerable test interactions of each user.
-        trained: (items,) items with a training interaction.
+        interactions: number of rows.
+        folder: where the files go; those that are there stay.
+        threads: maximum number of files that are written at a time.
     """
-    hits = dict.fromkeys(CUTOFFS, 0.0)
-    for users in _user_batches(options):
-        weights = queries[users]
-        if not weights.any():
-            continue
-        known = world.probabilities(users, options.sharpness)[:, trained]
-        known = -np.sort(-known, axis=1) / known.sum(1, keepdims=True)
-        for cutoff in CUTOFFS:
-            hits[cutoff] += float(weights @ known[:, :cutoff].sum(1))
-    total = max(1, int(queries.sum()))
-    return {f"best HR@{cutoff}": hit / total for cutoff, hit in hits.items()}
+    folder.mkdir(exist_ok=True)
+    blocks = range(-(-interactions // BLOCK))
+
+    def write(number: int) -> Path:
+        path = folder / f"part-{number:05}.parquet"
+        if path.exists():
+            return path
+        with whole_file(path) as partial, pq.ParquetWriter(partial, LOG_SCHEMA) as writer:
+            for block in blocks[number * FILE_BLOCKS : (number + 1) * FILE_BLOCKS]:
+                user, item, time = world.draw(block, BLOCK)
+                columns = [user, item, EPOCH_US + (time * SPAN_US).astype(np.int64)]
+                writer.write_batch(pa.record_batch(columns, schema=LOG_SCHEMA))
+        return path
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(write, range(-(-len(blocks) // FILE_BLOCKS))))
+
+
+def _queries(world: World, log: Sequence[Path]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(T,) answerable test interactions of each taste; (items,) which items are trained."""
+    trained_users = np.zeros(len(world.taste_of), np.bool_)
+    trained_items = np.zeros(len(world.group_of), np.bool_)
+    queries = np.zeros(len(world.taste), np.int64)
+    for counting in (False, True):
+        for path in log:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(BLOCK):
+                    user, item, time = (column.to_numpy() for column in batch.columns)
+                    is_test = time >= TEST_FROM_US
+                    if not counting:
+                        trained_users[user[~is_test]] = True
+                        trained_items[item[~is_test]] = True
+                    else:
+                        asked = is_test & trained_users[user] & trained_items[item]
+                        tastes = world.taste_of[user[asked]]
+                        queries += np.bincount(tastes, minlength=len(queries))
+    return queries, trained_items

@@ -1,13 +1,16 @@
 """The planted world: its stated best HR against brute force, its skew, its seeds."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from dat_rec.data.sources.synthetic import Synthetic, make_world
+from dat_rec.data.sources.planted_world import World
+from dat_rec.data.sources.synthetic import Synthetic
 from tests.data.sources.prepared import Prepared, digest, refused
 
 START = 1_577_836_800_000_000  # 1 January 2020
@@ -27,25 +30,38 @@ def options(folder: Path, **changes: Any) -> Synthetic:
     return Synthetic(**{**values, **changes})
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Synthetic, Prepared]:
-    world = options(tmp_path_factory.mktemp("world"))
-    return world, Prepared(world)
+@pytest.fixture(scope="module", params=["own vectors", "shared vectors"])
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Synthetic, Prepared]]:
+    """A world, and one whose users share tastes and whose items share groups, as large ones do."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "shared vectors":
+            patch.setattr("dat_rec.data.sources.planted_world.MOST_GROUPS", 70)
+            patch.setattr("dat_rec.data.sources.planted_world.MOST_CHANCES", 70 * 40)
+        world = options(tmp_path_factory.mktemp("world"))
+        shared = request.param == "shared vectors"
+        assert world.world().chances.shape == ((40, 70) if shared else (150, 180))
+        yield world, Prepared(world)
+
+
+def scores(planted: World, user: int) -> NDArray[np.float64]:
+    """(items,) the logits of p(v | u), by their definition."""
+    vectors = planted.group[planted.group_of]
+    cosine = vectors @ planted.taste[planted.taste_of[user]]
+    return np.asarray(5.0 * cosine + np.log(planted.popularity))
 
 
 def expected_hits(world: Synthetic, rows: Prepared, cutoff: int) -> tuple[float, float]:
     """Mean and variance of HR@cutoff of ranking by the planted taste, one query at a time."""
-    planted = make_world(world)
+    planted = world.world()
     trained_users = {row["user_id"] for row in rows.train}
     trained_items = sorted({row["item_id"] for row in rows.train})
     chances = []
     for query in rows.test:
         if query["user_id"] not in trained_users or query["item_id"] not in trained_items:
             continue
-        weights = []
-        for item in trained_items:
-            cosine = sum(planted.user[query["user_id"]] * planted.item[item])
-            weights.append(float(np.exp(5.0 * cosine + planted.log_popularity[item])))
+        weights = np.exp(scores(planted, query["user_id"])[trained_items])
         chances.append(sum(sorted(weights)[-cutoff:]) / sum(weights))
     count = len(chances)
     return sum(chances) / count, sum(chance * (1 - chance) for chance in chances) / count**2
@@ -67,18 +83,35 @@ def test_ranking_by_the_planted_taste_hits_as_often_as_stated(
 ) -> None:
     """The drawn test interactions themselves, within four standard deviations."""
     world, rows = made
-    planted = make_world(world)
+    planted = world.world()
     trained_users = {row["user_id"] for row in rows.train}
     trained = sorted({row["item_id"] for row in rows.train})
     hits = []
     for query in rows.test:
         user, item = query["user_id"], query["item_id"]
         if user in trained_users and item in trained:
-            score = 5.0 * planted.item @ planted.user[user] + planted.log_popularity
+            score = scores(planted, user)
             hits.append(sum(score[other] > score[item] for other in trained) < 50)
     mean, variance = expected_hits(world, rows, 50)
     assert len(hits) > 200
     assert abs(np.mean(hits) - mean) < 4 * variance**0.5
+
+
+def test_items_are_drawn_by_their_stated_probability(made: tuple[Synthetic, Prepared]) -> None:
+    """Each item's count over all users within five standard deviations, softmax by hand."""
+    world, rows = made
+    planted = world.world()
+    log = [*rows.train, *rows.test]
+    found = Counter(row["item_id"] for row in log)
+    mean, variance = np.zeros(180), np.zeros(180)
+    for user, count in Counter(row["user_id"] for row in log).items():
+        weights = np.exp(scores(planted, user))
+        chance = weights / weights.sum()
+        mean += count * chance
+        variance += count * chance * (1 - chance)
+    off = [abs(found[item] - mean[item]) / variance[item] ** 0.5 for item in range(180)]
+    assert max(off) < 5
+    assert np.mean(off) < 1
 
 
 def test_the_log_has_the_asked_sizes_and_times(made: tuple[Synthetic, Prepared]) -> None:
@@ -94,11 +127,12 @@ def test_the_log_has_the_asked_sizes_and_times(made: tuple[Synthetic, Prepared])
 
 def test_items_carry_their_planted_category(made: tuple[Synthetic, Prepared]) -> None:
     world, rows = made
-    category = make_world(world).category
+    category = world.world().category
     for item, row in rows.items.items():
         assert row["category"] == row["category_name"] == f"category {category[item]}"
         assert row["title"] == f"item {item} (category {category[item]})"
-    vectors = make_world(world).item
+    planted = world.world()
+    vectors = planted.group[planted.group_of]
     same = category[:, None] == category
     off = ~np.eye(180, dtype=bool)
     cosine = vectors @ vectors.T
@@ -123,40 +157,58 @@ def test_without_skew_all_items_are_alike(tmp_path: Path) -> None:
 def test_users_of_two_tastes_differ(made: tuple[Synthetic, Prepared]) -> None:
     """Interactions are likelier under their own user's p(v | u) than under another's."""
     world, rows = made
-    own = make_world(world).probabilities(slice(0, 150), 5.0)
+    planted = world.world()
+    logits = np.array([scores(planted, user) for user in range(150)])
+    own = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     log = [(row["user_id"], row["item_id"]) for row in [*rows.train, *rows.test]]
-    gain = [np.log(own[user, item] / own[(user + 1) % 150, item]) for user, item in log]
+    gain = [own[user, item] - own[(user + 1) % 150, item] for user, item in log]
     assert np.mean(gain) > 0.5
 
 
-def test_the_world_seed_decides_every_byte(
-    made: tuple[Synthetic, Prepared], tmp_path: Path
-) -> None:
-    first = made[0].out
-    again = Prepared(options(tmp_path, out=tmp_path / "again"))
+def test_the_world_seed_decides_every_byte(tmp_path: Path) -> None:
+    Prepared(options(tmp_path, out=tmp_path / "first", threads=2))
+    again = Prepared(options(tmp_path, out=tmp_path / "again", threads=1))
     other = Prepared(options(tmp_path, out=tmp_path / "other", world_seed=1))
-    assert digest(tmp_path / "again") == digest(first)
+    assert digest(tmp_path / "again") == digest(tmp_path / "first")
     assert other.triples("train") != again.triples("train")
     assert other.schema.facts != again.schema.facts
 
 
-def test_the_seed_shuffles_the_same_world(made: tuple[Synthetic, Prepared], tmp_path: Path) -> None:
-    _, rows = made
-    other = Prepared(options(tmp_path, seed=1))
+def test_the_seed_shuffles_the_same_world(tmp_path: Path) -> None:
+    rows = Prepared(options(tmp_path, out=tmp_path / "0"))
+    other = Prepared(options(tmp_path, out=tmp_path / "1", seed=1))
     assert other.train != rows.train
     assert other.triples("train") == rows.triples("train")
     assert other.schema.facts == rows.schema.facts
 
 
-def test_batches_of_users_are_seamless(
-    made: tuple[Synthetic, Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_blocks_are_seamless_and_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, rows = made
-    monkeypatch.setattr("dat_rec.data.sources.synthetic.SCORES_IN_MEMORY", 7 * 180)
-    small = Prepared(options(tmp_path))
-    assert small.train == rows.train
-    assert small.test == rows.test
-    assert small.schema.facts == pytest.approx(rows.schema.facts)
+    """Files of one block by two threads, or all blocks in one: the same log, nothing twice."""
+    monkeypatch.setattr("dat_rec.data.sources.synthetic.BLOCK", 300)
+    rows = Prepared(options(tmp_path, out=tmp_path / "a", threads=1))
+    monkeypatch.setattr("dat_rec.data.sources.synthetic.FILE_BLOCKS", 1)
+    small = Prepared(options(tmp_path, out=tmp_path / "b", threads=2))
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    log = rows.triples("train") + rows.triples("test")
+    first = small.schema
+    assert len(log) == first.rows_read == 4_000
+    assert len({time for _, _, time in log}) > 3_990
+    counts = np.diff(options(tmp_path).world().first)
+    assert Counter(user for user, _, _ in log) == dict(enumerate(counts))
+
+
+def test_a_large_world_holds_little_more_than_its_users_and_items(tmp_path: Path) -> None:
+    """Two million users and as many items: 4e12 pairs, none of them held."""
+    sizes = {"users": 2_000_000, "items": 2_000_000, "interactions": 4_000_000}
+    world = options(tmp_path, **sizes).world()
+    user, item, _ = world.draw(3, 1 << 18)
+    assert len(user) == len(item) == 1 << 18
+    assert world.chances.size <= 1 << 22
+    assert sum(value.nbytes for value in vars(world).values() if isinstance(value, np.ndarray)) < (
+        2_000_000 * (12 + 16) + 100_000_000
+    )
 
 
 WEIGHTS = [float("nan"), float("inf"), -1.0, 1e6]
