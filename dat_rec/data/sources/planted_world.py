@@ -58,7 +58,8 @@ class World:
     @cached_property
     def group_popularity(self) -> Floats:
         """(G,): sum over the group's items."""
-        return np.bincount(self.group_of, self.popularity, minlength=len(self.group))
+        found = np.bincount(self.group_of, self.popularity, minlength=len(self.group))
+        return np.asarray(found, np.float64)
 
     @cached_property
     def chances(self) -> Floats:
