@@ -95,13 +95,21 @@ def recover(folder: Path) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(
+    folder: Path,
+    *,
+    marker: str,
+    overwrite: bool = False,
+    goes_on: Callable[[Path], bool] | None = None,
+) -> Iterator[Path]:
     """Yield a folder to fill; it becomes ``folder`` only if the block succeeds.
 
     Args:
         folder: where the finished folder shall stand; a link is followed.
         marker: a file that every finished folder of this kind holds.
         overwrite: replace a folder with ``marker`` that is already there, at the last moment.
+        goes_on: whether to fill on what a killed process left in the folder that it is given;
+            by default nothing is kept.
 
     Raises:
         UserError: ``folder`` is there and is not empty, and ``overwrite`` is false or it is of
@@ -117,29 +125,35 @@ def whole_folder(folder: Path, *, marker: str, overwrite: bool = False) -> Itera
             raise UserError(
                 f"{folder} is already there: name another folder, or pass --overwrite to replace it"
             )
-    _clear(partial)
+    _make_or_find(partial)
+    with _locked(partial):
+        try:
+            if goes_on is None or not goes_on(partial):
+                _clear(partial)
+            yield partial
+            (partial / UNFINISHED).unlink()
+            publish(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def _make_or_find(partial: Path) -> None:
+    """Make the unfinished folder, unless a killed process left one."""
     try:
         partial.mkdir(parents=True)
     except FileExistsError as error:
-        raise UserError(f"{partial} is in the way: move it, or name another folder") from error
-    try:
-        with _locked(partial):
-            yield partial
-        (partial / UNFINISHED).unlink()
-        publish(partial, folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        if not (partial / UNFINISHED).exists():
+            raise UserError(f"{partial} is in the way: move it, or name another folder") from error
 
 
 def _clear(partial: Path) -> None:
-    """Remove what a killed process left, and nothing else."""
-    if not os.path.lexists(partial):
-        return
-    if not (partial / UNFINISHED).exists():
-        raise UserError(f"{partial} is in the way: move it, or name another folder")
-    with _locked(partial):
-        shutil.rmtree(partial)
+    """Remove what a killed process left."""
+    for path in partial.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != UNFINISHED:
+            path.unlink()
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Raw relations in, clean ones out: bad rows are counted by kind, and located.
 
-In: raw_interactions, raw_items, raw_users (see source.py). Out: tables ``interactions`` (user_id,
-item_id, time, row, and what the split reads), ``items`` and ``users``, without a bad row.
+In: raw_interactions, raw_items, raw_users (see source.py). Out: ``interactions`` (user_id, item_id,
+time, row, and what the split reads), ``items`` and ``users``, without a bad row.
 """
 
 from collections import Counter
@@ -36,7 +36,7 @@ class Counts:
 
 
 def reject_bad_rows(database: duckdb.DuckDBPyConnection, max_rejected: float) -> Counts:
-    """Make the clean tables.
+    """Make the clean relations.
 
     Raises:
         UserError: a relation has no rows or wrong types, or more than the share ``max_rejected``
@@ -101,7 +101,7 @@ def _check_table(
     max_rejected: float,
     rejected: Counter[str],
 ) -> int:
-    """Make table ``name`` of raw_``name``, count its bad rows, and return the rows read."""
+    """Make ``name`` of raw_``name``, count its bad rows, and return the rows read."""
     if name == "interactions":
         value = (
             "CASE WHEN problem IS NOT NULL OR _kind = 'unparsable time' THEN value "
@@ -110,13 +110,17 @@ def _check_table(
     else:
         value = f"{name[:-1]}_id::VARCHAR"
     kept = ", ".join(f'"{c}"' for c in columns if c not in ("file", "problem", "value"))
+    # A view leaves the bad rows out, so that a long log is written once.
     database.execute(
-        f"CREATE TABLE checked AS SELECT {kept}, _kind, "
+        f"CREATE TABLE checked_{name} AS SELECT {kept}, _kind, "
         "CASE WHEN _kind IS NOT NULL THEN file END AS _bad_file, "
         f"CASE WHEN _kind IS NOT NULL THEN coalesce({value}, 'nothing') END AS _bad_value "
-        f"FROM (SELECT *, {kind} AS _kind FROM raw_{name})"
+        f"FROM (SELECT *, {kind} AS _kind FROM raw_{name}); "
+        f"CREATE VIEW {name} AS SELECT {kept} FROM checked_{name} WHERE _kind IS NULL"
     )
-    counts = database.execute("SELECT _kind, count(*) FROM checked GROUP BY _kind").fetchall()
+    counts = database.execute(
+        f"SELECT _kind, count(*) FROM checked_{name} GROUP BY _kind"
+    ).fetchall()
     rows = sum(int(count) for _, count in counts)
     bad = {str(kind): count for kind, count in counts if kind is not None}
     if rows == 0 and name != "users":
@@ -124,9 +128,6 @@ def _check_table(
     if bad and sum(bad.values()) > max_rejected * rows:
         raise _too_many(database, name, bad, rows, max_rejected)
     rejected.update(bad)
-    database.execute(
-        f"CREATE TABLE {name} AS SELECT {kept} FROM checked WHERE _kind IS NULL; DROP TABLE checked"
-    )
     return rows
 
 
@@ -138,7 +139,7 @@ def _too_many(
     max_rejected: float,
 ) -> UserError:
     first = database.execute(
-        "SELECT _bad_file, row, _kind, _bad_value FROM checked WHERE _kind IS NOT NULL "
+        f"SELECT _bad_file, row, _kind, _bad_value FROM checked_{name} WHERE _kind IS NOT NULL "
         "ORDER BY _bad_file, row LIMIT 1"
     ).fetchone()
     assert first is not None

@@ -1,40 +1,43 @@
 """A source's raw relations in, a whole dataset folder out: the stages of ``dat-rec prepare``.
 
-raw relations → checks.py → split.py → vocabulary.py → history.py → write.py → schema.json. DuckDB
-does the work within a memory limit and spills into the unfinished folder, which vanishes when
-anything fails.
+    check     raw relations → clean ones                                        checks.py
+    split     what is held out                                                  split.py
+    number    ids and values → embedding rows; interactions by ranges of users  vocabulary.py
+    users     each range: order, histories, pairs                               user_ranges.py
+    examples  users.parquet, seen.parquet, the shuffled examples                write.py
+
+Up to ``number`` DuckDB does the work within a memory limit, and spills into the unfinished folder;
+after it threads work on a range or a file each. What a stage has found is kept in a journal, so
+that a ``prepare`` that was killed goes on from there.
 """
 
 import shutil
 import sys
 from abc import ABC, abstractmethod
+from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import duckdb
 import numpy as np
-from tqdm import tqdm
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from dat_rec.data.checks import reject_bad_rows
-from dat_rec.data.database import connect
+from dat_rec.data import write
+from dat_rec.data.checks import Counts, reject_bad_rows
+from dat_rec.data.database import can_last, connect, drop_tables, tables_of, threads_of
 from dat_rec.data.duckdb_errors import errors_in_one_line
-from dat_rec.data.history import order_training
-from dat_rec.data.schema import HISTORY, ITEM, Feature, Schema
-from dat_rec.data.source import HISTORY_CATEGORY, Source, named
+from dat_rec.data.interactions import find_ranges, write_test, write_training
+from dat_rec.data.journal import Journal, made_of
+from dat_rec.data.progress import Progress
+from dat_rec.data.schema import HISTORY, ITEM, ExampleFile, Feature, Schema
+from dat_rec.data.shuffle import file_cuts
+from dat_rec.data.source import HISTORY_CATEGORY, Attribute, Source, Split
 from dat_rec.data.split import hold_out, keep_frequent
+from dat_rec.data.user_ranges import SEQUENCE, Shared, UserRange, make_folders, write_range
 from dat_rec.data.vocabulary import number_items, number_users
-from dat_rec.data.write import (
-    Histories,
-    write_examples,
-    write_items,
-    write_seen,
-    write_test,
-    write_users,
-)
 from dat_rec.errors import UserError
 from dat_rec.files import whole_folder
-
-STAGES = ("read", "check", "split", "number", "order", "users", "test", "examples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +99,21 @@ def prepare(options: Options) -> Schema:
         (200, 100)
     """
     _check_options(options)
+    of = made_of(options)
     with (
         errors_in_one_line(options.inputs(), options.out, options.memory_limit),
-        whole_folder(options.out, marker="schema.json", overwrite=options.overwrite) as folder,
+        whole_folder(
+            options.out,
+            marker="schema.json",
+            overwrite=options.overwrite,
+            goes_on=lambda folder: Journal.goes_on(folder / "work", of),
+        ) as folder,
     ):
-        work = folder / "work"
-        for name in (work, folder / "examples", folder / "vocabularies"):
-            name.mkdir()
-        with connect(work, options.memory_limit, options.threads) as database:
-            schema = _run(options, database, work, folder)
-        shutil.rmtree(work)
+        for name in ("work", "examples", "vocabularies"):
+            (folder / name).mkdir(exist_ok=True)
+        journal = Journal(folder / "work", of, lasting=can_last(folder))
+        schema = _Stages(options, folder, journal).run()
+        shutil.rmtree(folder / "work")
         schema.save(folder)
     _report(options.out, schema)
     return schema
@@ -130,79 +138,218 @@ def _check_options(options: Options) -> None:
             raise UserError(f"--out {options.out} holds the input {path}: name another folder")
 
 
-def _run(options: Options, database: duckdb.DuckDBPyConnection, work: Path, folder: Path) -> Schema:
-    with tqdm(total=len(STAGES), desc="prepare", unit="stage", file=sys.stderr) as bar:
+@dataclass(frozen=True)
+class _Checked:
+    """What the stage ``check`` hands on, beside the clean relations."""
 
-        def stage(name: str) -> None:
-            bar.update(STAGES.index(name) - bar.n)
-            bar.set_description(f"prepare: {name}")
+    counts: Counts
+    source: str
+    category: str
+    attributes: tuple[Attribute, ...]
+    split: Split
+    minimum: int
+    notes: tuple[str, ...]
+    facts: dict[str, float] | None
 
-        stage("read")
-        source = options.register(database, work)
-        stage("check")
-        counts = reject_bad_rows(database, options.max_rejected)
-        stage("split")
-        notes = [*source.notes, *keep_frequent(database, source.minimum)]
-        held_out = hold_out(database, source.split)
-        notes += held_out.warnings
-        stage("number")
-        items = number_items(database, source, folder)
-        users = number_users(database, source, folder)
-        _number_interactions(database)
-        stage("order")
-        sequences = order_training(database, work, options.history_length, options.seed)
-        histories = Histories(sequences, _category(database, source.category))
-        stage("users")
-        user_rows = write_users(
-            database, users, histories, options.history_length, folder / "users.parquet"
+
+@dataclass(frozen=True)
+class _Marked:
+    """What the stage ``split`` hands on, beside the marked interactions."""
+
+    held_out: str
+    notes: tuple[str, ...]
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """What the stage ``number`` hands on, beside its files."""
+
+    query_features: tuple[Feature, ...]
+    item_features: tuple[Feature, ...]
+    ranges: tuple[UserRange, ...]
+    users: int
+    items: int
+    tests: int
+
+    @property
+    def rows(self) -> int:
+        """Number of training interactions."""
+        return sum(found.rows for found in self.ranges)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A stage that hands on nothing but files."""
+
+
+class _Stages:
+    """The stages, each after those that it needs.
+
+    Args:
+        options: the source and its options.
+        folder: the unfinished dataset.
+        journal: knows which stages are finished.
+    """
+
+    def __init__(self, options: Options, folder: Path, journal: Journal) -> None:
+        self._options = options
+        self._folder = folder
+        self._work = folder / "work"
+        self._journal = journal
+
+    def run(self) -> Schema:
+        """Do what is not done yet, and return what the dataset holds."""
+        options = self._options
+        with connect(self._work, options.memory_limit, options.threads) as database:
+            threads = threads_of(database)
+            checked = self._journal.stage("check", _Checked, lambda: self._check(database))
+            marked = self._journal.stage("split", _Marked, lambda: self._split(database, checked))
+            numbered = self._journal.stage(
+                "number", _Numbered, lambda: self._number(database, checked, marked)
+            )
+        drop_tables(self._work, "check", "split", "number")
+        catalogue = pq.read_table(
+            self._folder / "items.parquet", columns=write.names_of(numbered.item_features)
         )
-        item_rows = write_items(database, items, folder / "items.parquet")
-        stage("test")
-        write_seen(database, folder / "seen.parquet")
-        tests = write_test(database, folder / "test.parquet")
-        stage("examples")
-        files = write_examples(database, users, items, histories, folder)
-        bar.update()
-    by_name = {feature.name: feature for feature in items}
-    category_rows = by_name[source.category].rows
-    history = Feature(HISTORY, "query", ITEM, by_name[ITEM].rows, multi_valued=True)
-    categories = Feature(
-        HISTORY_CATEGORY, "query", source.category, category_rows, multi_valued=True
-    )
-    return Schema(
-        source=source.name,
-        features=(*users, history, categories, *items),
-        category=source.category,
-        history_length=options.history_length,
-        users=user_rows,
-        items=item_rows,
-        trained_items=by_name[ITEM].rows - 1,
-        examples=sum(file.rows for file in files),
-        tests=tests,
-        example_files=files,
-        split=f"{source.split.words}; {held_out}",
-        rows_read=counts.interactions_read,
-        rejected=counts.rejected,
-        notes=tuple(notes),
-        facts=source.facts,
-    )
+        items = catalogue.combine_chunks().to_batches()[0]
+        self._journal.stage(
+            "users", _Done, lambda: self._users(numbered, checked.category, items, threads)
+        )
+        files = self._examples(numbered, checked.category, items, threads)
+        return self._schema(checked, marked, numbered, files)
+
+    def _check(self, database: duckdb.DuckDBPyConnection) -> _Checked:
+        with _bar("check", 0) as bar, tables_of(database, self._work, "check"):
+            source = self._options.register(database, self._work)
+            with bar.of_statements(database):
+                counts = reject_bad_rows(database, self._options.max_rejected)
+        return _Checked(
+            counts=counts,
+            source=source.name,
+            category=source.category,
+            attributes=source.attributes,
+            split=source.split,
+            minimum=source.minimum,
+            notes=source.notes,
+            facts=source.facts,
+        )
+
+    def _split(self, database: duckdb.DuckDBPyConnection, checked: _Checked) -> _Marked:
+        rows = checked.counts.interactions_read
+        with (
+            _bar("split", rows) as bar,
+            bar.of_statements(database),
+            tables_of(database, self._work, "split", "check"),
+        ):
+            notes = keep_frequent(database, checked.minimum)
+            held_out = hold_out(database, checked.split)
+        return _Marked(str(held_out), (*notes, *held_out.warnings), held_out.of)
+
+    def _number(
+        self, database: duckdb.DuckDBPyConnection, checked: _Checked, marked: _Marked
+    ) -> _Numbered:
+        folder, attributes = self._folder, checked.attributes
+        with (
+            _bar("number", marked.rows) as bar,
+            bar.of_statements(database),
+            tables_of(database, self._work, "number", "split", "check"),
+        ):
+            items = number_items(database, attributes, checked.category, folder)
+            users = number_users(database, attributes, folder)
+            ranges = find_ranges(database)
+            write_training(database, self._work / "training")
+            return _Numbered(
+                query_features=tuple(users),
+                item_features=tuple(items),
+                ranges=ranges,
+                users=write.write_user_rows(database, users, self._work / "user_rows.parquet"),
+                items=write.write_items(database, items, folder / "items.parquet"),
+                tests=write_test(database, folder / "test.parquet"),
+            )
+
+    def _users(
+        self, numbered: _Numbered, category: str, items: pa.RecordBatch, threads: int
+    ) -> _Done:
+        make_folders(self._work)
+        shared = Shared(
+            work=self._work,
+            cuts=file_cuts(numbered.rows, self._options.seed, write.FILE_ROWS),
+            seed=self._options.seed,
+            history_length=self._options.history_length,
+            category=items[category].to_numpy(),
+            features=tuple(write.names_of(numbered.query_features)),
+            row_group=write.ROW_GROUP,
+        )
+        with _bar("users", numbered.rows) as bar:
+
+            def work(number: int) -> None:
+                write_range(numbered.ranges[number], shared, bar.add)
+
+            bar.in_threads(work, range(len(numbered.ranges)), threads)
+        return _Done()
+
+    def _examples(
+        self, numbered: _Numbered, category: str, items: pa.RecordBatch, threads: int
+    ) -> tuple[ExampleFile, ...]:
+        pieces = {
+            name: [self._work / name / f"{found.number}.arrow" for found in numbered.ranges]
+            for name in ("users", "seen", "examples")
+        }
+        writer = write.ExampleWriter(
+            pieces["examples"],
+            np.memmap(self._work / SEQUENCE, np.int32, "r"),
+            items,
+            category,
+            write.names_of(numbered.query_features),
+        )
+        names = [
+            f"examples/part-{number:05}.parquet"
+            for number in range(-(-numbered.rows // write.FILE_ROWS))
+        ]
+        with _bar("examples", numbered.rows) as bar:
+
+            def work(number: int) -> int:
+                if number >= 0:
+                    return writer.write(number, self._folder / names[number], bar.add)
+                name = ("users", "seen")[number]
+                return write.write_pieces(pieces[name], self._folder / f"{name}.parquet")
+
+            rows = bar.in_threads(work, range(-2, len(names)), threads)
+        return tuple(ExampleFile(name, n) for name, n in zip(names, rows[2:], strict=True))
+
+    def _schema(
+        self,
+        checked: _Checked,
+        marked: _Marked,
+        numbered: _Numbered,
+        files: tuple[ExampleFile, ...],
+    ) -> Schema:
+        by_name = {feature.name: feature for feature in numbered.item_features}
+        rows = by_name[checked.category].rows
+        history = Feature(HISTORY, "query", ITEM, by_name[ITEM].rows, multi_valued=True)
+        categories = Feature(HISTORY_CATEGORY, "query", checked.category, rows, multi_valued=True)
+        return Schema(
+            source=checked.source,
+            features=(*numbered.query_features, history, categories, *numbered.item_features),
+            category=checked.category,
+            history_length=self._options.history_length,
+            users=numbered.users,
+            items=numbered.items,
+            trained_items=by_name[ITEM].rows - 1,
+            examples=sum(file.rows for file in files),
+            tests=numbered.tests,
+            example_files=files,
+            split=f"{checked.split.words}; {marked.held_out}",
+            rows_read=checked.counts.interactions_read,
+            rejected=checked.counts.rejected,
+            notes=(*checked.notes, *marked.notes),
+            facts=checked.facts,
+        )
 
 
-def _number_interactions(database: duckdb.DuckDBPyConnection) -> None:
-    database.execute(
-        "CREATE TABLE numbered_interactions AS SELECT user_row, item_index, time, is_test "
-        "FROM interactions JOIN user_rows USING (user_id) JOIN item_rows USING (item_id); "
-        "DROP TABLE interactions"
-    )
-
-
-def _category(
-    database: duckdb.DuckDBPyConnection, category: str
-) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-    """(items,) int32: the category's embedding row of each item_index."""
-    query = f"SELECT {named(category)} AS category FROM item_rows ORDER BY item_index"
-    column = database.sql(query).to_arrow_table()["category"]
-    return np.asarray(column.to_numpy(), np.int32)
+def _bar(stage: str, rows: int) -> "closing[Progress]":
+    return closing(Progress(stage, rows))
 
 
 def _report(out: Path, schema: Schema) -> None:

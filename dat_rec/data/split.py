@@ -1,9 +1,14 @@
-"""Clean interactions in, the same with the held-out ones marked out: what trains and what tests."""
+"""Clean interactions in, the same with the held-out ones marked out: what trains and what tests.
+
+In: ``interactions``, ``items``, ``users``. Out: table ``marked_interactions`` (user_id, item_id,
+time, is_test), and the three anew where ``minimum`` drops rows.
+"""
 
 from dataclasses import dataclass
 
 import duckdb
 
+from dat_rec.data.database import count_rows
 from dat_rec.data.source import Split
 from dat_rec.errors import UserError
 
@@ -23,14 +28,17 @@ def keep_frequent(database: duckdb.DuckDBPyConnection, minimum: int) -> tuple[st
     """
     if minimum < 2:
         return ()
-    before = after = _count(database, "interactions")
+    # Tables of this stage, found before the relations that they are made of.
+    for name in ("interactions", "items", "users"):
+        database.execute(f"CREATE TABLE {name} AS FROM {name}")
+    before = after = count_rows(database, "interactions")
     while True:
         for key in ("user_id", "item_id"):
             database.execute(
                 f"DELETE FROM interactions WHERE {key} IN (SELECT {key} FROM interactions "
                 f"GROUP BY {key} HAVING count(*) < {minimum})"
             )
-        now = _count(database, "interactions")
+        now = count_rows(database, "interactions")
         if now == after:
             break
         after = now
@@ -74,17 +82,17 @@ class HeldOut:
 
 
 def hold_out(database: duckdb.DuckDBPyConnection, split: Split) -> HeldOut:
-    """Mark the held-out interactions: column ``is_test`` of the table ``interactions``.
+    """Make ``marked_interactions``: is_test says which ones are held out.
 
     Raises:
         UserError: nothing would be left to train on, or nothing to test on.
     """
     database.execute(
-        f"CREATE TABLE split AS SELECT user_id, item_id, time, ({split.is_test})::BOOLEAN "
-        "AS is_test FROM interactions; DROP TABLE interactions; "
-        "ALTER TABLE split RENAME TO interactions"
+        "CREATE TABLE marked_interactions AS SELECT user_id, item_id, time, "
+        f"({split.is_test})::BOOLEAN AS is_test FROM interactions"
     )
-    rows, held = _count(database, "interactions"), _count(database, "interactions WHERE is_test")
+    rows = count_rows(database, "marked_interactions")
+    held = count_rows(database, "marked_interactions WHERE is_test")
     if rows == 1:
         raise UserError("there is one interaction, to train on or to test on: give more data")
     if held == rows:
@@ -92,8 +100,3 @@ def hold_out(database: duckdb.DuckDBPyConnection, split: Split) -> HeldOut:
     if held == 0:
         raise UserError(f"no interaction is held out to test on ({split.words}): {split.if_none}")
     return HeldOut(held, rows, split.share)
-
-
-def _count(database: duckdb.DuckDBPyConnection, relation: str) -> int:
-    row = database.execute(f"SELECT count(*) FROM {relation}").fetchone()
-    return int(row[0]) if row else 0

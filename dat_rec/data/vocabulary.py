@@ -1,17 +1,21 @@
 """Clean tables in, numbered ones out: every id and attribute value becomes an embedding row.
 
-In: tables ``interactions`` (with ``is_test``), ``items``, ``users``. Out: tables
-``item_rows`` (item_index, item_id, title, category_name, train_count, item features),
-``user_rows`` (user_row, user_id, trained, query features but the history), and
-``vocabularies/NAME.parquet``. Embedding row 0 is "unknown", known values count from 1.
+In: ``marked_interactions``, ``items``, ``users``. Out: tables ``item_rows`` (item_index, item_id,
+title, category_name, train_count, item features), ``user_rows`` (user_row, user_id, trained, query
+features but the history), their ids alone in ``item_order`` (item_id, train_count, item_index) and
+``user_order`` (user_id, train_count, user_row), and ``vocabularies/NAME.parquet``. Embedding row 0
+is "unknown", known values count from 1.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
 
+from dat_rec.data.database import count_rows
 from dat_rec.data.schema import ITEM, USER, Feature
-from dat_rec.data.source import Attribute, Source, named, quoted
+from dat_rec.data.source import Attribute, named
+from dat_rec.data.write import write_query
 
 BUCKETS = 20
 """Number of quantile buckets that a number is cut into."""
@@ -19,9 +23,18 @@ UNKNOWN_CATEGORY = "(unknown)"
 
 
 def number_items(
-    database: duckdb.DuckDBPyConnection, source: Source, folder: Path
+    database: duckdb.DuckDBPyConnection,
+    attributes: Sequence[Attribute],
+    category: str,
+    folder: Path,
 ) -> list[Feature]:
     """Make ``item_rows``: trained items first, most trained first, then by id.
+
+    Args:
+        database: holds the clean relations.
+        attributes: those of all sides.
+        category: the item attribute that is the category of equation (3).
+        folder: the dataset's folder.
 
     Returns:
         The item features in order, each with its table's size.
@@ -30,33 +43,31 @@ def number_items(
         "CREATE TABLE item_order AS SELECT item_id, train_count, "
         "row_number() OVER (ORDER BY train_count DESC, item_id) - 1 AS item_index "
         "FROM (SELECT item_id, count(user_id) AS train_count FROM items "
-        "LEFT JOIN (SELECT item_id, user_id FROM interactions WHERE NOT is_test) USING (item_id) "
-        "GROUP BY item_id)"
+        "LEFT JOIN (SELECT item_id, user_id FROM marked_interactions WHERE NOT is_test) "
+        "USING (item_id) GROUP BY item_id)"
     )
-    trained = _count(database, "item_order WHERE train_count > 0")
+    trained = count_rows(database, "item_order WHERE train_count > 0")
     database.execute(
         "CREATE TABLE numbered AS SELECT item_index::INTEGER AS _number, train_count, "
         f"CASE WHEN train_count > 0 THEN item_index + 1 ELSE 0 END::INTEGER AS {ITEM}, items.* "
         "FROM items JOIN item_order USING (item_id)"
     )
     features = [Feature(ITEM, "item", ITEM, trained + 1)]
-    attributes = [a for a in source.attributes if a.side == "item"]
-    attributes.sort(key=lambda attribute: attribute.name != source.category)
+    attributes = [a for a in attributes if a.side == "item"]
+    attributes.sort(key=lambda attribute: attribute.name != category)
     features += [_encode(database, attribute, folder) for attribute in attributes]
-    category = f"coalesce(nullif({_text(database, source.category)}, ''), '{UNKNOWN_CATEGORY}')"
+    words = f"coalesce(nullif({_text(database, category)}, ''), '{UNKNOWN_CATEGORY}')"
     _join_encoded(
         database,
         "item_rows",
-        f"n._number AS item_index, item_id, title, {category} AS category_name, "
-        f"train_count, {ITEM}",
+        f"n._number AS item_index, item_id, title, {words} AS category_name, train_count, {ITEM}",
         attributes,
     )
-    database.execute("DROP TABLE item_order")
     return features
 
 
 def number_users(
-    database: duckdb.DuckDBPyConnection, source: Source, folder: Path
+    database: duckdb.DuckDBPyConnection, attributes: Sequence[Attribute], folder: Path
 ) -> list[Feature]:
     """Make ``user_rows``: trained users first, then the others, each by id.
 
@@ -64,32 +75,26 @@ def number_users(
         The query features but the history, in order, each with its table's size.
     """
     database.execute(
-        "CREATE TABLE user_order AS SELECT user_id, trained, "
-        "row_number() OVER (ORDER BY trained DESC, user_id) - 1 AS user_row "
-        "FROM (SELECT user_id, bool_or(trained) AS trained FROM "
-        "(SELECT user_id, NOT is_test AS trained FROM interactions "
+        "CREATE TABLE user_order AS SELECT user_id, train_count, "
+        "row_number() OVER (ORDER BY train_count > 0 DESC, user_id) - 1 AS user_row "
+        "FROM (SELECT user_id, count(*) FILTER (WHERE trained) AS train_count FROM "
+        "(SELECT user_id, NOT is_test AS trained FROM marked_interactions "
         "UNION ALL SELECT user_id, false FROM users) GROUP BY user_id)"
     )
-    trained = _count(database, "user_order WHERE trained")
+    trained = count_rows(database, "user_order WHERE train_count > 0")
     database.execute(
-        "CREATE TABLE numbered AS SELECT user_row::INTEGER AS _number, trained, "
-        f"CASE WHEN trained THEN user_row + 1 ELSE 0 END::INTEGER AS {USER}, "
+        "CREATE TABLE numbered AS SELECT user_row::INTEGER AS _number, train_count > 0 AS trained, "
+        f"CASE WHEN train_count > 0 THEN user_row + 1 ELSE 0 END::INTEGER AS {USER}, "
         "user_order.user_id, users.* EXCLUDE (user_id) "
         "FROM user_order LEFT JOIN users USING (user_id)"
     )
-    attributes = [a for a in source.attributes if a.side == "query"]
+    attributes = [a for a in attributes if a.side == "query"]
     features = [Feature(USER, "query", USER, trained + 1)]
     features += [_encode(database, attribute, folder) for attribute in attributes]
     _join_encoded(
         database, "user_rows", f"n._number AS user_row, user_id, trained, {USER}", attributes
     )
-    database.execute("DROP TABLE user_order")
     return features
-
-
-def _count(database: duckdb.DuckDBPyConnection, relation: str) -> int:
-    row = database.execute(f"SELECT count(*) FROM {relation}").fetchone()
-    return int(row[0]) if row else 0
 
 
 def _text(database: duckdb.DuckDBPyConnection, column: str) -> str:
@@ -123,7 +128,7 @@ def _encode(database: duckdb.DuckDBPyConnection, attribute: Attribute, folder: P
             "row_number() OVER (ORDER BY value)::INTEGER AS code FROM "
             f"(SELECT DISTINCT value FROM ({values}) WHERE value IS NOT NULL)"
         )
-        size = _count(database, "vocabulary") + 1
+        size = count_rows(database, "vocabulary") + 1
         codes = f"SELECT _number, code, min(place) AS place FROM ({values}) JOIN vocabulary "
         codes += "USING (value) GROUP BY _number, code"
         if attribute.kind == "tags":
@@ -131,12 +136,10 @@ def _encode(database: duckdb.DuckDBPyConnection, attribute: Attribute, folder: P
                 f"SELECT _number, list(code ORDER BY place) AS code FROM ({codes}) GROUP BY _number"
             )
         database.execute(f"CREATE TABLE {encoded} AS SELECT _number, code FROM ({codes})")
-    path = folder / "vocabularies" / f"{name}.parquet"
-    database.execute(
-        "COPY (SELECT 0::INTEGER AS index, NULL::VARCHAR AS value UNION ALL "
-        "SELECT code, value FROM vocabulary ORDER BY index) "
-        f"TO {quoted(path)} (FORMAT parquet); DROP TABLE vocabulary"
-    )
+    values = "SELECT 0::INTEGER AS index, NULL::VARCHAR AS value UNION ALL "
+    values += "SELECT code, value FROM vocabulary ORDER BY index"
+    write_query(database, values, folder / "vocabularies" / f"{name}.parquet")
+    database.execute("DROP TABLE vocabulary")
     return Feature(name, attribute.side, name, size, attribute.kind == "tags")
 
 
@@ -172,7 +175,7 @@ def _short(number: float) -> str:
 
 
 def _join_encoded(
-    database: duckdb.DuckDBPyConnection, table: str, columns: str, attributes: list[Attribute]
+    database: duckdb.DuckDBPyConnection, table: str, columns: str, attributes: Sequence[Attribute]
 ) -> None:
     joins = ""
     for number, attribute in enumerate(attributes):

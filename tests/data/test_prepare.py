@@ -250,7 +250,7 @@ def test_batches_and_files_are_seamless(
 ) -> None:
     """With tiny batches and files the same rows come out: nothing is lost at a border."""
     write_log(made[0], tmp_path)
-    monkeypatch.setattr("dat_rec.data.history.BATCH_ROWS", 7)
+    monkeypatch.setattr("dat_rec.data.interactions.RANGE_ROWS", 50)
     monkeypatch.setattr("dat_rec.data.write.ROW_GROUP", 16)
     monkeypatch.setattr("dat_rec.data.write.FILE_ROWS", 64)
     schema = prepare(options(tmp_path, out=tmp_path / "b"))

@@ -227,7 +227,11 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.002)
 
 
-STARTED, ORDERED, WRITTEN = "work/duckdb", "work/sequence.int32", "examples/part-00000.parquet"
+STARTED, ORDERED, WRITTEN = (
+    "work/check.duckdb",
+    "work/sequence.int32",
+    "examples/part-00000.parquet",
+)
 
 
 @pytest.mark.parametrize("name", [STARTED, "users.parquet", WRITTEN])
