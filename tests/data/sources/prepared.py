@@ -81,8 +81,11 @@ def bad_rows(options: Options) -> list[tuple[Any, ...]]:
     with duckdb.connect() as database:
         options.register(database, options.out.parent)
         error_of(reject_bad_rows, database, 0.0)
+        # The table of the last check, which stays where an error ends it.
+        tables = "SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 'checked%'"
+        (name,) = database.execute(f"{tables} ORDER BY table_oid DESC LIMIT 1").fetchall()[0]
         return database.execute(
-            "SELECT _bad_file, row, _kind, _bad_value FROM checked WHERE _kind IS NOT NULL "
+            f"SELECT _bad_file, row, _kind, _bad_value FROM {name} WHERE _kind IS NOT NULL "
             "ORDER BY _bad_file, row"
         ).fetchall()
 
