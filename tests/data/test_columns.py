@@ -16,9 +16,15 @@ TAGS = Feature("tags", "item", "tags", 5, multi_valued=True)
 KIND = Feature("kind", "item", "kind", 5)
 
 
-def ragged(bags: list[list[int]]) -> Column:
-    table = pa.table({"tags": pa.array(bags, pa.list_(pa.int32()))})
-    return read_columns(table, [TAGS], "here")["tags"]
+def read(
+    array: pa.Array, feature: Feature = KIND, where: str = "here", bad_ids: BadIds | None = None
+) -> Column:
+    table = pa.table({feature.name: array})
+    return read_columns(table, [feature], where, bad_ids)[feature.name]
+
+
+def ragged(bags: list[list[int]], width: str = "int32") -> pa.Array:
+    return pa.array(bags, pa.list_(pa.type_for_alias(width)))
 
 
 def bags_of(column: Column) -> list[list[int]]:
@@ -29,23 +35,22 @@ def bags_of(column: Column) -> list[list[int]]:
 
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [3, 3, 0], [4], [], [1, 4]])
 def test_take_picks_whole_bags(rows: list[int]) -> None:
-    taken = ragged(BAGS).take(np.array(rows, np.int64))
+    taken = read(ragged(BAGS), TAGS).take(np.array(rows, np.int64))
     assert bags_of(taken) == [BAGS[row] for row in rows]
 
 
 def test_slice_equals_take() -> None:
-    assert bags_of(ragged(BAGS).slice(1, 4)) == BAGS[1:4]
+    assert bags_of(read(ragged(BAGS), TAGS).slice(1, 4)) == BAGS[1:4]
 
 
 def test_chunked_and_sliced_tables_read_alike() -> None:
-    table = pa.table({"tags": pa.array(BAGS, pa.list_(pa.int32()))})
-    joined = pa.concat_tables([table.slice(1, 2), table.slice(3), table.slice(0, 1)])
-    column = read_columns(joined, [TAGS], "here")["tags"]
-    assert bags_of(column) == [BAGS[1], BAGS[2], BAGS[3], BAGS[4], BAGS[0]]
+    array = ragged(BAGS)
+    joined = pa.chunked_array([array.slice(1, 2), array.slice(3), array.slice(0, 1)])
+    assert bags_of(read(joined, TAGS)) == [BAGS[1], BAGS[2], BAGS[3], BAGS[4], BAGS[0]]
 
 
 def test_kjt_holds_every_bag_and_empty_ones_for_absent_keys() -> None:
-    columns = {"tags": ragged(BAGS), "kind": Column(np.arange(5), None)}
+    columns = {"tags": read(ragged(BAGS), TAGS), "kind": Column(np.arange(5), None)}
     tensor = to_kjt(columns, ["kind", "absent", "tags"], 5)
     found = tensor.to_dict()
     assert found["kind"].to_dense()[2].tolist() == [2]
@@ -70,7 +75,7 @@ def test_ids_are_refused_by_their_value_and_row(array: pa.Array) -> None:
     bad = array[1].as_py()
     wanted = rf"'kind', row 1 \(from 0\), holds id {bad}, outside its table of 5 rows"
     with pytest.raises(UserError, match=wanted):
-        read_columns(pa.table({"kind": array}), [KIND], "here")
+        read(array)
 
 
 @pytest.mark.parametrize("array", FAR)
@@ -80,7 +85,7 @@ def test_ids_are_made_unknown_and_counted(
     bad_ids = BadIds("unknown", says=True)
     ids = array.to_pylist()
     for where in ("a", "a", "b"):
-        column = read_columns(pa.table({"kind": array}), [KIND], where, bad_ids)["kind"]
+        column = read(array, KIND, where, bad_ids)
         assert column.values.dtype == np.int64
         assert column.values.tolist() == [i if i in range(5) else 0 for i in ids]
     assert bad_ids.counts == {"kind": 2 * sum(i not in range(5) for i in ids)}
@@ -90,25 +95,20 @@ def test_ids_are_made_unknown_and_counted(
 
 @pytest.mark.parametrize("size", [pa.int8(), pa.uint8()])
 def test_a_type_narrower_than_its_table_reads_right(size: pa.DataType) -> None:
-    column = read_columns(
-        pa.table({"kind": pa.array([7, 100], size)}), [replace(KIND, rows=70_000)], "here"
-    )["kind"]
-    assert column.values.tolist() == [7, 100]
-    negative = pa.table({"kind": pa.array([7, -100], pa.int8())})
+    large = replace(KIND, rows=70_000)
+    assert read(pa.array([7, 100], size), large).values.tolist() == [7, 100]
     with pytest.raises(UserError, match="id -100, outside its table of 70000 rows"):
-        read_columns(negative, [replace(KIND, rows=70_000)], "here")
+        read(pa.array([7, -100], pa.int8()), large)
 
 
 def test_bad_ids_in_bags_keep_their_place() -> None:
-    bags = [[], [3, 1], [], [5, 2, -1], [4], [2**63]]
-    table = pa.table({"tags": pa.array(bags[:5], pa.list_(pa.int64()))})
+    array = ragged([[], [3, 1], [], [5, 2, -1], [4]], "int64")
     with pytest.raises(UserError, match=r"'tags', row 2 \(from 0\), holds id 5"):
-        read_columns(table.slice(1), [TAGS], "here")
+        read(array.slice(1), TAGS)
     bad_ids = BadIds("unknown")
-    column = read_columns(table, [TAGS], "a", bad_ids)["tags"]
-    assert bags_of(column) == [[], [3, 1], [], [0, 2, 0], [4]]
-    table = pa.table({"tags": pa.array([[1], bags[5]], pa.large_list(pa.uint64()))})
-    assert bags_of(read_columns(table, [TAGS], "b", bad_ids)["tags"]) == [[1], [0]]
+    assert bags_of(read(array, TAGS, "a", bad_ids)) == [[], [3, 1], [], [0, 2, 0], [4]]
+    large = pa.array([[1], [2**63]], pa.large_list(pa.uint64()))
+    assert bags_of(read(large, TAGS, "b", bad_ids)) == [[1], [0]]
     assert bad_ids.counts == {"tags": 3}
 
 
@@ -127,9 +127,7 @@ def test_bad_ids_in_bags_keep_their_place() -> None:
 def test_malformed_columns_are_refused(array: pa.Array, feature: Feature, message: str) -> None:
     policy = "refuse" if "outside" in message else "unknown"
     with pytest.raises(UserError, match=message) as raised:
-        read_columns(
-            pa.table({feature.name: array}), [feature], "part-00000.parquet", BadIds(policy)
-        )
+        read(array, feature, "part-00000.parquet", BadIds(policy))
     assert "part-00000.parquet" in str(raised.value)
     assert feature.name in str(raised.value)
 

@@ -184,10 +184,9 @@ def test_prices_are_cut_into_buckets_of_like_size(made: tuple[Log, Dataset]) -> 
     for row in rows_of(dataset, "items"):
         buckets[row["price"]].append(log.items[row["item_id"]]["price"])
     assert 0 not in buckets
-    ordered = [buckets[number] for number in sorted(buckets)]
-    for low, high in pairwise(ordered):
-        assert max(low) < min(high)
-    assert max(len(bucket) for bucket in ordered) <= 6
+    assert max(map(len, buckets.values())) <= 6
+    for low, high in pairwise(sorted(buckets)):
+        assert max(buckets[low]) < min(buckets[high])
     words = vocabulary(dataset, "price")
     for number, prices in buckets.items():
         start, stop = (float(edge) for edge in words[number].strip("[)").split(","))

@@ -34,13 +34,8 @@ def test_a_log_alone_has_the_catalogue_of_its_items(tmp_path: Path) -> None:
     assert {number: row["title"] for number, row in made.items.items()} == {0: "0", 1: "1"}
     assert {row["category_name"] for row in made.items.values()} == {"(unknown)"}
     assert set(made.users) == {0, 1, 2}
-    assert [feature.name for feature in made.schema.features] == [
-        "user",
-        "history",
-        "history_category",
-        "item",
-        "category",
-    ]
+    names = [feature.name for feature in made.schema.features]
+    assert names == ["user", "history", "history_category", "item", "category"]
     assert made.schema.feature("category").rows == 1
 
 
@@ -108,7 +103,7 @@ def test_columns_named_like_ours_do_no_harm(tmp_path: Path) -> None:
     assert turned == (ROWS[:8], ROWS[8:])
 
 
-TWO_BITS = [row % 2 for row in range(10)]
+FLAGS = [row % 2 for row in range(10)]
 ODD = tuple(range(1, 10, 2))
 
 
@@ -117,9 +112,9 @@ ODD = tuple(range(1, 10, 2))
     [
         ([1, 0, None, 1, 1, 0, 1, 1, 1, 1], 1.0, (0, 3, 4, 6, 7, 8, 9), (2,)),
         ([5.0, 3.5, float("nan"), 3.4, 4, 5, None, 5, 1, 4], 3.5, (0, 1, 4, 5, 7, 9), (2, 6)),
-        (pa.array(TWO_BITS, pa.int8()).cast(pa.bool_()), 1.0, ODD, ()),
-        (pa.array(TWO_BITS, pa.uint64()), 1.0, ODD, ()),
-        (pa.array(TWO_BITS).cast(pa.decimal128(21, 2)), 1.0, ODD, ()),
+        (pa.array(FLAGS, pa.int8()).cast(pa.bool_()), 1.0, ODD, ()),
+        (pa.array(FLAGS, pa.uint64()), 1.0, ODD, ()),
+        (pa.array(FLAGS).cast(pa.decimal128(21, 2)), 1.0, ODD, ()),
         (pa.array([4.0, 4.1] * 5, pa.float32()), 4.1, ODD, ()),
         (pa.array([4.0, 4.1] * 5, pa.float64()), 4.1, ODD, ()),
         (pa.array([4.0, 4.1] * 5, pa.float32()), -1e39, range(10), ()),
