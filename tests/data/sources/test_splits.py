@@ -136,12 +136,12 @@ def test_what_was_held_out_is_said(
 
 
 def test_a_log_of_one_time_is_told_the_true_cure(tmp_path: Path) -> None:
-    write(tmp_path / "log.parquet", bursts(0))
+    rows = bursts(0)
+    write(tmp_path / "log.parquet", rows)
     message = refused(own(tmp_path), "all are of one time: pass --split last or --split random")
     assert "hold out less" not in message
-    for split in ("last", "random"):
-        made = Prepared(own(tmp_path, split=split, out=tmp_path / split))
-        assert made.schema.tests == len(set(made.users)) if split == "last" else 20
+    for how, expected in (("last", last_of_each_user(rows)), ("random", largest(rows, 0.1, 0))):
+        assert split(Prepared(own(tmp_path, split=how, out=tmp_path / how))) == expected
 
 
 def test_one_interaction_is_too_few(tmp_path: Path) -> None:
