@@ -4,6 +4,7 @@ They work only in matching releases, which pip cannot see. The sets that are tes
 nowhere else. Standard library only at import, so that it works where nothing else does.
 """
 
+import gc
 import importlib
 import importlib.util
 import logging
@@ -106,6 +107,9 @@ def require_stack() -> None:
     fbgemm = found[builds[0]] if builds else None
     if torch and torchrec and fbgemm and (wrong := mismatch(torch, torchrec, fbgemm)):
         raise UserError(f"{wrong}: run `{INSTALL}`")
+    # What is imported stays to the end: to search it for garbage, again and again and once more
+    # on the way out, would take two of a start's four seconds.
+    gc.disable()
     # FBGEMM logs what it also raises.
     logging.disable()
     try:
@@ -117,6 +121,8 @@ def require_stack() -> None:
                 raise UserError(_unloadable(module, error, builds)) from error
     finally:
         logging.disable(logging.NOTSET)
+        gc.freeze()
+        gc.enable()
 
 
 def _unloadable(module: str, error: Exception, builds: list[str]) -> str:
