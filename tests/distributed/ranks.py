@@ -34,7 +34,7 @@ def _rank_main(rank: int, function: Callable[..., Any], world: int, hosts: int, 
         sys.exit(1)
 
 
-multiprocessing.set_forkserver_preload(["dat_rec.training.train", "tests.distributed.moves"])
+multiprocessing.set_forkserver_preload(["tests.distributed.preloaded"])
 
 
 def run_ranks(

@@ -1,0 +1,23 @@
+"""All that a command imports, for the server from which tests fork their processes.
+
+What stands here is no longer looked at as possible garbage, so that no process copies it.
+"""
+
+import gc
+
+from dat_rec.versions import require_stack
+
+require_stack()
+
+# Libraries import these when they are first used.
+import pandas  # noqa: E402, F401
+import torch.distributed.optim  # noqa: E402
+import torch.utils.tensorboard  # noqa: E402, F401
+import tyro  # noqa: E402, F401
+
+import dat_rec.retrieval.evaluate  # noqa: E402
+import dat_rec.retrieval.export  # noqa: E402
+import dat_rec.training.train  # noqa: E402, F401
+import tests.distributed.moves  # noqa: E402, F401
+
+gc.freeze()
