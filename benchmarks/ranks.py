@@ -82,7 +82,7 @@ def on_worlds(
         RuntimeError: a rank failed: with its traceback.
     """
     ranks = sum(world.size for world in worlds)
-    barrier = mp.get_context("spawn").Barrier(ranks, timeout=LONGEST_TURN_S)
+    barrier = mp.get_context("forkserver").Barrier(ranks, timeout=LONGEST_TURN_S)
     return _run(
         [
             (world, (function, Turns(order, number, barrier), *arguments))
@@ -92,7 +92,7 @@ def on_worlds(
 
 
 def _run(calls: Sequence[tuple[World, tuple[Any, ...]]]) -> list[list[Any]]:
-    context = mp.get_context("spawn")
+    context = mp.get_context("forkserver")
     answers: SimpleQueue[Answer] = context.SimpleQueue()
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -1,5 +1,6 @@
 """What every test shares: planted worlds, prepared once, and the skip of ``gpu`` tests."""
 
+import gc
 import signal
 
 import pytest
@@ -20,6 +21,11 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("planted") / "data"
     prepare(Synthetic(out=folder, users=300, items=200, interactions=9_000, categories=5))
     return Dataset.open(folder)
+
+
+def pytest_unconfigure() -> None:
+    """Have what commands froze in this process collected: DuckDB counts what is left at the end."""
+    gc.unfreeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,11 +1,9 @@
 """Killed, interrupted, resumed: the same bits as a run that nobody disturbed."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,22 +18,15 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
 from dat_rec.retrieval.trained import load_model
 from tests.checkpoint.saved import saved_bytes
-from tests.device import DEVICE_FLAGS
-from tests.end_to_end.cli import dat_rec
+from tests.end_to_end.cli import ENVIRONMENT
+from tests.end_to_end.forked import forked
+from tests.end_to_end.launched import TRAIN
 
 FLAGS = ["--epochs", "2", "--batch-size", "128", "--checkpoint-every", "10", "--log-every", "5"]
 
 
-def command(data: Path, out: Path, *more: str) -> list[str]:
-    program = [sys.executable, "-m", "dat_rec", "train", "--data", str(data), "--out", str(out)]
-    return [*program, *DEVICE_FLAGS, *FLAGS, *more]
-
-
 def run(data: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command(data, out, *more), env=environment, capture_output=True, text=True, check=False
-    )
+    return forked("train", "--data", data, "--out", out, *FLAGS, *more)
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +42,9 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(
     kill: signal.Signals, planted: Dataset, undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command(planted.folder, out),
-        env=environment,
+        [*TRAIN, "--data", str(planted.folder), "--out", str(out), *FLAGS],
+        env=ENVIRONMENT,
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
@@ -219,7 +209,7 @@ def test_another_dataset_of_the_same_sizes_is_refused(
         "evaluate": ["evaluate", "--run", str(undisturbed)],
         "export": ["export", "--run", str(undisturbed), "--out", str(tmp_path / "export")],
     }[use]
-    refused = dat_rec(*arguments, "--data", other)
+    refused = forked(*arguments, "--data", other)
     assert refused.returncode == 2
     assert "stand in other embedding rows" in refused.stderr
     assert not (tmp_path / "export").exists()

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,38 +11,18 @@ import torch
 
 from dat_rec.data.dataset import Dataset
 from tests.device import DEVICE_FLAGS
-from tests.end_to_end.forked import forked
+from tests.end_to_end.forked import forked, forked_ranks
 from tests.rendezvous import free_port
 
-NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 FLAGS = ("--epochs", "1", "--batch-size", "512", "--model.hidden", "16", "--timeout-s", "60")
 
 
 def together(
     program: Sequence[str | Path], ranks: Sequence[Mapping[str, str]]
 ) -> list[subprocess.CompletedProcess[str]]:
-    """``program`` in as many processes, started as srun or PyTorchJob does: without torchrun."""
-    plain = {name: value for name, value in os.environ.items() if name not in NAMES}
-    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "dat_rec", *map(str, program)],
-            env=plain | meet | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for variables in ranks
-    ]
-    try:
-        printed = [process.communicate(timeout=120) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [
-        subprocess.CompletedProcess([], process.returncode, *texts)
-        for process, texts in zip(started, printed, strict=True)
-    ]
+    """``program`` in as many processes, told what srun or PyTorchJob tells them: no torchrun."""
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return forked_ranks(program, [meet | variables for variables in ranks])
 
 
 def of(rank: int, world: int, **more: str) -> dict[str, str]:

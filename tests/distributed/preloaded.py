@@ -4,6 +4,9 @@ What stands here is no longer looked at as possible garbage, so that no process 
 """
 
 import gc
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from dat_rec.versions import require_stack
 
@@ -15,8 +18,10 @@ import torch.distributed.optim  # noqa: E402
 import torch.utils.tensorboard  # noqa: E402, F401
 import tyro  # noqa: E402, F401
 
+import dat_rec.data.sources  # noqa: E402
 import dat_rec.retrieval.evaluate  # noqa: E402
 import dat_rec.retrieval.export  # noqa: E402
+import dat_rec.retrieval.recommend  # noqa: E402
 import dat_rec.training.train  # noqa: E402, F401
 import tests.distributed.moves  # noqa: E402, F401
 

@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from dat_rec.checkpoint.listing import checkpoints
+from dat_rec.data.dataset import Dataset
+from tests.end_to_end.cli import done
+from tests.end_to_end.forked import on_ranks
+from tests.end_to_end.launched import FLAGS, STEPS
+
 
 @contextmanager
 def mounted(folder: Path, size: str) -> Iterator[Path]:
@@ -17,6 +23,16 @@ def mounted(folder: Path, size: str) -> Iterator[Path]:
         pytest.skip("needs the right to mount a tmpfs (root)")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on two ranks that nobody disturbed, with all its checkpoints."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    keep = ("--keep-checkpoints", "100")
+    done(on_ranks(2, "train", "--data", planted.folder, "--out", out, *FLAGS, *keep))
+    assert [step for step, _ in checkpoints(out)] == [*range(7, STEPS, 7), STEPS]
+    return out
 
 
 @pytest.fixture

@@ -19,17 +19,8 @@ from dat_rec.checkpoint.find import newest_whole
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from tests.end_to_end.disturbed import SAID, disturbed
-from tests.end_to_end.launched import launched
-from tests.end_to_end.test_survival import (
-    FLAGS,
-    STEPS,
-    after_rank_1_did,
-    begun_until,
-    bits,
-    undisturbed,
-)
-
-__all__ = ["undisturbed"]
+from tests.end_to_end.launched import FLAGS, STEPS, launched
+from tests.end_to_end.test_survival import after_rank_1_did, begun_until, bits
 
 HASTY = ("--timeout-s", "5")
 

@@ -22,10 +22,11 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.errors import Failure
 from dat_rec.files import write_json
 from dat_rec.runs.failure_record import FailureRecord
-from tests.end_to_end.cli import dat_rec, done
+from tests.end_to_end.cli import done
 from tests.end_to_end.disturbed import FAULT, disturbed
-from tests.end_to_end.launched import Launched, launched
-from tests.end_to_end.test_survival import FLAGS, STEPS, seen_by_rank_1
+from tests.end_to_end.forked import forked
+from tests.end_to_end.launched import FLAGS, STEPS, Launched, launched
+from tests.end_to_end.test_survival import seen_by_rank_1
 
 COMMAND = "sbatch train.sh"
 VARIABLES = {"DAT_REC_COMMAND": COMMAND}
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 
 def status(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(done(dat_rec("status", "--run", run, "--json")))
+    found: dict[str, Any] = json.loads(done(forked("status", "--run", run, "--json")))
     return found
 
 
@@ -124,7 +125,7 @@ def test_a_run_that_was_stopped_says_so_and_one_that_ended_has_no_failure(
     assert found["failure"]["rank"] is None
     assert f"stopped by SIGTERM after step {found['step']} of {STEPS}" in found["failure"]["reason"]
     assert told_last(run).startswith("stopped: ")
-    text = done(dat_rec("status", "--run", out)).splitlines()
+    text = done(forked("status", "--run", out)).splitlines()
     assert text[0] == f"{out}: stopped"
     assert text[1].startswith(f"newest checkpoint: step {found['step']} of {STEPS}, ")
     assert text[-1] == "to go on: the same command with --resume"
@@ -145,7 +146,7 @@ def test_a_run_whose_processes_all_died_says_that_nobody_could_tell(
     with launched(planted.folder, out, *FLAGS, variables=VARIABLES) as run:
         run.wait_for_checkpoint()
         run.kill_all()
-    text = done(dat_rec("status", "--run", out)).splitlines()
+    text = done(forked("status", "--run", out)).splitlines()
     assert text[0] == f"{out}: failed"
     assert text[2] == f"its processes, on {platform.node()}, died without a word (killed?)"
     assert text[3] == f"to go on: {COMMAND}"
@@ -174,7 +175,7 @@ def test_a_rank_that_fails_before_the_run_has_begun_is_named_and_nothing_is_ther
 
 
 def test_what_is_no_run_has_no_status(tmp_path: Path) -> None:
-    refused = dat_rec("status", "--run", tmp_path)
+    refused = forked("status", "--run", tmp_path)
     assert refused.returncode == 2
     assert f"{tmp_path} is not a run (no config.json)" in refused.stderr
 

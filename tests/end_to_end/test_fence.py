@@ -7,7 +7,6 @@ hosts that were cut from the others, and whose locks the file system has not let
 import json
 import platform
 import signal
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,12 +15,11 @@ import pytest
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from tests.checkpoint.saved import saved_bytes
-from tests.end_to_end.cli import ENVIRONMENT, done
+from tests.end_to_end.cli import done
 from tests.end_to_end.forked import forked
-from tests.end_to_end.launched import TRAIN, launched
-from tests.end_to_end.test_survival import FLAGS, bits, free_port, undisturbed
-
-__all__ = ["undisturbed"]
+from tests.end_to_end.launched import FLAGS, launched
+from tests.end_to_end.test_survival import bits
+from tests.rendezvous import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -142,14 +140,8 @@ def test_ranks_that_cannot_meet_are_bad_input_only_without_torchrun(
 ) -> None:
     place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    paths = ("--data", str(planted.folder), "--out", str(tmp_path / "run"))
-    ended = subprocess.run(
-        [*TRAIN, *paths, "--timeout-s", "1"],
-        env=ENVIRONMENT | place | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    paths = ("--data", planted.folder, "--out", tmp_path / "run")
+    ended = forked("train", *paths, "--timeout-s", "1", **place, **variables)
     assert ended.returncode == code, ended.stderr
     assert "the ranks cannot meet at 127.0.0.1:" in ended.stderr
     assert "Traceback" not in ended.stderr

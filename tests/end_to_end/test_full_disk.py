@@ -4,13 +4,14 @@ from pathlib import Path
 
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
-from tests.end_to_end.cli import dat_rec, done
+from tests.end_to_end.cli import done
+from tests.end_to_end.forked import forked
 
 
 def test_training_leaves_no_half_checkpoint(planted: Dataset, small_disk: Path) -> None:
     run = small_disk / "run"
     flags = ("--epochs", "1", "--batch-size", "512", "--disk-patience-s", "2")
-    refused = dat_rec("train", "--data", planted.folder, "--out", run, *flags)
+    refused = forked("train", "--data", planted.folder, "--out", run, *flags)
     assert refused.returncode == 1
     assert "could not write the checkpoint" in refused.stderr
     assert "0 MiB free" in refused.stderr
@@ -20,7 +21,7 @@ def test_training_leaves_no_half_checkpoint(planted: Dataset, small_disk: Path) 
 
 
 def test_preparing_leaves_nothing(small_disk: Path) -> None:
-    refused = dat_rec("prepare", "synthetic", "--out", small_disk / "data")
+    refused = forked("prepare", "synthetic", "--out", small_disk / "data")
     assert refused.returncode == 2
     assert "No space left on device" in refused.stderr
     assert list(small_disk.iterdir()) == []
@@ -28,8 +29,8 @@ def test_preparing_leaves_nothing(small_disk: Path) -> None:
 
 def test_exporting_leaves_nothing(planted: Dataset, small_disk: Path, tmp_path: Path) -> None:
     flags = ("--epochs", "1", "--batch-size", "512")
-    done(dat_rec("train", "--data", planted.folder, "--out", tmp_path / "run", *flags))
-    refused = dat_rec("export", "--run", tmp_path / "run", "--out", small_disk / "export")
+    done(forked("train", "--data", planted.folder, "--out", tmp_path / "run", *flags))
+    refused = forked("export", "--run", tmp_path / "run", "--out", small_disk / "export")
     assert refused.returncode == 2
     assert "Traceback" not in refused.stderr
     assert list(small_disk.iterdir()) == []

@@ -13,6 +13,7 @@ import pytest
 from dat_rec.data.dataset import Dataset
 from dat_rec.install import CHECKOUT
 from tests.end_to_end.cli import dat_rec, done
+from tests.end_to_end.forked import forked, on_ranks
 
 GPUS, CPUS = ("--cluster", "a100-40gb:1x2"), ("--cluster", "cpu-64gb:1x2")
 MILLIONS = [1000] * 6 + [400] * 6 + [100] * 10 + [50] * 8 + [20] * 8 + [10] * 4
@@ -80,7 +81,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_would(
     ten_billion: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "plan.json"
-    result = dat_rec("plan", "--tables", ten_billion, "--cluster", "h100-80gb:1x8", "--json", path)
+    result = forked("plan", "--tables", ten_billion, "--cluster", "h100-80gb:1x8", "--json", path)
     assert result.returncode == 1, result.stderr
     found = json.loads(path.read_text())
     weights = sum(4 * rows * (64 if n % 3 else 128) for n, rows in enumerate(ROWS))
@@ -101,14 +102,14 @@ def test_a_run_is_planned_as_its_training_planned_it(planted: Dataset, tmp_path:
     run = tmp_path / "run"
     options: list[Any] = ["--memory-gb", "1", "--pin", "augmented_*=row_wise", "user=column_wise"]
     options += ["category=data_parallel"]
-    trained = dat_rec(
+    trained = on_ranks(
+        2,
         *("train", "--data", planted.folder, "--out", run, "--epochs", "1", "--no-preflight"),
         *("--batch-size", "1024", *options),
-        ranks=2,
     )
     assert trained.returncode == 0, trained.stderr
     path = tmp_path / "plan.json"
-    planned = dat_rec("plan", "--run", run, *CPUS, "--memory-gb", "1", "--json", path)
+    planned = forked("plan", "--run", run, *CPUS, "--memory-gb", "1", "--json", path)
     text = done(planned)
     # TorchRec's own of data-parallel tables, which have no parts.
     assert "WARNING:root" not in trained.stderr + planned.stderr
@@ -136,12 +137,12 @@ def test_one_topology_file_decides_a_runs_plan_and_its_question(
     topology.write_text(json.dumps(sizes | {"costs": costs, "measured": True}))
     command: list[Any] = ["train", "--data", planted.folder, "--out", run, "--epochs", "1"]
     command += ["--no-preflight", "--batch-size", "1024"]
-    trained = dat_rec(*command, "--topology", topology, ranks=2)
+    trained = on_ranks(2, *command, "--topology", topology)
     assert trained.returncode == 0, trained.stderr
     plan = json.loads((run / "plan.json").read_text())
     assert "row_wise" in {row["sharding_type"] for row in plan}
     assert json.loads((run / "config.json").read_text())["topology"] == str(topology)
-    text = done(dat_rec("plan", "--run", run, "--topology", topology, "--json", path))
+    text = done(forked("plan", "--run", run, "--topology", topology, "--json", path))
     found = json.loads(path.read_text())
     assert found["plan"] == plan
     assert "by the costs of steps measured in here.json" in text
@@ -149,14 +150,14 @@ def test_one_topology_file_decides_a_runs_plan_and_its_question(
     assert f"step         {found['step_ms']:.2g} ms for the slowest" in page
     assert f"estimated by {topology}" in page
     # It plans, and decides no number: a resumed run may do without.
-    resumed = dat_rec(*command, "--resume", ranks=2)
+    resumed = on_ranks(2, *command, "--resume")
     assert resumed.returncode == 0, resumed.stderr
 
 
 def test_a_dataset_is_planned_with_a_preset(planted: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     text = done(
-        dat_rec(
+        forked(
             *("plan", "--data", planted.folder, "--preset", "paper", *GPUS),
             *("--json", path, "--compare"),
         )
@@ -171,7 +172,7 @@ def test_a_dataset_is_planned_with_a_preset(planted: Dataset, tmp_path: Path) ->
 def test_the_papers_tables_fit_one_host_of_a100s() -> None:
     tables = CHECKOUT / "docs" / "meituan_tables.json"
     command = ["plan", "--tables", tables, "--cluster", "a100-40gb:1x8", "--compare"]
-    text = done(dat_rec(*command))
+    text = done(forked(*command))
     headline = text.splitlines()[0]
     assert headline.startswith("1 × 8 a100-40gb: fits, 10.1 GiB of 33.5 GiB on the fullest rank")
     # The whole report as the documentation tells it.

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.end_to_end.cli import dat_rec, done
+from tests.end_to_end.forked import forked, on_ranks
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_unknown_users_get_an_answer(world: Path, tmp_path: Path) -> None:
     pq.write_table(pa.table({"user_id": [3, 10**9]}), tmp_path / "queries.parquet")
     out = tmp_path / "recs.parquet"
     common = ("recommend", "--export", world / "export", "--k", "5", "--out", out)
-    said = done(dat_rec(*common, "--queries", tmp_path / "queries.parquet"))
+    said = done(forked(*common, "--queries", tmp_path / "queries.parquet"))
     assert "1 of them unknown" in said
     assert pq.read_table(out)["user_id"].to_pylist() == [3] * 5 + [10**9] * 5
 
@@ -111,8 +112,8 @@ def test_two_ranks_have_the_losses_of_one_on_the_same_global_batch(
     exact = ("--model.precision", "float64", "--sharding-types", "table_wise")
     more = ("--log-every", "1", "--seed", "4", *exact)
     one, two = tmp_path / "one", tmp_path / "two"
-    done(dat_rec(*common, *more, "--out", one, "--batch-size", "1024"))
-    done(dat_rec(*common, *more, "--out", two, "--batch-size", "512", ranks=2))
+    done(forked(*common, *more, "--out", one, "--batch-size", "1024"))
+    done(on_ranks(2, *common, *more, "--out", two, "--batch-size", "512"))
     alone, together = per_step_losses(one), per_step_losses(two)
     assert alone.keys() == together.keys()
     for tag, values in alone.items():
@@ -125,9 +126,9 @@ def test_two_ranks_start_with_the_losses_of_one_in_float32_and_row_wise(
 ) -> None:
     common = ("train", "--data", world / "data", "--epochs", "1", "--log-every", "1")
     one, two = tmp_path / "one", tmp_path / "two"
-    done(dat_rec(*common, "--out", one, "--batch-size", "1024"))
+    done(forked(*common, "--out", one, "--batch-size", "1024"))
     rows = ("--sharding-types", "row_wise")
-    done(dat_rec(*common, *rows, "--out", two, "--batch-size", "512", ranks=2))
+    done(on_ranks(2, *common, *rows, "--out", two, "--batch-size", "512"))
     assert "row_wise" in (two / "plan.txt").read_text()
     alone, together = per_step_losses(one), per_step_losses(two)
     for tag, values in alone.items():
@@ -136,7 +137,7 @@ def test_two_ranks_start_with_the_losses_of_one_in_float32_and_row_wise(
 
 def test_a_failure_on_one_rank_ends_all_with_one_line(world: Path, tmp_path: Path) -> None:
     data = ("--data", world / "data", "--out", tmp_path / "run")
-    failed = dat_rec("train", *data, "--pin", "nowhere=row_wise", ranks=2)
+    failed = on_ranks(2, "train", *data, "--pin", "nowhere=row_wise")
     assert failed.returncode != 0
     assert "--pin nowhere=row_wise" in failed.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()
@@ -160,7 +161,7 @@ def test_a_failure_on_one_rank_ends_all_with_one_line(world: Path, tmp_path: Pat
 def test_bad_arguments_get_one_line_and_exit_code_2(
     arguments: tuple[str, ...], message: str
 ) -> None:
-    refused = dat_rec(*arguments)
+    refused = forked(*arguments)
     assert refused.returncode == 2
     assert message in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -10,7 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from dat_rec.data.dataset import Dataset
-from tests.end_to_end.cli import dat_rec, done
+from tests.end_to_end.cli import done
+from tests.end_to_end.forked import forked, on_ranks
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +19,7 @@ def run(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A run with three checkpoints, whose name a shell would cut; what it printed beside it."""
     folder = tmp_path_factory.mktemp("results") / "my run"
     flags = ("--batch-size", "256", "--checkpoint-every", "25", "--keep-checkpoints", "9")
-    said = done(
-        dat_rec("train", "--data", planted.folder, "--out", folder, "--epochs", "2", *flags)
-    )
+    said = done(forked("train", "--data", planted.folder, "--out", folder, "--epochs", "2", *flags))
     (folder.parent / "said.txt").write_text(said)
     return folder
 
@@ -37,12 +36,9 @@ def test_train_ends_with_what_came_out_and_what_to_do_next(run: Path) -> None:
     )
 
 
-@pytest.mark.slow
 def test_two_ranks_say_it_once(planted: Dataset, tmp_path: Path) -> None:
     flags = ("--batch-size", "512", "--epochs", "1")
-    said = done(
-        dat_rec("train", "--data", planted.folder, "--out", tmp_path / "run", *flags, ranks=2)
-    )
+    said = done(on_ranks(2, "train", "--data", planted.folder, "--out", tmp_path / "run", *flags))
     assert said.count("samples/s") == said.count("next: ") == 1
 
 
@@ -56,11 +52,11 @@ def test_clocks_of_lookups_and_of_waiting_run(run: Path) -> None:
 def test_status_shows_the_figures_of_a_run_that_has_ended(run: Path) -> None:
     summary = read(run / "train.json")
     (run / "metrics.json").unlink(missing_ok=True)
-    lines = done(dat_rec("status", "--run", run)).splitlines()
+    lines = done(forked("status", "--run", run)).splitlines()
     assert lines[-1] == f"next: dat-rec evaluate --run '{run}'"
     assert f"main loss {summary['loss']['main']:.4f}" in lines[-2]
-    done(dat_rec("evaluate", "--run", run))
-    lines = done(dat_rec("status", "--run", run)).splitlines()
+    done(forked("evaluate", "--run", run))
+    lines = done(forked("status", "--run", run)).splitlines()
     metrics = read(run / "metrics.json")
     figures = metrics["all"]
     assert lines[-1] == f"next: dat-rec export --run '{run}' --out EXPORT"
@@ -68,7 +64,7 @@ def test_status_shows_the_figures_of_a_run_that_has_ended(run: Path) -> None:
         f"evaluated at step {summary['steps']}: all pairs HR@50 {figures['HR@50']:.4f}, "
         f"HR@100 {figures['HR@100']:.4f}, MRR {figures['MRR']:.4f}; new pairs HR@50 "
     )
-    found = json.loads(done(dat_rec("status", "--run", run, "--json")))
+    found = json.loads(done(forked("status", "--run", run, "--json")))
     assert found["training"] == summary
     assert found["metrics"]["all"]["MRR"] == figures["MRR"]
     assert found["metrics"]["checkpoint"] == summary["steps"]
@@ -77,25 +73,25 @@ def test_status_shows_the_figures_of_a_run_that_has_ended(run: Path) -> None:
 def test_evaluate_and_export_take_a_checkpoint(run: Path, tmp_path: Path) -> None:
     found = {}
     for wanted in ("25", "50"):
-        done(dat_rec("evaluate", "--run", run, "--checkpoint", wanted))
+        done(forked("evaluate", "--run", run, "--checkpoint", wanted))
         found[wanted] = read(run / "metrics.json")
         assert found[wanted]["checkpoint"] == int(wanted)
     assert found["25"]["all"] != found["50"]["all"]
     out = tmp_path / "an export"
-    said = done(dat_rec("export", "--run", run, "--out", out, "--checkpoint", "25"))
+    said = done(forked("export", "--run", run, "--out", out, "--checkpoint", "25"))
     manifest = read(out / "export.json")
     assert manifest["source"]["checkpoint"] == 25
     assert said == (
         f"{out}: {manifest['items']} items and {manifest['users']} users of {run}, step 25; next: "
         f"dat-rec recommend --export '{out}' --out RECOMMENDATIONS.parquet\n"
     )
-    refused = dat_rec("evaluate", "--run", run, "--checkpoint", "26")
+    refused = forked("evaluate", "--run", run, "--checkpoint", "26")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "no checkpoint '26': name a step that is there (25, 50, " in refused.stderr
 
 
 def test_tensorboard_shows_hyperparameters_beside_the_curves(run: Path) -> None:
-    done(dat_rec("evaluate", "--run", run, "--checkpoint", "newest"))
+    done(forked("evaluate", "--run", run, "--checkpoint", "newest"))
     assert [path for path in (run / "tensorboard").iterdir() if path.is_dir()] == []
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
@@ -130,17 +126,17 @@ def test_compare_sets_two_runs_side_by_side(run: Path, planted: Dataset, tmp_pat
     other = tmp_path / "other"
     flags = ("--batch-size", "256", "--epochs", "1", "--model.no-augment")
     flags += ("--loss.mimic-user", "0", "--loss.mimic-item", "0")
-    done(dat_rec("train", "--data", planted.folder, "--out", other, *flags))
-    done(dat_rec("evaluate", "--run", run))
-    lines = done(dat_rec("compare", run, other)).splitlines()
+    done(forked("train", "--data", planted.folder, "--out", other, *flags))
+    done(forked("evaluate", "--run", run))
+    lines = done(forked("compare", run, other)).splitlines()
     rows = {line[:20].strip(): line.split()[-2:] for line in lines}
     assert rows["epochs"] == ["2", "1"]
     assert rows["model.augment"] == ["true", "false"]
     assert rows["loss mimic_user"][1] == "-"
     assert rows["all pairs MRR"] == [f"{read(run / 'metrics.json')['all']['MRR']:.4f}", "-"]
     assert lines[-1] == f"{other}: not evaluated: dat-rec evaluate --run {other}"
-    found = json.loads(done(dat_rec("compare", "--json", run, other)))
+    found = json.loads(done(forked("compare", "--json", run, other)))
     assert found["runs"][1]["training"] == read(other / "train.json")
-    refused = dat_rec("compare", run, tmp_path)
+    refused = forked("compare", run, tmp_path)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert f"{tmp_path} is not a run" in refused.stderr

@@ -22,36 +22,21 @@ import torch
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from tests.checkpoint.saved import facts, saved_bytes, saved_tensors
-from tests.end_to_end.cli import ENVIRONMENT
-from tests.end_to_end.launched import TRAIN, Launched, launched, send
+from tests.end_to_end.cli import ENVIRONMENT, done
+from tests.end_to_end.forked import on_ranks
+from tests.end_to_end.launched import FLAGS, STEPS, TRAIN, Launched, launched, send
 from tests.rendezvous import free_port
 
-FLAGS = (
-    *("--epochs", "2", "--batch-size", "80", "--log-every", "5", "--checkpoint-every", "7"),
-    *("--model.embedding-dim", "16", "--model.hidden", "16", "--model.output-dim", "8"),
-    # So that runs on other numbers of ranks can be compared.
-    *("--model.precision", "float64", "--sharding-types", "table_wise"),
-)
-STEPS = 102
-"""In the whole run: two epochs of 8134 examples, 160 a step."""
 OUR_TRACEBACK = re.compile(r'File "(?!.*/\.venv/).*/dat_rec/')
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def undisturbed(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed") / "run"
-    train(planted, out, "--keep-checkpoints", "100")
-    assert [step for step, _ in checkpoints(out)] == [*range(7, STEPS, 7), STEPS]
-    return out
-
-
 def train(planted: Dataset, out: Path, *flags: str, ranks: int = 2) -> str:
     """Train to the end; what was printed."""
-    with launched(planted.folder, out, *FLAGS, *flags, ranks=ranks) as run:
-        assert run.wait() == 0, run.output()
-        return run.output()
+    trained = on_ranks(ranks, "train", "--data", planted.folder, "--out", out, *FLAGS, *flags)
+    done(trained)
+    return trained.stderr
 
 
 def bits(run: Path) -> dict[str, bytes]:

@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import set_forkserver_preload
 from pathlib import Path
 
 import torch
@@ -28,7 +27,7 @@ import tyro
 from tqdm import tqdm
 
 from tests.fuzz.draw import draw
-from tests.fuzz.walk import PRELOAD, FaultError, RefusedError, Walk
+from tests.fuzz.walk import FaultError, RefusedError, Walk
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,6 @@ def main() -> None:
     """Walk all cases, print each fault, what was refused, and a summary as JSON."""
     arguments = tyro.cli(Arguments)
     torch.set_num_threads(1)
-    set_forkserver_preload(list(PRELOAD))
     refused: Counter[str] = Counter()
     faults = 0
     begin = time.perf_counter()

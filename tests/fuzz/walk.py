@@ -1,34 +1,19 @@
 """A case in, all its commands run and judged: what a user would do from log to recommendations."""
 
 import json
-import os
 import shutil
-import sys
-import time
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-
-import torch
 
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.retrieval.trained import load_model
 from tests.checkpoint.saved import saved_bytes
-from tests.device import on_device
+from tests.end_to_end.forked import forked_ranks, ranks_here
 from tests.fuzz import oracles
 from tests.fuzz.draw import Case
-from tests.rendezvous import free_port, rank_variables
 
 LIMIT_S = 240
 """A command that takes longer hangs."""
-PRELOAD = (
-    "dat_rec.training.train",
-    "dat_rec.data.sources",
-    "dat_rec.retrieval.evaluate",
-    "dat_rec.retrieval.export",
-    "dat_rec.retrieval.recommend",
-)
-"""What the commands import, for the server that their processes are forked from."""
 
 
 @dataclass(frozen=True)
@@ -56,45 +41,19 @@ class RefusedError(Exception):
     """A command refused its input, as it may."""
 
 
-def _process(arguments: list[str], log: str, variables: dict[str, str]) -> None:
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for number in (1, 2):
-        os.dup2(descriptor, number)
-    os.environ.update(variables)
-    torch.set_num_threads(1)
-    sys.argv = ["dat-rec", *arguments]
-    from dat_rec.cli import main
-
-    main()
-
-
-def command(logs: Path, *arguments: str | Path, world: int = 1) -> Ended:
+def command(*arguments: str | Path, world: int = 1) -> Ended:
     """``dat-rec ARGUMENTS`` on each of ``world`` ranks, in processes that import nothing anew.
 
     Raises:
         FaultError: it hangs.
     """
-    words = on_device([str(argument) for argument in arguments])
-    context = get_context("forkserver")
-    port = free_port()
-    files = [logs / f"{words[0]}-{rank}.log" for rank in range(world)]
-    processes = []
-    for rank, file in enumerate(files):
-        variables = rank_variables(rank, world, port) if world > 1 else {}
-        process = context.Process(target=_process, args=(words, str(file), variables))
-        process.start()
-        processes.append(process)
-    deadline = time.monotonic() + LIMIT_S
-    for process in processes:
-        process.join(max(0.0, deadline - time.monotonic()))
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-        process.join()
-    printed = "\n".join(file.read_text(errors="replace") for file in files if file.exists())
-    if None in codes:
-        raise FaultError(f"{' '.join(words)} hangs:\n{printed[-1500:]}")
-    return Ended([code for code in codes if code is not None], printed)
+    try:
+        ended = forked_ranks(arguments, ranks_here(world), LIMIT_S)
+    except TimeoutError as error:
+        raise FaultError(str(error)) from error
+    return Ended(
+        [one.returncode for one in ended], "\n".join(one.stdout + one.stderr for one in ended)
+    )
 
 
 class Walk:
@@ -105,7 +64,7 @@ class Walk:
         self._folder = folder
 
     def _step(self, *arguments: str | Path, world: int = 1) -> None:
-        ended = command(self._folder, *arguments, world=world)
+        ended = command(*arguments, world=world)
         if problem := oracles.outcome(ended.codes, ended.printed, self._folder):
             raise FaultError(f"{arguments[0]}: {problem}")
         if ended.refusal:

@@ -18,7 +18,8 @@ from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from launch import components
 from tests.device import DEVICE_FLAGS
-from tests.end_to_end.cli import dat_rec, done
+from tests.end_to_end.cli import done
+from tests.end_to_end.forked import forked
 from tests.launch.hosts import Hosts, missing
 
 FLAGS = (
@@ -53,7 +54,7 @@ def undisturbed(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> P
     """One process on the same global batches."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     flags = ["160" if flag == "80" else flag for flag in FLAGS]
-    done(dat_rec("train", "--data", planted.folder, "--out", run, *flags))
+    done(forked("train", "--data", planted.folder, "--out", run, *flags))
     return run
 
 

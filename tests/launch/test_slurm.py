@@ -21,19 +21,14 @@ from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from tests.checkpoint.saved import saved_bytes
 from tests.device import DEVICE_FLAGS
-from tests.end_to_end.cli import dat_rec, done
+from tests.end_to_end import launched
+from tests.end_to_end.cli import done
+from tests.end_to_end.forked import forked, on_ranks
+from tests.end_to_end.launched import STEPS
 from tests.launch.hosts import missing
 from tests.launch.slurm_cluster import PROGRAMS, Cluster
 
-FLAGS = (
-    *DEVICE_FLAGS,
-    *("--epochs", "2", "--batch-size", "80", "--log-every", "5", "--checkpoint-every", "7"),
-    *("--model.embedding-dim", "16", "--model.hidden", "16", "--model.output-dim", "8"),
-    # So that two ranks and one process can be compared.
-    *("--model.precision", "float64", "--sharding-types", "table_wise"),
-)
-STEPS = 102
-"""Steps of the whole run: two epochs of 8134 examples, 160 a step."""
+FLAGS = (*DEVICE_FLAGS, *launched.FLAGS)
 LOST_S = 60
 """Maximum seconds in which a run whose node was killed must have made another step."""
 BRIEFLY = "preflight=False"
@@ -73,7 +68,7 @@ def another_cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
 def undisturbed(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same training on two ranks of this machine, without Slurm."""
     run = tmp_path_factory.mktemp("undisturbed") / "run"
-    done(dat_rec("train", "--data", planted.folder, "--out", run, *FLAGS, ranks=2))
+    done(on_ranks(2, "train", "--data", planted.folder, "--out", run, *FLAGS))
     return run
 
 
@@ -114,8 +109,8 @@ def test_training_and_evaluation_through_torchx_equal_one_process(
 
     batch = FLAGS.index("--batch-size") + 1
     flags = (*FLAGS[:batch], "160", *FLAGS[batch + 1 :])
-    done(dat_rec("train", "--data", planted.folder, "--out", alone, *flags))
-    done(dat_rec("evaluate", "--run", alone))
+    done(forked("train", "--data", planted.folder, "--out", alone, *flags))
+    done(forked("evaluate", "--run", alone))
     theirs, ours = ((path / "metrics.json").read_text() for path in (alone, run))
     assert json.loads(ours) == json.loads(theirs)
 
@@ -208,7 +203,7 @@ def test_what_the_ranks_refuse_is_not_queued_again(
     cluster: Cluster, planted: Dataset, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
-    done(dat_rec("prepare", "synthetic", "--out", data, "--users", 300, "--items", 200))
+    done(forked("prepare", "synthetic", "--out", data, "--users", 300, "--items", 200))
     victim = sorted(data.rglob("examples/*.parquet"))[0]
     victim.write_bytes(victim.read_bytes()[:-100])
     words = ("--data", str(data), "--out", str(tmp_path / "run"), "-j", "2x1")

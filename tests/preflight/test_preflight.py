@@ -17,8 +17,9 @@ import dat_rec
 from dat_rec.data.dataset import Dataset
 from tests.device import DEVICE_FLAGS
 from tests.end_to_end.forked import forked
-from tests.end_to_end.launched import TRAIN, launched
-from tests.end_to_end.test_survival import FLAGS, after_rank_1_did, free_port
+from tests.end_to_end.launched import FLAGS, TRAIN, launched
+from tests.end_to_end.test_survival import after_rank_1_did
+from tests.rendezvous import free_port
 
 DOCTOR = (sys.executable, "-m", "dat_rec", "doctor", "--cluster", *DEVICE_FLAGS)
 SHORT = (*FLAGS, "--epochs", "1")

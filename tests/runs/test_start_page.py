@@ -16,8 +16,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.cost_estimate import PlanEstimate, RankEstimate
 from dat_rec.runs.start_page import Start, start_page
-from tests.end_to_end.launched import launched
-from tests.end_to_end.test_survival import FLAGS, STEPS
+from tests.end_to_end.launched import FLAGS, STEPS, launched
 
 
 @pytest.mark.slow
