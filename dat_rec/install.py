@@ -30,6 +30,7 @@ CONSTRAINTS = Path(__file__).resolve().with_name("constraints.txt")
 DEVELOPERS = "quickstart,launch,dev"
 """Extras of a virtual environment that ``make`` keeps."""
 STAMP = "dat_rec.installed"
+"""File in an environment that make keeps: its place and digest, or nothing while it is filled."""
 STAMPED = (
     "setup.cfg",
     "pyproject.toml",
@@ -38,7 +39,6 @@ STAMPED = (
     "dat_rec/versions.py",
 )
 """Files that decide what is installed."""
-UNFINISHED = "dat_rec.unfinished"
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet")
 PIP_LINES = 15
 """Lines of pip's own output that are shown when it fails."""
@@ -174,10 +174,8 @@ def fill(
         constraints: pip's constraints file: the releases of everything else.
 
     Raises:
-        InstallError: no such pair, pip failed, or the packages do not work together.
+        InstallError: pip failed, or the packages do not work together.
     """
-    if torch not in PAIRS:
-        raise InstallError(f"no pair for torch {torch}: take one of {', '.join(PAIRS)}")
     gpu = nvidia_gpu_present() if device is None else device == "cuda"
     _say(f"Installing for {'an NVIDIA GPU' if gpu else 'the CPU'}:")
     wheels = os.environ.get("TORCH_WHEELS", "")
@@ -216,13 +214,12 @@ def _is_healthy(python: Path) -> bool:
 
 def _make_venv(folder: Path) -> None:
     if folder.exists():
-        if any(folder.iterdir()) and not (
-            (folder / "pyvenv.cfg").exists() or (folder / UNFINISHED).exists()
-        ):
+        marks = (folder / "pyvenv.cfg", folder / STAMP)
+        if any(folder.iterdir()) and not any(mark.exists() for mark in marks):
             raise InstallError(f"{folder} is no virtual environment: move it away")
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    (folder / UNFINISHED).touch()
+    (folder / STAMP).touch()
     try:
         venv.create(folder, with_pip=True)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -247,57 +244,46 @@ def keep_venv(folder: Path, torch: str | None = None) -> None:
         InstallError: says what failed and the cure.
     """
     folder = folder.resolve()
-    python, stamp, unfinished = folder / "bin" / "python", folder / STAMP, folder / UNFINISHED
+    python, stamp = folder / "bin" / "python", folder / STAMP
     gpu = nvidia_gpu_present()
     torch = torch or DEFAULT["cuda" if gpu else "cpu"]
     wanted = f"{folder}\n{digest(torch, gpu)}\n"
     found = stamp.read_text("utf-8") if stamp.exists() else None
-    whole = python.exists() and not unfinished.exists()
-    if found == wanted and whole:
+    if found == wanted and python.exists():
         return
-    moved = found is not None and found.splitlines()[0] != str(folder)
-    reusable = whole and not moved and _is_healthy(python)
-    ours = found is not None
+    users_own = found is None
+    reusable = (found is None or found.startswith(f"{folder}\n")) and _is_healthy(python)
     if reusable:
         _say(f"{folder} is not current: updating it")
-        if ours:
-            unfinished.touch()
+        if not users_own:
+            stamp.write_text("")
     else:
         _say(f"{folder}: {'broken, making it anew' if folder.exists() else 'making it'}")
         _make_venv(folder)
     try:
         fill(python, torch)
     except InstallError as error:
-        if not (reusable and ours):
+        if users_own or not reusable:
             raise
         _say(f"{error}\nThe update failed: making {folder} anew")
         _make_venv(folder)
         fill(python, torch)
     stamp.write_text(wanted, "utf-8")
-    unfinished.unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; gives the exit code."""
     parser = argparse.ArgumentParser("python -m dat_rec.install", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--venv", type=Path, help="keep a virtual environment in this folder")
-    parser.add_argument("--torch", choices=list(PAIRS), help="which pair")
-    parser.add_argument("--extras", default="", help="extras of setup.cfg (not with --venv)")
-    parser.add_argument(
-        "--device",
-        choices=("cpu", "cuda"),
-        help="for an image that is built elsewhere than it runs (not with --venv)",
-    )
-    parser.add_argument(
-        "--editable", action="store_true", help="use the checkout where it stands (not with --venv)"
-    )
-    parser.add_argument(
-        "--constraints",
-        type=Path,
-        default=CONSTRAINTS,
-        help="pip's file of the releases of all else (not with --venv)",
-    )
+    add = parser.add_argument
+    add("--venv", type=Path, help="keep a virtual environment in this folder; with --torch alone")
+    add("--torch", choices=list(PAIRS), help="which pair")
+    add("--extras", default="", help="extras of setup.cfg")
+    built_elsewhere = "for an image that is built elsewhere than it runs"
+    add("--device", choices=("cpu", "cuda"), help=built_elsewhere)
+    add("--editable", action="store_true", help="use the checkout where it stands")
+    releases = "pip's file of the releases of all else"
+    add("--constraints", type=Path, default=CONSTRAINTS, help=releases)
     chosen = parser.parse_args(arguments)
     if sys.version_info[:2] not in PYTHONS:
         known = ", ".join(f"{major}.{minor}" for major, minor in PYTHONS)
