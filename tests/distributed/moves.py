@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from dat_rec.checkpoint.find import FoundCheckpoint, newest_whole
-from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.checkpoint.restore import restore
 from dat_rec.checkpoint.writer import CheckpointWriter
 from dat_rec.data.dataset import Dataset
@@ -97,21 +96,25 @@ def load_all(dataset: Dataset, folder: Path, cases: dict[str, Case]) -> dict[tup
     """By source's name and case: "exact", or how it was refused, or what is wrong."""
     verdicts = {}
     with process_group(60) as context:
+        runs = {path.name: newest(path) for path in sorted(folder.iterdir())}
+        expected = {name: saved_tensors(checkpoint.folder) for name, checkpoint in runs.items()}
         for name, case in cases.items():
             model, optimizer = build(dataset, case, context)
-            for source in sorted(path.name for path in folder.iterdir()):
-                verdicts[source, name] = _load(folder / source, model, optimizer)
+            for source, checkpoint in runs.items():
+                verdicts[source, name] = _load(checkpoint, expected[source], model, optimizer)
     return verdicts
 
 
-def _load(run: Path, model: Any, optimizer: Any) -> str:
+def _load(
+    checkpoint: FoundCheckpoint, expected: dict[str, Tensor], model: Any, optimizer: Any
+) -> str:
     try:
-        found = restore(newest(run), model, optimizer, GLOBAL_BATCH)
+        found = restore(checkpoint, model, optimizer, GLOBAL_BATCH)
     except UserError as error:
         return f"refused: {error}"
     if found["step"] != STEPS:
         return "another step"
-    return differences(saved_tensors(checkpoints(run)[-1][1]), model, optimizer) or "exact"
+    return differences(expected, model, optimizer) or "exact"
 
 
 def differences(expected: dict[str, Tensor], model: Any, optimizer: Any) -> str:
