@@ -9,6 +9,10 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare import prepare
 from dat_rec.data.sources.synthetic import Synthetic
 
+# Nothing of what the tests import is garbage: to look for some would take a third of the imports'
+# time, and more in every test.
+gc.disable()
+
 # A shell that starts pytest in the background has it ignore Ctrl-C, and its children too;
 # the tests that interrupt a command need the default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -23,8 +27,13 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return Dataset.open(folder)
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_unconfigure() -> None:
-    """Have what commands froze in this process collected: DuckDB counts what is left at the end."""
+    """Let go of what was frozen: DuckDB counts what is left at the end."""
     gc.unfreeze()
 
 
