@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
 import torch
 
 from dat_rec.checkpoint.listing import checkpoints
@@ -16,17 +15,18 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.cost_estimate import PlanEstimate, RankEstimate
 from dat_rec.runs.start_page import Start, start_page
-from tests.end_to_end.launched import FLAGS, STEPS, launched
+from tests.end_to_end.cli import done
+from tests.end_to_end.forked import on_ranks
+from tests.end_to_end.launched import FLAGS, STEPS
 
 
-@pytest.mark.slow
 def test_the_page_stands_before_the_first_step_and_in_the_folder(
     planted: Dataset, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    with launched(planted.folder, out, *FLAGS) as run:
-        assert run.wait() == 0, run.output()
-        told = run.output()
+    trained = on_ranks(2, "train", "--data", planted.folder, "--out", out, *FLAGS)
+    done(trained)
+    told = trained.stderr
     page = (out / "start.txt").read_text()
     assert page in told.partition("step/s]")[0]
     assert told.count(page) == 1
