@@ -215,35 +215,6 @@ def test_another_dataset_of_the_same_sizes_is_refused(
     assert not (tmp_path / "export").exists()
 
 
-def test_a_diverging_run_stops_and_keeps_its_good_checkpoint(
-    planted: Dataset, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    assert run(planted.folder, out, "--optimizer.warmup-steps", "0").returncode == 0
-    good = checkpoints(out)
-    (out / "train.json").unlink()
-    shutil.rmtree(good[-1][1])
-    config = json.loads((out / "config.json").read_text())
-    config["optimizer"]["table_lr"] = 1e38
-    (out / "config.json").write_text(json.dumps(config))
-    flags = ["--optimizer.warmup-steps", "0", "--optimizer.table-lr", "1e38"]
-    stopped = run(planted.folder, out, "--resume", *flags)
-    assert stopped.returncode == 2, stopped.stderr
-    step = good[-2][0]
-    assert "the loss is not finite" in stopped.stderr
-    assert f"from step {step + 2} on" in stopped.stderr
-    assert f"the checkpoint of step {step} is whole" in stopped.stderr
-    assert [number for number, _ in checkpoints(out)] == [number for number, _ in good[:-1]]
-    assert not (out / "train.json").exists()
-
-
-def test_a_refused_start_does_not_take_its_folder(planted: Dataset, tmp_path: Path) -> None:
-    refused = run(planted.folder, tmp_path / "run", "--pin", "nowhere=row_wise")
-    assert refused.returncode == 2
-    assert "--pin nowhere=row_wise" in refused.stderr
-    assert not (tmp_path / "run").exists()
-
-
 def test_loaded_weights_are_those_that_were_saved(undisturbed: Path, tmp_path: Path) -> None:
     model = load_model(undisturbed).model
     saved = saved_bytes(checkpoints(undisturbed)[-1][1])
@@ -260,20 +231,3 @@ def test_an_uninterrupted_run_repeats_bit_for_bit(
     assert run(planted.folder, out).returncode == 0
     first, second = (saved_bytes(checkpoints(r)[-1][1]) for r in (undisturbed, out))
     assert first == second
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--resume", "--seed", "9"], "--resume with --seed 9 (0)"),
-        (["--resume", "--model.embedding-dim", "8"], "--resume with --model.embedding-dim 8 (32)"),
-        ([], "holds a run"),
-    ],
-)
-def test_another_run_in_the_same_folder_is_refused(
-    flags: list[str], message: str, planted: Dataset, undisturbed: Path
-) -> None:
-    refused = run(planted.folder, undisturbed, *flags)
-    assert refused.returncode == 2
-    assert message in refused.stderr
-    assert "Traceback" not in refused.stderr

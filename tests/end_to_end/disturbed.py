@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dat_rec.versions import require_stack
 from tests.device import DEVICE_FLAGS
 
 DISTURBED = {
@@ -54,6 +55,7 @@ def _disturb(name: str, how: str) -> None:
 
 
 if __name__ == "__main__":
+    require_stack()
     end = sys.argv.index("--")
     for trick in sys.argv[1:end]:
         rank, _, rest = trick.partition(":")

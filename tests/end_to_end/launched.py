@@ -64,6 +64,10 @@ class Launched:
             time.sleep(POLL_S)
         return is_ready
 
+    def wait_for_end_of(self, pid: int) -> bool:
+        """Wait until a rank has ended; whether it did before the launcher, and within a minute."""
+        return self.wait_until(lambda: not Path(f"/proc/{pid}").exists(), 60)
+
     def wait_for_checkpoint(self) -> int:
         """Wait until one is whole; its step."""
         assert self.wait_until(lambda: bool(checkpoints(self.out))), self.output()

@@ -67,7 +67,7 @@ def test_a_rank_that_ends_in_the_middle_of_the_last_write_is_found_within_second
         living = run.ranks()[0]
         run.kill(1, number)
         begin = time.monotonic()
-        assert run.wait_until(lambda: living not in run.ranks().values(), 60) or run.wait() == 1
+        assert run.wait_for_end_of(living) or run.wait() == 1
         assert time.monotonic() - begin < 25
         if number == signal.SIGSTOP:
             run.kill(1)

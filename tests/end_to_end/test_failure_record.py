@@ -26,7 +26,12 @@ from tests.end_to_end.cli import done
 from tests.end_to_end.disturbed import FAULT, disturbed
 from tests.end_to_end.forked import forked
 from tests.end_to_end.launched import FLAGS, STEPS, Launched, launched
-from tests.end_to_end.test_survival import seen_by_rank_1
+from tests.end_to_end.test_survival import (
+    assert_nothing_half_done,
+    bits,
+    seen_by_rank_1,
+    stopped_after,
+)
 
 COMMAND = "sbatch train.sh"
 VARIABLES = {"DAT_REC_COMMAND": COMMAND}
@@ -54,18 +59,27 @@ def told_last(run: Launched) -> str:
     ("dead", "kind", "words"),
     [
         (1, "died", "rank 1 died without a word"),
-        (0, "lost", "rank 0 or its host, which hold it, died"),
+        (0, "lost", "the store where the ranks meet does not answer: rank 0 or its host, which"),
     ],
 )
-def test_the_rank_that_was_killed_is_named_by_the_one_that_lives(
-    dead: int, kind: str, words: str, planted: Dataset, tmp_path: Path
+def test_a_killed_rank_ends_the_other_which_names_it(
+    dead: int, kind: str, words: str, planted: Dataset, undisturbed: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    with launched(planted.folder, out, *FLAGS, variables=VARIABLES) as run:
+    out, codes = tmp_path / "run", tmp_path / "codes"
+    told = VARIABLES | {"DAT_REC_EXIT_FILE": str(codes)}
+    with launched(planted.folder, out, *FLAGS, variables=told) as run:
         run.wait_for_checkpoint()
         living = status(out)
         run.kill(dead)
+        begin = time.monotonic()
         assert run.wait() == 1
+        assert time.monotonic() - begin < 20
+    (said,) = run.said()
+    assert f"rank {1 - dead}: stopped: {words}" in said
+    assert run.ended_with(-9, 1)
+    # Neither bad input nor a checkpoint on request.
+    assert not codes.exists()
+    assert_nothing_half_done(run, undisturbed)
     assert living["state"] in ("training", "ended")
     found = record(out)
     assert (found["kind"], found["rank"], found["told_by"]) == (kind, dead, 1 - dead)
@@ -112,15 +126,20 @@ def test_the_error_itself_is_kept_and_not_what_the_others_made_of_it(
     assert line.endswith(f"; to go on: the same command with {again}")
 
 
-def test_a_run_that_was_stopped_says_so_and_one_that_ended_has_no_failure(
-    planted: Dataset, tmp_path: Path
+def test_sigterm_to_one_rank_stops_all_and_the_resumed_run_has_no_failure(
+    planted: Dataset, undisturbed: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "run"
-    with launched(planted.folder, out, *FLAGS) as run:
+    out, codes = tmp_path / "run", tmp_path / "codes"
+    with launched(planted.folder, out, *FLAGS, variables={"DAT_REC_EXIT_FILE": str(codes)}) as run:
         run.wait_for_checkpoint()
         run.kill(1, signal.SIGTERM)
         assert run.wait() == 1
+    assert run.ended_with(75, 75)
+    assert codes.read_text() == "75\n75\n"
+    assert_nothing_half_done(run, undisturbed)
     found = status(out)
+    (line,) = run.said()
+    assert found["step"] == stopped_after(line) < STEPS
     assert found["state"] == "stopped"
     assert found["failure"]["rank"] is None
     assert f"stopped by SIGTERM after step {found['step']} of {STEPS}" in found["failure"]["reason"]
@@ -134,6 +153,7 @@ def test_a_run_that_was_stopped_says_so_and_one_that_ended_has_no_failure(
         assert not (out / "failure.json").exists()
         assert run.wait() == 0, run.output()
         assert "first failure" not in run.output()
+    assert bits(out) == bits(undisturbed)
     found = status(out)
     assert (found["state"], found["step"], found["failure"]) == ("ended", STEPS, None)
     assert found["command"] == ""

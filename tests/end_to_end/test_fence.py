@@ -147,9 +147,10 @@ def test_ranks_that_cannot_meet_are_bad_input_only_without_torchrun(
     assert "Traceback" not in ended.stderr
 
 
-def test_who_started_the_ranks_learns_bad_input_and_preemption_from_a_file(
+def test_who_started_the_ranks_learns_bad_input_from_a_file(
     planted: Dataset, tmp_path: Path
 ) -> None:
+    """And that they were stopped: test_failure_record.py."""
     file = tmp_path / "codes"
     told = {"DAT_REC_EXIT_FILE": str(file)}
     paths = ("--data", planted.folder, "--out", tmp_path / "bad")
@@ -157,14 +158,3 @@ def test_who_started_the_ranks_learns_bad_input_and_preemption_from_a_file(
         assert forked("train", *paths, *FLAGS, *bad, **told).returncode == 2
         assert file.read_text() == "2\n"
         file.unlink()
-    with launched(planted.folder, tmp_path / "run", *FLAGS, variables=told) as run:
-        run.wait_for_checkpoint()
-        run.kill(1, signal.SIGTERM)
-        assert run.wait() == 1
-    assert file.read_text() == "75\n75\n"
-    file.unlink()
-    with launched(planted.folder, tmp_path / "run", *FLAGS, "--resume", variables=told) as run:
-        run.wait_until(lambda: "resumed after step" in run.output())
-        run.kill(1)
-        assert run.wait() == 1
-    assert not file.exists()
