@@ -158,18 +158,6 @@ def misspelt(manifest: Manifest, path: tuple[Any, ...]) -> Iterator[Manifest]:
         yield wrong
 
 
-def misplaced(manifest: Manifest, path: tuple[Any, ...]) -> Iterator[Manifest]:
-    """The field beside the one that holds it."""
-    *above, key = path
-    if not above or isinstance(above[-1], int):
-        return
-    wrong = deepcopy(manifest)
-    around = inside(wrong, tuple(above[:-1]))
-    if key not in around:
-        around[key] = around[above[-1]].pop(key)
-        yield wrong
-
-
 def of_another_type(manifest: Manifest, path: tuple[Any, ...]) -> Iterator[Manifest]:
     *above, key = path
     for value in ("text", 7, True, [{}], {"a": {}}):
@@ -180,7 +168,7 @@ def of_another_type(manifest: Manifest, path: tuple[Any, ...]) -> Iterator[Manif
 
 
 @pytest.mark.parametrize("road", ROADS)
-@pytest.mark.parametrize("mistake", [misspelt, misplaced, of_another_type])
+@pytest.mark.parametrize("mistake", [misspelt, of_another_type])
 def test_a_mistake_in_any_field_is_found(
     mistake: Any, road: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
