@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.end_to_end.cli import dat_rec, done
+from tests.end_to_end.cli import done
 from tests.end_to_end.forked import forked, on_ranks
 
 
@@ -16,13 +16,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with data, a trained and evaluated run, its export and recommendations."""
     folder = tmp_path_factory.mktemp("world")
     size = ("--users", "1000", "--items", "1000", "--interactions", "60000", "--categories", "8")
-    done(dat_rec("prepare", "synthetic", "--out", folder / "data", *size))
+    done(forked("prepare", "synthetic", "--out", folder / "data", *size))
     train = ("--epochs", "6", "--batch-size", "1024")
-    done(dat_rec("train", "--data", folder / "data", "--out", folder / "run", *train))
-    done(dat_rec("evaluate", "--run", folder / "run"))
-    done(dat_rec("export", "--run", folder / "run", "--out", folder / "export"))
+    done(forked("train", "--data", folder / "data", "--out", folder / "run", *train))
+    done(forked("evaluate", "--run", folder / "run"))
+    done(forked("export", "--run", folder / "run", "--out", folder / "export"))
     recommend = ("recommend", "--export", folder / "export", "--k", "10")
-    done(dat_rec(*recommend, "--out", folder / "recs.parquet"))
+    done(forked(*recommend, "--out", folder / "recs.parquet"))
     return folder
 
 
