@@ -80,12 +80,16 @@ class Launched:
         return pid
 
     def kill_all(self) -> None:
-        """Kill -9 whatever belongs to this start, until nothing is left."""
+        """Kill -9 whatever belongs to this start, until nothing is left, and holds no lock."""
+        killed = set[int]()
         while found := _processes(START_MARK, self.start):
             for pid in found:
                 send(pid, signal.SIGKILL)
+            killed |= found.keys()
             time.sleep(0.01)
             self.launcher.poll()
+        while any(_holds_files(pid) for pid in killed):
+            time.sleep(0.01)
 
     def wait(self, seconds: float = 180.0) -> int | None:
         """The launcher's exit code, or none if it has not ended by then."""
@@ -179,6 +183,15 @@ def _processes(variable: str, value: str) -> dict[int, int | None]:
             ranks = [value[5:] for value in variables if value.startswith(b"RANK=")]
             found[int(folder.name)] = int(ranks[0]) if ranks else None
     return found
+
+
+def _holds_files(pid: int) -> bool:
+    """Whether a process lives, or ends and has not yet closed its files."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
 
 
 def send(pid: int, number: signal.Signals) -> None:
