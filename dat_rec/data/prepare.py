@@ -222,7 +222,7 @@ class _Stages:
     def _check(self, database: duckdb.DuckDBPyConnection) -> _Checked:
         with _bar("check", 0) as bar, tables_of(database, self._work, "check"):
             source = self._options.register(database, self._work)
-            with bar.of_statements(database):
+            with bar.of_statements(database), source.unchanged():
                 counts = reject_bad_rows(database, self._options.max_rejected)
         return _Checked(
             counts=counts,

@@ -11,6 +11,8 @@ timestamps, else the source's own order. ``row`` counts the file's rows from 1. 
 or says what is wrong with the row, and ``value`` shows it.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -146,6 +148,8 @@ class Source:
     minimum: int = 0
     """Minimum number of interactions of a user or item; those with fewer are dropped until none is
     left, from the catalogue too. 0: keep all."""
+    unchanged: Callable[[], AbstractContextManager[object]] = nullcontext
+    """Block in which the raw relations are read: it fails if their files were changed meanwhile."""
 
     def __post_init__(self) -> None:
         names = [attribute.name for attribute in self.attributes]

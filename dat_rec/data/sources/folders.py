@@ -1,11 +1,16 @@
-"""Folders called ``key=value`` above Parquet files, as columns: Spark's and Hive's partitions."""
+"""Folders called ``key=value`` above Parquet files, as columns: Spark's and Hive's partitions.
+
+They count below the path that the user names, and directly above it: ``log/day=1/hour=2`` may be
+named too.
+"""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote
 
-from dat_rec.data.scan import plain_path
 from dat_rec.data.source import quoted
+from dat_rec.data.sources.named_paths import Named
 from dat_rec.errors import UserError
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -17,48 +22,56 @@ INTEGER = re.compile(r"0|-?[1-9]\d{0,17}")
 class Folders:
     """The values that the folders' names say.
 
-    They count below ``path``, and directly above it: ``log/day=1/hour=2`` may be given too.
-
     Args:
-        path: what the user names: a file, or a folder.
+        named: what the user names.
         files: the Parquet files that it stands for.
     """
 
-    def __init__(self, path: Path, files: tuple[Path, ...]) -> None:
-        root = plain_path(path)
-        self._root = root if root.is_dir() else root.parent
-        base = self._root
-        while PAIR.fullmatch(base.name):
-            base = base.parent
-        self._base = base
+    def __init__(self, named: Sequence[Named], files: Sequence[Path]) -> None:
+        roots = {one.folder for one in named}
+        self._roots = _longest_first(roots)
+        self._bases = _longest_first({_base(root) for root in roots})
         self._files = files
-        self._pairs = {file: _pairs(file, base) for file in files}
+        self._pairs = {file: _pairs(file, self._bases) for file in files}
+
+    def names(self) -> list[str]:
+        """The columns that folders above any file name, the outermost first."""
+        return list(dict.fromkeys(key for pairs in self._pairs.values() for key, _ in pairs))
 
     def has(self, name: str) -> bool:
         """Whether a file stands in a folder ``name=…``."""
         return any(name in dict(pairs) for pairs in self._pairs.values())
 
     def below(self, name: str) -> bool:
-        """Whether such a folder lies below the path that the user names."""
-        return any(name in dict(_pairs(file, self._root)) for file in self._files)
+        """Whether such a folder lies below a path that the user names."""
+        return any(name in dict(_pairs(file, self._roots)) for file in self._files)
+
+    def values(self, name: str) -> dict[Path, str | None]:
+        """Each file's value as text; None where Hive says that there is none.
+
+        Raises:
+            UserError: a file stands in no such folder, or in two, or it says no UTF-8.
+        """
+        found = {}
+        for file, pairs in self._pairs.items():
+            said = [value for key, value in pairs if key == name]
+            if len(said) != 1:
+                count = "no folder" if not said else "more than one folder"
+                raise UserError(
+                    f"{file}: column {name!r} is missing, and {count} above it is called "
+                    f"{name}=…, as with other files: name a column that all have"
+                )
+            found[file] = None if said[0] in (NULL, "") else _decoded(file, name, said[0])
+        return found
 
     def sql(self, name: str) -> str:
         """SQL over ``_source_file``: the value, BIGINT if all are integers, else VARCHAR.
 
         Raises:
-            UserError: a file stands in no such folder, or in two.
+            UserError: as ``values``.
         """
-        values = set()
-        for file, pairs in self._pairs.items():
-            found = [value for key, value in pairs if key == name]
-            if len(found) != 1:
-                count = "no folder" if not found else "more than one folder"
-                raise UserError(
-                    f"{file}: column {name!r} is missing, and {count} above it is called "
-                    f"{name}=…, as with other files: name a column that all have"
-                )
-            values.add(_decoded(file, name, found[0]))
-        whole = all(INTEGER.fullmatch(value) for value in values - {NULL, ""})
+        values = set(self.values(name).values()) - {None}
+        whole = all(value is not None and INTEGER.fullmatch(value) for value in values)
         return f"({self.text(name)})::{'BIGINT' if whole else 'VARCHAR'}"
 
     def text(self, name: str) -> str:
@@ -71,11 +84,34 @@ class Folders:
             for key, value in pairs:
                 if key == name:
                     _decoded(file, key, value)
-        start = "" if self._base == Path() else f"{self._base}/".replace("//", "/")
         pattern = quoted(f"(?:^|/){re.escape(name)}=([^/]*)/")
-        inner = f"substr(_source_file, {len(start) + 1})"
-        value = f"nullif(regexp_extract({inner}, {pattern}, 1), '')"
+        value = f"nullif(regexp_extract({self._inner()}, {pattern}, 1), '')"
         return f"url_decode(nullif({value}, '{NULL}'))"
+
+    def _inner(self) -> str:
+        """SQL: the part of ``_source_file`` in which folders count."""
+        cases = ""
+        for base in self._bases:
+            start = "" if base == Path() else f"{base}/".replace("//", "/")
+            test = f"starts_with(_source_file, {quoted(start)})"
+            cases += f" WHEN {test} THEN substr(_source_file, {len(start) + 1})"
+        return f"CASE{cases} END"
+
+
+def _base(root: Path) -> Path:
+    while PAIR.fullmatch(root.name):
+        root = root.parent
+    return root
+
+
+def _longest_first(folders: set[Path]) -> list[Path]:
+    return sorted(folders, key=lambda folder: (-len(folder.parts), folder))
+
+
+def _pairs(file: Path, bases: Sequence[Path]) -> list[tuple[str, str]]:
+    base = next(base for base in bases if file.is_relative_to(base))
+    folders = file.parent.relative_to(base).parts
+    return [(pair[1], pair[2]) for folder in folders if (pair := PAIR.fullmatch(folder))]
 
 
 def _decoded(file: Path, name: str, value: str) -> str:
@@ -85,8 +121,3 @@ def _decoded(file: Path, name: str, value: str) -> str:
         raise UserError(
             f"{file}: the folder {name}={value} is no UTF-8 when decoded: rename it"
         ) from error
-
-
-def _pairs(file: Path, base: Path) -> list[tuple[str, str]]:
-    folders = file.parent.relative_to(base).parts
-    return [(pair[1], pair[2]) for folder in folders if (pair := PAIR.fullmatch(folder))]

@@ -4,14 +4,15 @@ The options say which column holds what. The type of an attribute's column decid
 (feature_kinds.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
+from tyro.conf import arg
 
 from dat_rec.data.prepare import Options
 from dat_rec.data.schema import Side
@@ -29,7 +30,9 @@ from dat_rec.data.source import (
 from dat_rec.data.sources.feature_kinds import kind_of
 from dat_rec.data.sources.ids import id_sql
 from dat_rec.data.sources.labels import labels_among, labels_from
-from dat_rec.data.sources.tables import INTEGERS, NO_USERS, PLACE, Relation, finite, holds, parquet
+from dat_rec.data.sources.named_paths import start_of
+from dat_rec.data.sources.parts import Parts
+from dat_rec.data.sources.tables import NO_USERS, PLACE, Relation, finite, parquet
 from dat_rec.data.sources.times import OTHER_FORM, Times, no_moment, read_moment, times_of
 from dat_rec.errors import UserError
 
@@ -42,14 +45,20 @@ TEST_SHARE = 0.1
 class ParquetLog(Options):
     """Make a dataset of your own Parquet files, with a mapping of their columns."""
 
-    interactions: Path
-    """Parquet file with one row for each interaction, or folder of such files at any depth. Folders
-    named COLUMN=VALUE are partitions: a column that the files lack is read from their names."""
-    items: Path | None = None
-    """Parquet file or folder with the catalogue, one row for each item. Without it, the items of
+    interactions: Annotated[Path | tuple[Path, ...], arg(metavar="PATH [PATH ...]")]
+    """Parquet files with one row for each interaction, or folders of such files at any depth.
+    Folders named COLUMN=VALUE are partitions: a column that the files lack is read from their
+    names. A path that exists is a name; of others, * is any text in one name, ** any folders."""
+    from_: Annotated[str | None, arg(name="from", metavar="PARTITION")] = None
+    """First partition of the interactions to read: a value, e.g. 2026-11-01, or as the folders are
+    called, e.g. year=2026/month=11. No file of the earlier ones is opened."""
+    to: Annotated[str | None, arg(metavar="PARTITION")] = None
+    """Last partition to read, that one included."""
+    items: Annotated[Path | tuple[Path, ...] | None, arg(metavar="PATH [PATH ...]")] = None
+    """Parquet files or folders with the catalogue, one row for each item. Without it, the items of
     the interactions, which have no attributes."""
-    users: Path | None = None
-    """Parquet file or folder with one row for each user. Without it, users have no attributes."""
+    users: Annotated[Path | tuple[Path, ...] | None, arg(metavar="PATH [PATH ...]")] = None
+    """Parquet files or folders with one row for each user. Without it, users have no attributes."""
     user_id: str = "user_id"
     """Column of interactions and users that holds the user's id: integers from 0, or text."""
     item_id: str = "item_id"
@@ -93,8 +102,22 @@ class ParquetLog(Options):
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:  # noqa: ARG002
         """See Options."""
         self._check()
-        times = self._register_interactions(database)
-        attributes = self._register_items(database) + self._register_users(database)
+        log = Parts(self.interactions, self.from_, self.to)
+        items = None if self.items is None else Parts(self.items)
+        users = None if self.users is None else Parts(self.users)
+
+        @contextmanager
+        def unchanged() -> Iterator[None]:
+            with ExitStack() as stack:
+                for parts in (log, items, users):
+                    if parts is not None:
+                        stack.enter_context(parts.unchanged())
+                yield
+
+        with unchanged():
+            times = self._register_interactions(database, log)
+            attributes = self._register_items(database, items)
+            attributes += self._register_users(database, users)
         unknown = set(self.numbers) - {attribute.name for attribute in attributes}
         if unknown:
             raise UserError(
@@ -106,7 +129,14 @@ class ParquetLog(Options):
             attributes=tuple(attributes),
             split=self._split(database, times),
             notes=tuple(self._notes(times)),
+            unchanged=unchanged,
         )
+
+    def inputs(self) -> tuple[Path, ...]:
+        """See Options."""
+        named = (self.interactions, self.items, self.users)
+        listed = [(paths,) if isinstance(paths, Path) else paths or () for paths in named]
+        return tuple(start_of(path) for paths in listed for path in paths)
 
     def _notes(self, times: Times | None) -> list[str]:
         positives = "all"
@@ -115,6 +145,10 @@ class ParquetLog(Options):
         elif self.label:
             positives = f"{self.label} >= {self._least():g}"
         notes = [f"positives: {positives}"]
+        if self.from_ is not None or self.to is not None:
+            words = [f"from {self.from_}"] * (self.from_ is not None)
+            words += [f"to {self.to}"] * (self.to is not None)
+            notes.append(f"partitions: {' '.join(words)}")
         if times is None:
             notes.append("the log has no times: the order of its rows, files by name, stands in")
         if self.split == "random":
@@ -149,13 +183,15 @@ class ParquetLog(Options):
         if self.category is None and NO_CATEGORY in self.item_features:
             raise UserError(f"--item-features {NO_CATEGORY}: pass it as --category {NO_CATEGORY}")
 
-    def _register_interactions(self, database: duckdb.DuckDBPyConnection) -> Times | None:
+    def _register_interactions(
+        self, database: duckdb.DuckDBPyConnection, parts: Parts
+    ) -> Times | None:
         """Make raw_interactions; return how its times are read, None for a log without times.
 
         ``place`` counts its rows, where their order matters: for the last one of equal times, or
         because there are no times.
         """
-        log, timed = self._log(database)
+        log, timed = self._log(database, parts)
         place = ""
         if self.split == "last" or not timed:
             # A table: the view is read several times, and would sort the whole log each time.
@@ -175,7 +211,7 @@ class ParquetLog(Options):
         problem, value = f"CASE WHEN {missing} THEN 'missing label'", "NULL"
         times, time = None, "_place"
         if timed:
-            times, value = self._times(log), named(self.time)
+            times, value = self._times(log, parts), named(self.time)
             time = times.micros(value)
             problem += f" WHEN {times.other(value)} THEN {quoted(OTHER_FORM)}"
         label = named(self.label) if self.label else "NULL"
@@ -189,13 +225,13 @@ class ParquetLog(Options):
         )
         return times
 
-    def _log(self, database: duckdb.DuckDBPyConnection) -> tuple[Relation, bool]:
+    def _log(self, database: duckdb.DuckDBPyConnection, parts: Parts) -> tuple[Relation, bool]:
         """The log with the columns that are asked for, and whether it has a time."""
         columns = [self.user_id, self.item_id, *([self.label] if self.label else [])]
-        timed = self.time != TIME or holds(self.interactions, TIME)
+        timed = self.time != TIME or parts.has(TIME)
         wanted = [*columns, self.time] if timed or self.split == "time" else columns
         try:
-            return parquet(database, self.interactions, wanted, width_of=self.label), timed
+            return parquet(database, parts, wanted, width_of=self.label), timed
         except UserError as error:
             if timed or self.split != "time":
                 raise
@@ -203,17 +239,16 @@ class ParquetLog(Options):
                 f"{error}; of a log without times, pass --split last or --split random"
             ) from error
 
-    def _times(self, log: Relation) -> Times:
-        row = log.database.execute(f"SELECT _source_file FROM {log} LIMIT 1").fetchone()
-        if log.types[self.time] in INTEGERS and row:
-            # Parquet has no type for it: to DuckDB, it is an integer.
-            schema = pq.read_schema(row[0])
-            if self.time in schema.names and pa.types.is_duration(schema.field(self.time).type):
-                raise no_moment(log.where, self.time, "a duration")
+    def _times(self, log: Relation, parts: Parts) -> Times:
+        # Parquet has no type for it: to DuckDB, it is an integer.
+        if pa.types.is_duration(parts.type_of(self.time) or pa.null()):
+            raise no_moment(log.where, self.time, "a duration")
         return times_of(log, self.time, self.time_format)
 
-    def _register_items(self, database: duckdb.DuckDBPyConnection) -> list[Attribute]:
-        if self.items is None:
+    def _register_items(
+        self, database: duckdb.DuckDBPyConnection, parts: Parts | None
+    ) -> list[Attribute]:
+        if parts is None:
             # Ids that no catalogue can list are left to the checks of the interactions.
             type_ = columns_of(database, "raw_interactions")["item_id"]
             listed = {"BIGINT": " AND item_id >= 0", "VARCHAR": " AND item_id <> ''"}.get(type_, "")
@@ -225,7 +260,7 @@ class ParquetLog(Options):
             return [Attribute(NO_CATEGORY, "item")]
         names = [*([self.category] if self.category else []), *self.item_features]
         needed = [self.item_id, *names, *([self.title] if self.title else [])]
-        table = parquet(database, self.items, needed)
+        table = parquet(database, parts, needed)
         extra = "" if self.category else f", NULL::VARCHAR AS {NO_CATEGORY}"
         chosen = "".join(f", {named(name)}" for name in names)
         attributes = self._attributes(table, "item", names)
@@ -233,7 +268,7 @@ class ParquetLog(Options):
             attributes.insert(0, Attribute(NO_CATEGORY, "item"))
         elif attributes[0].kind != "category":
             raise UserError(
-                f"{self.items}: category {self.category!r} is {table.types[self.category]}: "
+                f"{table.where}: category {self.category!r} is {table.types[self.category]}: "
                 "name a column of text or integers"
             )
         database.execute(
@@ -243,11 +278,13 @@ class ParquetLog(Options):
         )
         return attributes
 
-    def _register_users(self, database: duckdb.DuckDBPyConnection) -> list[Attribute]:
-        if self.users is None:
+    def _register_users(
+        self, database: duckdb.DuckDBPyConnection, parts: Parts | None
+    ) -> list[Attribute]:
+        if parts is None:
             database.execute(NO_USERS)
             return []
-        table = parquet(database, self.users, [self.user_id, *self.user_features])
+        table = parquet(database, parts, [self.user_id, *self.user_features])
         attributes = self._attributes(table, "query", self.user_features)
         chosen = "".join(f", {named(name)}" for name in self.user_features)
         database.execute(

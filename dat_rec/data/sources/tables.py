@@ -9,13 +9,13 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dat_rec.data.scan import scan_csv, scan_parquet
 from dat_rec.data.source import columns_of, named, quoted
 from dat_rec.data.sources.folders import Folders
-from dat_rec.data.sources.part_files import part_files, say
+from dat_rec.data.sources.part_files import say
 from dat_rec.data.sources.part_types import common_type, plain, sql_type
+from dat_rec.data.sources.parts import Parts
 from dat_rec.errors import UserError
 
 INTEGERS = (
@@ -56,7 +56,7 @@ class Relation:
 
 def parquet(
     database: duckdb.DuckDBPyConnection,
-    path: Path,
+    source: Path | Parts,
     columns: Sequence[str],
     *,
     width_of: str | None = None,
@@ -67,8 +67,8 @@ def parquet(
     ``column=value``.
 
     Args:
-        database: reads the files' schemas.
-        path: a Parquet file, or a folder of them (see part_files.py).
+        database: reads the files' types.
+        source: the files, or a path that names them (see parts.py).
         columns: those that must be there; no others are read.
         width_of: one of the columns; WIDTH says how many bits its numbers have in their file.
 
@@ -76,8 +76,8 @@ def parquet(
         UserError: no such file, no Parquet, or a column is missing, has a namesake, has types in
             two files that no one type holds, or another value than the folder's name says.
     """
-    schemas = {file: _schema(file) for file in part_files(path)}
-    folders = Folders(path, tuple(schemas))
+    parts = source if isinstance(source, Parts) else Parts(source)
+    schemas, folders = parts.schemas, parts.folders
     # A column that neither the files nor the folders have is refused by _require.
     held = {name for schema in schemas.values() for name in schema.names}
     inside = [n for n in dict.fromkeys(columns) if n in held or not folders.has(n)]
@@ -93,35 +93,17 @@ def parquet(
     outside = {name: folders.sql(name) for name in columns if name not in inside}
     sql = _union(schemas, inside, outside, width_of)
     try:
-        table = Relation(database, str(path), sql, columns_of(database, sql))
+        table = Relation(database, parts.where, sql, columns_of(database, sql))
         for name in filter(folders.below, inside):
             _refuse_clash(table, name, folders)
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{path}: cannot be read as Parquet ({reason}): write it anew") from error
+        raise UserError(
+            f"{parts.where}: cannot be read as Parquet ({reason}): write it anew"
+        ) from error
     for name in outside:
-        say(f"{path}: column {name!r} is read from the names of the folders")
+        say(f"{parts.where}: column {name!r} is read from the names of the folders")
     return table
-
-
-def holds(path: Path, column: str) -> bool:
-    """Whether one of the Parquet files has the column, or a folder's name says it.
-
-    Raises:
-        UserError: no such file, or no Parquet.
-    """
-    files = tuple(part_files(path, aloud=False))
-    inside = any(column in _schema(file).names for file in files)
-    return inside or Folders(path, files).has(column)
-
-
-def _schema(file: Path) -> pa.Schema:
-    try:
-        with file.open("rb") as opened:
-            return pq.read_schema(opened)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{file}: cannot be read as Parquet ({reason}): write it anew") from error
 
 
 def _union(

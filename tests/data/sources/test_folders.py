@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from dat_rec.data.sources.tables import holds
+from dat_rec.data.sources.parts import Parts
 from tests.data.sources.prepared import error_of, own, raw, read, write
 
 
@@ -42,15 +42,11 @@ def test_a_column_that_the_files_lack_is_read_from_the_folders(
     assert f"{log}: column 'key' is read from the names of the folders" in capsys.readouterr().err
 
 
-def test_a_column_of_one_file_or_of_a_folder_is_there(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_column_of_one_file_or_of_a_folder_is_there(tmp_path: Path) -> None:
     put(tmp_path / "day=1" / "part-0.parquet", v=[1])
     put(tmp_path / "day=2" / "part-0.parquet", v=[1], w=[1])
-    (tmp_path / "notes.txt").touch()
-    found = [name for name in ("v", "w", "day", "x", "W") if holds(tmp_path, name)]
-    assert found == ["v", "w", "day"]
-    assert capsys.readouterr().err == ""
+    parts = Parts(tmp_path)
+    assert [name for name in ("v", "w", "day", "x", "W") if parts.has(name)] == ["v", "w", "day"]
 
 
 def test_a_column_that_is_not_asked_for_is_not_read(

@@ -11,7 +11,7 @@ import pyarrow.feather
 import pyarrow.orc
 import pytest
 
-from dat_rec.data.sources.part_files import part_files
+from dat_rec.data.sources.parts import Parts
 from tests.data.sources.prepared import error_of, read, write
 
 SPARK = "part-00000-8a5e-c000.snappy.parquet"
@@ -57,6 +57,7 @@ def test_the_part_files_of_engines_are_read(names: tuple[str, ...], tmp_path: Pa
         "_metadata",
         "_common_metadata",
         "_temporary/0/task/part-0.parquet",
+        ".part-0-0.inprogress.8f3a",
         ".ipynb_checkpoints/part-0.parquet",
         "day=1/.hidden.parquet",
     ],
@@ -79,6 +80,20 @@ def test_files_of_other_kinds_are_named(tmp_path: Path, capsys: pytest.CaptureFi
     )
 
 
+def test_unfinished_files_are_named_and_never_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("a.parquet.tmp", "b.parquet._COPYING_", "part-0-1.inprogress.7e2f", "c.pq.crdownload")
+    put(tmp_path, *names, first=1)
+    assert "holds unfinished files alone (a.parquet.tmp, b.parquet._COPYING_, " in refusal(tmp_path)
+    put(tmp_path, "part-0.parquet")
+    (tmp_path / "_temporary/0").mkdir(parents=True)
+    assert values(tmp_path) == [0]
+    err = capsys.readouterr().err
+    assert f"{tmp_path}: not read, as their names say that they are unfinished: a.parquet" in err
+    assert f"{tmp_path}/_temporary: a job writes here, or died: what it has not finished" in err
+
+
 def test_a_folder_is_read_once_whatever_links_lead_to_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,7 +108,7 @@ def test_a_folder_is_read_once_whatever_links_lead_to_it(
 
 
 def refusal(path: Path) -> str:
-    return error_of(part_files, path)
+    return error_of(Parts, path)
 
 
 @pytest.mark.parametrize(
@@ -162,33 +177,29 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 
 
 TABLES = {
-    "Delta": ("_delta_log/00000000000000000000.json", "deltalake"),
-    "Iceberg": (
-        "metadata/00001-5f1cab5e-0d3b-4a5e-9c4f-0123456789ab.metadata.json",
-        "pyiceberg",
-    ),
-    "Hudi": (".hoodie/hoodie.properties", "format('hudi')"),
+    "Delta": "_delta_log/00000000000000000000.json",
+    "Iceberg": "metadata/00001-5f1cab5e-0d3b-4a5e-9c4f-0123456789ab.metadata.json",
+    "Hudi": ".hoodie/hoodie.properties",
 }
 
 
 @pytest.mark.parametrize("kind", TABLES)
-@pytest.mark.parametrize("named", ["", "data", "data/part-0.parquet", ".."])
-def test_the_folder_of_a_table_is_refused_whole_or_in_part(
+@pytest.mark.parametrize("named", ["data", "data/part-0.parquet", "..", "dat*", "../l*"])
+def test_a_part_of_a_table_or_a_folder_around_it_is_refused(
     kind: str, named: str, tmp_path: Path
 ) -> None:
     """Beside the table's rows it holds those that were deleted."""
     log = tmp_path / "all" / "log"
     put(log, "data/part-0.parquet")
-    mark, library = TABLES[kind]
-    (log / mark).parent.mkdir()
-    (log / mark).write_text("{}")
-    (log / "metadata/v2.metadata.json").write_text("{}") if kind == "Iceberg" else None
-    message = refusal(log.parent if named == ".." else log / named)
+    (log / TABLES[kind]).parent.mkdir()
+    (log / TABLES[kind]).write_text("{}")
+    message = refusal(log.parent / named[3:] if named.startswith("..") else log / named)
     assert f"belongs to a table of {kind}" in message
-    assert "export a snapshot and name that: " in message
-    assert library in message
-    assert str(log) in message
-    assert ("v2.metadata.json" in message) == (kind == "Iceberg")
+    assert message.endswith(
+        f"in Spark: spark.read.format('hudi').load({str(log)!r}).write.parquet('log.parquet')"
+        if kind == "Hudi"
+        else f"name the table's folder itself: {log}"
+    )
 
 
 @pytest.mark.parametrize(
