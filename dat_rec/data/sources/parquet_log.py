@@ -31,7 +31,7 @@ from dat_rec.data.sources.feature_kinds import kind_of
 from dat_rec.data.sources.ids import id_sql
 from dat_rec.data.sources.labels import labels_among, labels_from
 from dat_rec.data.sources.named_paths import start_of
-from dat_rec.data.sources.parts import Parts
+from dat_rec.data.sources.named_tables import Table, named_table
 from dat_rec.data.sources.tables import NO_USERS, PLACE, Relation, finite, parquet
 from dat_rec.data.sources.times import OTHER_FORM, Times, no_moment, read_moment, times_of
 from dat_rec.errors import UserError
@@ -48,17 +48,26 @@ class ParquetLog(Options):
     interactions: Annotated[Path | tuple[Path, ...], arg(metavar="PATH [PATH ...]")]
     """Parquet files with one row for each interaction, or folders of such files at any depth.
     Folders named COLUMN=VALUE are partitions: a column that the files lack is read from their
-    names. A path that exists is a name; of others, * is any text in one name, ** any folders."""
+    names. A path that exists is a name; of others, * is any text in one name, ** any folders.
+    Or the folder of a Delta or Iceberg table, or a metadata file of the latter."""
     from_: Annotated[str | None, arg(name="from", metavar="PARTITION")] = None
     """First partition of the interactions to read: a value, e.g. 2026-11-01, or as the folders are
     called, e.g. year=2026/month=11. No file of the earlier ones is opened."""
     to: Annotated[str | None, arg(metavar="PARTITION")] = None
     """Last partition to read, that one included."""
+    version: int | None = None
+    """Version of the interactions' Delta table, or id of the Iceberg table's snapshot. Without it,
+    the newest, which schema.json records."""
     items: Annotated[Path | tuple[Path, ...] | None, arg(metavar="PATH [PATH ...]")] = None
-    """Parquet files or folders with the catalogue, one row for each item. Without it, the items of
-    the interactions, which have no attributes."""
+    """Parquet files, folders or a table with the catalogue, one row for each item. Without it, the
+    items of the interactions, which have no attributes."""
+    items_version: int | None = None
+    """Version, or snapshot, of the items' table."""
     users: Annotated[Path | tuple[Path, ...] | None, arg(metavar="PATH [PATH ...]")] = None
-    """Parquet files or folders with one row for each user. Without it, users have no attributes."""
+    """Parquet files, folders or a table with one row for each user. Without it, users have no
+    attributes."""
+    users_version: int | None = None
+    """Version, or snapshot, of the users' table."""
     user_id: str = "user_id"
     """Column of interactions and users that holds the user's id: integers from 0, or text."""
     item_id: str = "item_id"
@@ -102,16 +111,19 @@ class ParquetLog(Options):
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:  # noqa: ARG002
         """See Options."""
         self._check()
-        log = Parts(self.interactions, self.from_, self.to)
-        items = None if self.items is None else Parts(self.items)
-        users = None if self.users is None else Parts(self.users)
+        log = named_table(self.interactions, "interactions", self.version, self.from_, self.to)
+        items = users = None
+        if self.items is not None:
+            items = named_table(self.items, "items", self.items_version)
+        if self.users is not None:
+            users = named_table(self.users, "users", self.users_version)
 
         @contextmanager
         def unchanged() -> Iterator[None]:
             with ExitStack() as stack:
-                for parts in (log, items, users):
-                    if parts is not None:
-                        stack.enter_context(parts.unchanged())
+                for table in (log, items, users):
+                    if table is not None:
+                        stack.enter_context(table.unchanged())
                 yield
 
         with unchanged():
@@ -128,7 +140,10 @@ class ParquetLog(Options):
             category=self.category or NO_CATEGORY,
             attributes=tuple(attributes),
             split=self._split(database, times),
-            notes=tuple(self._notes(times)),
+            notes=(
+                *self._notes(times),
+                *(table.note for table in (log, items, users) if table and table.note),
+            ),
             unchanged=unchanged,
         )
 
@@ -184,7 +199,7 @@ class ParquetLog(Options):
             raise UserError(f"--item-features {NO_CATEGORY}: pass it as --category {NO_CATEGORY}")
 
     def _register_interactions(
-        self, database: duckdb.DuckDBPyConnection, parts: Parts
+        self, database: duckdb.DuckDBPyConnection, parts: Table
     ) -> Times | None:
         """Make raw_interactions; return how its times are read, None for a log without times.
 
@@ -225,7 +240,7 @@ class ParquetLog(Options):
         )
         return times
 
-    def _log(self, database: duckdb.DuckDBPyConnection, parts: Parts) -> tuple[Relation, bool]:
+    def _log(self, database: duckdb.DuckDBPyConnection, parts: Table) -> tuple[Relation, bool]:
         """The log with the columns that are asked for, and whether it has a time."""
         columns = [self.user_id, self.item_id, *([self.label] if self.label else [])]
         timed = self.time != TIME or parts.has(TIME)
@@ -239,14 +254,14 @@ class ParquetLog(Options):
                 f"{error}; of a log without times, pass --split last or --split random"
             ) from error
 
-    def _times(self, log: Relation, parts: Parts) -> Times:
+    def _times(self, log: Relation, parts: Table) -> Times:
         # Parquet has no type for it: to DuckDB, it is an integer.
         if pa.types.is_duration(parts.type_of(self.time) or pa.null()):
             raise no_moment(log.where, self.time, "a duration")
         return times_of(log, self.time, self.time_format)
 
     def _register_items(
-        self, database: duckdb.DuckDBPyConnection, parts: Parts | None
+        self, database: duckdb.DuckDBPyConnection, parts: Table | None
     ) -> list[Attribute]:
         if parts is None:
             # Ids that no catalogue can list are left to the checks of the interactions.
@@ -279,7 +294,7 @@ class ParquetLog(Options):
         return attributes
 
     def _register_users(
-        self, database: duckdb.DuckDBPyConnection, parts: Parts | None
+        self, database: duckdb.DuckDBPyConnection, parts: Table | None
     ) -> list[Attribute]:
         if parts is None:
             database.execute(NO_USERS)

@@ -32,6 +32,8 @@ class Parts:
     ) -> None:
         self.where = in_words(paths)
         """The paths, for messages."""
+        self.note = ""
+        """What schema.json says of them: nothing."""
         named = named_paths(paths)
         for one in named:
             for path in one.found:

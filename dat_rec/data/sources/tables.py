@@ -16,6 +16,7 @@ from dat_rec.data.sources.folders import Folders
 from dat_rec.data.sources.part_files import say
 from dat_rec.data.sources.part_types import common_type, plain, sql_type
 from dat_rec.data.sources.parts import Parts
+from dat_rec.data.sources.snapshots import Snapshot
 from dat_rec.errors import UserError
 
 INTEGERS = (
@@ -56,19 +57,19 @@ class Relation:
 
 def parquet(
     database: duckdb.DuckDBPyConnection,
-    source: Path | Parts,
+    source: Path | Parts | Snapshot,
     columns: Sequence[str],
     *,
     width_of: str | None = None,
 ) -> Relation:
-    """These columns of the Parquet files, and OWN_PLACE (rows from 1).
+    """These columns of a table, and OWN_PLACE (rows from 1).
 
     A column that no file has is read from the folders' names, if all files stand in folders
     ``column=value``.
 
     Args:
-        database: reads the files' types.
-        source: the files, or a path that names them (see parts.py).
+        database: reads the files' types; a snapshot's rows are copied into it.
+        source: Parquet files, or a path that names them (see parts.py); or a version of a table.
         columns: those that must be there; no others are read.
         width_of: one of the columns; WIDTH says how many bits its numbers have in their file.
 
@@ -76,6 +77,8 @@ def parquet(
         UserError: no such file, no Parquet, or a column is missing, has a namesake, has types in
             two files that no one type holds, or another value than the folder's name says.
     """
+    if isinstance(source, Snapshot):
+        return _snapshot(database, source, columns, width_of)
     parts = source if isinstance(source, Parts) else Parts(source)
     schemas, folders = parts.schemas, parts.folders
     # A column that neither the files nor the folders have is refused by _require.
@@ -106,6 +109,27 @@ def parquet(
     return table
 
 
+def _snapshot(
+    database: duckdb.DuckDBPyConnection,
+    snapshot: Snapshot,
+    columns: Sequence[str],
+    width_of: str | None,
+) -> Relation:
+    _require(snapshot.where, columns, snapshot.names)
+    _refuse_namesakes(snapshot.where, columns, snapshot.names)
+    added = f"{quoted(snapshot.where)} AS _source_file, _source_row"
+    if width_of is not None:
+        added += f", {_width(snapshot.type_of(width_of))} AS {WIDTH}"
+    chosen = ", ".join(named(column) for column in dict.fromkeys(columns))
+    sql = f"(SELECT {chosen}, {added} FROM {snapshot.load(database, columns)})"
+    return Relation(database, snapshot.where, sql, columns_of(database, sql))
+
+
+def _width(type_: pa.DataType | None) -> int:
+    """What WIDTH says of a file whose column has the type."""
+    return type_.bit_width if type_ is not None and pa.types.is_floating(type_) else 64
+
+
 def _union(
     schemas: dict[Path, pa.Schema],
     inside: Sequence[str],
@@ -127,8 +151,7 @@ def _union(
         types = own[files[0]]
         read = [_cast(name, types[name], common[name]) for name in inside]
         if width_of is not None:
-            kind = types.get(width_of, pa.null())
-            read.append(f"{kind.bit_width if pa.types.is_floating(kind) else 64} AS {WIDTH}")
+            read.append(f"{_width(types.get(width_of))} AS {WIDTH}")
         selects.append(f"SELECT {', '.join([*read, *added])} FROM {scan_parquet(files, options)}")
     return f"({' UNION ALL '.join(selects)})"
 
@@ -208,7 +231,7 @@ def _header(path: Path, separator: str) -> list[str]:
     return [name or f"unnamed {position}" for position, name in enumerate(names)]
 
 
-def _require(path: Path, columns: Sequence[str], found: Sequence[str]) -> None:
+def _require(path: Path | str, columns: Sequence[str], found: Sequence[str]) -> None:
     for column in columns:
         if column not in found:
             raise UserError(
@@ -217,7 +240,7 @@ def _require(path: Path, columns: Sequence[str], found: Sequence[str]) -> None:
             )
 
 
-def _refuse_namesakes(path: Path, columns: Sequence[str], found: Sequence[str]) -> None:
+def _refuse_namesakes(path: Path | str, columns: Sequence[str], found: Sequence[str]) -> None:
     """DuckDB tells no ``Cat`` from ``cat``: it would read the first of them."""
     for column in columns:
         alike = [name for name in found if name.lower() == column.lower()]

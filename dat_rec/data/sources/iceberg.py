@@ -1,0 +1,118 @@
+"""An Iceberg table's folder in, one snapshot of it out, read by the library pyiceberg.
+
+Without a catalog, the newest metadata file of the folder says what the table is; a metadata file
+may be named itself. Columns are told apart by field id, so that a renamed one keeps its values.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dat_rec.data.sources.snapshots import Bound
+from dat_rec.data.sources.table_folders import metadata_files, version_of
+from dat_rec.errors import UserError
+
+INSTALL = "pip install 'dat_rec[iceberg]'"
+
+
+class IcebergSnapshot:
+    """One snapshot of an Iceberg table.
+
+    Args:
+        path: the table's folder, or one of its metadata files.
+        snapshot: its id; None: the newest.
+
+    Raises:
+        UserError: no such snapshot, two newest metadata files, or pyiceberg is missing.
+    """
+
+    def __init__(self, path: Path, snapshot: int | None) -> None:
+        try:
+            from pyiceberg.io.pyarrow import schema_to_pyarrow
+            from pyiceberg.table import StaticTable
+        except ImportError as error:
+            raise UserError(
+                f"{path}: is a table of Iceberg, which pyiceberg reads: {INSTALL}"
+            ) from error
+        self._path = path
+        metadata = _newest(path) if path.is_dir() else path
+        with _in_one_line(f"{path}: "):
+            self._table: Any = StaticTable.from_metadata(str(metadata.absolute()))
+            chosen = (
+                self._table.current_snapshot()
+                if snapshot is None
+                else self._table.snapshot_by_id(snapshot)
+            )
+        if chosen is None and snapshot is not None:
+            known = ", ".join(str(one.snapshot_id) for one in self._table.snapshots()[-3:])
+            raise UserError(
+                f"--version {snapshot}: {path}: has no such snapshot: its last ones are {known}"
+            )
+        if chosen is None:
+            raise UserError(f"{path}: is an Iceberg table without a snapshot: write to it first")
+        self._id: int = chosen.snapshot_id
+        self.words: str = f"Iceberg snapshot {self._id}"
+        with _in_one_line(f"{path}: "):
+            schema = self._table.scan(snapshot_id=self._id).projection()
+            self.schema: pa.Schema = schema_to_pyarrow(schema, include_field_ids=False)
+            self._today = schema.schema_id == self._table.schema().schema_id
+            sources = [
+                schema.find_column_name(field.source_id)
+                for field in self._table.spec().fields
+                if str(field.transform) == "identity"
+            ]
+            self.partitions = [name for name in sources if name is not None]
+
+    def batches(self, columns: Sequence[str], bounds: Sequence[Bound]) -> Iterator[pa.RecordBatch]:
+        """See Version."""
+        from pyiceberg.expressions import AlwaysTrue
+        from pyiceberg.io.pyarrow import ArrowScan
+
+        with _in_one_line(f"{self._path} ({self.words}): "):
+            scan = self._table.scan(self._within(bounds), tuple(columns), snapshot_id=self._id)
+            arrow = ArrowScan(self._table.metadata, self._table.io, scan.projection(), AlwaysTrue())
+            # One after the other: together, the library would hold all files in memory.
+            for task in sorted(scan.plan_files(), key=lambda task: task.file.file_path):
+                yield from arrow.to_record_batches([task])
+
+    def _within(self, bounds: Sequence[Bound]) -> Any:
+        """The files that may hold rows within the bounds."""
+        from pyiceberg import expressions
+
+        # Its types know no names of columns.
+        made: Any = expressions
+        within = made.AlwaysTrue()
+        # Old snapshots are filtered by today's names, which may be another column's.
+        for bound in bounds if self._today else ():
+            name, value = bound.values[0]
+            test = made.GreaterThanOrEqual if bound.first else made.LessThanOrEqual
+            within = made.And(within, test(name, value if isinstance(value, int) else str(value)))
+        return within
+
+
+def _newest(folder: Path) -> Path:
+    files = metadata_files(folder)
+    newest = [file for file in files if version_of(file)[0] == version_of(files[-1])[0]]
+    if len(newest) > 1:
+        raise UserError(
+            f"{folder}: two metadata files are the newest ({newest[0].name}, {newest[1].name}), of "
+            f"which the table's catalog knows one: name that file: {newest[1]}"
+        )
+    return newest[0]
+
+
+@contextmanager
+def _in_one_line(where: str) -> Iterator[None]:
+    from pyiceberg.exceptions import ValidationError
+
+    try:
+        yield
+    except (ValidationError, pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{where}pyiceberg cannot read the table ({reason}): correct the path or the version, "
+            "or restore the table"
+        ) from error
