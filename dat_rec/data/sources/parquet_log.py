@@ -32,6 +32,7 @@ from dat_rec.data.sources.ids import id_sql
 from dat_rec.data.sources.labels import labels_among, labels_from
 from dat_rec.data.sources.named_paths import start_of
 from dat_rec.data.sources.named_tables import Table, named_table
+from dat_rec.data.sources.odd_times import spoilt_times
 from dat_rec.data.sources.tables import NO_USERS, PLACE, Relation, finite, parquet
 from dat_rec.data.sources.times import OTHER_FORM, Times, no_moment, read_moment, times_of
 from dat_rec.errors import UserError
@@ -228,7 +229,8 @@ class ParquetLog(Options):
         if timed:
             times, value = self._times(log, parts), named(self.time)
             time = times.micros(value)
-            problem += f" WHEN {times.other(value)} THEN {quoted(OTHER_FORM)}"
+            other = f"{times.other(value)} OR {spoilt_times(log, self.time, None)}"
+            problem += f" WHEN {other} THEN {quoted(OTHER_FORM)}"
         label = named(self.label) if self.label else "NULL"
         value = f"CASE WHEN {missing} THEN {label}::VARCHAR ELSE {value}::VARCHAR END"
         database.execute(

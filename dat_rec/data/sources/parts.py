@@ -1,12 +1,14 @@
 """Paths in, their Parquet files as one table out: listed once, schemas read once, and pinned."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
+from dat_rec.data.scan import scan_parquet
+from dat_rec.data.source import named
 from dat_rec.data.sources.folders import Folders
 from dat_rec.data.sources.named_paths import in_words, named_paths
 from dat_rec.data.sources.part_files import part_files, refuse_tables_around
@@ -33,9 +35,9 @@ class Parts:
         self.where = in_words(paths)
         """The paths, for messages."""
         self.note = ""
-        """What schema.json says of them: nothing."""
-        named = named_paths(paths)
-        for one in named:
+        """What schema.json says of them: whether some look like copies of others."""
+        given = named_paths(paths)
+        for one in given:
             for path in one.found:
                 refuse_tables_around(path)
                 if not path.exists():
@@ -43,11 +45,28 @@ class Parts:
                 if not (path.is_dir() or path.is_file()):
                     raise UserError(f"{one.path}: is no regular file: write it to one")
         span = None if first is None and last is None else Span(first, last, self.where)
-        found = {file: pin(file) for file in part_files(named, span)}
+        found = {file: pin(file) for file in part_files(given, span)}
         self.schemas = {file: schema for file, (_, schema) in found.items()}
         """The schema of each file, in the order of their names."""
-        self.folders = Folders(named, tuple(found))
+        self.folders = Folders(given, tuple(found))
+        self.asked: set[str] = set()
+        """Columns that were asked for."""
         self._pins = {file: pinned for file, (pinned, _) in found.items()}
+        self._note_copies()
+
+    def _note_copies(self) -> None:
+        first: dict[tuple[int, int], Path] = {}
+        copies = [
+            (file, other)
+            for file, found in self._pins.items()
+            if (other := first.setdefault((found.size, found.footer), file)) != file
+        ]
+        if copies:
+            more = f" (and {len(copies) - 1} more)" if len(copies) > 1 else ""
+            self.note = (
+                f"warning: {copies[0][0]}{more}: has the size and footer of {copies[0][1]}: if it "
+                "is a copy, its rows count twice"
+            )
 
     def has(self, column: str) -> bool:
         """Whether one of the files has the column, or a folder's name says it."""
@@ -68,10 +87,28 @@ class Parts:
         """
         try:
             yield
-        except duckdb.InterruptException:
+        except (duckdb.InterruptException, duckdb.OutOfMemoryException):
             raise
-        except (UserError, duckdb.Error):
+        except (UserError, duckdb.Error) as error:
             # What the files have become may be why.
             refuse_changed(self._pins)
+            if isinstance(error, duckdb.Error):
+                self._refuse_damaged(error)
             raise
         refuse_changed(self._pins)
+
+    def _refuse_damaged(self, error: duckdb.Error) -> None:
+        """Name the file whose rows cannot be read, which DuckDB's error does not."""
+        reason = str(error).splitlines()[0]
+        if "write" in reason.lower() or "space" in reason.lower():
+            return
+        for file, schema in self.schemas.items():
+            columns = [named(name) for name in schema.names if name in self.asked]
+            counts = ", ".join(f"count(hash({column}))" for column in columns) or "count(*)"
+            with closing(duckdb.connect()) as database:
+                try:
+                    database.execute(f"SELECT {counts} FROM {scan_parquet([file])}")
+                except duckdb.Error as found:
+                    raise UserError(
+                        f"{file}: is damaged ({str(found).splitlines()[0]}): write it anew"
+                    ) from error

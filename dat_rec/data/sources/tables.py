@@ -84,6 +84,7 @@ def parquet(
     # A column that neither the files nor the folders have is refused by _require.
     held = {name for schema in schemas.values() for name in schema.names}
     inside = [n for n in dict.fromkeys(columns) if n in held or not folders.has(n)]
+    parts.asked.update(inside)
     for names, file in {tuple(s.names): f for f, s in reversed(schemas.items())}.items():
         _require(file, inside, names)
         _refuse_namesakes(file, inside, names)
@@ -164,9 +165,12 @@ def _cast(name: str, own: pa.DataType, common: pa.DataType) -> str:
 def _refuse_clash(table: Relation, name: str, folders: Folders) -> None:
     """Refuse a file whose column says another value than its folder's name."""
     said = f"({folders.text(name)})"
+    read = f"try_cast({said} AS {table.types[name]})"
+    if table.types[name] in INTEGERS:
+        # DuckDB's own cast makes 4 of 3.6.
+        read = f"CASE WHEN regexp_full_match({said}, '[+-]?\\d+') THEN {read} END"
     clash = table.first(
-        f"{said} IS NOT NULL "
-        f"AND try_cast({said} AS {table.types[name]}) IS DISTINCT FROM {named(name)}",
+        f"{said} IS NOT NULL AND {read} IS DISTINCT FROM {named(name)}",
         f"{named(name)}::VARCHAR",
         said,
     )

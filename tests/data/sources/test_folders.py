@@ -99,6 +99,7 @@ def test_a_folder_may_say_what_its_files_say(name: str, column: pa.Array, tmp_pa
     [
         ("7", [7, 8], "row 2: column 'v' is 8, and its folder says v=7"),
         ("x", [7], "row 1: column 'v' is 7, and its folder says v=x"),
+        ("6.6", [7], "row 1: column 'v' is 7, and its folder says v=6.6"),
         ("7", [7, None], "row 2: column 'v' is None, and its folder says v=7"),
         ("07", ["7"], "row 1: column 'v' is 7, and its folder says v=07"),
     ],
