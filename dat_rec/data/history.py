@@ -1,8 +1,9 @@
 """Training interactions of some users in, their order out: who had which items before what.
 
-The interactions stand by user, time and item. An example's history is a part of that sequence: the
+The interactions stand by user, time and item. An example's history is a part of that order: the
 user's last N items strictly earlier in time, most recent last; items of one and the same time stand
-in the order of their item_index.
+in the order of their item_index. Where the log has a sequence, it orders interactions of one time,
+and an earlier one is in the history of a later one.
 """
 
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class Sequences:
     """(R,): row i's history is ``item[start[i]:stop[i]]``."""
     stop: Ints
     """(R,)"""
+    ties: int
+    """Number of interactions that nothing but the item orders after the one before."""
 
     def last(self, first_user: int, users: int, length: int) -> tuple[Ints, Ints]:
         """(users,) start and stop of each user's last ``length`` items, from ``first_user`` on."""
@@ -39,7 +42,11 @@ class Sequences:
 
 
 def order_interactions(
-    user: NDArray[np.int32], item: NDArray[np.int32], time: Ints, length: int
+    user: NDArray[np.int32],
+    item: NDArray[np.int32],
+    time: Ints,
+    length: int,
+    sequence: Ints | None = None,
 ) -> Sequences:
     """Sort the interactions and find each one's history.
 
@@ -48,16 +55,22 @@ def order_interactions(
         item: (R,) item_index.
         time: (R,)
         length: N, maximum length of a history.
+        sequence: (R,) the order of a user's interactions of one time; None: there is none.
     """
-    order = np.lexsort((item, time, user))
+    keys = (item, time, user) if sequence is None else (item, sequence, time, user)
+    order = np.lexsort(keys)
     user, item, time = user[order], item[order], time[order]
     row = np.arange(len(order))
     new_user = np.diff(user, prepend=-1) != 0
     new_time = new_user.copy()
     new_time[1:] |= time[1:] != time[:-1]
+    if sequence is not None:
+        sequence = sequence[order]
+        new_time[1:] |= sequence[1:] != sequence[:-1]
     begin = np.maximum.accumulate(np.where(new_user, row, 0))
     stop = np.maximum.accumulate(np.where(new_time, row, 0))
-    return Sequences(user, item, time, np.maximum(begin, stop - length), stop)
+    ties = len(order) - int(new_time.sum())
+    return Sequences(user, item, time, np.maximum(begin, stop - length), stop, ties)
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,7 @@ class Pairs:
     count: NDArray[np.int32]
     """(P,) how often each occurs."""
     repeat: NDArray[np.bool_]
-    """(R,): whether the user had the item at an earlier time."""
+    """(R,): whether the user had the item earlier."""
 
 
 def find_pairs(sequences: Sequences) -> Pairs:
@@ -82,9 +95,10 @@ def find_pairs(sequences: Sequences) -> Pairs:
     pair = pair[order]
     first = np.flatnonzero(np.diff(pair, prepend=-1))
     count = np.diff(first, append=len(pair))
-    time = sequences.time[order]
+    # Grows with the time, and the sequence if there is one, of a user's interactions.
+    moment = sequences.stop[order]
     repeat = np.empty(len(pair), np.bool_)
-    repeat[order] = time > np.repeat(time[first], count)
+    repeat[order] = moment > np.repeat(moment[first], count)
     pair = pair[first]
     user, item = (pair >> 32).astype(np.int32), (pair & 0x7FFFFFFF).astype(np.int32)
     return Pairs(user, item, count.astype(np.int32), repeat)

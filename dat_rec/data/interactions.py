@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from dat_rec.data.source import quoted
+from dat_rec.data.source import columns_of, quoted
 from dat_rec.data.user_ranges import UserRange
 from dat_rec.data.write import write_query
 
@@ -36,12 +36,16 @@ def find_ranges(database: duckdb.DuckDBPyConnection) -> tuple[UserRange, ...]:
 
 
 def write_training(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
-    """Write ``folder``/range=R/*.parquet, in no order: user_row, item_index, time."""
+    """Write ``folder``/range=R/*.parquet, in no order: user_row, item_index, time, sequence.
+
+    The last one is there if the log has one.
+    """
+    ordered = "sequence" in columns_of(database, "marked_interactions")
     shutil.rmtree(folder, ignore_errors=True)
     database.execute(
         "COPY (SELECT user_row::INTEGER AS user_row, item_index::INTEGER AS item_index, time, "
-        "range FROM marked_interactions JOIN user_ranges USING (user_id) "
-        "JOIN item_order USING (item_id) "
+        f"{'sequence, ' if ordered else ''}range FROM marked_interactions "
+        "JOIN user_ranges USING (user_id) JOIN item_order USING (item_id) "
         f"WHERE NOT is_test) TO {quoted(folder)} (FORMAT parquet, PARTITION_BY (range))"
     )
 

@@ -34,7 +34,14 @@ from dat_rec.data.schema import HISTORY, ITEM, ExampleFile, Feature, Schema
 from dat_rec.data.shuffle import file_cuts
 from dat_rec.data.source import HISTORY_CATEGORY, Attribute, Source, Split
 from dat_rec.data.split import hold_out, keep_frequent
-from dat_rec.data.user_ranges import SEQUENCE, Shared, UserRange, make_folders, write_range
+from dat_rec.data.user_ranges import (
+    SEQUENCE,
+    Shared,
+    UserRange,
+    count_ties,
+    make_folders,
+    write_range,
+)
 from dat_rec.data.vocabulary import number_items, number_users
 from dat_rec.errors import UserError
 from dat_rec.files import whole_folder
@@ -179,8 +186,21 @@ class _Numbered:
 
 
 @dataclass(frozen=True)
-class _Done:
-    """A stage that hands on nothing but files."""
+class _Ordered:
+    """What the stage ``users`` hands on, beside its files."""
+
+    ties: int
+    """Number of training interactions that nothing but the item orders after the one before."""
+
+    def notes(self, rows: int) -> tuple[str, ...]:
+        """A line, if there are ties."""
+        if not self.ties:
+            return ()
+        return (
+            f"{self.ties} of {rows} training interactions have the user and time of another one "
+            "before them: neither is in the other's history, and later ones have them in the order "
+            "of the items",
+        )
 
 
 class _Stages:
@@ -213,11 +233,11 @@ class _Stages:
             self._folder / "items.parquet", columns=write.names_of(numbered.item_features)
         )
         items = catalogue.combine_chunks().to_batches()[0]
-        self._journal.stage(
-            "users", _Done, lambda: self._users(numbered, checked.category, items, threads)
+        ordered = self._journal.stage(
+            "users", _Ordered, lambda: self._users(numbered, checked.category, items, threads)
         )
         files = self._examples(numbered, checked.category, items, threads)
-        return self._schema(checked, marked, numbered, files)
+        return self._schema(checked, marked, numbered, ordered, files)
 
     def _check(self, database: duckdb.DuckDBPyConnection) -> _Checked:
         with _bar("check", 0) as bar, tables_of(database, self._work, "check"):
@@ -270,7 +290,7 @@ class _Stages:
 
     def _users(
         self, numbered: _Numbered, category: str, items: pa.RecordBatch, threads: int
-    ) -> _Done:
+    ) -> _Ordered:
         make_folders(self._work)
         shared = Shared(
             work=self._work,
@@ -287,7 +307,7 @@ class _Stages:
                 write_range(numbered.ranges[number], shared, bar.add)
 
             bar.in_threads(work, range(len(numbered.ranges)), threads)
-        return _Done()
+        return _Ordered(count_ties(self._work))
 
     def _examples(
         self, numbered: _Numbered, category: str, items: pa.RecordBatch, threads: int
@@ -323,6 +343,7 @@ class _Stages:
         checked: _Checked,
         marked: _Marked,
         numbered: _Numbered,
+        ordered: _Ordered,
         files: tuple[ExampleFile, ...],
     ) -> Schema:
         by_name = {feature.name: feature for feature in numbered.item_features}
@@ -343,7 +364,7 @@ class _Stages:
             split=f"{checked.split.words}; {marked.held_out}",
             rows_read=checked.counts.interactions_read,
             rejected=checked.counts.rejected,
-            notes=(*checked.notes, *marked.notes),
+            notes=(*checked.notes, *marked.notes, *ordered.notes(numbered.rows)),
             facts=checked.facts,
         )
 

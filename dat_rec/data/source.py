@@ -7,8 +7,9 @@ A source registers these DuckDB relations (tables or views) in the connection it
     raw_users          user_id, file, row, and its attributes' columns
 
 Ids are BIGINT or VARCHAR, alike in all relations. ``time`` is BIGINT: microseconds since 1970 for
-timestamps, else the source's own order. ``row`` counts the file's rows from 1. ``problem`` is NULL,
-or says what is wrong with the row, and ``value`` shows it.
+timestamps, else the source's own order. A column ``sequence``, BIGINT, may order a user's
+interactions of equal time; without it they stand by item, and are counted. ``row`` counts the
+file's rows from 1. ``problem`` is NULL, or says what is wrong with the row, and ``value`` shows it.
 """
 
 from collections.abc import Callable
@@ -71,6 +72,8 @@ class Split:
     """Why all interactions were held out, and the cure."""
     if_none: str = "give more data or hold out more"
     """Why no interaction was held out, and the cure."""
+    by_order: bool = False
+    """Whether it tells a user's interactions of equal time apart, by their order."""
 
 
 def last_share_of_time(share: float, cure: str = "give more data") -> Split:
@@ -114,6 +117,7 @@ def last_of_each_user(order: str, cure: str = "give more data") -> Split:
         f"{last} AND count(*) OVER (PARTITION BY user_id) > 1",
         "test: the last interaction of each user who has two or more",
         if_none=f"no user has two: {cure}",
+        by_order=True,
     )
 
 

@@ -1,7 +1,7 @@
 """Clean interactions in, the same with the held-out ones marked out: what trains and what tests.
 
 In: ``interactions``, ``items``, ``users``. Out: table ``marked_interactions`` (user_id, item_id,
-time, is_test), and the three anew where ``minimum`` drops rows.
+time, sequence if there is one, is_test), and the three anew where ``minimum`` drops rows.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import duckdb
 
 from dat_rec.data.database import count_rows
-from dat_rec.data.source import Split
+from dat_rec.data.source import Split, columns_of
 from dat_rec.errors import UserError
 
 FAR = 1.5
@@ -65,13 +65,21 @@ class HeldOut:
     """Number of all interactions."""
     asked: float | None
     """Share that was asked for; None where the split names none."""
+    ties: int = 0
+    """Number of held-out interactions that their order alone tells from a training one."""
 
     def __str__(self) -> str:
         return f"{self.rows} of {self.of} are held out ({self.rows / self.of:.2%})"
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A line, if the share is far from the one that was asked for."""
+        """A line, if the share is far from the one that was asked for, or there are ties."""
+        if self.ties:
+            return (
+                f"warning: {self.ties} held-out interactions have the user and time of one that is "
+                "trained on: the order of the rows chose them: name a column that orders them "
+                "(--sequence of parquet)",
+            )
         share = self.rows / self.of
         if self.asked is None or self.asked / FAR <= share <= self.asked * FAR:
             return ()
@@ -87,8 +95,10 @@ def hold_out(database: duckdb.DuckDBPyConnection, split: Split) -> HeldOut:
     Raises:
         UserError: nothing would be left to train on, or nothing to test on.
     """
+    ordered = "sequence" in columns_of(database, "interactions")
+    sequence = ", sequence" if ordered else ""
     database.execute(
-        "CREATE TABLE marked_interactions AS SELECT user_id, item_id, time, "
+        f"CREATE TABLE marked_interactions AS SELECT user_id, item_id, time{sequence}, "
         f"({split.is_test})::BOOLEAN AS is_test FROM interactions"
     )
     rows = count_rows(database, "marked_interactions")
@@ -99,4 +109,13 @@ def hold_out(database: duckdb.DuckDBPyConnection, split: Split) -> HeldOut:
         raise UserError(f"no interaction is left to train on ({split.words}): {split.if_all}")
     if held == 0:
         raise UserError(f"no interaction is held out to test on ({split.words}): {split.if_none}")
-    return HeldOut(held, rows, split.share)
+    ties = 0
+    if split.by_order:
+        held_out, trained = (
+            f"(FROM marked_interactions WHERE {test})" for test in ("is_test", "NOT is_test")
+        )
+        ties = count_rows(
+            database,
+            f"{held_out} held SEMI JOIN {trained} trained USING (user_id, time{sequence})",
+        )
+    return HeldOut(held, rows, split.share, ties)

@@ -5,7 +5,8 @@ memory holds the ranges that threads are busy with, and a restart keeps the fini
 the work folder::
 
     user_rows.parquet            user_id, trained, query features; by user_row
-    training/range=R/*.parquet   user_row, item_index, time of the range's training interactions
+    training/range=R/*.parquet   user_row, item_index, time, and sequence if the log has one, of
+                                 the range's training interactions
 
 Out:
 
@@ -14,6 +15,7 @@ Out:
     seen/R.arrow     the rows of seen.parquet
     examples/R.arrow the examples without history and item features, by their shuffle key: a batch
                      for each example file, with the key, and where the history ends in the sequence
+    ties/R           how many interactions nothing but the item orders after the one before
 """
 
 import os
@@ -70,7 +72,7 @@ class Shared:
 
 def make_folders(work: Path) -> None:
     """Make the folders of ``write_range``, which may be there."""
-    for name in ("users", "seen", "examples"):
+    for name in ("users", "seen", "examples", "ties"):
         (work / name).mkdir(exist_ok=True)
     (work / SEQUENCE).touch()
 
@@ -87,6 +89,7 @@ def write_range(of: UserRange, shared: Shared, done: Callable[[int], None]) -> N
     if not last.exists():
         sequences = _read(of, shared)
         done(of.rows // 4)
+        (shared.work / "ties" / str(of.number)).write_text(str(sequences.ties))
         _write_sequence(of, sequences, shared)
         users = _users(of, shared)
         start, stop = sequences.last(of.first_user, of.users, shared.history_length)
@@ -103,6 +106,11 @@ def write_range(of: UserRange, shared: Shared, done: Callable[[int], None]) -> N
         done(of.rows)
 
 
+def count_ties(work: Path) -> int:
+    """How many training interactions nothing but the item orders after the user's one before."""
+    return sum(int(file.read_text()) for file in (work / "ties").iterdir())
+
+
 def _read(of: UserRange, shared: Shared) -> Sequences:
     """The range's interactions, in order."""
     folder = shared.work / "training" / f"range={of.number}"
@@ -112,7 +120,10 @@ def _read(of: UserRange, shared: Shared) -> Sequences:
         np.concatenate([np.empty(0, dtype), *(part[name].to_numpy() for part in parts)])
         for name, dtype in (("user_row", np.int32), ("item_index", np.int32), ("time", np.int64))
     )
-    return order_interactions(user, item, time, shared.history_length)
+    sequence = None
+    if parts and "sequence" in parts[0].column_names:
+        sequence = np.concatenate([part["sequence"].to_numpy() for part in parts])
+    return order_interactions(user, item, time, shared.history_length, sequence)
 
 
 def _write_sequence(of: UserRange, sequences: Sequences, shared: Shared) -> None:

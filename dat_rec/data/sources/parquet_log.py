@@ -33,6 +33,8 @@ from dat_rec.data.sources.labels import labels_among, labels_from
 from dat_rec.data.sources.named_paths import start_of
 from dat_rec.data.sources.named_tables import Table, named_table
 from dat_rec.data.sources.odd_times import spoilt_times
+from dat_rec.data.sources.sequence import sequence_sql
+from dat_rec.data.sources.snapshots import Snapshot
 from dat_rec.data.sources.tables import NO_USERS, PLACE, Relation, finite, parquet
 from dat_rec.data.sources.times import OTHER_FORM, Times, no_moment, read_moment, times_of
 from dat_rec.errors import UserError
@@ -78,6 +80,9 @@ class ParquetLog(Options):
     time: str = TIME
     """Column of interactions that holds the time: timestamp, date, text of either, seconds
     (milliseconds, …) since 1970, or integers in order. Optional with --split last or random."""
+    sequence: str | None = None
+    """Column of interactions that orders those of one user and time: integers or timestamps.
+    Without it they stand by item, and how many there are is said."""
     time_format: str | None = None
     """Format of times in text, in the strptime codes that DuckDB knows, e.g. '%d.%m.%Y %H:%M'.
     Without it, the format is found in the data, where the year comes first."""
@@ -204,12 +209,17 @@ class ParquetLog(Options):
     ) -> Times | None:
         """Make raw_interactions; return how its times are read, None for a log without times.
 
-        ``place`` counts its rows, where their order matters: for the last one of equal times, or
-        because there are no times.
+        ``place`` counts its rows, where their order matters: for the last one of equal times that
+        no sequence orders, or because there are no times.
         """
         log, timed = self._log(database, parts)
+        if not timed and (self.sequence is not None or isinstance(parts, Snapshot)):
+            raise UserError(
+                f"{parts.where}: has no column {self.time!r}, and the rows are in no order: name "
+                f"one that orders them: --time {self.sequence or 'COLUMN'}"
+            )
         place = ""
-        if self.split == "last" or not timed:
+        if (self.split == "last" and self.sequence is None) or not timed:
             # A table: the view is read several times, and would sort the whole log each time.
             database.execute(
                 "CREATE TABLE placed_log AS SELECT *, "
@@ -229,8 +239,12 @@ class ParquetLog(Options):
         if timed:
             times, value = self._times(log, parts), named(self.time)
             time = times.micros(value)
-            other = f"{times.other(value)} OR {spoilt_times(log, self.time, None)}"
+            other = f"{times.other(value)} OR {spoilt_times(log, self.time, self.sequence)}"
             problem += f" WHEN {other} THEN {quoted(OTHER_FORM)}"
+        if self.sequence is not None:
+            sequence = sequence_sql(log, self.sequence)
+            problem += f" WHEN {named(self.sequence)} IS NULL THEN 'missing sequence'"
+            place = f", {sequence} AS sequence"
         label = named(self.label) if self.label else "NULL"
         value = f"CASE WHEN {missing} THEN {label}::VARCHAR ELSE {value}::VARCHAR END"
         database.execute(
@@ -244,7 +258,8 @@ class ParquetLog(Options):
 
     def _log(self, database: duckdb.DuckDBPyConnection, parts: Table) -> tuple[Relation, bool]:
         """The log with the columns that are asked for, and whether it has a time."""
-        columns = [self.user_id, self.item_id, *([self.label] if self.label else [])]
+        more = [name for name in (self.label, self.sequence) if name is not None]
+        columns = [self.user_id, self.item_id, *more]
         timed = self.time != TIME or parts.has(TIME)
         wanted = [*columns, self.time] if timed or self.split == "time" else columns
         try:
@@ -320,7 +335,8 @@ class ParquetLog(Options):
         if self.split == "random":
             return random_share(self.test_share, self.seed)
         if self.split == "last":
-            return last_of_each_user("place", "pass --split time or --split random")
+            order = "place" if self.sequence is None else "sequence DESC, item_id"
+            return last_of_each_user(order, "pass --split time or --split random")
         if self.test_from is None or times is None:
             return last_share_of_time(self.test_share, "pass --split last or --split random")
         start = read_moment(database, times, self.test_from)
