@@ -35,7 +35,9 @@ Device = Literal["auto", "cpu", "cuda"]
 MAXIMUM_TIMEOUT_S = 7 * 24 * 3600
 MAXIMUM_MEMORY_GB = 2**20
 """A PiB."""
-RUN_FACTS = ("world_size", "global_batch", "row_digest", "launch", "job", "steps")
+MAXIMUM_SHUFFLE_MB = 2**30
+MAXIMUM_LANES = 2**12
+RUN_FACTS = ("world_size", "global_batch", "row_digest", "launch", "job", "steps", "order")
 """What a run's config.json holds beside the configuration."""
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 OTHER_VERSION = "read it with the version of dat_rec that wrote it, or train anew"
@@ -142,6 +144,13 @@ class DataConfig:
     bad_ids: Literal["refuse", "unknown"] = "refuse"
     """What to do with ids that are negative or beyond their table: refuse them and stop, or train
     the unknown row in their place; train.json counts them since the last start."""
+    shuffle_mb: Annotated[int, Ge(1), Le(MAXIMUM_SHUFFLE_MB), Absent(512)] = 512
+    """Memory of the examples, in MiB, of all ranks together: those that are shuffled together and
+    those that are read ahead. It is at least that of two row groups for each lane."""
+    lanes: Annotated[int, Ge(0), Le(MAXIMUM_LANES), Absent(0)] = 0
+    """Number of lanes that the examples are dealt to, each read and shuffled apart; a rank reads
+    the lanes that it trains on, so that more ranks than lanes share one. 0: a lane for every eight
+    row groups, rounded down to a power of two, at most 64."""
 
     __pydantic_config__ = STRICT
 

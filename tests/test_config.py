@@ -54,6 +54,8 @@ MODERN: dict[str, Any] = {
     "examples.id_dropout": 0.05,
     "examples.skip_repeats": False,
     "examples.bad_ids": "refuse",
+    "examples.shuffle_mb": 512,
+    "examples.lanes": 0,
     "warm_start": None,
 }
 """All that decides a run's numbers."""
@@ -122,7 +124,7 @@ OTHER = TrainConfig(
     model=ModelConfig(8, (16, 12, 10), 4, True, False, "float64", ("item", "augmented_*")),
     loss=LossConfig("bce", 2, 0, True, 0.5, 0.05, 0.0, 0.0, 0.0, 1.3),
     optimizer=OptimizerConfig("adagrad", 0.1, 0.01, 3, "none", 0.2),
-    examples=DataConfig(0.1, True, "unknown"),
+    examples=DataConfig(0.1, True, "unknown", 8, 3),
 )
 USUAL = ["data", "out", "loss.shared_negatives", "loss.in_batch", "loss.temperature"]
 """Its only fields as by default; those of the softmax would be void beside bce."""

@@ -37,8 +37,9 @@ def to_kjt(columns: Mapping[str, Column], keys: Sequence[str], rows: int) -> Key
     for number, key in enumerate(keys):
         if key in columns:
             lengths[number, : len(columns[key])] = columns[key].lengths()
-    none = np.zeros(0, np.int64)
-    values = np.concatenate([column.values for column in present]) if present else none
+    values = np.zeros(sum(len(column.values) for column in present), np.int64)
+    if present:
+        np.concatenate([column.values for column in present], out=values)
     return KeyedJaggedTensor(
         keys=list(keys),
         values=torch.from_numpy(values),

@@ -1,18 +1,14 @@
-"""Row groups in, examples in memory out; files whose metadata betray them are refused first."""
+"""Row groups in, examples in memory out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dat_rec.data.columns import BadIds, Column, concatenate_columns, read_columns
-from dat_rec.data.reader_options import OPTION_CURE
-from dat_rec.data.row_groups import RowGroup, index_feature, new_pairs, read_row_group
+from dat_rec.data.columns import BadIds, Column, Ids, join_columns, read_columns
+from dat_rec.data.row_groups import ExampleFiles, RowGroup, index_feature, new_pairs
 from dat_rec.data.schema import Schema
-from dat_rec.data.statistics import suspect_groups
 
 
 @dataclass(frozen=True)
@@ -21,7 +17,7 @@ class Examples:
 
     columns: dict[str, Column]
     """Each feature's column, in the schema's order."""
-    item_index: NDArray[np.int64]
+    item_index: Ids
     """(R,) catalogue row of each positive."""
 
     def __len__(self) -> int:
@@ -32,32 +28,55 @@ class Examples:
         columns = {name: column.take(rows) for name, column in self.columns.items()}
         return Examples(columns, self.item_index[rows])
 
-    def slice(self, start: int, stop: int) -> "Examples":
-        """The examples ``start`` to ``stop``, without a copy of the values."""
-        columns = {name: column.slice(start, stop) for name, column in self.columns.items()}
-        return Examples(columns, self.item_index[start:stop])
+    @staticmethod
+    def none(schema: Schema) -> "Examples":
+        """No examples."""
+        no_ids, no_bags = np.zeros(0, np.int64), np.zeros(1, np.int64)
+        columns = {
+            feature.name: Column(no_ids, no_bags if feature.multi_valued else None)
+            for feature in schema.features
+        }
+        return Examples(columns, no_ids)
 
     @staticmethod
-    def concatenate(parts: Sequence["Examples"]) -> "Examples":
-        """All examples of one or more parts, in their order."""
-        if len(parts) == 1:
-            return parts[0]
-        columns = {
-            name: concatenate_columns([part.columns[name] for part in parts])
-            for name in parts[0].columns
-        }
-        return Examples(columns, np.concatenate([part.item_index for part in parts]))
+    def join(parts: "Parts", order: NDArray[np.int64] | None = None) -> "Examples":
+        """The rows of one or more parts.
+
+        Args:
+            parts: examples, of each the first row and the one after the last.
+            order: of the result's rows, among those of all parts; None: as they come.
+        """
+        columns = {}
+        for name in parts[0][0].columns:
+            column = join_columns([(part.columns[name], i, j) for part, i, j in parts])
+            columns[name] = column if order is None else column.take(order)
+        index = np.concatenate([part.item_index[i:j] for part, i, j in parts])
+        return Examples(columns, index if order is None else index[order])
+
+
+Parts = Sequence[tuple[Examples, int, int]]
 
 
 def read_examples(
-    group: RowGroup, schema: Schema, bad_ids: BadIds, *, skip_repeats: bool
+    files: ExampleFiles,
+    group: RowGroup,
+    start: int,
+    stop: int,
+    schema: Schema,
+    bad_ids: BadIds,
+    *,
+    skip_repeats: bool,
 ) -> Examples:
-    """Read one row group.
+    """Read some rows of a row group, which is decoded whole.
 
     Args:
+        files: reads it.
         group: what to read.
+        start: the first of the rows, of those to train on.
+        stop: the one after the last.
         schema: names the features, and says how many items are trained.
-        bad_ids: what becomes of ids outside their table.
+        bad_ids: what becomes of ids outside their table. It is told of those in the rows, and in
+            the repeats before each.
         skip_repeats: whether to leave out the pairs that the user had before.
 
     Raises:
@@ -66,39 +85,18 @@ def read_examples(
     """
     index = index_feature(schema.trained_items)
     names = [*(feature.name for feature in schema.features), index.name]
-    table = read_row_group(group, [*names, "repeat"] if skip_repeats else names)
-    columns = read_columns(table, schema.features, str(group), bad_ids)
+    table = files.read(group, [*names, "repeat"] if skip_repeats else names)
+    first, last, kept = start, stop, None
+    if skip_repeats:
+        new = new_pairs(table, group)
+        # So that the parts of a row group have together every row once, repeats included.
+        first = int(new[start - 1]) + 1 if start else 0
+        last = int(new[stop - 1]) + 1 if stop < len(new) else len(table)
+        kept = new[start:stop] - first
+    table = table.slice(first, last - first)
+    where = str(group)
+    columns = read_columns(table, schema.features, where, bad_ids, first_row=first, widen=False)
     # A row of items.parquet, not an embedding id: there is none that means unknown.
-    item_index = read_columns(table, [index], str(group))[index.name].values
-    examples = Examples(columns, item_index)
-    return examples.take(new_pairs(table, group)) if skip_repeats else examples
-
-
-def check_files(
-    groups: Sequence[RowGroup], schema: Schema, policy: Literal["refuse", "unknown"]
-) -> None:
-    """Refuse what the files' metadata betray, before a run takes its folder.
-
-    The row groups that they make suspect are read, so that the message names the very value.
-
-    Args:
-        groups: all row groups that will be read.
-        schema: names the features, and says how many items are trained.
-        policy: what becomes of ids outside their table.
-
-    Raises:
-        UserError: a column is missing or malformed, or holds an id that is refused.
-    """
-    index = index_feature(schema.trained_items)
-    features = (*schema.features, index)
-    names = [feature.name for feature in features]
-    may_lie_outside = names[:-1] if policy == "unknown" else []
-    for path in {group.path: None for group in groups}:
-        metadata = pq.read_metadata(path)
-        empty = metadata.schema.to_arrow_schema().empty_table()
-        read_columns(empty, features, str(path))
-        for number in suspect_groups(metadata, features, nulls_only=may_lie_outside):
-            group = RowGroup(path, number, 0)
-            table = read_row_group(group, names)
-            read_columns(table, schema.features, str(group), BadIds(policy, OPTION_CURE))
-            read_columns(table, [index], str(group))
+    found = read_columns(table, [index], where, first_row=first, widen=False)
+    examples = Examples(columns, found[index.name].values)
+    return examples if kept is None else examples.take(kept)

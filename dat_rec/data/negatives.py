@@ -4,16 +4,37 @@ The draw for global step t depends on the seed and t alone, so that every world 
 every resumed run sees the same negatives.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 NEGATIVES, ORDER, WINDOW, DROPOUT = range(4)
 """Independent streams of random numbers."""
+PHILOX_BLOCK = 4
+"""Numbers of 64 bits, each of which makes a float64, for each value of Philox's counter."""
 
 
-def generator(seed: int, stream: int, number: int) -> np.random.Generator:
-    """A generator that depends on its three arguments alone (Philox, counter-based)."""
-    return np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, number, 0]))
+def generator(seed: int, stream: int, *numbers: int) -> np.random.Generator:
+    """A generator that depends on its arguments alone: seed, stream and one to three numbers."""
+    return np.random.Generator(_philox(seed, stream, numbers, 0))
+
+
+def uniform(seed: int, stream: int, number: int, start: int, stop: int) -> NDArray[np.float64]:
+    """Numbers ``start`` to ``stop`` of an endless sequence of uniform ones in [0, 1).
+
+    It depends on seed, stream and ``number``. Those before ``start`` are not made, so that a rank
+    draws its own part of what a global batch needs.
+    """
+    skipped = start // PHILOX_BLOCK
+    rng = np.random.Generator(_philox(seed, stream, (number,), skipped))
+    return rng.random(stop - skipped * PHILOX_BLOCK)[start - skipped * PHILOX_BLOCK :]
+
+
+def _philox(seed: int, stream: int, numbers: Sequence[int], skipped: int) -> np.random.Philox:
+    """Philox, counter-based: the first word counts its blocks, the others are free."""
+    counter = [skipped, *numbers, 0, 0]
+    return np.random.Philox(key=[seed, stream], counter=counter[:4])
 
 
 class NegativeSampler:
@@ -30,16 +51,17 @@ class NegativeSampler:
         self._cumulative = np.cumsum(self.probabilities)
         self._uniform = power == 0
 
-    def draw(self, shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Catalogue rows (int64) of ``shape``."""
+    def draw(self, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Catalogue rows (N,), one for each of (N,) independent uniform numbers in [0, 1)."""
+        items = len(self.probabilities)
         if self._uniform:
-            return rng.integers(0, len(self.probabilities), shape)
-        uniform = rng.random(shape).ravel()
-        # Searched for in rising order, neighbours find the same sums in the cache.
-        order = np.argsort(uniform)
-        found = np.empty(len(uniform), np.int64)
-        found[order] = np.searchsorted(self._cumulative, uniform[order], side="right")
-        return np.minimum(found, len(self.probabilities) - 1).reshape(shape)
+            found = (uniform * items).astype(np.int64)
+        else:
+            # Searched for in rising order, neighbours find the same sums in the cache.
+            order = np.argsort(uniform)
+            found = np.empty(len(uniform), np.int64)
+            found[order] = np.searchsorted(self._cumulative, uniform[order], side="right")
+        return np.minimum(found, items - 1)
 
 
 def log_candidate_share(

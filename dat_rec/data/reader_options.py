@@ -36,5 +36,8 @@ class ReaderOptions:
     in their place and counts them."""
     categories: int | None = None
     """Maximum number of categories that equation (3) compares, most frequent first. None: all."""
-    window: int = 8
-    """Number of row groups that are shuffled together."""
+    lanes: int = 0
+    """Number of lanes that the examples are dealt to; 0: as ``usual_lanes`` has it."""
+    shuffle_mb: float = 512.0
+    """Megabytes of the examples that are shuffled together, and of those that are read ahead, of
+    all ranks; at least two row groups for each lane."""

@@ -1,5 +1,7 @@
-"""Example files as row groups: which there are, what they hold, and which rows are no repeats."""
+"""Example files as row groups, and how one is read: files are opened here and nowhere else."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dat_rec.data.columns import read_columns
-from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import Feature
 from dat_rec.errors import UserError
+
+METADATA_KEPT = 64
+"""Maximum number of files whose metadata a reader keeps."""
 
 
 @dataclass(frozen=True)
@@ -27,51 +30,59 @@ class RowGroup:
         return f"{self.path} (row group {self.number})"
 
 
-def row_groups(dataset: Dataset) -> list[RowGroup]:
-    """All row groups of a dataset's examples.
+class ExampleFiles:
+    """Reads row groups; keeps the metadata of the files that were read last.
 
-    Raises:
-        UserError: a file cannot be read, or has not the rows that the schema tells.
+    They are as long as a file's row groups are many, so that to read them for each would take a
+    good part of its time.
     """
-    groups = []
-    for file in dataset.schema.example_files:
-        path = dataset.folder / file.path
-        try:
-            metadata = pq.read_metadata(path)
-        except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path}: cannot be read ({reason}): prepare it anew") from error
-        if metadata.num_rows != file.rows:
-            raise UserError(
-                f"{path}: {metadata.num_rows} rows, schema.json says {file.rows}: "
-                "prepare the dataset anew"
-            )
-        for number in range(metadata.num_row_groups):
-            groups.append(RowGroup(path, number, metadata.row_group(number).num_rows))
-    return groups
+
+    def __init__(self) -> None:
+        self._metadata: dict[Path, pq.FileMetaData] = {}
+
+    def metadata(self, path: Path) -> pq.FileMetaData:
+        """An example file's metadata.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        found = self._metadata.get(path)
+        if found is None:
+            with _readable(str(path)), _open(path) as file:
+                found = file.metadata
+            # A new one: other threads read the old one.
+            kept = list(self._metadata.items())[-METADATA_KEPT:]
+            self._metadata = dict([*kept, (path, found)])
+        return found
+
+    def read(self, group: RowGroup, names: list[str]) -> pa.Table:
+        """Read these columns of a row group, with the thread that calls.
+
+        Raises:
+            UserError: one is missing, or the file cannot be read.
+        """
+        metadata = self.metadata(group.path)
+        with _readable(str(group)), _open(group.path, metadata) as file:
+            there = set(file.schema_arrow.names)
+            missing = [name for name in names if name not in there]
+            if missing:
+                raise UserError(f"{group}: column {missing[0]!r} is missing: prepare it anew")
+            return file.read_row_group(group.number, columns=names, use_threads=False)
 
 
-def without_repeats(
-    groups: list[RowGroup], trained_items: int
-) -> tuple[list[RowGroup], NDArray[np.int64]]:
-    """The row groups with the number of rows that are no repeats, and what these rows hold.
+def _open(path: Path, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Open an example file, with its metadata where they are known: the one place that does."""
+    return pq.ParquetFile(path, metadata=metadata, pre_buffer=True)
 
-    Returns:
-        The row groups, and (trained items,) how often each item is a positive in them.
 
-    Raises:
-        UserError: a file cannot be read, or a column is missing or malformed.
-    """
-    counts = np.zeros(trained_items, np.int64)
-    left = []
-    index = index_feature(trained_items)
-    for group in groups:
-        table = read_row_group(group, [index.name, "repeat"])
-        items = read_columns(table, [index], str(group))[index.name].values
-        items = items[new_pairs(table, group)]
-        counts += np.bincount(items, minlength=trained_items)
-        left.append(RowGroup(group.path, group.number, len(items)))
-    return left, counts
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """Say in one line what could not be read."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{what}: cannot be read ({reason}): prepare it anew") from error
 
 
 def index_feature(trained_items: int) -> Feature:
@@ -85,21 +96,3 @@ def new_pairs(table: pa.Table, group: RowGroup) -> NDArray[np.int64]:
     if repeat.type != pa.bool_() or repeat.null_count:
         raise UserError(f"{group}: column 'repeat' is not true or false: prepare it anew")
     return np.flatnonzero(~repeat.to_numpy())
-
-
-def read_row_group(group: RowGroup, names: list[str]) -> pa.Table:
-    """Read these columns of a row group.
-
-    Raises:
-        UserError: one is missing, or the file cannot be read.
-    """
-    try:
-        with pq.ParquetFile(group.path) as file:
-            there = set(file.schema_arrow.names)
-            missing = [name for name in names if name not in there]
-            if missing:
-                raise UserError(f"{group}: column {missing[0]!r} is missing: prepare it anew")
-            return file.read_row_group(group.number, columns=names)
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{group}: cannot be read ({reason}): prepare it anew") from error

@@ -15,6 +15,7 @@ from pathlib import Path
 from dat_rec.checkpoint.listing import advice, checkpoints
 from dat_rec.config import TrainConfig, differences, may_change_on_resume
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.example_order import ORDER_VERSION
 from dat_rec.dist.agree import all_gather_object
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
@@ -162,6 +163,11 @@ def _checked_global_batch(config: TrainConfig, dataset: Dataset, world_size: int
 def _check_same_run(config: TrainConfig, before: TrainConfig, dataset: Dataset) -> None:
     """Refuse to resume with anything that decides the run's numbers and is not as it was."""
     run = config.out
+    if read_config(run).get("order") != ORDER_VERSION:
+        raise UserError(
+            f"{run}: the release that began it took the examples in another order, so that it "
+            f"cannot go on: begin a new --out with --warm-start {run}"
+        )
     if differing := differences(config, before, but=may_change_on_resume()):
         raise UserError(
             f"{run}: --resume with {differing[0]}, in brackets what the run was made with: "

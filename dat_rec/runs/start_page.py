@@ -32,6 +32,8 @@ class Start:
     """Number of examples in an epoch."""
     global_batch: int
     """Examples a step on all ranks."""
+    rows: int
+    """Maximum number of them on a rank."""
     plan: list[dict[str, Any]]
     """The sharding plan, of ``plan_to_json``."""
     estimate: PlanEstimate
@@ -46,7 +48,7 @@ def start_page(config: TrainConfig, start: Start) -> str:
     hosts = sorted(set(start.hosts), key=start.hosts.index)
     ranks = ", ".join(f"{host} {_ranges(start.hosts, host)}" for host in hosts)
     begins = f"goes on after step {start.done:,}" if start.done else "begins"
-    batch = f"{start.global_batch:,} examples a step, {_share(start)} on each rank"
+    batch = f"{start.global_batch:,} examples a step, {_share(start)}{start.rows:,} on each rank"
     kept = f"the newest {config.keep_checkpoints}"
     kept += f" and the best {config.keep_best}" if config.keep_best else ""
     rows = [
@@ -69,8 +71,7 @@ def start_page(config: TrainConfig, start: Start) -> str:
 
 
 def _share(start: Start) -> str:
-    least, rest = divmod(start.global_batch, start.context.world_size)
-    return f"{least:,}" if not rest else f"{least:,} or {least + 1:,}"
+    return "" if start.rows * start.context.world_size == start.global_batch else "at most "
 
 
 def _ranges(hosts: tuple[str, ...], host: str) -> str:

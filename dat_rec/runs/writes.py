@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from dat_rec.checkpoint.retention import set_aside
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.example_order import ORDER_VERSION
 from dat_rec.data.rows import copy_rows
 from dat_rec.dist.agree import wait_for_all_ranks
 from dat_rec.files import PARTIAL_SUFFIX, publish, read_json, whole_file, write_json
@@ -86,6 +87,7 @@ def _record(
         "launch": list(run.context.launchers),
         "job": os.environ.get(JOB, ""),
         "steps": steps,
+        "order": ORDER_VERSION,
     }
     # Last: config.json says that this folder is a run.
     write_json(folder / "config.json", to_json(run.config) | facts)

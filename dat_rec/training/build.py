@@ -97,5 +97,7 @@ def reader_options(config: TrainConfig, global_batch: int) -> ReaderOptions:
         id_dropout=config.examples.id_dropout,
         skip_repeats=config.examples.skip_repeats,
         bad_ids=config.examples.bad_ids,
+        lanes=config.examples.lanes,
+        shuffle_mb=config.examples.shuffle_mb,
         categories=max_categories(config.model.output_dim) if config.loss.alignment else None,
     )

@@ -15,9 +15,11 @@ from torchrec.optim.keyed import CombinedOptimizer
 from dat_rec.checkpoint.find import newest_whole
 from dat_rec.checkpoint.restore import restore
 from dat_rec.config import TrainConfig
+from dat_rec.data.columns import total_bad_ids
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
-from dat_rec.dist.agree import check_same_on_all_ranks, together
+from dat_rec.data.survey import join_surveys, survey
+from dat_rec.dist.agree import all_gather_object, check_same_on_all_ranks, together
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import StoppedError
@@ -67,13 +69,10 @@ def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str
         )
         # Whatever can refuse its input comes before anything is written to the run's folder.
         run = open_run(config, dataset, context)
-        with together():
-            options = reader_options(config, run.global_batch)
-            reader = ExampleReader(dataset, options, context.rank, context.world_size)
+        reader = _reader(run)
 
         estimate = PlanEstimate()
-        rows = -(-run.global_batch // context.world_size)
-        model, plan = build_model(config, dataset, context, rows, estimate, tower)
+        model, plan = build_model(config, dataset, context, reader.rows, estimate, tower)
         optimizer = build_optimizer(
             model, config.optimizer.tower_lr, config.optimizer.table_lr, config.optimizer.table
         )
@@ -96,7 +95,7 @@ def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str
             "resumed_after": done,
             "examples_an_epoch": reader.examples,
             "world_size": context.world_size,
-            "bad_ids": reader.bad_ids,
+            "bad_ids": total_bad_ids(all_gather_object(reader.bad_ids)),
         }
         return finish(run, facts | results)
 
@@ -131,6 +130,20 @@ def _preflight(config: TrainConfig, context: RankContext) -> None:
             print(line, file=sys.stderr)
 
 
+def _reader(run: OpenRun) -> ExampleReader:
+    """Open the examples; each rank asks its part of the files what they hold."""
+    config, context, dataset = run.config, run.context, run.dataset
+    rank, ranks = context.rank, context.world_size
+    options = reader_options(config, run.global_batch)
+    with together():
+        part = survey(
+            dataset, options.bad_ids, skip_repeats=options.skip_repeats, part=rank, parts=ranks
+        )
+    surveyed = join_surveys(all_gather_object(part))
+    with together():
+        return ExampleReader(dataset, options, rank, ranks, surveyed=surveyed)
+
+
 def _load(
     run: OpenRun, model: DistributedModelParallel, optimizer: CombinedOptimizer
 ) -> tuple[dict[str, Any], tuple[Path, ...]]:
@@ -158,6 +171,7 @@ def _start(
         done=reader.start_step,
         examples=reader.examples,
         global_batch=run.global_batch,
+        rows=reader.rows,
         plan=plan,
         estimate=estimate,
         compared=str(reader.compared) if run.config.loss.alignment else None,

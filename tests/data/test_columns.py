@@ -82,7 +82,7 @@ def test_ids_are_refused_by_their_value_and_row(array: pa.Array) -> None:
 def test_ids_are_made_unknown_and_counted(
     array: pa.Array, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    bad_ids = BadIds("unknown", says=True)
+    bad_ids = BadIds("unknown", says=set())
     ids = array.to_pylist()
     for where in ("a", "a", "b"):
         column = read(array, KIND, where, bad_ids)

@@ -13,6 +13,7 @@ import pytest
 from dat_rec.checkpoint.find import FoundCheckpoint, newest_whole
 from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.example_order import ORDER_VERSION
 from dat_rec.dist.process_group import process_group
 from dat_rec.errors import UserError
 from dat_rec.files import write_json
@@ -69,7 +70,11 @@ def test_a_folder_with_anything_else_is_not_touched(planted: Dataset, tmp_path: 
 
 def write_config(dataset: Dataset, run: Path, global_batch: int) -> None:
     """Make a folder of checkpoints a run."""
-    facts = {"global_batch": global_batch, "row_digest": dataset.row_digest()}
+    facts = {
+        "global_batch": global_batch,
+        "row_digest": dataset.row_digest(),
+        "order": ORDER_VERSION,
+    }
     write_json(run / "config.json", to_json(preset("modern", dataset.folder, run)) | facts)
     dataset.schema.save(run)
 

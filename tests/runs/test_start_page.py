@@ -67,7 +67,7 @@ def page(
     estimate = PlanEstimate()
     ranks = range(group or len(hosts))
     estimate.ranks = {rank: RankEstimate(2**20, 2**21 * rank, 0.5 + rank) for rank in ranks}
-    start = Start(context, hosts, 1_000, done, 5_000, 10, [], estimate, compared)
+    start = Start(context, hosts, 1_000, done, 5_000, 10, 3, [], estimate, compared)
     config = replace(preset("modern", Path("/data"), Path("/a run")), sharding_group_size=group)
     config = replace(config, model=replace(config.model, fp16_tables=fp16_tables))
     return start_page(config, start)
@@ -76,7 +76,7 @@ def page(
 def test_hosts_shares_and_words_for_a_shell_are_as_they_are() -> None:
     found = page(("a", "a", "b", "a"), done=400)
     assert "hosts: 2 (a ranks 0, 1, 3, b rank 2)" in found
-    assert "10 examples a step, 2 or 3 on each rank" in found
+    assert "10 examples a step, at most 3 on each rank" in found
     assert "/a run, goes on after step 400" in found
     assert "tensorboard --logdir '/a run'/tensorboard" in found
     assert "  rank 3: 7.0 MiB of 1.0 GiB" in found
