@@ -59,7 +59,7 @@ class Lanes:
         self, lanes: int, global_batch: int, total: int, rank: int = 0, world_size: int = 1
     ) -> None:
         self.number = lanes
-        self._batch, self._total, self._rank = global_batch, total, rank
+        self._batch, self._total, self.rank = global_batch, total, rank
         turns = sorted(range(lanes), key=lambda lane: _reversed_bits(lane, lanes))
         self.turns: Ints = np.argsort(turns)
         """(L,) when it is each lane's turn, from 0."""
@@ -82,7 +82,7 @@ class Lanes:
         before = self.rows_before(begin)
         rows = self.rows_before(min(begin + self._batch, self._total)) - before
         ends, cuts = self._cut(rows)
-        first, last = int(cuts[self._rank]), int(cuts[self._rank + 1])
+        first, last = int(cuts[self.rank]), int(cuts[self.rank + 1])
         found = []
         for lane in self.own:
             stop = int(ends[lane + 1])
