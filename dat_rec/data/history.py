@@ -16,6 +16,8 @@ from dat_rec.data.schema import HISTORY
 from dat_rec.data.source import HISTORY_CATEGORY
 
 Ints = NDArray[np.int64]
+IDS = pa.list_(pa.field("element", pa.int32(), nullable=False))
+"""Type of lists of ids: without nulls, which a reader need not look for."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def with_histories(
     found = np.asarray(items[positions])
     for name, values in ((HISTORY, found + np.int32(1)), (HISTORY_CATEGORY, category[found])):
         column = pa.ListArray.from_arrays(
-            pa.array(offsets, pa.int32()), pa.array(values, pa.int32())
+            pa.array(offsets, pa.int32()), pa.array(values, pa.int32()), type=IDS
         )
-        batch = batch.append_column(name, column)
+        batch = batch.append_column(pa.field(name, IDS, nullable=False), column)
     return batch

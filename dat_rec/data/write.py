@@ -20,6 +20,9 @@ from dat_rec.files import whole_file
 
 ROW_GROUP = 16_384
 FILE_ROWS = 256 * ROW_GROUP
+EXAMPLES_COMPRESSION = "lz4"
+"""Examples are read in every epoch: files a tenth larger than zstd's take a sixth less of the time
+(benchmarks/LOG.md)."""
 
 
 def write_items(
@@ -51,6 +54,7 @@ def write_batches(
     schema: pa.Schema,
     path: Path,
     done: Callable[[int], None] | None = None,
+    compression: str = "zstd",
 ) -> int:
     """Write a Parquet file, and return the number of rows.
 
@@ -59,9 +63,13 @@ def write_batches(
         schema: theirs.
         path: the file, whole or not at all.
         done: is told how many rows have been written.
+        compression: one that Parquet knows.
     """
     rows = 0
-    with whole_file(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as file:
+    with (
+        whole_file(path) as partial,
+        pq.ParquetWriter(partial, schema, compression=compression) as file,
+    ):
         for batch in _in_row_groups(batches, schema):
             file.write_batch(batch, row_group_size=ROW_GROUP)
             rows += batch.num_rows
@@ -152,7 +160,7 @@ class ExampleWriter:
             for start in range(0, len(order), ROW_GROUP)
         )
         schema = self._with_features(rows.slice(0, 0)).schema
-        return write_batches(batches, schema, path, done)
+        return write_batches(batches, schema, path, done, EXAMPLES_COMPRESSION)
 
     def _rows(self, number: int) -> pa.RecordBatch:
         """The file's rows, in no order, without histories and item features."""

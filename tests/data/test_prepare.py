@@ -218,7 +218,8 @@ def test_what_is_written_can_be_read(made: tuple[Log, Dataset]) -> None:
     assert list(columns) == [feature.name for feature in dataset.schema.features]
     example = pq.ParquetFile(dataset.folder / "examples/part-00000.parquet")
     assert example.schema_arrow.names == [*columns, "item_index", "time", "repeat"]
-    assert example.schema_arrow.field("history").type == pa.list_(pa.int32())
+    ids = pa.list_(pa.field("element", pa.int32(), nullable=False))
+    assert example.schema_arrow.field("history").type == ids
     assert example.schema_arrow.field("item_index").type == pa.int32()
     files = {f"{name}.parquet" for name in ("items", "seen", "test", "users")}
     found = {path.name for path in dataset.folder.iterdir()}
