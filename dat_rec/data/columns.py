@@ -222,8 +222,7 @@ def _read_column(
         if len(array):
             ends = array.offsets.to_numpy()
             np.subtract(ends, ends[0], out=offsets, casting="same_kind")
-    # Compared in the file's own type: uint64 beyond int64 would come out negative.
-    if len(values) and not 0 <= values.min() <= values.max() < feature.rows:
+    if not _all_inside(values, feature.rows):
         bad = (values < 0) | (values >= feature.rows)
         first = int(bad.argmax())
         row = first if offsets is None else int(np.searchsorted(offsets, first, "right")) - 1
@@ -234,3 +233,13 @@ def _read_column(
         bad_ids.found(feature.name, where, first_row, what, int(bad.sum()))
         values = np.where(bad, values.dtype.type(UNKNOWN), values)
     return Column(values, offsets)
+
+
+def _all_inside(values: NDArray[Any], rows: int) -> bool:
+    """Whether all values lie in [0, rows); in the file's own type, which may be beyond int64."""
+    if len(values) == 0:
+        return True
+    if rows > 1 << (8 * values.itemsize - 1):
+        return bool(0 <= values.min() <= values.max() < rows)
+    # One look at each value: as unsigned numbers, negative ones are beyond such a table.
+    return bool(values.view(f"u{values.itemsize}").max() < rows)
