@@ -11,6 +11,7 @@ import duckdb
 from dat_rec.data.source import columns_of, quoted
 from dat_rec.data.user_ranges import UserRange
 from dat_rec.data.write import write_query
+from dat_rec.files import fsync_tree
 
 RANGE_ROWS = 1 << 21
 """Users and training interactions of a range; one user's interactions always stay together."""
@@ -48,6 +49,7 @@ def write_training(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
         "JOIN user_ranges USING (user_id) JOIN item_order USING (item_id) "
         f"WHERE NOT is_test) TO {quoted(folder)} (FORMAT parquet, PARTITION_BY (range))"
     )
+    fsync_tree(folder)
 
 
 def write_test(database: duckdb.DuckDBPyConnection, path: Path) -> int:

@@ -5,6 +5,7 @@ path, size and time of change, the options that decide the result, the versions)
 finished stage has found. A stage's files are whole before the stage is written down.
 """
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -99,3 +100,11 @@ class Journal:
         if self._lasting:
             write_json(self._path, self._content)
         return found
+
+    def drop_files(self) -> None:
+        """Remove the files of all stages, when all are finished; the journal itself stays."""
+        for path in self._path.parent.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != self._path:
+                path.unlink()

@@ -120,8 +120,9 @@ def prepare(options: Options) -> Schema:
             (folder / name).mkdir(exist_ok=True)
         journal = Journal(folder / "work", of, lasting=can_last(folder))
         schema = _Stages(options, folder, journal).run()
-        shutil.rmtree(folder / "work")
+        journal.drop_files()
         schema.save(folder)
+        shutil.rmtree(folder / "work")
     _report(options.out, schema)
     return schema
 
@@ -203,6 +204,13 @@ class _Ordered:
         )
 
 
+@dataclass(frozen=True)
+class _Written:
+    """What the stage ``examples`` hands on, beside its files."""
+
+    files: tuple[ExampleFile, ...]
+
+
 class _Stages:
     """The stages, each after those that it needs.
 
@@ -229,15 +237,20 @@ class _Stages:
                 "number", _Numbered, lambda: self._number(database, checked, marked)
             )
         drop_tables(self._work, "check", "split", "number")
-        catalogue = pq.read_table(
-            self._folder / "items.parquet", columns=write.names_of(numbered.item_features)
-        )
-        items = catalogue.combine_chunks().to_batches()[0]
+        category = checked.category
         ordered = self._journal.stage(
-            "users", _Ordered, lambda: self._users(numbered, checked.category, items, threads)
+            "users", _Ordered, lambda: self._users(numbered, category, threads)
         )
-        files = self._examples(numbered, checked.category, items, threads)
-        return self._schema(checked, marked, numbered, ordered, files)
+        written = self._journal.stage(
+            "examples", _Written, lambda: self._examples(numbered, category, threads)
+        )
+        return self._schema(checked, marked, numbered, ordered, written.files)
+
+    def _items(self, numbered: _Numbered) -> pa.RecordBatch:
+        """The item features, a row for each item_index."""
+        names = write.names_of(numbered.item_features)
+        table = pq.read_table(self._folder / "items.parquet", columns=names)
+        return table.combine_chunks().to_batches()[0]
 
     def _check(self, database: duckdb.DuckDBPyConnection) -> _Checked:
         with _bar("check", 0) as bar, tables_of(database, self._work, "check"):
@@ -288,16 +301,14 @@ class _Stages:
                 tests=write_test(database, folder / "test.parquet"),
             )
 
-    def _users(
-        self, numbered: _Numbered, category: str, items: pa.RecordBatch, threads: int
-    ) -> _Ordered:
+    def _users(self, numbered: _Numbered, category: str, threads: int) -> _Ordered:
         make_folders(self._work)
         shared = Shared(
             work=self._work,
             cuts=file_cuts(numbered.rows, self._options.seed, write.FILE_ROWS),
             seed=self._options.seed,
             history_length=self._options.history_length,
-            category=items[category].to_numpy(),
+            category=self._items(numbered)[category].to_numpy(),
             features=tuple(write.names_of(numbered.query_features)),
             row_group=write.ROW_GROUP,
         )
@@ -309,9 +320,7 @@ class _Stages:
             bar.in_threads(work, range(len(numbered.ranges)), threads)
         return _Ordered(count_ties(self._work))
 
-    def _examples(
-        self, numbered: _Numbered, category: str, items: pa.RecordBatch, threads: int
-    ) -> tuple[ExampleFile, ...]:
+    def _examples(self, numbered: _Numbered, category: str, threads: int) -> _Written:
         pieces = {
             name: [self._work / name / f"{found.number}.arrow" for found in numbered.ranges]
             for name in ("users", "seen", "examples")
@@ -319,7 +328,7 @@ class _Stages:
         writer = write.ExampleWriter(
             pieces["examples"],
             np.memmap(self._work / SEQUENCE, np.int32, "r"),
-            items,
+            self._items(numbered),
             category,
             write.names_of(numbered.query_features),
         )
@@ -336,7 +345,8 @@ class _Stages:
                 return write.write_pieces(pieces[name], self._folder / f"{name}.parquet")
 
             rows = bar.in_threads(work, range(-2, len(names)), threads)
-        return tuple(ExampleFile(name, n) for name, n in zip(names, rows[2:], strict=True))
+        files = (ExampleFile(name, count) for name, count in zip(names, rows[2:], strict=True))
+        return _Written(tuple(files))
 
     def _schema(
         self,

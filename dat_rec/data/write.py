@@ -103,7 +103,12 @@ def _empty(schema: pa.Schema) -> pa.RecordBatch:
 
 
 def write_pieces(pieces: Sequence[Path], path: Path) -> int:
-    """Write the rows of the Arrow files ``pieces``, one after another; return their number."""
+    """Write the rows of the Arrow files ``pieces``, one after another; return their number.
+
+    A file that is there is finished.
+    """
+    if path.exists():
+        return int(pq.read_metadata(path).num_rows)
 
     def batches() -> Iterator[pa.RecordBatch]:
         for piece in pieces:
