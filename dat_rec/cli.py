@@ -32,6 +32,7 @@ from dat_rec.versions import INSTALL, about
 COMMANDS = {
     "doctor": "Check versions, devices and backends; print the cure.",
     "prepare": "Turn a log of interactions into a dataset.",
+    "validate": "Check a dataset, whoever wrote it; print its faults.",
     "plan": "Plan the sharding of tables on a cluster, and whether they fit.",
     "train": "Train a model on a dataset; alone, or on each rank under torchrun.",
     "status": "Print how a run stands, what failed first, and how to go on.",

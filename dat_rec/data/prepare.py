@@ -11,6 +11,7 @@ after it threads work on a range or a file each. What a stage has found is kept 
 that a ``prepare`` that was killed goes on from there.
 """
 
+import os
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -42,9 +43,10 @@ from dat_rec.data.user_ranges import (
     make_folders,
     write_range,
 )
+from dat_rec.data.validate_files import DIGESTS, digests_of, files_below
 from dat_rec.data.vocabulary import number_items, number_users
 from dat_rec.errors import UserError
-from dat_rec.files import whole_folder
+from dat_rec.files import whole_folder, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +124,19 @@ def prepare(options: Options) -> Schema:
         schema = _Stages(options, folder, journal).run()
         journal.drop_files()
         schema.save(folder)
+        _write_digests(folder, options.threads)
         shutil.rmtree(folder / "work")
     _report(options.out, schema)
     return schema
+
+
+def _write_digests(folder: Path, threads: int | None) -> None:
+    """Write sha256.json, of all other files."""
+    names = [name for name in files_below(folder) if not name.startswith("work/")]
+    size = sum((folder / name).stat().st_size for name in names)
+    with closing(Progress("prepare: sha256", size, unit="B")) as bar:
+        found = digests_of(folder, names, bar, threads or os.cpu_count() or 1)
+    write_json(folder / DIGESTS, found)
 
 
 def _check_options(options: Options) -> None:
@@ -253,9 +265,14 @@ class _Stages:
         return table.combine_chunks().to_batches()[0]
 
     def _check(self, database: duckdb.DuckDBPyConnection) -> _Checked:
-        with _bar("check", 0) as bar, tables_of(database, self._work, "check"):
+        with tables_of(database, self._work, "check"):
             source = self._options.register(database, self._work)
-            with bar.of_statements(database), source.unchanged():
+            # How many rows there are, nobody knows before they are read.
+            with (
+                closing(Progress("prepare: check", 100, unit="%")) as bar,
+                bar.of_statements(database),
+                source.unchanged(),
+            ):
                 counts = reject_bad_rows(database, self._options.max_rejected)
         return _Checked(
             counts=counts,
@@ -380,7 +397,7 @@ class _Stages:
 
 
 def _bar(stage: str, rows: int) -> "closing[Progress]":
-    return closing(Progress(stage, rows))
+    return closing(Progress(f"prepare: {stage}", rows))
 
 
 def _report(out: Path, schema: Schema) -> None:

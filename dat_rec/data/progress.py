@@ -23,15 +23,16 @@ class Progress:
     """The bar of one stage.
 
     Args:
-        stage: the stage's name.
-        rows: what the stage has to do.
+        stage: its name, for the user.
+        total: how much there is to do.
+        unit: of what.
     """
 
-    def __init__(self, stage: str, rows: int) -> None:
+    def __init__(self, stage: str, total: int, unit: str = " rows") -> None:
         self._bar = tqdm(
-            total=rows,
-            desc=f"prepare: {stage}",
-            unit=" rows",
+            total=total,
+            desc=stage,
+            unit=unit,
             unit_scale=True,
             delay=POLL_S,
             file=sys.stderr,

@@ -223,7 +223,7 @@ def test_what_is_written_can_be_read(made: tuple[Log, Dataset]) -> None:
     assert example.schema_arrow.field("item_index").type == pa.int32()
     files = {f"{name}.parquet" for name in ("items", "seen", "test", "users")}
     found = {path.name for path in dataset.folder.iterdir()}
-    assert found == {"examples", "schema.json", "vocabularies", *files}
+    assert found == {"examples", "schema.json", "sha256.json", "vocabularies", *files}
 
 
 def test_the_seed_decides_the_order_of_the_examples_alone(
@@ -232,7 +232,8 @@ def test_the_seed_decides_the_order_of_the_examples_alone(
     write_log(made[0], tmp_path)
     prepare(options(tmp_path, out=tmp_path / "a", seed=1))
     first, other = digest(made[1].folder), digest(tmp_path / "a")
-    assert {name for name in other if other[name] != first[name]} == {"examples/part-00000.parquet"}
+    differing = {name for name in other if other[name] != first[name]}
+    assert differing == {"examples/part-00000.parquet", "sha256.json"}
 
 
 def test_rows_in_another_order_make_the_same_bytes(

@@ -7,7 +7,7 @@ each from a random generator of its own, so that neither threads nor a restart c
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from dat_rec.data.database import threads_of
 from dat_rec.data.prepare import Options
+from dat_rec.data.progress import Progress
 from dat_rec.data.scan import scan_parquet
 from dat_rec.data.source import Attribute, Source, Split
 from dat_rec.data.sources.planted_world import World, best_hit_rates, make_world
@@ -145,10 +146,11 @@ def write_log(world: World, interactions: int, folder: Path, threads: int) -> li
                 user, item, time = world.draw(block, BLOCK)
                 columns = [user, item, EPOCH_US + (time * SPAN_US).astype(np.int64)]
                 writer.write_batch(pa.record_batch(columns, schema=LOG_SCHEMA))
+                bar.add(len(user))
         return path
 
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(write, range(-(-len(blocks) // FILE_BLOCKS))))
+    with closing(Progress("prepare: draw", interactions)) as bar:
+        return bar.in_threads(write, range(-(-len(blocks) // FILE_BLOCKS)), threads)
 
 
 def _queries(world: World, log: Sequence[Path]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

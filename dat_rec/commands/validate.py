@@ -1,0 +1,47 @@
+"""``dat-rec validate``: check a dataset against its layout."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from dat_rec.commands.parse import Arguments, parse
+
+
+@dataclass(frozen=True)
+class ValidateOptions:
+    """Check that a dataset keeps to docs/dataset.md, whoever wrote it; exit code 2 if not.
+
+    Each fault is a line on stdout: what, where, cure.
+    """
+
+    folder: Positional[Path]
+    """Folder of the dataset."""
+    json: bool = False
+    """Print the faults as JSON."""
+    memory_limit: str = "15%"
+    """Maximum memory of DuckDB, e.g. 4GB, or a share of the machine's (or container's) memory;
+    what does not fit is spilled to the folder for temporary files (TMPDIR)."""
+    threads: int | None = None
+    """Number of threads; by default all cores of the machine or container."""
+
+
+def run(arguments: Arguments) -> int | None:
+    """Print the faults."""
+    options: ValidateOptions = parse("validate", ValidateOptions, arguments)
+    from dat_rec.data.schema import Schema
+    from dat_rec.data.validate import validate
+
+    faults = validate(options.folder, options.memory_limit, options.threads)
+    if options.json:
+        print(json.dumps([asdict(fault) for fault in faults], indent=2, ensure_ascii=False))
+    elif faults:
+        print("\n".join(str(fault) for fault in faults))
+    else:
+        schema = Schema.load(options.folder)
+        print(
+            f"{options.folder}: {schema.examples:,} examples, {schema.tests:,} test interactions, "
+            f"{schema.users:,} users, {schema.items:,} items: no fault"
+        )
+    return 2 if faults else None
