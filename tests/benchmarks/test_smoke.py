@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.calibrate import WAYS, Arguments, Step, fit_bandwidths, fit_costs
+from benchmarks.calibrate import CHOICES, Arguments, Step, fit_bandwidths, fit_costs
 from benchmarks.fidelity import ESTIMATES
 from benchmarks.pictures import fidelity, sweep
 from benchmarks.plans import TYPES, Planner
@@ -163,12 +163,12 @@ def test_training_plans_what_the_sweep_found_quickest(name: str, world: int) -> 
 def test_costs_are_found_again_in_steps_made_of_them() -> None:
     """Steps of five shapes with constants of their own; every fifth number is cost-free."""
     rng = np.random.default_rng(0)
-    true = rng.uniform(0.5, 2.0, (len(WAYS), 5)) * (np.arange(5) != 4)
+    true = rng.uniform(0.5, 2.0, (len(CHOICES), 5)) * (np.arange(5) != 4)
     steps = []
     for shape in range(5):
         own = Cost(*rng.uniform(1e6, 2e6, 4), 0.0)
         constant = sum(factor * 3.0 for factor in astuple(own)) / 1e6
-        for at, kind in enumerate(WAYS):
+        for at, kind in enumerate(CHOICES):
             for number in range(2):
                 work = rng.uniform(1e5, 9e5, 5)
                 step_ms = constant + float(work @ true[at]) / 1e6
@@ -176,7 +176,7 @@ def test_costs_are_found_again_in_steps_made_of_them() -> None:
                 steps.append(Step(str(shape), f"{kind} {number}", [step_ms], factors))
     costs, errors, _ = fit_costs(steps)
     assert errors["p90"] < 1e-6
-    for at, kind in enumerate(WAYS):
+    for at, kind in enumerate(CHOICES):
         assert astuple(costs[kind]) == pytest.approx(tuple(true[at]), abs=1e-3)
     assert astuple(costs["every_rank"])[:4] == pytest.approx((3.0,) * 4, rel=1e-3)
 
