@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 from dat_rec.data.batch import Batch
 
+STOP_S = 15.0
+"""Maximum seconds to wait for the thread's end."""
+
 
 class Prefetcher:
     """Runs an iterator in a thread, ``depth`` batches ahead, and times the waiting for it.
@@ -57,6 +60,6 @@ class Prefetcher:
         raise value
 
     def close(self) -> None:
-        """Stop the thread and wait for its end."""
+        """Stop the thread and wait for its end; one that hangs in a file system is left behind."""
         self._stopped.set()
-        self._thread.join()
+        self._thread.join(STOP_S)

@@ -2,7 +2,9 @@
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.examples import Examples
 from dat_rec.data.negatives import ORDER, WINDOW, generator
 from dat_rec.data.reader import ExampleReader
 from dat_rec.data.reader_options import ReaderOptions
@@ -233,6 +236,49 @@ def test_what_comes_before_a_resumed_step_stays_unread(
         # Of each of its 8 lanes the window and the row group that it stands in, besides.
         least = numbered.schema.examples / 2 / 4
         assert least <= decoded.rows <= least + 8 * 2 * ROW_GROUP
+
+
+class Memory:
+    """Counts the bytes of the examples that are alive in a reader."""
+
+    def __init__(self, reader: ExampleReader, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.most = 0
+        self._lock = threading.RLock()
+        for name in ("_decode", "_shuffle"):
+            monkeypatch.setattr(reader, name, self._counted(getattr(reader, name)))
+
+    def _counted(self, make: Callable[..., Examples]) -> Callable[..., Examples]:
+        def counted(*arguments: object) -> Examples:
+            examples = make(*arguments)
+            arrays = [examples.item_index]
+            for column in examples.columns.values():
+                arrays += [column.values, *([] if column.offsets is None else [column.offsets])]
+            size = sum(array.nbytes for array in arrays)
+            self._add(size)
+            weakref.finalize(examples, self._add, -size)
+            return examples
+
+        return counted
+
+    def _add(self, size: int) -> None:
+        with self._lock:
+            self.now += size
+            self.most = max(self.most, self.now)
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+@pytest.mark.parametrize("shuffle_mb", [0.3, 0.8])
+def test_memory_stays_within_the_option(
+    lanes: int, shuffle_mb: float, numbered: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(OPTIONS, lanes=lanes, shuffle_mb=shuffle_mb)
+    reader = ExampleReader(numbered, options)
+    memory = Memory(reader, monkeypatch)
+    for _ in reader:
+        assert memory.most < shuffle_mb * 2**20
+    # And makes use of it.
+    assert memory.most > 0.5 * shuffle_mb * 2**20
+    assert memory.now == 0
 
 
 @pytest.mark.parametrize("rows", [(1,), (3,), (2, 1), (60,), (1, 130)])
