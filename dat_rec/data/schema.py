@@ -1,8 +1,9 @@
 """The contract between ``prepare`` and everything after it.
 
-A prepared dataset is a folder::
+A prepared dataset is a folder; docs/dataset.md says what readers rely on::
 
-    schema.json              this file's ``Schema``; written last, so its presence means "whole"
+    schema.json              this file's ``Schema``; its presence means "whole"
+    sha256.json              the SHA-256 of every other file
     examples/part-*.parquet  training examples, shuffled: all features, item_index, time
     users.parquet            every user: user_id, trained, query features as of the split
     items.parquet            the catalogue; row number = item_index: item_id, title,
@@ -12,7 +13,7 @@ A prepared dataset is a folder::
     vocabularies/NAME.parquet   for each categorical feature: index, value
 
 Features are embedding row numbers: 0 is "unknown or missing", known values count from 1.
-Above one machine the same layout can be written by any engine; the schema is checked here.
+Any engine may write the same layout; the schema is checked here, all of it by ``validate``.
 """
 
 from dataclasses import asdict, dataclass

@@ -4,12 +4,14 @@ Ids in the range of their table, rows where their numbers say, ids and values th
 that agree with the catalogue, files in their order. DuckDB looks at a file once for all conditions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dat_rec.data.fault import Fault
@@ -71,33 +73,56 @@ def rows_of(path: Path) -> str:
 def row_faults(
     database: duckdb.DuckDBPyConnection, folder: Path, schema: Schema, sound: set[str]
 ) -> Iterator[Fault]:
-    """The faults of all rows of the files ``sound``, which have their columns."""
-    if "users.parquet" in sound:
-        yield from broken_rules(database, folder / "users.parquet", _users(schema))
-        yield from _twice(database, folder / "users.parquet", "user_id")
-    if "items.parquet" in sound:
-        yield from broken_rules(database, folder / "items.parquet", _items(schema))
-        yield from _twice(database, folder / "items.parquet", "item_id")
-    trained = schema.feature(USER).rows - 1
-    if "seen.parquet" in sound:
-        rules = _pair(trained, schema.trained_items, "trained ")
-        rules.append(Rule("count IS NULL OR count < 1", "count is below 1", ANEW, "count"))
-        yield from broken_rules(database, folder / "seen.parquet", rules)
-        yield from _unordered(folder / "seen.parquet", ("user_row", "item_index"), strictly=True)
-    if "test.parquet" in sound:
-        rules = [*_pair(schema.users, schema.items), _null("time")]
-        yield from broken_rules(database, folder / "test.parquet", rules)
-        yield from _unordered(folder / "test.parquet", ("time",), strictly=False)
-    for feature in {feature.table: feature for feature in schema.features}.values():
-        name = f"vocabularies/{feature.table}.parquet"
-        if name in sound:
-            yield from broken_rules(database, folder / name, _vocabulary(feature))
-            yield from _twice(database, folder / name, "index")
-            yield from _twice(database, folder / name, "value")
+    """The faults of all rows of the files ``sound``, which have their columns.
+
+    A file that cannot be read to its end has this one fault more.
+    """
+    checks = _checks(database, folder, schema)
     if "items.parquet" in sound:
         for file in schema.example_files:
-            if file.path in sound:
-                yield from _example_file(database, folder, file.path, schema)
+            checks[file.path] = partial(_example_file, database, folder, file.path, schema)
+    for name, check in checks.items():
+        if name in sound:
+            try:
+                yield from check()
+            except duckdb.OutOfMemoryException:
+                raise
+            except (duckdb.Error, pa.ArrowException, OSError) as error:
+                reason = str(error).splitlines()[0]
+                yield Fault(str(folder / name), f"cannot be read ({reason})", ANEW)
+
+
+def _checks(
+    database: duckdb.DuckDBPyConnection, folder: Path, schema: Schema
+) -> dict[str, Callable[[], Iterator[Fault]]]:
+    """What finds the faults of each file but the examples."""
+    trained = schema.feature(USER).rows - 1
+
+    def check(
+        name: str, rules: Sequence[Rule], unique: Sequence[str] = (), order: Sequence[str] = ()
+    ) -> Callable[[], Iterator[Fault]]:
+        def faults() -> Iterator[Fault]:
+            yield from broken_rules(database, folder / name, rules)
+            for column in unique:
+                yield from _twice(database, folder / name, column)
+            if order:
+                yield from _unordered(folder / name, order, strictly=len(order) > 1)
+
+        return faults
+
+    seen = [*_pair(trained, schema.trained_items, "trained ")]
+    seen.append(Rule("count IS NULL OR count < 1", "count is below 1", ANEW, "count"))
+    test = [*_pair(schema.users, schema.items), _null("time")]
+    found = {
+        "users.parquet": check("users.parquet", _users(schema), ["user_id"]),
+        "items.parquet": check("items.parquet", _items(schema), ["item_id"]),
+        "seen.parquet": check("seen.parquet", seen, order=["user_row", "item_index"]),
+        "test.parquet": check("test.parquet", test, order=["time"]),
+    }
+    for feature in {feature.table: feature for feature in schema.features}.values():
+        name = f"vocabularies/{feature.table}.parquet"
+        found[name] = check(name, _vocabulary(feature), ["index", "value"])
+    return found
 
 
 def _null(column: str) -> Rule:
