@@ -1,7 +1,8 @@
 """An Iceberg table's folder in, one snapshot of it out, read by the library pyiceberg.
 
 Without a catalog, the newest metadata file of the folder says what the table is; a metadata file
-may be named itself. Columns are told apart by field id, so that a renamed one keeps its values.
+may be named itself; or the table, in a catalog of pyiceberg's configuration. Columns are told apart
+by field id, so that a renamed one keeps its values.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,15 +23,17 @@ class IcebergSnapshot:
     """One snapshot of an Iceberg table.
 
     Args:
-        path: the table's folder, or one of its metadata files.
+        path: the table's folder, or one of its metadata files; or its name in the catalog.
         snapshot: its id; None: the newest.
+        catalog: the catalog's name; None: the path is one of files.
 
     Raises:
-        UserError: no such snapshot, two newest metadata files, or pyiceberg is missing.
+        UserError: no such table or snapshot, two newest metadata files, or pyiceberg is missing.
     """
 
-    def __init__(self, path: Path, snapshot: int | None) -> None:
+    def __init__(self, path: Path, snapshot: int | None, catalog: str | None = None) -> None:
         try:
+            from pyiceberg.catalog import load_catalog
             from pyiceberg.io.pyarrow import schema_to_pyarrow
             from pyiceberg.table import StaticTable
         except ImportError as error:
@@ -38,9 +41,13 @@ class IcebergSnapshot:
                 f"{path}: is a table of Iceberg, which pyiceberg reads: {INSTALL}"
             ) from error
         self._path = path
-        metadata = _newest(path) if path.is_dir() else path
+        self._table: Any
         with _in_one_line(f"{path}: "):
-            self._table: Any = StaticTable.from_metadata(str(metadata.absolute()))
+            if catalog is not None:
+                self._table = load_catalog(catalog).load_table(str(path))
+            else:
+                metadata = _newest(path) if path.is_dir() else path
+                self._table = StaticTable.from_metadata(str(metadata.absolute()))
             chosen = (
                 self._table.current_snapshot()
                 if snapshot is None
@@ -106,12 +113,22 @@ def _newest(folder: Path) -> Path:
 
 @contextmanager
 def _in_one_line(where: str) -> Iterator[None]:
-    from pyiceberg.exceptions import ValidationError
+    from pyiceberg import exceptions
 
     try:
         yield
-    except (ValidationError, pa.ArrowException, OSError, ValueError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+    except (
+        exceptions.NoSuchTableError,
+        exceptions.NoSuchNamespaceError,
+        exceptions.NotInstalledError,
+        exceptions.RESTError,
+        exceptions.ValidationError,
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        NotImplementedError,
+    ) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{where}pyiceberg cannot read the table ({reason}): correct the path or the version, "
             "or restore the table"

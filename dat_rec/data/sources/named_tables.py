@@ -1,6 +1,6 @@
 """Paths in, the table that they stand for out: Parquet files, or one version of a Delta or Iceberg.
 
-A table's folder, or an Iceberg table's metadata file, is named alone.
+A table's folder, an Iceberg table's metadata file, or its name in a catalog, is named alone.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,14 @@ from dat_rec.data.sources.delta import DeltaVersion
 from dat_rec.data.sources.iceberg import IcebergSnapshot
 from dat_rec.data.sources.parts import Parts
 from dat_rec.data.sources.snapshots import Snapshot
-from dat_rec.data.sources.table_folders import DELTA, HUDI, METADATA, format_of, refuse_table
+from dat_rec.data.sources.table_folders import (
+    DELTA,
+    HUDI,
+    ICEBERG,
+    METADATA,
+    format_of,
+    refuse_table,
+)
 from dat_rec.errors import UserError
 
 Table = Parts | Snapshot
@@ -23,6 +30,7 @@ def named_table(
     version: int | None = None,
     first: str | None = None,
     last: str | None = None,
+    catalog: str | None = None,
 ) -> Table:
     """The table that the paths stand for.
 
@@ -34,18 +42,21 @@ def named_table(
             newest.
         first: the first partition to read; None: from the start.
         last: the last one; None: to the end.
+        catalog: the Iceberg catalog in which a path that does not exist is a table's name.
 
     Raises:
         UserError: a path names nothing that can be read, or there is no such version or partition.
     """
     listed = (paths,) if isinstance(paths, Path) else tuple(paths)
-    formats = {path: kind for path in listed if (kind := _format(path))}
+    formats = {path: kind for path in listed if (kind := _format(path, catalog))}
     for path, kind in formats.items():
         if kind == HUDI:
             refuse_table(path, path)
         if len(listed) > 1:
             raise UserError(f"{path}: is a table of {kind}, beside other paths: name it alone")
-        found = DeltaVersion(path, version) if kind == DELTA else IcebergSnapshot(path, version)
+        if kind == DELTA:
+            return Snapshot(str(path), DeltaVersion(path, version), role, first, last)
+        found = IcebergSnapshot(path, version, None if path.exists() else catalog)
         return Snapshot(str(path), found, role, first, last)
     if version is not None:
         option = "--version" if role == "interactions" else f"--{role}-version"
@@ -56,9 +67,9 @@ def named_table(
     return Parts(listed, first, last)
 
 
-def _format(path: Path) -> str:
-    if path.match(METADATA) and path.is_file():
-        return "Iceberg"
+def _format(path: Path, catalog: str | None) -> str:
+    if (path.match(METADATA) and path.is_file()) or (catalog and not path.exists()):
+        return ICEBERG
     with suppress(OSError):
         return format_of(path)
     return ""

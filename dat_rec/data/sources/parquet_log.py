@@ -71,6 +71,9 @@ class ParquetLog(Options):
     attributes."""
     users_version: int | None = None
     """Version, or snapshot, of the users' table."""
+    catalog: str | None = None
+    """Iceberg catalog, as pyiceberg's own configuration calls it, in which a path that does not
+    exist is the name of a table, e.g. shop.events."""
     user_id: str = "user_id"
     """Column of interactions and users that holds the user's id: integers from 0, or text."""
     item_id: str = "item_id"
@@ -117,12 +120,15 @@ class ParquetLog(Options):
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:  # noqa: ARG002
         """See Options."""
         self._check()
-        log = named_table(self.interactions, "interactions", self.version, self.from_, self.to)
+        catalog = self.catalog
+        log = named_table(
+            self.interactions, "interactions", self.version, self.from_, self.to, catalog
+        )
         items = users = None
         if self.items is not None:
-            items = named_table(self.items, "items", self.items_version)
+            items = named_table(self.items, "items", self.items_version, catalog=catalog)
         if self.users is not None:
-            users = named_table(self.users, "users", self.users_version)
+            users = named_table(self.users, "users", self.users_version, catalog=catalog)
 
         @contextmanager
         def unchanged() -> Iterator[None]:
@@ -157,7 +163,9 @@ class ParquetLog(Options):
         """See Options."""
         named = (self.interactions, self.items, self.users)
         listed = [(paths,) if isinstance(paths, Path) else paths or () for paths in named]
-        return tuple(start_of(path) for paths in listed for path in paths)
+        paths = [path for some in listed for path in some]
+        # What does not exist is a name in the catalog, if one is given.
+        return tuple(start_of(path) for path in paths if self.catalog is None or path.exists())
 
     def _notes(self, times: Times | None) -> list[str]:
         positives = "all"

@@ -1,6 +1,6 @@
 """Paths in, their Parquet files as one table out: listed once, schemas read once, and pinned."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -46,19 +46,20 @@ class Parts:
                     raise UserError(f"{one.path}: is no regular file: write it to one")
         span = None if first is None and last is None else Span(first, last, self.where)
         found = {file: pin(file) for file in part_files(given, span)}
-        self.schemas = {file: schema for file, (_, schema) in found.items()}
+        self.schemas = {file: opened.schema for file, (_, opened) in found.items()}
         """The schema of each file, in the order of their names."""
         self.folders = Folders(given, tuple(found))
         self.asked: set[str] = set()
         """Columns that were asked for."""
         self._pins = {file: pinned for file, (pinned, _) in found.items()}
-        self._note_copies()
+        self._note_copies({file for file, (_, opened) in found.items() if opened.rows})
 
-    def _note_copies(self) -> None:
+    def _note_copies(self, files: Iterable[Path]) -> None:
         first: dict[tuple[int, int], Path] = {}
         copies = [
             (file, other)
-            for file, found in self._pins.items()
+            for file in sorted(files)
+            for found in (self._pins[file],)
             if (other := first.setdefault((found.size, found.footer), file)) != file
         ]
         if copies:

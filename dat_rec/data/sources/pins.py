@@ -29,6 +29,14 @@ class Pin:
     """CRC-32 of Parquet's footer, which holds place, count and extremes of all values."""
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What the footer of a Parquet file says."""
+
+    schema: pa.Schema
+    rows: int
+
+
 def ends(path: Path) -> tuple[bytes, bytes]:
     """The file's first and last four bytes.
 
@@ -44,8 +52,8 @@ def ends(path: Path) -> tuple[bytes, bytes]:
         raise _unreadable(path, error) from error
 
 
-def pin(path: Path) -> tuple[Pin, pa.Schema]:
-    """The file as it is now, and its schema, of its last bytes alone.
+def pin(path: Path) -> tuple[Pin, Opened]:
+    """The file as it is now, and what it holds, of its last bytes alone.
 
     Raises:
         UserError: it cannot be read, or is no whole Parquet file.
@@ -56,7 +64,8 @@ def pin(path: Path) -> tuple[Pin, pa.Schema]:
     except OSError as error:
         raise _unreadable(path, error) from error
     try:
-        return found, pq.read_schema(pa.BufferReader(footer))
+        file = pq.ParquetFile(pa.BufferReader(footer))
+        return found, Opened(file.schema.to_arrow_schema(), file.metadata.num_rows)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: cannot be read as Parquet ({reason}): write it anew") from error

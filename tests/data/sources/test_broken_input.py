@@ -168,6 +168,13 @@ KINDS = {
         3 * ROWS,
     ),
     "no rows": Kind(lambda log: pq.write_table(rows(1).slice(0, 0), log / "b.parquet"), "", OTHERS),
+    "many without rows": Kind(
+        lambda log: [
+            pq.write_table(rows(1).slice(0, 0), log / f"b{n}.parquet") for n in range(3)
+        ],
+        "",
+        OTHERS,
+    ),
     # cut by a cast
     "fractions as ids": Kind(
         all_parts(user_id=[3.0] * 39 + [3.6]),
@@ -265,7 +272,9 @@ def test_an_odd_part_is_refused_by_name_or_counted(
         refused(ParquetLog(interactions=log, out=tmp_path / "out", **strict), ".parquet: row", cure)
         options = ParquetLog(interactions=log, out=tmp_path / "out", max_rejected=0.03)
     made = Prepared(options)
-    assert says in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert says in err
+    assert ("if it is a copy" in err) == (name == "twice")
     assert made.schema.rows_read == kind.reads
     assert made.schema.rejected == kind.rejected
     assert len(made.train) + len(made.test) == kind.reads - sum(kind.rejected.values())

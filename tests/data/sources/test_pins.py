@@ -87,6 +87,7 @@ def test_files_that_come_while_others_are_read_are_not(
 
 def test_a_pin_holds_the_schema_of_the_whole_file(tmp_path: Path) -> None:
     log(tmp_path / "a.parquet")
-    found, schema = pin(tmp_path / "a.parquet")
-    assert schema == pq.read_schema(tmp_path / "a.parquet")
+    found, opened = pin(tmp_path / "a.parquet")
+    assert opened.schema == pq.read_schema(tmp_path / "a.parquet")
+    assert opened.rows == 60
     assert found == pin(tmp_path / "a.parquet")[0]

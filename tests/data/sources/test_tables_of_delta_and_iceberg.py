@@ -16,6 +16,7 @@ import pytest
 from deltalake import DeltaTable, QueryBuilder, write_deltalake
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table as IcebergTable
+from pyiceberg.utils.config import Config
 from pyroaring import BitMap
 
 from dat_rec.commands.parse import parse
@@ -291,6 +292,25 @@ def test_what_a_library_cannot_read_is_one_line(tmp_path: Path, iceberg: Iceberg
     odd = tmp_path / "log[1]"
     log.rename(odd)
     assert "the path holds '[', which deltalake cannot read: rename it" in refusal(odd)
+
+
+def test_a_table_is_named_in_a_catalog_of_the_configuration(
+    tmp_path: Path, iceberg: IcebergTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYICEBERG_CATALOG__C__URI", f"sqlite:///{tmp_path}/c.db")
+    # Read once, when pyiceberg is imported.
+    monkeypatch.setattr("pyiceberg.catalog._ENV_CONFIG", Config())
+    expected = iceberg.scan().to_arrow()
+    assert read(Path("ns.log"), *COLUMNS, catalog="c") == library(expected, *COLUMNS)
+    options = ParquetLog(interactions=Path("ns.log"), out=tmp_path / "out", catalog="c")
+    schema = stages.prepare(options)
+    assert schema.rows_read == expected.num_rows
+    snapshot = iceberg.current_snapshot()
+    assert snapshot is not None
+    assert f"ns.log: Iceberg snapshot {snapshot.snapshot_id}" in schema.notes
+    words = "ns.none: pyiceberg cannot read the table ("
+    assert refusal(Path("ns.none"), catalog="c").startswith(words)
+    assert refusal(Path("ns.log"), catalog="none").startswith("ns.log: pyiceberg cannot read the")
 
 
 def test_two_newest_metadata_files_are_refused_and_each_may_be_named(
