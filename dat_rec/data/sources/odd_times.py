@@ -39,10 +39,12 @@ def spoilt_times(table: Relation, column: str, sequence: str | None) -> str:
     wrong = " OR ".join(
         f"{micros} BETWEEN {low} AND {high - 1}" for low, high in (SECONDS, MILLISECONDS)
     )
+    early = f"{micros} < {SECONDS[0] * 1_000_000}"
     counts = table.database.execute(
-        f"SELECT count({time}), count(*) FILTER ({wrong}) FROM {table}"
+        f"SELECT count({time}), count(*) FILTER ({wrong}), count(*) FILTER ({early}) FROM {table}"
     ).fetchone()
-    if counts is None or counts[1] == 0:
+    # Times that begin at 1970, as some logs count them, have others around.
+    if counts is None or counts[1] == 0 or counts[1] < counts[2]:
         return "false"
     first = table.first(wrong, f"{time}::VARCHAR")
     if counts[0] == counts[1] and first is not None:

@@ -207,6 +207,14 @@ KINDS = {
         3 * ROWS,
         {"time in another form": 3},
     ),
+    "times that begin at 1970": Kind(
+        lambda log: [
+            pq.write_table(rows(part, time=moments(part * 10**9, 10**8)), log / f"{name}.parquet")
+            for part, name in enumerate("abc")
+        ],
+        "",
+        3 * ROWS,
+    ),
     # bad rows
     "an id missing": Kind(
         put(**one(None)), "rejected: 1 rows: missing user_id", 3 * ROWS, {"missing user_id": 1}
