@@ -3,8 +3,8 @@
 A command's module is imported when it is called, and what it needs after that, so that ``doctor``
 can speak of a torch that does not import. Exit codes: 0 done, 2 bad input (one line says what,
 where, cure), 75 stopped by SIGTERM with a checkpoint, 130 interrupted, 1 another rank failed, or
-another start of the run has taken it over, or the disk stayed full or away (one line says which,
-and why), or what was to be planned does not fit; anything else is a bug, with its traceback.
+another start of the run has taken it over, or a disk or a store stayed full or away (one line says
+which, and why), or what was to be planned does not fit; anything else is a bug, with its traceback.
 """
 
 import errno
@@ -23,6 +23,7 @@ from dat_rec.errors import (
     RankError,
     SharedError,
     StoppedError,
+    StoreError,
     SupersededError,
     UserError,
     leave_code,
@@ -76,6 +77,8 @@ def _run(arguments: Sequence[str]) -> None:
         _end(1, error, first_only=True)
     except SharedError as error:
         _end(2, error, f"error: {error}", first_only=True)
+    except StoreError as error:
+        _end(1, error, f"stopped: {error}")
     except UserError as error:
         _end(2, error, f"error: {error}")
     except StoppedError as stopped:

@@ -71,6 +71,13 @@ class DiskError(SharedError):
     """
 
 
+class StoreError(UserError):
+    """An object store has not answered for as long as was waited for it.
+
+    Nothing that the user gave is wrong, and another start may go on. Exit code 1.
+    """
+
+
 class RankError(Exception):
     """Another rank failed or died, and this one has stopped. The message names it. Exit code 1."""
 

@@ -32,20 +32,23 @@ ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 
 
 def local_path(text: str) -> Path:
-    """The path that a user has written.
+    """The local path that a user has written; ``file://`` is read as the path.
 
     Raises:
-        UserError: it is the address of another storage, as in ``s3://bucket/log``, which would
-            pass for a folder called ``s3:``.
+        UserError: it is the address of an object store, as in ``s3://bucket/log``, which would
+            pass for a folder called ``s3:``; or of another host.
     """
     found = ADDRESS.match(text)
     if found is None:
         return Path(text)
+    rest = text[found.end() :]
     if found[1].lower() == "file":
-        raise UserError(f"{text}: is an address, no path: write /{text[5:].lstrip('/')}")
+        if rest.startswith("/") and not rest.startswith("//"):
+            raise UserError(f"{text}: names another host: write file:///PATH")
+        return Path("/" + rest.lstrip("/"))
     raise UserError(
-        f"{text}: {found[1]} is no local disk, and nothing else is read or written: copy the files "
-        "to a local disk, or mount the storage, and name that path"
+        f"{text}: {found[1]} is no local disk, and this must lie on one: name a path of a local "
+        "or mounted disk"
     )
 
 

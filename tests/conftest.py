@@ -2,12 +2,15 @@
 
 import gc
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare import prepare
 from dat_rec.data.sources.synthetic import Synthetic
+from dat_rec.storage.client import forget_clients
+from tests.object_store import ObjectStore, why_not
 
 # Nothing of what the tests import is garbage: to look for some would take a third of the imports'
 # time, and more in every test.
@@ -35,6 +38,30 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure() -> None:
     """Let go of what was frozen: DuckDB counts what is left at the end."""
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A real S3 server, one for all tests of this process."""
+    if reason := why_not():
+        pytest.skip(reason)
+    server = ObjectStore(tmp_path_factory.mktemp("store"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def object_store(
+    object_server: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ObjectStore]:
+    """The same, with its endpoint and keys in the environment of this test."""
+    for name, value in object_server.variables.items():
+        monkeypatch.setenv(name, value)
+    yield object_server
+    forget_clients()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -156,9 +156,13 @@ def test_an_address_is_no_path(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["file:///tmp/a b", "file:/tmp/a b", "FILE:///tmp/a b"])
-def test_a_files_address_is_refused_with_its_path(text: str) -> None:
-    with pytest.raises(UserError, match=r": write /tmp/a b$"):
-        local_path(text)
+def test_a_files_address_is_read_as_its_path(text: str) -> None:
+    assert local_path(text) == Path("/tmp/a b")
+
+
+def test_a_files_address_on_another_host_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^file://host/x: names another host: write file:///PATH$"):
+        local_path("file://host/x")
 
 
 @pytest.mark.parametrize("text", ["/x", "x", "./s3:/x", "run-12:30/x", "a=b:c", "C:", "x//y"])

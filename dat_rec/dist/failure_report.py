@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from dat_rec.dist.call_with_timeout import call_with_timeout
 from dat_rec.dist.memory_errors import OutOfMemoryError
-from dat_rec.errors import DiskError, Failure, UserError
+from dat_rec.errors import DiskError, Failure, StoreError, UserError
 
 DISK_TIMEOUT_S = 5.0
 """Maximum number of seconds that a rank which ends waits for the run's folder."""
@@ -43,7 +43,7 @@ class FailureReporter:
             The line for the user, or an empty one.
         """
         bad_input = isinstance(error, UserError) and not isinstance(
-            error, OutOfMemoryError | DiskError
+            error, OutOfMemoryError | DiskError | StoreError
         )
         if self.write is None or (not self.begun and (bad_input or failure.kind == "stopped")):
             return ""

@@ -23,6 +23,7 @@ NEEDED = (
     "numpy",
     "duckdb",
     "pyarrow",
+    "obstore",
     "pydantic",
     "annotated-types",
     "faiss-cpu",

@@ -1,0 +1,1 @@
+"""Object stores: addresses such as s3://bucket/data, read pinned and published whole."""

@@ -1,0 +1,85 @@
+"""Pin a folder of objects: which versions of which objects it is made of, decided once.
+
+A folder that we have published has a manifest, which names them. One that something else has
+written, or copied there, is listed.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, MinLen
+
+from dat_rec.errors import UserError
+from dat_rec.files import STRICT, checked
+from dat_rec.storage.address import Address, Location, Pin
+from dat_rec.storage.client import client
+from dat_rec.storage.problems import MissingError
+from dat_rec.storage.read import read_json
+
+MANIFEST = "manifest.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """One object of a published folder."""
+
+    size: Annotated[int, Ge(0)]
+    etag: Annotated[str, MinLen(1)]
+    sha256: str
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a published folder is made of."""
+
+    prefix: str
+    """Where its objects lie, below the folder."""
+    files: dict[str, ManifestFile]
+    """By name below the prefix."""
+    version: int = VERSION
+
+    __pydantic_config__ = STRICT
+
+
+def read_manifest(folder: Address) -> Manifest | None:
+    """The manifest of a published folder; None if there is none.
+
+    Raises:
+        UserError: it is malformed, or of another version.
+    """
+    path = folder / MANIFEST
+    try:
+        value = read_json(path, "the manifest")
+    except MissingError:
+        return None
+    cure = "publish it anew"
+    version = value.get("version") if isinstance(value, dict) else None
+    if version not in (None, VERSION):
+        raise UserError(f"{path}: version {version!r}, this program reads {VERSION}: {cure}")
+    return checked(Manifest, value, str(path), cure)
+
+
+def pinned(folder: Location, marker: str) -> Location:
+    """The folder, with the versions of its objects pinned; a local folder as it is.
+
+    Args:
+        folder: a published folder, or one that was copied to a store.
+        marker: a file that every folder of this kind holds.
+    """
+    if not isinstance(folder, Address) or folder.pins is not None:
+        return folder
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        inside = folder / manifest.prefix
+        pins = {
+            (inside / name).key: Pin(file.size, file.etag) for name, file in manifest.files.items()
+        }
+        return inside.with_pins(pins)
+    pins = client(folder).list_below(folder)
+    marked = folder / marker
+    if marked.key in pins and client(folder).head(marked) != pins[marked.key]:
+        raise UserError(f"{marked}: is being written: start again when it is done")
+    return folder.with_pins(pins)
