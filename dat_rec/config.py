@@ -29,6 +29,7 @@ from dat_rec.option_marks import (
     to_json,
 )
 from dat_rec.sharding_rules import ShardingType, parse_rule
+from dat_rec.storage.address import Location
 
 Preset = Literal["modern", "paper", "two-tower"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -159,8 +160,9 @@ class DataConfig:
 class TrainConfig:
     """Train a model on a prepared dataset; alone, or on each rank under torchrun."""
 
-    data: Annotated[Path, MAY_CHANGE]
-    """Folder of the dataset that `dat-rec prepare` made."""
+    data: Annotated[Location, MAY_CHANGE]
+    """Folder of the dataset that `dat-rec prepare` made, or its address, as in
+    s3://bucket/data."""
     out: Annotated[Path, MAY_CHANGE]
     """Folder of the run: configuration, plan, logs, checkpoints."""
     preset: Preset = "modern"
@@ -261,7 +263,7 @@ class TrainConfig:
             )
 
 
-def preset(name: Preset, data: Path, out: Path) -> TrainConfig:
+def preset(name: Preset, data: Location, out: Path) -> TrainConfig:
     """The defaults that ``--preset name`` stands for.
 
     ``paper`` is the paper to the letter (S, epochs and learning rates, which it leaves

@@ -13,11 +13,13 @@ from torchx import specs
 
 from dat_rec.commands.train import parse_train
 from dat_rec.config import TrainConfig
-from dat_rec.data.schema import Schema
+from dat_rec.data.schema import SCHEMA, Schema
 from dat_rec.errors import UserError
 from dat_rec.files import local_path
 from dat_rec.install import CHECKOUT
 from dat_rec.option_marks import path_options
+from dat_rec.storage.address import Address, location
+from dat_rec.storage.snapshot import pinned
 from launch.refuse import refuse
 from launch.size import Size
 
@@ -45,7 +47,7 @@ def training_arguments(arguments: Sequence[str], size: Size, image: str) -> list
         config.check()
         if image:
             return list(arguments)
-        schema = Schema.load(config.data)
+        schema = Schema.load(pinned(config.data, SCHEMA))
     ranks = size.maximum * size.workers
     if schema.examples < ranks:
         refuse(f"-j: {ranks} ranks for {schema.examples} examples of {config.data}")
@@ -56,9 +58,9 @@ def training_arguments(arguments: Sequence[str], size: Size, image: str) -> list
         if name.replace("_", "-") not in paths:
             continue
         if equals:
-            found[position] = f"{name}={Path(value).absolute()}"
+            found[position] = f"{name}={location(value).absolute()}"
         else:
-            found[position + 1] = str(Path(found[position + 1]).absolute())
+            found[position + 1] = str(location(found[position + 1]).absolute())
     return found
 
 
@@ -79,20 +81,26 @@ def _check_paths(config: TrainConfig) -> None:
 
 def run_arguments(run: str, data: str, image: str) -> list[str]:
     """Return ``--run`` and, where it is given, ``--data``; without an image both must be there."""
-    words = ["--run", folder(run, image), *(["--data", folder(data, image)] if data else [])]
+    words = ["--run", folder(run, image)]
+    words += ["--data", folder(data, image, or_address=True)] if data else []
     if not image and not (Path(run) / "config.json").exists():
         refuse(f"{run} holds no run: name the folder that train made")
     if not image and data:
         with refusing_user_errors():
-            Schema.load(Path(data))
+            Schema.load(pinned(location(data), SCHEMA))
     return words
 
 
-def folder(path: str, image: str) -> str:
-    """Return a container's path as it is, a host's own as absolute path; refuse addresses."""
+def folder(path: str, image: str, *, or_address: bool = False) -> str:
+    """Return a container's path as it is, a host's own as absolute path, and an address.
+
+    Refuse an address where only a local path will do.
+    """
     with refusing_user_errors():
-        local = local_path(path)
-    return path if image else str(local.absolute())
+        found = location(path)
+        if isinstance(found, Address) and not or_address:
+            local_path(path)
+    return path if image else str(found.absolute())
 
 
 def benchmark(script: str) -> str:

@@ -1,4 +1,4 @@
-"""What all commands have in common: every option that is a path refuses addresses."""
+"""What all commands have in common: an option that is a local path alone refuses addresses."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,8 +11,10 @@ from dat_rec.cli import COMMANDS, run_command
 from dat_rec.data.sources import SOURCES
 from dat_rec.errors import UserError
 
-PATH_OPTION = re.compile(r"(--[\w.-]+) (?:\{None\}\|)?\[*PATH\b|^\W*PATH\b", re.MULTILINE)
+PATH_OPTION = re.compile(r"(--[\w.-]+) (?:\{None\}\|)?\[*PATH\b(?!\|A)|^\W*PATH\b", re.MULTILINE)
 """In a help; empty for paths that no option precedes."""
+LOCATION_OPTION = re.compile(r"(--[\w.-]+) (?:\{None\}\|)?PATH\|ADDRESS\b")
+"""In a help, an option that takes addresses too."""
 ADDRESS = "s3://bucket/x"
 SOME = {
     ("doctor", "--out"),
@@ -21,7 +23,7 @@ SOME = {
     ("plan", "--picture"),
     ("status", "--run"),
     ("compare", ""),
-    ("evaluate", "--data"),
+    ("evaluate", "--run"),
     ("export", "--out"),
     ("recommend", "--queries"),
 }
@@ -34,30 +36,37 @@ def commands() -> Iterator[str]:
     yield from (f"prepare {source}" for source in sources)
 
 
-def path_options(command: str, read: Callable[[], str]) -> list[str]:
-    """As the command's help tells them."""
+READ = {("train", "--data"), ("evaluate", "--data"), ("export", "--data")}
+"""Options that take addresses, whatever else does."""
+
+
+def path_options(command: str, read: Callable[[], str]) -> tuple[list[str], list[str]]:
+    """As the command's help tells them: local paths alone, and locations."""
     name, *more = command.split()
     with pytest.raises(SystemExit):
         run_command(name, [*more, "--help"])
-    return PATH_OPTION.findall(read())
+    text = read()
+    return PATH_OPTION.findall(text), LOCATION_OPTION.findall(text)
 
 
-def test_every_option_that_is_a_path_refuses_an_address(
+def test_every_option_that_is_a_local_path_refuses_an_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Found in the help, so that a new command or option is here too."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
-    seen = set()
+    seen, read = set(), set()
     for command in commands():
         name, *more = command.split()
-        options = path_options(command, lambda: capsys.readouterr().out)
+        options, locations = path_options(command, lambda: capsys.readouterr().out)
+        read |= {(command, option) for option in locations}
         for option in options:
             seen.add((command, option))
-            values = dict.fromkeys(options, "x") | {option: ADDRESS}
+            values = dict.fromkeys([*options, *locations], "x") | {option: ADDRESS}
             words = [word for pair in values.items() for word in pair if word]
             with pytest.raises(UserError, match=rf"^{ADDRESS}: s3 is no local disk"):
                 run_command(name, [*more, *words])
     assert seen >= SOME
-    assert len(seen) >= 30
+    assert len(seen | read) >= 30
+    assert read >= READ
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dat_rec.commands.parse import Arguments, parse
+from dat_rec.storage.address import Location
 from dat_rec.versions import require_stack
 
 
@@ -13,8 +14,8 @@ class EvaluateOptions:
 
     run: Path
     """Folder of the run that `dat-rec train` made."""
-    data: Path | None = None
-    """Folder of the dataset, if it is no longer where the run found it."""
+    data: Location | None = None
+    """Folder or address of the dataset, if it is no longer where the run found it."""
     checkpoint: str = "newest"
     """Checkpoint to evaluate: the number of its steps, `best` (the lowest main loss, mean over the
     steps since the checkpoint before it) or `newest`."""

@@ -1,11 +1,13 @@
 """Words of a command line in, a command's options out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from dat_rec.errors import UserError
 from dat_rec.files import local_path
+from dat_rec.storage.address import Address, location
 
 Arguments = Sequence[str]
 
@@ -20,7 +22,7 @@ def parse(command: str, options: Any, arguments: Arguments, **more: Any) -> Any:
         more: arguments of ``tyro.cli``.
 
     Raises:
-        UserError: a path is the address of another storage.
+        UserError: the address of a store stands where a local path must, or is malformed.
     """
     import tyro
     from tyro.constructors import ConstructorRegistry
@@ -32,18 +34,32 @@ def parse(command: str, options: Any, arguments: Arguments, **more: Any) -> Any:
 
 
 def _path_rule(info: Any) -> Any:
-    """How tyro reads each option that is a path: addresses such as s3://… are refused."""
+    """How tyro reads an option that is a path, which refuses addresses, or a location."""
     from tyro.constructors import PrimitiveConstructorSpec
 
-    if info.type is not Path:
+    members = set(_members(info.type))
+    if not {Path} <= members <= {Path, Address, NoneType} or members == {Path, NoneType}:
         return None
+    read = location if Address in members else local_path
+    may_lack = NoneType in members
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar="PATH",
-        instance_from_str=lambda words: local_path(words[0]),
-        is_instance=lambda value: isinstance(value, Path),
-        str_from_instance=lambda path: [str(path)],
+        metavar=f"{'{None}|' if may_lack else ''}PATH{'|ADDRESS' if Address in members else ''}",
+        instance_from_str=lambda words: None if may_lack and words[0] == "None" else read(words[0]),
+        is_instance=lambda value: isinstance(value, tuple(members)),
+        str_from_instance=lambda value: [str(value)],
     )
+
+
+def _members(kind: Any) -> Iterator[Any]:
+    """The types that a union is made of, itself where it is none; without annotations."""
+    if get_origin(kind) is Annotated:
+        yield from _members(get_args(kind)[0])
+    elif get_origin(kind) in (Union, UnionType):
+        for one in get_args(kind):
+            yield from _members(one)
+    else:
+        yield kind
 
 
 def refuse_repeated(arguments: Arguments) -> None:

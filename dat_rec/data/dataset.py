@@ -9,30 +9,41 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dat_rec.data.columns import BadIds, Column, read_columns
-from dat_rec.data.schema import ITEM, USER, Schema
+from dat_rec.data.schema import ITEM, SCHEMA, USER, Schema
 from dat_rec.errors import UserError
+from dat_rec.storage.address import Location
+from dat_rec.storage.read import open_parquet, parquet_files
+from dat_rec.storage.snapshot import pinned
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A folder that ``dat-rec prepare`` made."""
 
-    folder: Path
+    folder: Location
+    """On a disk, or in a store, with the versions of its objects pinned."""
     schema: Schema
     bad_ids: Literal["refuse", "unknown"] = "refuse"
     """What becomes of ids outside their table in the catalogue and the users."""
 
     @staticmethod
-    def open(folder: Path) -> "Dataset":
-        """Read the folder's schema.
+    def open(folder: Location) -> "Dataset":
+        """Read the folder's schema; in a store, all that is read later is of the versions of now.
 
         Raises:
             UserError: the folder is no prepared dataset, or its schema is malformed.
         """
+        folder = pinned(folder, SCHEMA)
         return Dataset(folder, Schema.load(folder))
+
+    def versions(self) -> str:
+        """SHA-256 of the versions of its objects; empty for a folder on a disk."""
+        if isinstance(self.folder, Path):
+            return ""
+        pins = sorted((self.folder.pins or {}).items())
+        return hashlib.sha256(repr((str(self.folder), pins)).encode()).hexdigest()
 
     def row_digest(self) -> str:
         """SHA-256 over what every embedding row stands for: items, users, vocabularies.
@@ -43,7 +54,7 @@ class Dataset:
         for path, columns in [
             (self.folder / "items.parquet", ["item_id", ITEM]),
             (self.folder / "users.parquet", ["user_id", USER]),
-            *((path, ["value"]) for path in sorted(self.folder.glob("vocabularies/*.parquet"))),
+            *((path, ["value"]) for path in parquet_files(self.folder / "vocabularies")),
         ]:
             digest.update(path.name.encode())
             for column in read_parquet(path, columns).columns:
@@ -96,14 +107,14 @@ def _update(digest: "hashlib._Hash", texts: pa.LargeStringArray) -> None:
         digest.update(memoryview(data)[ends[0] : ends[1]])
 
 
-def read_parquet(path: Path, columns: Sequence[str]) -> pa.Table:
+def read_parquet(path: Location, columns: Sequence[str]) -> pa.Table:
     """Read ``columns`` of one Parquet file.
 
     Raises:
         UserError: the file is missing, is no Parquet, or lacks a column.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for name in columns:
                 if (times := file.schema_arrow.names.count(name)) != 1:
                     found = "stands there twice" if times else "is missing"

@@ -13,7 +13,6 @@ all come to their next windows at once.
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from dat_rec.data.lanes import Lanes
 from dat_rec.data.negatives import ORDER, WINDOW, generator
 from dat_rec.data.row_groups import RowGroup
+from dat_rec.storage.address import Location, below
 
 Ints = NDArray[np.int64]
 ORDER_VERSION = 2
@@ -150,7 +150,7 @@ class ExampleOrder:
         rng = generator(self._seed, WINDOW, window.epoch, window.lane, window.number)
         return rng.permutation(window.rows)
 
-    def row_groups_of(self, epoch: int, first: int, last: int, folder: Path) -> str:
+    def row_groups_of(self, epoch: int, first: int, last: int, folder: Location) -> str:
         """The row groups whose windows hold an epoch's examples ``first`` to ``last``, in words.
 
         Args:
@@ -170,7 +170,7 @@ class ExampleOrder:
                 if window.first >= after[lane]:
                     break
                 for span, *_ in window.spans:
-                    path = span.group.path.relative_to(folder).as_posix()
+                    path = below(span.group.path, folder)
                     numbers.setdefault(path, set()).add(span.group.number)
         return ", ".join(
             f"{path} row groups {', '.join(map(str, sorted(found)))}"

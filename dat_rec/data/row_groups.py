@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +11,8 @@ from numpy.typing import NDArray
 
 from dat_rec.data.schema import Feature
 from dat_rec.errors import UserError
+from dat_rec.storage.address import Location
+from dat_rec.storage.read import open_parquet
 
 METADATA_KEPT = 64
 """Maximum number of files whose metadata a reader keeps."""
@@ -21,7 +22,7 @@ METADATA_KEPT = 64
 class RowGroup:
     """A row group of an example file; it is read at once."""
 
-    path: Path
+    path: Location
     number: int
     rows: int
     """Number of rows to train on, without repeats where the options leave them out."""
@@ -38,9 +39,9 @@ class ExampleFiles:
     """
 
     def __init__(self) -> None:
-        self._metadata: dict[Path, pq.FileMetaData] = {}
+        self._metadata: dict[Location, pq.FileMetaData] = {}
 
-    def metadata(self, path: Path) -> pq.FileMetaData:
+    def metadata(self, path: Location) -> pq.FileMetaData:
         """An example file's metadata.
 
         Raises:
@@ -48,7 +49,7 @@ class ExampleFiles:
         """
         found = self._metadata.get(path)
         if found is None:
-            with _readable(str(path)), _open(path) as file:
+            with _readable(str(path)), open_parquet(path) as file:
                 found = file.metadata
             # A new one: other threads read the old one.
             kept = list(self._metadata.items())[-METADATA_KEPT:]
@@ -62,17 +63,12 @@ class ExampleFiles:
             UserError: one is missing, or the file cannot be read.
         """
         metadata = self.metadata(group.path)
-        with _readable(str(group)), _open(group.path, metadata) as file:
+        with _readable(str(group)), open_parquet(group.path, metadata) as file:
             there = set(file.schema_arrow.names)
             missing = [name for name in names if name not in there]
             if missing:
                 raise UserError(f"{group}: column {missing[0]!r} is missing: prepare it anew")
             return file.read_row_group(group.number, columns=names, use_threads=False)
-
-
-def _open(path: Path, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-    """Open an example file, with its metadata where they are known: the one place that does."""
-    return pq.ParquetFile(path, metadata=metadata, pre_buffer=True)
 
 
 @contextmanager

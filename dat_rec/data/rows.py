@@ -14,13 +14,15 @@ import pyarrow.parquet as pq
 from dat_rec.data.dataset import read_parquet
 from dat_rec.data.schema import ITEM, UNKNOWN, USER
 from dat_rec.errors import UserError
+from dat_rec.storage.address import Location
+from dat_rec.storage.read import open_parquet, parquet_files
 
 CURE = "prepare the dataset anew, or train without --warm-start"
 FILES = {USER: ("users", "user_id"), ITEM: ("items", "item_id")}
 """Tables of ids: the file and the column that hold them. Others have a vocabulary."""
 
 
-def row_values(folder: Path, table: str) -> pa.LargeStringArray:
+def row_values(folder: Location, table: str) -> pa.LargeStringArray:
     """(rows,) the id or value of each row of ``table``, as text; null for row 0, the unknown one.
 
     Ids that are integers and those that are text are the same where they read the same.
@@ -62,18 +64,18 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def copy_rows(dataset: Path, target: Path) -> None:
+def copy_rows(dataset: Location, target: Path) -> None:
     """Keep what the dataset's rows stand for, in the empty folder ``target``, a batch at a time."""
     (target / "vocabularies").mkdir(parents=True)
-    for path in sorted((dataset / "vocabularies").glob("*.parquet")):
+    for path in parquet_files(dataset / "vocabularies"):
         _copy(path, ["index", "value"], target / "vocabularies" / path.name)
     for table, (name, column) in FILES.items():
         _copy(dataset / f"{name}.parquet", [table, column], target / f"{name}.parquet")
 
 
-def _copy(source: Path, columns: list[str], target: Path) -> None:
+def _copy(source: Location, columns: list[str], target: Path) -> None:
     try:
-        with pq.ParquetFile(source) as file:
+        with open_parquet(source) as file:
             missing = [name for name in columns if name not in file.schema_arrow.names]
             if missing:
                 raise UserError(f"{source}: column {missing[0]!r} is missing: {CURE}")

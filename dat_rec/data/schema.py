@@ -23,9 +23,12 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from dat_rec.errors import UserError
-from dat_rec.files import STRICT, checked, read_json, write_json
+from dat_rec.files import STRICT, checked, write_json
+from dat_rec.storage.address import Location
+from dat_rec.storage.read import exists, read_json
 
 VERSION = 1
+SCHEMA = "schema.json"
 ANEW = "prepare the dataset anew"
 UNKNOWN = 0
 USER, ITEM, HISTORY = "user", "item", "history"
@@ -127,20 +130,19 @@ class Schema:
 
     def save(self, folder: Path) -> None:
         """Write ``schema.json`` into ``folder``."""
-        write_json(folder / "schema.json", asdict(self))
+        write_json(folder / SCHEMA, asdict(self))
 
     @staticmethod
-    def load(folder: Path) -> "Schema":
+    def load(folder: Location) -> "Schema":
         """Read and check ``folder``'s schema.
 
         Raises:
             UserError: no schema, another version, or fields that contradict one another.
         """
-        path = folder / "schema.json"
-        if not path.exists():
+        path = folder / SCHEMA
+        if not exists(path):
             raise UserError(
-                f"{folder} is not a prepared dataset (no schema.json): "
-                "make one with `dat-rec prepare`"
+                f"{folder} is not a prepared dataset (no {SCHEMA}): make one with `dat-rec prepare`"
             )
         value = read_json(path, "the dataset's schema")
         version = value.get("version") if isinstance(value, dict) else VERSION
@@ -152,7 +154,7 @@ class Schema:
         schema.check(path)
         return schema
 
-    def check(self, path: Path) -> None:
+    def check(self, path: Location) -> None:
         """Refuse a schema that contradicts itself.
 
         Raises:

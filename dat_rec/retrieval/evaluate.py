@@ -12,12 +12,13 @@ from dat_rec.retrieval.metrics import CUTOFFS, protocol_metrics
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.trained import load_model
 from dat_rec.runs.figures import METRICS, read_summary
+from dat_rec.storage.address import Location
 from dat_rec.training.metrics_log import log_metrics
 
 
 def evaluate(
     run: Path,
-    data: Path | None = None,
+    data: Location | None = None,
     checkpoint: str = "newest",
     *,
     tower: TowerFactory | None = None,

@@ -25,12 +25,13 @@ from dat_rec.retrieval.exported import FILES, MANIFEST, VERSION
 from dat_rec.retrieval.golden import check_answers
 from dat_rec.retrieval.query_encoder import QueryEncoder, save_query_tower
 from dat_rec.retrieval.trained import load_model
+from dat_rec.storage.address import Location
 
 
 def export(
     run: Path,
     out: Path,
-    data: Path | None = None,
+    data: Location | None = None,
     *,
     checkpoint: str = "newest",
     overwrite: bool = False,

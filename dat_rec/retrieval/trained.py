@@ -11,6 +11,7 @@ from dat_rec.errors import UserError
 from dat_rec.model.dat import DAT
 from dat_rec.model.towers import TowerFactory
 from dat_rec.runs.recorded import check_same_rows, load_config
+from dat_rec.storage.address import Location
 from dat_rec.training.objective import TrainTask
 
 
@@ -26,7 +27,7 @@ class Trained:
 
 def load_model(
     run: Path,
-    data: Path | None = None,
+    data: Location | None = None,
     checkpoint: str = "newest",
     tower: TowerFactory | None = None,
 ) -> Trained:

@@ -65,7 +65,8 @@ def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str
         with together():
             dataset = Dataset.open(config.data)
         check_same_on_all_ranks(
-            json.dumps([to_json(config), str(dataset.schema)]), "the configuration or the dataset"
+            json.dumps([to_json(config), str(dataset.schema), dataset.versions()]),
+            "the configuration or the dataset",
         )
         # Whatever can refuse its input comes before anything is written to the run's folder.
         run = open_run(config, dataset, context)
