@@ -131,7 +131,11 @@ def export(
         max_retries: maximum number of restarts by the scheduler
     """
     arguments = checks.run_arguments(run, data, image)
-    arguments += ["--out", checks.folder(out, image), *(["--overwrite"] if overwrite else [])]
+    arguments += [
+        "--out",
+        checks.folder(out, image, or_address=True),
+        *(["--overwrite"] if overwrite else []),
+    ]
     command = commands.once(["-m", "dat_rec", "export", *arguments], image)
     resource = resources.resource(host, cpu, gpu, memMB)
     return app.app_def(name, "export", command, image, ONE, resource, mounts, env, max_retries)

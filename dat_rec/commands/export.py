@@ -15,8 +15,8 @@ class ExportOptions:
 
     run: Path
     """Folder of the run that `dat-rec train` made."""
-    out: Path
-    """Folder of the export."""
+    out: Location
+    """Folder of the export, or its address, as in s3://bucket/export."""
     data: Location | None = None
     """Folder or address of the dataset, if it is no longer where the run found it."""
     checkpoint: str = "newest"

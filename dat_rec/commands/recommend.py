@@ -1,9 +1,9 @@
 """``dat-rec recommend``: write the best items of each user, from an export."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from dat_rec.commands.parse import Arguments, parse
+from dat_rec.storage.address import Location
 from dat_rec.versions import require_stack
 
 
@@ -11,13 +11,13 @@ from dat_rec.versions import require_stack
 class RecommendOptions:
     """Write the K best items of each user as Parquet: user_id, rank, item_id, score."""
 
-    export: Path
-    """Folder of the export that `dat-rec export` made."""
-    out: Path
+    export: Location
+    """Folder of the export that `dat-rec export` made, or its address."""
+    out: Location
     """Parquet file to write."""
     k: int = 100
     """Number of items to recommend to each user."""
-    queries: Path | None = None
+    queries: Location | None = None
     """Parquet file with the ids of the users to recommend to; without it, all known users."""
     user_id: str = "user_id"
     """Column of QUERIES with the users' ids."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from dat_rec.errors import UserError
 from dat_rec.retrieval.distinct import encode_once
 from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.search import SPARE, top_items
+from dat_rec.storage.address import Location
 
 BLOCK_BYTES = 64 * 2**20
 """Maximum bytes of candidate vectors in memory at a time; one user's are the least."""
@@ -104,13 +104,13 @@ class LoadedExport:
             raise UserError(f"user ids ({error}): give {wanted} alone") from error
 
 
-def load_export(path: Path) -> LoadedExport:
+def load_export(path: Location) -> LoadedExport:
     """Load an export, to ask it for vectors and items in this process.
 
     Every file is compared with its SHA-256 first. The query tower runs by torch alone, on CPU.
 
     Args:
-        path: folder that ``dat_rec.export`` made.
+        path: folder that ``dat_rec.export`` made, or its address.
 
     Raises:
         UserError: no export, one of another version, or a file that is missing or damaged.

@@ -17,7 +17,7 @@ from dat_rec.data.columns import BadIds, Column
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import UNKNOWN
 from dat_rec.errors import UserError
-from dat_rec.files import sha256, whole_folder, write_json
+from dat_rec.files import sha256, write_json
 from dat_rec.model.dat import DAT
 from dat_rec.model.towers import TowerFactory
 from dat_rec.retrieval.encode import encode_items
@@ -26,11 +26,12 @@ from dat_rec.retrieval.golden import check_answers
 from dat_rec.retrieval.query_encoder import QueryEncoder, save_query_tower
 from dat_rec.retrieval.trained import load_model
 from dat_rec.storage.address import Location
+from dat_rec.storage.publish import whole_folder
 
 
 def export(
     run: Path,
-    out: Path,
+    out: Location,
     data: Location | None = None,
     *,
     checkpoint: str = "newest",
@@ -44,7 +45,7 @@ def export(
 
     Args:
         run: folder that ``dat_rec.train`` made.
-        out: the export's folder.
+        out: the export's folder, or its address in a store.
         data: the dataset, if it is no longer where the run found it.
         checkpoint: which of the run's: the number of its steps, ``best`` (the lowest main loss) or
             ``newest``.

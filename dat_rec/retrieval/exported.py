@@ -25,6 +25,8 @@ from dat_rec.data.schema import UNKNOWN, Feature
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, read_json, sha256
 from dat_rec.retrieval.query_encoder import QueryTower
+from dat_rec.storage.address import Location
+from dat_rec.storage.snapshot import local_copy
 
 VERSION = 1
 MANIFEST = "export.json"
@@ -60,14 +62,15 @@ class Export:
     """Query features of U + 1 users: row U is the unknown one."""
 
     @staticmethod
-    def open(folder: Path) -> "Export":
-        """Read an export.
+    def open(folder: Location) -> "Export":
+        """Read an export; of one in a store, its files are copied to TMPDIR meanwhile.
 
         Raises:
             UserError: no export, one of another version, or a file that is missing or is
                 not the one that was written.
         """
-        return Export.read(folder, _check(folder))
+        with local_copy(folder, MANIFEST) as local:
+            return Export.read(local, _check(local))
 
     @staticmethod
     def read(folder: Path, features: Sequence[Feature]) -> "Export":

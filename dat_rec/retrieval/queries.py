@@ -1,20 +1,20 @@
 """A file of user ids in, the same ids in the export's type out, each once."""
 
-from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dat_rec.data.dataset import read_parquet
 from dat_rec.data.rows import is_text
 from dat_rec.errors import UserError
+from dat_rec.storage.address import Location
+from dat_rec.storage.read import open_parquet
+from dat_rec.storage.snapshot import pinned_file
 
 EXACT_IN_FLOAT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 """Smallest whole number by type of float that another may share its float with."""
 
 
-def read_queries(path: Path, column: str, wanted: pa.DataType) -> pa.Array:
+def read_queries(path: Location, column: str, wanted: pa.DataType) -> pa.Array:
     """The column's ids as ``wanted``, in the file's order.
 
     Args:
@@ -26,7 +26,7 @@ def read_queries(path: Path, column: str, wanted: pa.DataType) -> pa.Array:
         UserError: the file lacks the column, or the column holds nulls, duplicates, another type
             than the export's, or a number that is no such integer.
     """
-    ids = _plain(_read(path, column))
+    ids = _plain(_read(pinned_file(path), column))
     kind = ids.type
     if pa.types.is_null(kind) and not len(ids):  # pandas' type of nothing
         return pa.array([], wanted)
@@ -71,9 +71,10 @@ def read_queries(path: Path, column: str, wanted: pa.DataType) -> pa.Array:
     return cast
 
 
-def _read(path: Path, column: str) -> pa.Array:
+def _read(path: Location, column: str) -> pa.Array:
     try:
-        found = pq.read_schema(path).names
+        with open_parquet(path) as file:
+            found = file.schema_arrow.names
     except (OSError, pa.ArrowException):
         found = [column]  # what is wrong with the file is said below
     if column not in found:

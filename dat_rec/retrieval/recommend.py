@@ -12,11 +12,14 @@ from tqdm import tqdm
 
 from dat_rec.data.dataset import read_parquet
 from dat_rec.errors import UserError
-from dat_rec.files import whole_file
 from dat_rec.retrieval.answer import check_k, query_vectors, user_rows, users_at_once
-from dat_rec.retrieval.exported import Export
+from dat_rec.retrieval.exported import MANIFEST, Export
 from dat_rec.retrieval.queries import read_queries
 from dat_rec.retrieval.search import top_items
+from dat_rec.storage.address import Location, holds
+from dat_rec.storage.publish import whole_file
+from dat_rec.storage.read import exists, open_parquet
+from dat_rec.storage.snapshot import pinned
 
 
 class Recommended(NamedTuple):
@@ -29,10 +32,10 @@ class Recommended(NamedTuple):
 
 
 def recommend(
-    export: Path,
+    export: Location,
     k: int,
-    out: Path,
-    queries: Path | None = None,
+    out: Location,
+    queries: Location | None = None,
     *,
     user_id: str = "user_id",
     overwrite: bool = False,
@@ -40,7 +43,7 @@ def recommend(
     """Write each user's K best items of the whole catalogue, whole or not at all.
 
     Args:
-        export: folder that ``dat-rec export`` made.
+        export: folder that ``dat-rec export`` made, or its address.
         k: K, number of items for each user.
         out: Parquet file with user_id, rank (int32, from 1), item_id and score (float32),
             users in the queries' order, ranks rising.
@@ -52,10 +55,10 @@ def recommend(
         UserError: K is not in 1 … items, ``out`` is taken, the export is damaged, or the
             queries are malformed (see read_queries).
     """
-    if out.exists() and not overwrite:
+    if exists(out) and not overwrite:
         raise UserError(f"{out} is already there: name another file, or pass --overwrite")
-    inputs = [export.resolve(), *([queries.resolve()] if queries else [])]
-    if out.is_dir() or any(path in (out.resolve(), *out.resolve().parents) for path in inputs):
+    inputs = [export, *([queries] if queries else [])]
+    if (isinstance(out, Path) and out.is_dir()) or any(holds(one, out) for one in inputs):
         raise UserError(f"--out {out}: a folder, or part of the input: name another file")
     opened = Export.open(export)
     check_k(k, len(opened.item_vectors), "--k")
@@ -96,7 +99,7 @@ def _write(opened: Export, k: int, ids: pa.Array, rows: NDArray[np.int64], path:
             writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
-def sample(export: Path, recommendations: Path, users: int = 3, first: int = 5) -> str:
+def sample(export: Location, recommendations: Location, users: int = 3, first: int = 5) -> str:
     """The first items of the first few users, with titles, as text.
 
     Args:
@@ -105,7 +108,7 @@ def sample(export: Path, recommendations: Path, users: int = 3, first: int = 5) 
         users: number of users to show.
         first: number of items to show of each.
     """
-    items = read_parquet(export / "items.parquet", ["item_id", "title"])
+    items = read_parquet(pinned(export, MANIFEST) / "items.parquet", ["item_id", "title"])
     item_ids = items.column("item_id").combine_chunks()
     lines: list[str] = []
     for row in _first_rows(recommendations, users, first):
@@ -117,10 +120,10 @@ def sample(export: Path, recommendations: Path, users: int = 3, first: int = 5) 
     return "\n".join(lines)
 
 
-def _first_rows(recommendations: Path, users: int, first: int) -> list[dict[str, Any]]:
+def _first_rows(recommendations: Location, users: int, first: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     seen = 0
-    with pq.ParquetFile(recommendations) as file:
+    with open_parquet(recommendations) as file:
         for batch in file.iter_batches():
             for row in batch.filter(pc.less_equal(batch.column("rank"), first)).to_pylist():
                 seen += row["rank"] == 1

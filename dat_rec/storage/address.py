@@ -76,6 +76,10 @@ class Address:
 
     absolute = resolve
 
+    def with_key(self, key: str) -> "Address":
+        """The object called ``key`` in the same bucket, by the same pins."""
+        return Address(self.scheme, self.bucket, key, self.pins)
+
     def with_pins(self, pins: Mapping[str, Pin] | None) -> "Address":
         """The same address, to be read by ``pins``."""
         return Address(self.scheme, self.bucket, self.key, pins)
@@ -128,6 +132,13 @@ def location(text: str) -> Path | Address:
     if any(sign in key for sign in "?#*[") or "\\" in text:
         raise UserError(f"{text}: holds one of ? # * [ \\, which is no part of a name here")
     return Address(scheme, bucket, key)
+
+
+def holds(folder: Location, where: Location) -> bool:
+    """Whether ``where`` is ``folder``, or lies below it."""
+    if isinstance(folder, Path) and isinstance(where, Path):
+        return folder.resolve() in (where.resolve(), *where.resolve().parents)
+    return f"{where}/".startswith(f"{folder}/")
 
 
 def below(where: Location, folder: Location) -> str:

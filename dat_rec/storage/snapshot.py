@@ -4,17 +4,22 @@ A folder that we have published has a manifest, which names them. One that somet
 written, or copied there, is listed.
 """
 
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge, MinLen
 
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked
-from dat_rec.storage.address import Address, Location, Pin
+from dat_rec.storage.address import Address, Location, Pin, below
 from dat_rec.storage.client import client
 from dat_rec.storage.problems import MissingError
-from dat_rec.storage.read import read_json
+from dat_rec.storage.read import RANGE_BYTES, PinnedFile, read_json
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -60,6 +65,48 @@ def read_manifest(folder: Address) -> Manifest | None:
     if version not in (None, VERSION):
         raise UserError(f"{path}: version {version!r}, this program reads {VERSION}: {cure}")
     return checked(Manifest, value, str(path), cure)
+
+
+@contextmanager
+def local_copy(folder: Location, marker: str) -> Iterator[Path]:
+    """Yield a folder on a disk with all files of ``folder``, which need room in TMPDIR.
+
+    A local folder is yielded itself. Messages name the address in place of the copy.
+
+    Args:
+        folder: as of ``pinned``.
+        marker: as of ``pinned``.
+    """
+    if isinstance(folder, Path):
+        yield folder
+        return
+    source = pinned(folder, marker)
+    assert isinstance(source, Address)
+    with staged(source) as copy:
+        for key in source.pins or ():
+            path = copy / below(source.with_key(key), source)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                shutil.copyfileobj(PinnedFile(source.with_key(key)), file, RANGE_BYTES)
+        yield copy
+
+
+@contextmanager
+def staged(where: Address) -> Iterator[Path]:
+    """Yield a temporary folder; messages name ``where`` in its place."""
+    with tempfile.TemporaryDirectory(prefix="dat-rec-") as name:
+        try:
+            yield Path(name)
+        except UserError as error:
+            error.args = tuple(str(one).replace(name, str(where)) for one in error.args)
+            raise
+
+
+def pinned_file(where: Location) -> Location:
+    """The file, with its version of now pinned; a local one as it is."""
+    if isinstance(where, Path) or where.pins is not None:
+        return where
+    return where.with_pins({where.key: client(where).head(where)})
 
 
 def pinned(folder: Location, marker: str) -> Location:
