@@ -18,14 +18,12 @@ LOCATION_OPTION = re.compile(r"(--[\w.-]+) (?:\{None\}\|)?PATH\|ADDRESS\b")
 ADDRESS = "s3://bucket/x"
 SOME = {
     ("doctor", "--out"),
-    ("prepare parquet", "--users"),
     ("train", "--warm-start"),
     ("plan", "--picture"),
     ("status", "--run"),
     ("compare", ""),
     ("evaluate", "--run"),
-    ("export", "--out"),
-    ("recommend", "--queries"),
+    ("export", "--run"),
 }
 
 
@@ -36,7 +34,17 @@ def commands() -> Iterator[str]:
     yield from (f"prepare {source}" for source in sources)
 
 
-READ = {("train", "--data"), ("evaluate", "--data"), ("export", "--data")}
+READ = {
+    ("prepare parquet", "--interactions"),
+    ("prepare movielens", "--out"),
+    ("train", "--data"),
+    ("evaluate", "--data"),
+    ("export", "--data"),
+    ("export", "--out"),
+    ("recommend", "--export"),
+    ("recommend", "--queries"),
+    ("recommend", "--out"),
+}
 """Options that take addresses, whatever else does."""
 
 

@@ -1,6 +1,7 @@
 """Words of a command line in, a command's options out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -12,13 +13,21 @@ from dat_rec.storage.address import Address, location
 Arguments = Sequence[str]
 
 
-def parse(command: str, options: Any, arguments: Arguments, **more: Any) -> Any:
+def parse(
+    command: str,
+    options: Any,
+    arguments: Arguments,
+    *,
+    read: Callable[[str], Path] = local_path,
+    **more: Any,
+) -> Any:
     """Read a command's options; ``--help`` and bad words end the process, as tyro does.
 
     Args:
         command: its name.
         options: a dataclass.
         arguments: words behind the name.
+        read: makes the path of an option that is one of a user's text.
         more: arguments of ``tyro.cli``.
 
     Raises:
@@ -28,23 +37,24 @@ def parse(command: str, options: Any, arguments: Arguments, **more: Any) -> Any:
     from tyro.constructors import ConstructorRegistry
 
     registry = ConstructorRegistry()
-    registry.primitive_rule(_path_rule)
+    registry.primitive_rule(partial(_path_rule, read))
     name = f"dat-rec {command}"
     return tyro.cli(options, prog=name, args=list(arguments), registry=registry, **more)
 
 
-def _path_rule(info: Any) -> Any:
+def _path_rule(read_path: Callable[[str], Path], info: Any) -> Any:
     """How tyro reads an option that is a path, which refuses addresses, or a location."""
     from tyro.constructors import PrimitiveConstructorSpec
 
     members = set(_members(info.type))
-    if not {Path} <= members <= {Path, Address, NoneType} or members == {Path, NoneType}:
+    if not {Path} <= members <= {Path, Address, NoneType}:
         return None
-    read = location if Address in members else local_path
+    read = location if Address in members else read_path
+    far = read is not local_path
     may_lack = NoneType in members
     return PrimitiveConstructorSpec(
         nargs=1,
-        metavar=f"{'{None}|' if may_lack else ''}PATH{'|ADDRESS' if Address in members else ''}",
+        metavar=f"{'{None}|' if may_lack else ''}PATH{'|ADDRESS' if far else ''}",
         instance_from_str=lambda words: None if may_lack and words[0] == "None" else read(words[0]),
         is_instance=lambda value: isinstance(value, tuple(members)),
         str_from_instance=lambda value: [str(value)],

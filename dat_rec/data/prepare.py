@@ -31,7 +31,8 @@ from dat_rec.data.duckdb_errors import errors_in_one_line
 from dat_rec.data.interactions import find_ranges, write_test, write_training
 from dat_rec.data.journal import Journal, made_of
 from dat_rec.data.progress import Progress
-from dat_rec.data.schema import HISTORY, ITEM, ExampleFile, Feature, Schema
+from dat_rec.data.remote import has_addresses, prepare_near
+from dat_rec.data.schema import HISTORY, ITEM, SCHEMA, ExampleFile, Feature, Schema
 from dat_rec.data.shuffle import file_cuts
 from dat_rec.data.source import HISTORY_CATEGORY, Attribute, Source, Split
 from dat_rec.data.split import hold_out, keep_frequent
@@ -54,7 +55,7 @@ class Options(ABC):
     """The options that every source has; a source adds its own fields."""
 
     out: Path
-    """Folder of the dataset, which is made."""
+    """Folder of the dataset, which is made, or its address, as in s3://bucket/data."""
     history_length: int = 50
     """Maximum length of a history: the user's most recent items."""
     max_rejected: float = 0.01
@@ -107,6 +108,8 @@ def prepare(options: Options) -> Schema:
         >>> schema.users, schema.items
         (200, 100)
     """
+    if has_addresses(options):
+        return prepare_near(options, prepare, SCHEMA)
     _check_options(options)
     of = made_of(options)
     with (

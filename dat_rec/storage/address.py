@@ -107,8 +107,12 @@ Location = Annotated[Path | Address, _AsLocation()]
 """A local path, or an address in a store."""
 
 
-def location(text: str) -> Path | Address:
+def location(text: str, *, pattern: bool = False) -> Path | Address:
     """The location that a user has written; ``file://`` is read as the path.
+
+    Args:
+        text: a path, or an address.
+        pattern: whether stars in an address stand for any text, for the caller to read.
 
     Raises:
         UserError: an address without a bucket, or with parts that no object can be called by.
@@ -129,7 +133,7 @@ def location(text: str) -> Path | Address:
         )
     if any(part in ("", ".", "..") for part in key.split("/")) and key:
         raise UserError(f"{text}: has an empty part, . or ..: write the name in full")
-    if any(sign in key for sign in "?#*[") or "\\" in text:
+    if any(sign in text for sign in ("?#[\\" if pattern else "?#[\\*")):
         raise UserError(f"{text}: holds one of ? # * [ \\, which is no part of a name here")
     return Address(scheme, bucket, key)
 

@@ -6,7 +6,7 @@ again. Other stores are only read, through fsspec (``foreign.py``).
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -86,8 +86,8 @@ class ObjectStoreClient:
         def look() -> dict[str, Pin]:
             pages = obstore.list(self._store, f"{address.key}/" if address.key else None)
             found = {meta["path"]: _pin(meta) for page in pages for meta in page}
-            # Markers of folders, which consoles and file systems leave.
-            return {key: pin for key, pin in found.items() if pin.size or not key.endswith("/")}
+            folders = _parents(found) | {address.key}
+            return {key: pin for key, pin in found.items() if pin.size or key not in folders}
 
         return self._retry(look, address, "listing it")
 
@@ -184,6 +184,12 @@ def _endpoints() -> Iterator[str]:
     for name, value in os.environ.items():
         if name.startswith(("AWS_ENDPOINT", "GOOGLE_", "AZURE_")) and "://" in value:
             yield value.lower()
+
+
+def _parents(keys: Iterable[str]) -> set[str]:
+    """All keys above others: consoles and file systems leave empty objects that mark folders."""
+    parts = (key.split("/") for key in keys)
+    return {"/".join(one[:end]) for one in parts for end in range(1, len(one))}
 
 
 def _pin(meta: Any) -> Pin:

@@ -84,11 +84,15 @@ def local_copy(folder: Location, marker: str) -> Iterator[Path]:
     assert isinstance(source, Address)
     with staged(source) as copy:
         for key in source.pins or ():
-            path = copy / below(source.with_key(key), source)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as file:
-                shutil.copyfileobj(PinnedFile(source.with_key(key)), file, RANGE_BYTES)
+            fetch(source.with_key(key), copy / below(source.with_key(key), source))
         yield copy
+
+
+def fetch(source: Address, target: Path) -> None:
+    """Copy an object to a file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as file:
+        shutil.copyfileobj(PinnedFile(source), file, RANGE_BYTES)
 
 
 @contextmanager
