@@ -184,6 +184,9 @@ class TrainConfig:
     fresh."""
     overwrite: Annotated[bool, MAY_CHANGE] = False
     """Replace a run that is already in OUT."""
+    mirror: Annotated[Location | None, MAY_CHANGE, Absent(None)] = None
+    """Address, as in s3://bucket/run, to which each whole checkpoint and failure.json are copied
+    behind training. Where OUT has no checkpoint, --resume takes the newest whole one from there."""
     checkpoint_every: Annotated[int, Ge(1), MAY_CHANGE] = 1000
     """Number of steps between checkpoints; one more is written at the end."""
     keep_checkpoints: Annotated[int, Ge(1), MAY_CHANGE] = 2
@@ -253,6 +256,8 @@ class TrainConfig:
         refuse_void(self, flatten(to_json(self)), flatten(usual))
         for pin in self.pin:
             parse_rule(pin)
+        if isinstance(self.mirror, Path):
+            raise UserError(f"--mirror {self.mirror}: is no address: write e.g. s3://BUCKET/RUN")
         loss = self.loss
         if loss.main == "bce" and loss.negatives == 0:
             raise UserError("--loss.main bce needs negatives: pass --loss.negatives 1 or more")

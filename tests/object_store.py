@@ -61,6 +61,10 @@ class ObjectStore:
         command += [f"-filer.localSocket=/tmp/dat-rec-{s3}.sock"]
         with (self._folder / "out.txt").open("ab") as out:
             self._process = subprocess.Popen(command, stdout=out, stderr=out)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until it answers, if it has been started or is about to be."""
         end = time.monotonic() + BOOT_S
         while True:
             try:
@@ -69,7 +73,7 @@ class ObjectStore:
                     obstore.put(self._store(bucket), ".made", b"")
                 return
             except obstore.exceptions.BaseError:
-                if self._process.poll() is not None or time.monotonic() > end:
+                if (self._process and self._process.poll() is not None) or time.monotonic() > end:
                     raise
                 time.sleep(0.2)
 

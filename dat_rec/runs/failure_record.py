@@ -5,22 +5,28 @@ the others knows who did not answer, and one that lost touch knows nothing. The 
 of these reports, and of equals the first.
 """
 
+import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dat_rec.checkpoint.listing import usual_command
+from dat_rec.dist.call_with_timeout import call_with_timeout
 from dat_rec.errors import Failure, FailureKind, UserError
 from dat_rec.files import PARTIAL_SUFFIX, read_json, write_json
 from dat_rec.runs.fence import is_locked, read_writer
+from dat_rec.storage.address import Address
 
 FAILURE = "failure.json"
 SUMMARY = "train.json"
 COMMAND = "DAT_REC_COMMAND"
 """Environment variable: the command that a user gives again to go on with the run, where the job
 was not started by ``dat-rec train …`` or ``torchrun … -m dat_rec train …`` as typed."""
+MIRROR_TIMEOUT_S = 3.0
+"""Maximum number of seconds for copying the report to a store."""
 WORTH: dict[FailureKind, int] = {"stopped": 0, "lost": 1, "died": 2, "error": 3}
 """Of two reports of one failure, the one of the larger worth is kept."""
 
@@ -35,6 +41,7 @@ class FailureRecord:
         command: to go on with the run; empty for the one that was given, and what to add to it.
         rank: this process's.
         hosts: host name of each rank, by rank.
+        mirror: where the report is copied to; None: nowhere.
         begun: whether this start has taken the folder. If not, it writes only where nobody trains.
     """
 
@@ -43,6 +50,7 @@ class FailureRecord:
     command: str
     rank: int
     hosts: tuple[str, ...]
+    mirror: Address | None = None
     begun: bool = True
 
     def __call__(self, failure: Failure) -> str:
@@ -67,7 +75,24 @@ class FailureRecord:
         }
         if not self._keep(record):
             return ""
+        self._copy(record)
         return f"{in_one_line(record)}; to go on: {record['command']}"
+
+    def _copy(self, record: dict[str, Any]) -> None:
+        """Copy the report to the mirror, by the rank that has written it: rank 0 may be dead."""
+        if self.mirror is not None:
+            # Seldom needed, and not at once to load.
+            from dat_rec.storage.client import client
+
+            path, text = self.mirror / FAILURE, json.dumps(record, indent=2).encode()
+
+            def send() -> None:
+                # The report itself is what counts.
+                with suppress(UserError):
+                    client(path).put(path, text)
+
+            with suppress(TimeoutError):
+                call_with_timeout(send, MIRROR_TIMEOUT_S)
 
     def _may_write(self) -> bool:
         ours = read_writer(self.run).get("token") == self.token

@@ -27,6 +27,7 @@ from dat_rec.runs.figures import read_config
 from dat_rec.runs.rank_zero import on_rank_0, patiently
 from dat_rec.runs.recorded import check_same_rows, load_config
 from dat_rec.runs.warm_start import ROWS, check_warm_start
+from dat_rec.storage.address import Address
 
 BEGUN = {LOCK, WRITER, "schema.json", ROWS, "plan.json", "plan.txt", "config.json"}
 """Files that a start which was killed early may leave in a folder that is no run yet."""
@@ -105,8 +106,9 @@ def record_failures(run: OpenRun, *, begun: bool) -> None:
         begun: whether the run has begun; before, input that is refused leaves no record.
     """
     fence, reporter = run.fence, run.context.failure_reporter
+    mirror = run.config.mirror if isinstance(run.config.mirror, Address) else None
     reporter.write = FailureRecord(
-        run.folder, fence.token, fence.command, run.context.rank, run.hosts, begun=begun
+        run.folder, fence.token, fence.command, run.context.rank, run.hosts, mirror, begun=begun
     )
     reporter.begun = begun
     reporter.advice = lambda: advice(run.folder)

@@ -1,7 +1,6 @@
 """Try again what a store did not answer, with longer and longer waits, until a deadline."""
 
 import os
-import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -25,16 +24,11 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 5.0
 
 
 class Retry:
-    """Does the requests to one store.
+    """Does the requests to one store."""
 
-    Args:
-        stopped: ends the waiting between two tries; None: nothing does.
-    """
-
-    def __init__(self, stopped: threading.Event | None = None) -> None:
+    def __init__(self) -> None:
         self._answered = False
         self._away = False  # said once for all threads
-        self._stopped = stopped or threading.Event()
 
     def __call__(self, request: Callable[[], T], address: Address, doing: str) -> T:
         """Do ``request`` until the store answers it.
@@ -58,13 +52,13 @@ class Retry:
                     self._answered = True
                     raise problem.error from error
                 tried_s = time.monotonic() - begin
-                if self._stopped.is_set() or tried_s >= self._deadline_s():
+                if tried_s >= self._deadline_s():
                     raise self._given_up(problem.error, tried_s) from error
                 if self._answered and not self._away:
                     self._away = True
                     say(f"{problem.error}: trying again")
                 failed = True
-                self._stopped.wait(wait_s)
+                time.sleep(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
             else:
                 if failed and self._away:

@@ -27,6 +27,7 @@ from dat_rec.model.towers import TowerFactory
 from dat_rec.option_marks import to_json
 from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.preflight.preflight import require
+from dat_rec.runs.mirror import fill_from_mirror, mirrored
 from dat_rec.runs.run_folder import OpenRun, open_run
 from dat_rec.runs.start_page import Start, start_page
 from dat_rec.runs.warm_start import warm_start
@@ -69,6 +70,7 @@ def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str
             "the configuration or the dataset",
         )
         # Whatever can refuse its input comes before anything is written to the run's folder.
+        fill_from_mirror(config, context)
         run = open_run(config, dataset, context)
         reader = _reader(run)
 
@@ -89,16 +91,17 @@ def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str
         announce(run, start_page(config, _start(run, reader, plan, estimate)))
 
         training = Training(run, model, optimizer, reader, state.get("loss_sums"))
-        with closing(training):
-            results = training.run()
-        facts = {
-            "steps": reader.steps,
-            "resumed_after": done,
-            "examples_an_epoch": reader.examples,
-            "world_size": context.world_size,
-            "bad_ids": total_bad_ids(all_gather_object(reader.bad_ids)),
-        }
-        return finish(run, facts | results)
+        with mirrored(run):
+            with closing(training):
+                results = training.run()
+            facts = {
+                "steps": reader.steps,
+                "resumed_after": done,
+                "examples_an_epoch": reader.examples,
+                "world_size": context.world_size,
+                "bad_ids": total_bad_ids(all_gather_object(reader.bad_ids)),
+            }
+            return finish(run, facts | results)
 
 
 @contextmanager

@@ -128,7 +128,7 @@ class Launched:
 
 @contextmanager
 def launched(
-    data: Path,
+    data: Path | str,
     out: Path,
     *flags: str,
     ranks: int = 2,

@@ -302,7 +302,9 @@ def test_an_address_in_place_of_a_local_folder_is_refused(
             values = needed | {folder: "gs://bucket/x"}
             if (name, folder) in ADDRESSES:
                 if image:
-                    assert "gs://bucket/x" in component(**values, image=image).roles[0].args
+                    assert "gs://bucket/x" in " ".join(
+                        component(**values, image=image).roles[0].args
+                    )
                 continue
             with pytest.raises(SystemExit) as stop:
                 component(**values, image=image)

@@ -1,0 +1,259 @@
+"""Copies of a run's checkpoints in a store, made behind training; and the way back.
+
+A thread of rank 0 looks for what is new in the run's folder. A checkpoint's files go below a new
+prefix of ``MIRROR/checkpoints/step-N``, and its manifest comes last, so that it is there whole or
+not at all. A store that is away delays no step: the next look tries again.
+"""
+
+import json
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from dat_rec.checkpoint.listing import checkpoint_folder, checkpoints
+from dat_rec.config import TrainConfig
+from dat_rec.disk import say
+from dat_rec.dist.rank_context import RankContext
+from dat_rec.errors import StoppedError, SupersededError, UserError
+from dat_rec.files import PARTIAL_SUFFIX, publish, sha256
+from dat_rec.runs.failure_record import FAILURE, SUMMARY
+from dat_rec.runs.fence import JOB
+from dat_rec.runs.rank_zero import on_rank_0, patiently
+from dat_rec.runs.run_folder import OpenRun
+from dat_rec.storage.address import Address, below
+from dat_rec.storage.client import client
+from dat_rec.storage.read import exists, read_bytes, read_json
+from dat_rec.storage.snapshot import MANIFEST, Manifest, ManifestFile, fetch, pinned, read_manifest
+
+LOOK_S = 1.0
+"""Seconds between two looks at the run's folder."""
+CONFIG = "config.json"
+GONE = (0, 0)
+KEPT = (CONFIG, "schema.json", "plan.json", "plan.txt", "start.txt", SUMMARY, FAILURE)
+"""Files beside the checkpoints that are copied."""
+
+
+@contextmanager
+def mirrored(run: OpenRun) -> Iterator[None]:
+    """Copy the run's checkpoints behind the block, on rank 0; at its end, wait for the last.
+
+    It is not waited for after a failure, nor longer than a store that is away is tried.
+    """
+    mirror = run.config.mirror
+    if not isinstance(mirror, Address) or not run.context.is_rank_zero:
+        yield
+        return
+    copier = Mirror(run, mirror)
+    try:
+        yield
+    except StoppedError:
+        copier.close(wait=True)
+        raise
+    except BaseException:
+        copier.close(wait=False)
+        raise
+    copier.close(wait=True)
+
+
+class Mirror:
+    """Copies what is new in the run's folder to a store.
+
+    Args:
+        run: the run, whose fence is asked before anything is written.
+        address: of the copies.
+    """
+
+    def __init__(self, run: OpenRun, address: Address) -> None:
+        self._run, self._folder, self._address = run, run.folder, address
+        self._client = client(address)
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._done: set[int] = set()
+        self._problem = ""
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+        self._thread.start()
+
+    def close(self, *, wait: bool) -> None:
+        """End the thread; with ``wait``, when all is copied or the store has been given up."""
+        self._stopped.set()
+        if wait:
+            self._thread.join()
+            if self._problem:
+                say(f"{self._address}: not up to date: {self._problem}")
+
+    def _loop(self) -> None:
+        last = False
+        while not last:
+            # What was written before the end is looked at once more.
+            last = self._stopped.wait(LOOK_S)
+            try:
+                self._look()
+                self._problem = ""
+            except SupersededError:
+                return
+            except (UserError, OSError) as error:
+                if str(error) != self._problem:
+                    say(f"mirror: {error}: training goes on, and this is tried again")
+                self._problem = str(error)
+
+    def _look(self) -> None:
+        self._copy_files()
+        there = checkpoints(self._folder)
+        if there and there[-1][0] not in self._done:
+            self._copy(*there[-1])
+        for step, folder in checkpoints(self._folder):
+            if step not in self._done:
+                self._copy(step, folder)
+        self._remove_old()
+
+    def _copy_files(self) -> None:
+        for name in KEPT:
+            path = self._folder / name
+            if path.exists():
+                stat = path.stat()
+                state = (stat.st_mtime_ns, stat.st_size)
+                if self._sent.get(name) != state:
+                    self._run.fence.check()
+                    self._client.put(self._address / name, path.read_bytes())
+                    self._sent[name] = state
+            elif self._sent.get(name) != GONE:
+                # Of an earlier start, or of this one: the run goes on.
+                self._client.delete([self._address / name])
+                self._sent[name] = GONE
+
+    def _copy(self, step: int, folder: Path) -> None:
+        """Copy a checkpoint, which retention may remove meanwhile."""
+        held = folder.with_name(f"mirror-{folder.name}{PARTIAL_SUFFIX}")
+        shutil.rmtree(held, ignore_errors=True)
+        try:
+            held.mkdir()
+            for path in folder.iterdir():
+                os.link(path, held / path.name)
+        except FileNotFoundError:  # removed before it was held
+            shutil.rmtree(held, ignore_errors=True)
+            return
+        try:
+            self._upload(step, held)
+        finally:
+            shutil.rmtree(held, ignore_errors=True)
+
+    def _upload(self, step: int, folder: Path) -> None:
+        where = _checkpoint(self._address, step)
+        prefix = f"data-{uuid.uuid4().hex}"
+        written = {}
+        for path in sorted(folder.iterdir()):
+            self._run.fence.check()
+            pin = self._client.put(where / prefix / path.name, path)
+            written[path.name] = ManifestFile(pin.size, pin.tag, sha256(path))
+        self._run.fence.check()
+        text = json.dumps(asdict(Manifest(prefix, written)), indent=2)
+        self._client.put(where / MANIFEST, text.encode())
+        self._done.add(step)
+        found = self._client.list_below(where)
+        old = [key for key in found if below(where.with_key(key), where).startswith("data-")]
+        old = [key for key in old if not key.startswith(f"{(where / prefix).key}/")]
+        self._client.delete([where.with_key(key) for key in old])
+
+    def _remove_old(self) -> None:
+        """Remove the copies of checkpoints that the run has removed, manifests first."""
+        here = {step for step, _ in checkpoints(self._folder)}
+        if not here <= self._done:
+            return
+        for step in mirrored_steps(self._address):
+            if step not in here:
+                self._run.fence.check()
+                _remove(self._address, step)
+                self._done.discard(step)
+
+
+def _checkpoint(address: Address, step: int) -> Address:
+    return address / "checkpoints" / checkpoint_folder(Path(), step).name
+
+
+def _remove(address: Address, step: int) -> None:
+    where = _checkpoint(address, step)
+    client(where).delete([where / MANIFEST])
+    client(where).delete([where.with_key(key) for key in client(where).list_below(where)])
+
+
+def mirrored_steps(address: Address) -> list[int]:
+    """The steps whose whole checkpoints a mirror has, oldest first."""
+    folder = address / "checkpoints"
+    names = (below(folder.with_key(key), folder) for key in client(folder).list_below(folder))
+    steps = (name.removesuffix(f"/{MANIFEST}") for name in names if name.endswith(f"/{MANIFEST}"))
+    numbers = (step.removeprefix("step-") for step in steps)
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def fill_from_mirror(config: TrainConfig, context: RankContext) -> None:
+    """Take the newest whole checkpoint from the mirror where the run's folder has none.
+
+    That is done for a run that is resumed, and for a job that its scheduler starts again. All ranks
+    call this, and rank 0 does it.
+
+    Raises:
+        SharedError: the mirror holds a run that is neither resumed nor replaced, or cannot be read.
+    """
+    mirror = config.mirror
+    if isinstance(mirror, Address):
+        on_rank_0(context, lambda: patiently(lambda: _fill(config, mirror), config.out, 0))
+
+
+def _fill(config: TrainConfig, mirror: Address) -> None:
+    if checkpoints(config.out):
+        return
+    steps = mirrored_steps(mirror)
+    if not steps:
+        return
+    job = os.environ.get(JOB, "")
+    facts = read_json(mirror / CONFIG, "the run's configuration")
+    restarted = bool(job) and isinstance(facts, dict) and facts.get("job") == job
+    if not (config.resume or restarted):
+        if not config.overwrite:
+            raise UserError(
+                f"--mirror {mirror} holds a run: pass --resume to go on with it, --overwrite to "
+                "replace it, or name another address"
+            )
+        for step in steps:
+            _remove(mirror, step)
+        return
+    for step in reversed(steps):
+        if _fetch_checkpoint(mirror, step, config.out):
+            break
+    else:
+        raise UserError(f"{mirror}: every checkpoint is damaged: train anew, with --overwrite")
+    for name in KEPT:
+        if name not in (CONFIG, FAILURE) and exists(mirror / name):
+            (config.out / name).write_bytes(read_bytes(mirror / name))
+    # Last: it says that this folder is a run.
+    (config.out / CONFIG).write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    say(f"{config.out}: the checkpoint of step {step} was taken from {mirror}")
+
+
+def _fetch_checkpoint(mirror: Address, step: int, run: Path) -> bool:
+    """Copy a checkpoint into the run's folder; false if it is damaged, which is said."""
+    where, target = _checkpoint(mirror, step), checkpoint_folder(run, step)
+    partial = target.with_name(target.name + PARTIAL_SUFFIX)
+    shutil.rmtree(partial, ignore_errors=True)
+    manifest = read_manifest(where)
+    source = pinned(where, MANIFEST)
+    assert manifest is not None
+    assert isinstance(source, Address)
+    for name, file in manifest.files.items():
+        try:
+            fetch(source / name, partial / name)
+            whole = sha256(partial / name) == file.sha256
+        except UserError as error:
+            whole = False
+            say(str(error))
+        if not whole:
+            say(f"{where}: {name} is damaged: looking for an older one")
+            shutil.rmtree(partial, ignore_errors=True)
+            return False
+    publish(partial, target)
+    return True
