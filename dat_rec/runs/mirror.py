@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from dat_rec.checkpoint.listing import checkpoint_folder, checkpoints
+from dat_rec.checkpoint.listing import DIGESTS, checkpoint_folder, checkpoints
 from dat_rec.config import TrainConfig
 from dat_rec.disk import say
 from dat_rec.dist.rank_context import RankContext
@@ -73,6 +73,7 @@ class Mirror:
         self._client = client(address)
         self._sent: dict[str, tuple[int, int]] = {}
         self._done: set[int] = set()
+        self._seen: set[int] | None = set() if run.resume else None
         self._problem = ""
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
@@ -102,6 +103,8 @@ class Mirror:
                 self._problem = str(error)
 
     def _look(self) -> None:
+        if self._seen is None:
+            self._remove_old()
         self._copy_files()
         there = checkpoints(self._folder)
         if there and there[-1][0] not in self._done:
@@ -144,6 +147,11 @@ class Mirror:
 
     def _upload(self, step: int, folder: Path) -> None:
         where = _checkpoint(self._address, step)
+        manifest = read_manifest(where)
+        digests = manifest and manifest.files.get(DIGESTS)
+        if digests and digests.sha256 == sha256(folder / DIGESTS):
+            self._done.add(step)  # by an earlier start
+            return
         prefix = f"data-{uuid.uuid4().hex}"
         written = {}
         for path in sorted(folder.iterdir()):
@@ -160,15 +168,17 @@ class Mirror:
         self._client.delete([where.with_key(key) for key in old])
 
     def _remove_old(self) -> None:
-        """Remove the copies of checkpoints that the run has removed, manifests first."""
+        """Remove the copies of checkpoints that the run has removed, or has not made."""
         here = {step for step, _ in checkpoints(self._folder)}
-        if not here <= self._done:
+        # Those of an older run go before there is any of this one.
+        if here == self._seen or not (here <= self._done or self._seen is None):
             return
         for step in mirrored_steps(self._address):
             if step not in here:
                 self._run.fence.check()
                 _remove(self._address, step)
                 self._done.discard(step)
+        self._seen = here
 
 
 def _checkpoint(address: Address, step: int) -> Address:

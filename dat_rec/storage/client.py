@@ -21,10 +21,10 @@ from dat_rec.storage.address import GOOGLE, OBJECT_STORES, S3, Address, Pin
 from dat_rec.storage.foreign import ForeignClient
 from dat_rec.storage.retry import Retry
 
-CONNECT_S, READ_S, REQUEST_S = 5, 20, 300
+CONNECT_S, READ_S, REQUEST_S = 5, 30, 300
 """Seconds until a connection must stand, until the next bytes must come, and for a request."""
-PART_BYTES = 8 * 2**20
-"""Bytes of the parts that a large object is written in."""
+PART_BYTES, MOST_PARTS = 8 * 2**20, 9_000
+"""Bytes of the parts that a large object is written in; and how many there may be."""
 PARTS_AT_ONCE = 4
 
 
@@ -121,7 +121,7 @@ class ObjectStoreClient:
                 data,
                 mode=mode,
                 use_multipart=False if conditional else None,
-                chunk_size=PART_BYTES,
+                chunk_size=max(PART_BYTES, size // MOST_PARTS),
                 max_concurrency=PARTS_AT_ONCE,
             )
             return Pin(size, done["e_tag"] or "", done["version"])

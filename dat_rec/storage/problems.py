@@ -99,4 +99,7 @@ def _set(address: Address) -> str:
         return "set GOOGLE_APPLICATION_CREDENTIALS"
     if address.scheme in AZURE:
         return "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
-    return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    return (
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (those of a profile: "
+        "eval $(aws configure export-credentials --format env))"
+    )

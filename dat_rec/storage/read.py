@@ -8,6 +8,7 @@ import io
 import json
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from dat_rec.storage.problems import ChangedError, MissingError
 MISSING = "look what is at the address, or write it anew"
 TAIL_BYTES = 2**16
 """Bytes of an object's end that are read at first: in most Parquet files they hold the footer."""
+METADATA_KEPT = 64
+"""Number of Parquet files whose metadata are kept, some hundred KiB each."""
 RANGE_BYTES = 32 * 2**20
 """Maximum bytes of one request."""
 
@@ -43,8 +46,8 @@ class PinnedFile(io.RawIOBase):
         if address.pins is not None and address.pin is None:
             raise MissingError(f"{address}: was not there when the folder was pinned: {MISSING}")
         self._pin = address.pin or self._client.head(address)
-        size = self._pin.size
-        self._tail = self._range(max(0, size - TAIL_BYTES), size) if size else b""
+        self._in_tail = max(0, self._pin.size - TAIL_BYTES)
+        self._tail: bytes | None = None
         # A thread's seek and read belong together, and pyarrow holds no lock over the two.
         self._here = threading.local()
 
@@ -84,9 +87,12 @@ class PinnedFile(io.RawIOBase):
         begin = min(self.tell(), self._pin.size)
         stop = self._pin.size if size is None or size < 0 else min(begin + size, self._pin.size)
         self._here.position = stop
-        in_tail = self._pin.size - len(self._tail)
-        if begin >= in_tail:
-            return self._tail[begin - in_tail : stop - in_tail]
+        if begin == stop:
+            return b""
+        if begin >= self._in_tail:
+            if self._tail is None:
+                self._tail = self._range(self._in_tail, self._pin.size)
+            return self._tail[begin - self._in_tail : stop - self._in_tail]
         parts = [
             self._range(start, min(start + RANGE_BYTES, stop))
             for start in range(begin, stop, RANGE_BYTES)
@@ -130,12 +136,8 @@ class PinnedFile(io.RawIOBase):
         )
 
 
-def open_parquet(where: Location, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-    """Open a Parquet file.
-
-    Args:
-        where: the file's.
-        metadata: of the file, if they were read before.
+def open_parquet(where: Location) -> pq.ParquetFile:
+    """Open a Parquet file; the metadata of a pinned object are kept for the next time.
 
     Raises:
         OSError: a local file cannot be opened.
@@ -143,8 +145,16 @@ def open_parquet(where: Location, metadata: pq.FileMetaData | None = None) -> pq
         UserError: an object cannot be read.
     """
     if isinstance(where, Path):
-        return pq.ParquetFile(where, metadata=metadata)
+        return pq.ParquetFile(where)
+    metadata = None if where.pin is None else _metadata(where.with_pins(None), where.pin)
     return pq.ParquetFile(PinnedFile(where), metadata=metadata, pre_buffer=True)
+
+
+@lru_cache(METADATA_KEPT)
+def _metadata(where: Address, pin: Pin) -> pq.FileMetaData:
+    """The metadata of a version of a Parquet file."""
+    with pq.ParquetFile(PinnedFile(where.with_pins({where.key: pin}))) as file:
+        return file.metadata
 
 
 def read_metadata(where: Location) -> pq.FileMetaData:
