@@ -6,7 +6,6 @@ Ranks may divide the question among them.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,6 +19,7 @@ from dat_rec.data.row_groups import ExampleFiles, RowGroup, index_feature, new_p
 from dat_rec.data.schema import Schema
 from dat_rec.data.statistics import suspect_groups
 from dat_rec.errors import UserError
+from dat_rec.storage.address import Location
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _ids(group: pq.RowGroupMetaData, names: set[str]) -> int:
 
 def _check_file(
     opened: ExampleFiles,
-    path: Path,
+    path: Location,
     schema: Schema,
     policy: Literal["refuse", "unknown"],
 ) -> None:

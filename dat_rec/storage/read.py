@@ -8,7 +8,6 @@ import io
 import json
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,6 @@ from dat_rec.storage.problems import ChangedError, MissingError
 MISSING = "look what is at the address, or write it anew"
 TAIL_BYTES = 2**16
 """Bytes of an object's end that are read at first: in most Parquet files they hold the footer."""
-METADATA_KEPT = 64
-"""Number of Parquet files whose metadata are kept, some hundred KiB each."""
 RANGE_BYTES = 32 * 2**20
 """Maximum bytes of one request."""
 
@@ -136,33 +133,20 @@ class PinnedFile(io.RawIOBase):
         )
 
 
-def open_parquet(where: Location) -> pq.ParquetFile:
-    """Open a Parquet file; the metadata of a pinned object are kept for the next time.
+def open_parquet(where: Location, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
+    """Open a Parquet file.
+
+    Args:
+        where: the file's.
+        metadata: of the file, if they were read before: an object's are not asked for again.
 
     Raises:
         OSError: a local file cannot be opened.
         pyarrow.ArrowException: it is no Parquet.
         UserError: an object cannot be read.
     """
-    if isinstance(where, Path):
-        return pq.ParquetFile(where)
-    metadata = None if where.pin is None else _metadata(where.with_pins(None), where.pin)
-    return pq.ParquetFile(PinnedFile(where), metadata=metadata, pre_buffer=True)
-
-
-@lru_cache(METADATA_KEPT)
-def _metadata(where: Address, pin: Pin) -> pq.FileMetaData:
-    """The metadata of a version of a Parquet file."""
-    with pq.ParquetFile(PinnedFile(where.with_pins({where.key: pin}))) as file:
-        return file.metadata
-
-
-def read_metadata(where: Location) -> pq.FileMetaData:
-    """The metadata of a Parquet file; errors as of ``open_parquet``."""
-    if isinstance(where, Path):
-        return pq.read_metadata(where)
-    with open_parquet(where) as file:
-        return file.metadata
+    source = where if isinstance(where, Path) else PinnedFile(where)
+    return pq.ParquetFile(source, metadata=metadata, pre_buffer=True)
 
 
 def exists(where: Location) -> bool:
