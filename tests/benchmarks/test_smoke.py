@@ -21,7 +21,7 @@ from benchmarks.sweep import SHAPES, as_in_training
 from dat_rec.config import TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.planner.cost_estimate import RankEstimate
-from dat_rec.planner.hardware import Cluster, Cost, Hardware, Way
+from dat_rec.planner.hardware import Cluster, Cost, CostKind, Hardware
 from dat_rec.planner.plan_request import find_plan
 from dat_rec.planner.plan_table import plan_to_json
 from dat_rec.planner.table_file import Table
@@ -172,7 +172,7 @@ def test_costs_are_found_again_in_steps_made_of_them() -> None:
             for number in range(2):
                 work = rng.uniform(1e5, 9e5, 5)
                 step_ms = constant + float(work @ true[at]) / 1e6
-                factors: dict[Way, Cost] = {kind: Cost(*work), "every_rank": own}
+                factors: dict[CostKind, Cost] = {kind: Cost(*work), "every_rank": own}
                 steps.append(Step(str(shape), f"{kind} {number}", [step_ms], factors))
     costs, errors, _ = fit_costs(steps)
     assert errors["p90"] < 1e-6
