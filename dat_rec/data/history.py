@@ -36,6 +36,8 @@ class Sequences:
     """(R,)"""
     ties: int
     """Number of interactions that nothing but the item orders after the one before."""
+    sequence: Ints | None
+    """(R,): the order of a user's interactions of one time; None: there is none."""
 
     def last(self, first_user: int, users: int, length: int) -> tuple[Ints, Ints]:
         """(users,) start and stop of each user's last ``length`` items, from ``first_user`` on."""
@@ -72,7 +74,7 @@ def order_interactions(
     begin = np.maximum.accumulate(np.where(new_user, row, 0))
     stop = np.maximum.accumulate(np.where(new_time, row, 0))
     ties = len(order) - int(new_time.sum())
-    return Sequences(user, item, time, np.maximum(begin, stop - length), stop, ties)
+    return Sequences(user, item, time, np.maximum(begin, stop - length), stop, ties, sequence)
 
 
 @dataclass(frozen=True)

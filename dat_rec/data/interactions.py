@@ -8,7 +8,7 @@ from pathlib import Path
 
 import duckdb
 
-from dat_rec.data.source import columns_of, quoted
+from dat_rec.data.source import SEQUENCE, columns_of, quoted
 from dat_rec.data.user_ranges import UserRange
 from dat_rec.data.write import write_query
 from dat_rec.files import fsync_tree
@@ -36,16 +36,20 @@ def find_ranges(database: duckdb.DuckDBPyConnection) -> tuple[UserRange, ...]:
     return tuple(ranges)
 
 
+def has_sequence(database: duckdb.DuckDBPyConnection) -> bool:
+    """Whether a sequence orders the interactions of one time."""
+    return SEQUENCE in columns_of(database, "marked_interactions")
+
+
 def write_training(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
     """Write ``folder``/range=R/*.parquet, in no order: user_row, item_index, time, sequence.
 
     The last one is there if the log has one.
     """
-    ordered = "sequence" in columns_of(database, "marked_interactions")
     shutil.rmtree(folder, ignore_errors=True)
     database.execute(
         "COPY (SELECT user_row::INTEGER AS user_row, item_index::INTEGER AS item_index, time, "
-        f"{'sequence, ' if ordered else ''}range FROM marked_interactions "
+        f"{'sequence, ' if has_sequence(database) else ''}range FROM marked_interactions "
         "JOIN user_ranges USING (user_id) JOIN item_order USING (item_id) "
         f"WHERE NOT is_test) TO {quoted(folder)} (FORMAT parquet, PARTITION_BY (range))"
     )
@@ -54,9 +58,11 @@ def write_training(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
 
 def write_test(database: duckdb.DuckDBPyConnection, path: Path) -> int:
     """Write test.parquet: the held-out interactions by time; return the number of rows."""
+    sequence = f", {SEQUENCE}" if has_sequence(database) else ""
     query = (
-        "SELECT user_row::INTEGER AS user_row, item_index::INTEGER AS item_index, time "
-        "FROM marked_interactions JOIN user_order USING (user_id) JOIN item_order USING (item_id) "
-        "WHERE is_test ORDER BY time, user_row, item_index"
+        "SELECT user_row::INTEGER AS user_row, item_index::INTEGER AS item_index, time"
+        f"{sequence} FROM marked_interactions JOIN user_order USING (user_id) "
+        "JOIN item_order USING (item_id) "
+        f"WHERE is_test ORDER BY time{sequence}, user_row, item_index"
     )
     return write_query(database, query, path)

@@ -28,7 +28,7 @@ from dat_rec.data import write
 from dat_rec.data.checks import Counts, reject_bad_rows
 from dat_rec.data.database import can_last, connect, drop_tables, tables_of, threads_of
 from dat_rec.data.duckdb_errors import errors_in_one_line
-from dat_rec.data.interactions import find_ranges, write_test, write_training
+from dat_rec.data.interactions import find_ranges, has_sequence, write_test, write_training
 from dat_rec.data.journal import Journal, made_of
 from dat_rec.data.progress import Progress
 from dat_rec.data.remote import has_addresses, prepare_near
@@ -37,7 +37,7 @@ from dat_rec.data.shuffle import file_cuts
 from dat_rec.data.source import HISTORY_CATEGORY, Attribute, Source, Split
 from dat_rec.data.split import hold_out, keep_frequent
 from dat_rec.data.user_ranges import (
-    SEQUENCE,
+    ITEMS_IN_ORDER,
     Shared,
     UserRange,
     count_ties,
@@ -194,6 +194,8 @@ class _Numbered:
     users: int
     items: int
     tests: int
+    ordered: bool
+    """Whether a sequence orders the interactions of one time."""
 
     @property
     def rows(self) -> int:
@@ -319,6 +321,7 @@ class _Stages:
                 users=write.write_user_rows(database, users, self._work / "user_rows.parquet"),
                 items=write.write_items(database, items, folder / "items.parquet"),
                 tests=write_test(database, folder / "test.parquet"),
+                ordered=has_sequence(database),
             )
 
     def _users(self, numbered: _Numbered, category: str, threads: int) -> _Ordered:
@@ -331,6 +334,7 @@ class _Stages:
             category=self._items(numbered)[category].to_numpy(),
             features=tuple(write.names_of(numbered.query_features)),
             row_group=write.ROW_GROUP,
+            ordered=numbered.ordered,
         )
         with _bar("users", numbered.rows) as bar:
 
@@ -347,10 +351,11 @@ class _Stages:
         }
         writer = write.ExampleWriter(
             pieces["examples"],
-            np.memmap(self._work / SEQUENCE, np.int32, "r"),
+            np.memmap(self._work / ITEMS_IN_ORDER, np.int32, "r"),
             self._items(numbered),
             category,
             write.names_of(numbered.query_features),
+            ordered=numbered.ordered,
         )
         names = [
             f"examples/part-{number:05}.parquet"

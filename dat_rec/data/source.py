@@ -23,13 +23,14 @@ import duckdb
 from dat_rec.data.schema import RESERVED_COLUMNS, Side
 from dat_rec.errors import UserError
 
-HISTORY_CATEGORY, REPEAT = "history_category", "repeat"
+HISTORY_CATEGORY, REPEAT, SEQUENCE = "history_category", "repeat", "sequence"
 OWN_COLUMNS = RESERVED_COLUMNS | {
     "user",
     "item",
     "history",
     HISTORY_CATEGORY,
     REPEAT,
+    SEQUENCE,
     "file",
     "row",
     "problem",

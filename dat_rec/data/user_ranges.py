@@ -31,11 +31,11 @@ from numpy.typing import NDArray
 
 from dat_rec.data.history import Pairs, Sequences, find_pairs, order_interactions, with_histories
 from dat_rec.data.shuffle import Keys, file_of, shuffle_keys
-from dat_rec.data.source import REPEAT
+from dat_rec.data.source import REPEAT, SEQUENCE
 from dat_rec.files import whole_file
 
 KEY, STOP, LENGTH = "_key", "_stop", "_length"
-SEQUENCE = "sequence.int32"
+ITEMS_IN_ORDER = "sequence.int32"
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,15 @@ class Shared:
     """Names of the query features but the history."""
     row_group: int
     """Rows of a row group of user_rows.parquet."""
+    ordered: bool
+    """Whether the interactions have a sequence."""
 
 
 def make_folders(work: Path) -> None:
     """Make the folders of ``write_range``, which may be there."""
     for name in ("users", "seen", "examples", "ties"):
         (work / name).mkdir(exist_ok=True)
-    (work / SEQUENCE).touch()
+    (work / ITEMS_IN_ORDER).touch()
 
 
 def write_range(of: UserRange, shared: Shared, done: Callable[[int], None]) -> None:
@@ -121,13 +123,14 @@ def _read(of: UserRange, shared: Shared) -> Sequences:
         for name, dtype in (("user_row", np.int32), ("item_index", np.int32), ("time", np.int64))
     )
     sequence = None
-    if parts and "sequence" in parts[0].column_names:
-        sequence = np.concatenate([part["sequence"].to_numpy() for part in parts])
+    if shared.ordered:
+        found = [part[SEQUENCE].to_numpy() for part in parts]
+        sequence = np.concatenate([np.empty(0, np.int64), *found])
     return order_interactions(user, item, time, shared.history_length, sequence)
 
 
 def _write_sequence(of: UserRange, sequences: Sequences, shared: Shared) -> None:
-    with (shared.work / SEQUENCE).open("r+b") as file:
+    with (shared.work / ITEMS_IN_ORDER).open("r+b") as file:
         file.seek(of.first_row * 4)
         sequences.item.tofile(file)
         file.flush()
@@ -163,6 +166,7 @@ def _examples(
         "item_index": sequences.item[order],
         "time": sequences.time[order],
         REPEAT: pairs.repeat[order],
+        **({} if sequences.sequence is None else {SEQUENCE: sequences.sequence[order]}),
         KEY: keys,
         STOP: of.first_row + sequences.stop[order],
         LENGTH: (sequences.stop - sequences.start)[order].astype(np.int32),

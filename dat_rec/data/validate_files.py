@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from dat_rec.data.fault import Fault
 from dat_rec.data.progress import Progress
 from dat_rec.data.schema import ITEM, USER, Feature, Schema
+from dat_rec.data.source import SEQUENCE
 from dat_rec.errors import UserError
 from dat_rec.files import read_json, sha256
 
@@ -101,6 +102,8 @@ def _table_faults(path: Path, columns: Mapping[str, str], rows: int | None) -> I
         reason = str(error).splitlines()[0]
         yield Fault(str(path), f"cannot be read as Parquet ({reason})", ANEW)
         return
+    if SEQUENCE in kinds.names:
+        columns = {**columns, SEQUENCE: "a 64-bit integer"} if "time" in columns else columns
     for name, kind in columns.items():
         times = kinds.names.count(name)
         if times != 1:

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 
 from dat_rec.data.fault import Fault
 from dat_rec.data.scan import scan_parquet
 from dat_rec.data.schema import HISTORY, USER, Schema
-from dat_rec.data.source import named
+from dat_rec.data.source import SEQUENCE, named
 from dat_rec.data.validate_rows import ROW, rows_of
 
 HASH = "(hash({}::BIGINT) >> 32)::HUGEINT"
@@ -23,18 +24,25 @@ def history_faults(
     database: duckdb.DuckDBPyConnection, folder: Path, schema: Schema
 ) -> Iterator[Fault]:
     """The faults that show when files are compared; all of them have sound rows."""
+    sequences = has_sequence(folder, schema)
     examples = scan_parquet([folder / file.path for file in schema.example_files])
     database.execute(
         f"CREATE OR REPLACE TEMP VIEW example AS SELECT {named(USER)} - 1 AS user_row, item_index, "
-        f"time, repeat FROM {examples}"
+        f"time, repeat{', sequence' if sequences else ''} FROM {examples}"
     )
     yield from _wrong_counts(database, folder)
     yield from _idle_users(database, folder, schema)
     yield from _wrong_pairs(database, folder)
-    yield from _leaks(database, folder)
-    yield from _wrong_repeats(database, folder, schema)
+    yield from _leaks(database, folder, sequences=sequences)
+    yield from _wrong_repeats(database, folder, schema, sequences=sequences)
     if HISTORY in {feature.name for feature in schema.features}:
-        yield from _wrong_histories(database, folder, schema)
+        yield from _wrong_histories(database, folder, schema, sequences=sequences)
+
+
+def has_sequence(folder: Path, schema: Schema) -> bool:
+    """Whether a sequence orders interactions of one time: in all example files and the test."""
+    paths = [folder / file.path for file in schema.example_files]
+    return all(SEQUENCE in pq.read_schema(path).names for path in (*paths, folder / "test.parquet"))
 
 
 def _wrong_counts(database: duckdb.DuckDBPyConnection, folder: Path) -> Iterator[Fault]:
@@ -84,16 +92,19 @@ def _wrong_pairs(database: duckdb.DuckDBPyConnection, folder: Path) -> Iterator[
         yield Fault(str(path), what + "are of the pair", "count the training interactions alone")
 
 
-def _leaks(database: duckdb.DuckDBPyConnection, folder: Path) -> Iterator[Fault]:
+def _leaks(
+    database: duckdb.DuckDBPyConnection, folder: Path, *, sequences: bool
+) -> Iterator[Fault]:
+    more = " AND t.sequence = e.sequence" if sequences else ""
     path = folder / "test.parquet"
     row = database.execute(
         f"SELECT min({ROW}), count(*) FROM {rows_of(path)} t SEMI JOIN example e ON "
-        "t.user_row = e.user_row AND t.item_index = e.item_index AND t.time = e.time"
+        f"t.user_row = e.user_row AND t.item_index = e.item_index AND t.time = e.time{more}"
     ).fetchone()
     if row and row[1]:
         more = f", as are {row[1] - 1:,} more" if row[1] > 1 else ""
         what = f"the interaction is an example too: the test leaks into training{more}"
-        cure = "hold out interactions of one user, item and time together"
+        cure = "hold out interactions of one user, item and time together, or add their sequence"
         yield Fault(f"{path}: row {row[0]}", what, cure)
 
 
@@ -119,22 +130,28 @@ def _first(
         yield Fault(f"{paths[row[0]['file']]}: row {row[0]['row']}", what + more, cure)
 
 
+def _moment(*, sequences: bool) -> str:
+    """SQL: when an interaction was."""
+    return "{'time': time, 'sequence': sequence}" if sequences else "time"
+
+
 def _wrong_repeats(
-    database: duckdb.DuckDBPyConnection, folder: Path, schema: Schema
+    database: duckdb.DuckDBPyConnection, folder: Path, schema: Schema, *, sequences: bool
 ) -> Iterator[Fault]:
-    rows = _example_files(folder, schema, f"{named(USER)} AS user, item_index, time, repeat")
+    facts = f"{named(USER)} AS user, item_index, {_moment(sequences=sequences)} AS moment, repeat"
+    rows = _example_files(folder, schema, facts)
     query = (
         "SELECT file, row FROM (SELECT file, row, repeat, "
-        "time > min(time) OVER (PARTITION BY user, item_index) AS wanted "
+        "moment > min(moment) OVER (PARTITION BY user, item_index) AS wanted "
         f"FROM ({rows})) WHERE repeat <> wanted"
     )
-    what = "repeat must be true where the user had the item at an earlier time, and false elsewhere"
+    what = "repeat must be true where the user had the item earlier, and false elsewhere"
     paths = [folder / file.path for file in schema.example_files]
     yield from _first(database, query, paths, what, "compare with the training interactions alone")
 
 
 def _wrong_histories(
-    database: duckdb.DuckDBPyConnection, folder: Path, schema: Schema
+    database: duckdb.DuckDBPyConnection, folder: Path, schema: Schema, *, sequences: bool
 ) -> Iterator[Fault]:
     """Prefix sums of hashes over each user's sequence tell what a history has to hold.
 
@@ -146,18 +163,19 @@ def _wrong_histories(
         f"coalesce(list_sum(list_transform({HISTORY}, lambda x: {HASH.format('x')})), 0) AS hashes"
     )
     user = f"{named(USER)} AS user"
+    moment = f"false AS late, {_moment(sequences=sequences)} AS moment"
     rows = _example_files(
-        folder, schema, f"{user}, false AS late, time, item_index, {item} AS item_hash, {facts}"
+        folder, schema, f"{user}, {moment}, item_index, {item} AS item_hash, {facts}"
     )
     users = len(schema.example_files)
     rows += (
         f" UNION ALL SELECT {users}, {ROW}, {user}, true, NULL, NULL, 0::HUGEINT, {facts} "
         f"FROM {rows_of(folder / 'users.parquet')} WHERE trained"
     )
-    order = "PARTITION BY user ORDER BY late, time, item_index"
+    order = "PARTITION BY user ORDER BY late, moment, item_index"
     # stop: how many interactions are strictly earlier; least: how many of them a history lacks.
     placed = (
-        "SELECT *, rank() OVER (PARTITION BY user ORDER BY late, time) - 1 AS stop, "
+        "SELECT *, rank() OVER (PARTITION BY user ORDER BY late, moment) - 1 AS stop, "
         f"row_number() OVER ({order}) AS place, greatest(stop - {schema.history_length}, 0) "
         f"AS begin, sum(item_hash) OVER ({order} ROWS UNBOUNDED PRECEDING) AS upto FROM ({rows})"
     )
@@ -175,6 +193,6 @@ def _wrong_histories(
     paths = [*(folder / file.path for file in schema.example_files), folder / "users.parquet"]
     what = (
         f"history must be the user's last {schema.history_length} training items strictly earlier, "
-        "most recent last, those of one time by item_index"
+        "most recent last, those of one time (and sequence) by item_index"
     )
     yield from _first(database, query, paths, what, "make the histories of the examples alone")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dat_rec.data.history import with_histories
 from dat_rec.data.schema import HISTORY, Feature
-from dat_rec.data.source import HISTORY_CATEGORY, REPEAT, named
+from dat_rec.data.source import HISTORY_CATEGORY, REPEAT, SEQUENCE, named
 from dat_rec.data.user_ranges import KEY, LENGTH, STOP
 from dat_rec.files import whole_file
 
@@ -135,6 +135,7 @@ class ExampleWriter:
         catalogue: a row for each item_index: the item features.
         category: the feature among them that is the category.
         query_features: names of the query features but the history.
+        ordered: whether the interactions have a sequence.
     """
 
     def __init__(
@@ -144,13 +145,15 @@ class ExampleWriter:
         catalogue: pa.RecordBatch,
         category: str,
         query_features: Sequence[str],
+        *,
+        ordered: bool = False,
     ) -> None:
         self._pieces = pieces
         self._sequence = sequence
         self._catalogue = catalogue
         self._category = catalogue[category].to_numpy()
         self._order = [*query_features, HISTORY, HISTORY_CATEGORY, *catalogue.schema.names]
-        self._order += ["item_index", "time", REPEAT]
+        self._order += ["item_index", "time", REPEAT, *([SEQUENCE] if ordered else [])]
 
     def write(self, number: int, path: Path, done: Callable[[int], None]) -> int:
         """Write example file ``number``, if it is not there, and return its number of rows."""

@@ -200,6 +200,24 @@ def test_good_datasets_have_no_fault(good: Path, planted: Dataset) -> None:
     assert validate(planted.folder, memory_limit="500MB", threads=1) == []
 
 
+def test_a_sequence_orders_what_is_of_one_time(tmp_path: Path) -> None:
+    """Histories and repeats by time alone are then wrong, and are named."""
+    write_log(random_log(), tmp_path)
+    log = pq.read_table(tmp_path / "log.parquet")
+    offset = pa.array([row * 7 % 601 for row in range(log.num_rows)])
+    pq.write_table(log.append_column("offset", offset), tmp_path / "log.parquet")
+    prepare(options(tmp_path, sequence="offset"))
+    assert validate(tmp_path / "out") == []
+    assert pq.read_schema(tmp_path / "out" / "test.parquet").names[-1] == "sequence"
+    (tmp_path / "out" / "sha256.json").unlink()
+    path = tmp_path / "out" / "examples" / "part-00000.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["sequence"]), path)
+    said = [str(fault) for fault in validate(tmp_path / "out")]
+    assert len(said) == 2
+    assert "repeat must be true where" in said[0]
+    assert "history must be the user's last" in said[1]
+
+
 def only(folder: Path) -> str:
     faults = validate(folder)
     assert len(faults) == 1, faults
