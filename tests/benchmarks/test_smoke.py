@@ -54,6 +54,15 @@ def rows(lines: list[str]) -> list[dict[str, Any]]:
     return found
 
 
+def test_prepare(run: Run, tmp_path: Path) -> None:
+    row = rows(run("prepare", "--smoke", "--work", tmp_path))[-1]
+    assert row["interactions"] == 20_000
+    assert 0 < row["rows_per_s"] < math.inf
+    assert 50 < row["own_peak_mb"] <= row["peak_mb"] < 4_000
+    assert row["dataset_mb"] < row["disk_mb"] + 1
+    assert sum(stage["cpu_s"] for stage in row["stages"]) == pytest.approx(row["cpu_s"])
+
+
 def test_train_loop(run: Run) -> None:
     row = rows(run("train_loop", *SMOKE))[-1]
     rates = row["samples_per_s_by_step"]
