@@ -49,20 +49,21 @@ def broken_rules(
         rules: over the columns of the relation.
         relation: SQL to stand after FROM, with the file's row number; by default the file.
     """
-    parts = []
-    for rule in rules:
-        bad = f"FILTER (WHERE {rule.broken})"
-        first = f"min({{'row': {ROW}, 'value': ({rule.shows})::VARCHAR}}) {bad}"
-        parts += [f"count(*) {bad}", first]
-    found = database.execute(f"SELECT {', '.join(parts)} FROM {relation or rows_of(path)}")
-    values = found.fetchone()
-    assert values is not None
-    for number, rule in enumerate(rules):
-        count, first = values[2 * number], values[2 * number + 1]
-        if count:
-            shown = "" if first["value"] is None else f" ({first['value']})"
-            more = f", as in {count - 1:,} more rows" if count > 1 else ""
-            yield Fault(f"{path}: row {first['row']}", f"{rule.what}{shown}{more}", rule.cure)
+    relation = relation or rows_of(path)
+    counts = ", ".join(f"count(*) FILTER (WHERE {rule.broken})" for rule in rules)
+    found = database.execute(f"SELECT {counts} FROM {relation}").fetchone()
+    assert found is not None
+    for rule, count in zip(rules, found, strict=True):
+        if not count:
+            continue
+        first = database.execute(
+            f"SELECT {ROW}, ({rule.shows})::VARCHAR FROM {relation} WHERE {rule.broken} "
+            f"ORDER BY {ROW} LIMIT 1"
+        ).fetchone()
+        assert first is not None
+        shown = "" if first[1] is None else f" ({first[1]})"
+        more = f", as in {count - 1:,} more rows" if count > 1 else ""
+        yield Fault(f"{path}: row {first[0]}", f"{rule.what}{shown}{more}", rule.cure)
 
 
 def rows_of(path: Path) -> str:
