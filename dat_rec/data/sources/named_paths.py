@@ -35,16 +35,14 @@ def named_paths(paths: Path | Sequence[Path]) -> tuple[Named, ...]:
     """What each path stands for.
 
     Raises:
-        UserError: no path is named, or nothing has a name that fits the pattern.
+        UserError: nothing has a name that fits the pattern.
     """
-    listed = (paths,) if isinstance(paths, Path) else tuple(paths)
-    if not listed:
-        raise UserError("no path is named: name a Parquet file, or a folder")
+    listed = (paths,) if isinstance(paths, Path) else paths
     return tuple(_named(path) for path in listed)
 
 
 def in_words(paths: Path | Sequence[Path]) -> str:
-    """The paths, for a message that is about none of them alone."""
+    """The paths, at least one, for a message that is about none of them alone."""
     listed = (paths,) if isinstance(paths, Path) else tuple(paths)
     more = f" and {len(listed) - 1} more" if len(listed) > 1 else ""
     return f"{listed[0]}{more}"

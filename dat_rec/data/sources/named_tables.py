@@ -48,6 +48,8 @@ def named_table(
         UserError: a path names nothing that can be read, or there is no such version or partition.
     """
     listed = (paths,) if isinstance(paths, Path) else tuple(paths)
+    if not listed:
+        raise UserError(f"--{role}: names no path: name a Parquet file, a folder or a table")
     formats = {path: kind for path in listed if (kind := _format(path, catalog))}
     for path, kind in formats.items():
         if kind == HUDI:
@@ -61,8 +63,7 @@ def named_table(
     if version is not None:
         option = "--version" if role == "interactions" else f"--{role}-version"
         raise UserError(
-            f"{option} {version}: {listed[0] if listed else role}: is no table of Delta or Iceberg:"
-            " leave it out"
+            f"{option} {version}: {listed[0]}: is no table of Delta or Iceberg: leave it out"
         )
     return Parts(listed, first, last)
 

@@ -11,10 +11,18 @@ from dat_rec.data.scan import scan_parquet
 from dat_rec.data.source import named
 from dat_rec.data.sources.folders import Folders
 from dat_rec.data.sources.named_paths import in_words, named_paths
-from dat_rec.data.sources.part_files import part_files, refuse_tables_around
+from dat_rec.data.sources.part_files import part_files, refuse_tables_around, say
 from dat_rec.data.sources.partitions import Span
 from dat_rec.data.sources.pins import pin, refuse_changed
 from dat_rec.errors import UserError
+
+NO_DAMAGE = (
+    duckdb.ConversionException,
+    duckdb.OutOfRangeException,
+    duckdb.BinderException,
+    duckdb.ParserException,
+)
+"""Errors of values and of statements, not of files."""
 
 
 class Parts:
@@ -100,9 +108,10 @@ class Parts:
 
     def _refuse_damaged(self, error: duckdb.Error) -> None:
         """Name the file whose rows cannot be read, which DuckDB's error does not."""
-        reason = str(error).splitlines()[0]
-        if "write" in reason.lower() or "space" in reason.lower():
+        reason = str(error).splitlines()[0].lower()
+        if isinstance(error, NO_DAMAGE) or "write" in reason or "space" in reason:
             return
+        say(f"{self.where}: looking for the file that cannot be read")
         for file, schema in self.schemas.items():
             columns = [named(name) for name in schema.names if name in self.asked]
             counts = ", ".join(f"count(hash({column}))" for column in columns) or "count(*)"

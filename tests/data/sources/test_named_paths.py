@@ -12,7 +12,7 @@ from dat_rec.data.sources import SOURCES
 from dat_rec.data.sources.parts import Parts
 from dat_rec.data.sources.tables import parquet
 from dat_rec.errors import UserError
-from tests.data.sources.prepared import Prepared
+from tests.data.sources.prepared import Prepared, refused
 
 
 def put(folder: Path, *names: str) -> None:
@@ -112,6 +112,11 @@ def test_one_of_several_paths_that_is_missing_is_refused_by_name(tmp_path: Path)
     put(tmp_path, "a.parquet")
     with pytest.raises(UserError, match=r"/b\.parquet: no such file: correct the path"):
         values(tmp_path / "a.parquet", tmp_path / "b.parquet")
+
+
+def test_no_path_at_all_is_refused(tmp_path: Path) -> None:
+    words = ["parquet", "--interactions", "--out", str(tmp_path / "out")]
+    refused(parse("prepare", SOURCES, words), "--interactions: names no path: name a Parquet file")
 
 
 def test_the_command_takes_several_paths_and_patterns(tmp_path: Path) -> None:
