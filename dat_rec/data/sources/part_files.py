@@ -10,13 +10,11 @@ Folders are listed once. No file is opened before the partitions are chosen.
 
 import os
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tqdm import tqdm
-
+from dat_rec.data.sources.aloud import say
 from dat_rec.data.sources.folders import Folders
 from dat_rec.data.sources.named_paths import Named, hidden
 from dat_rec.data.sources.not_parquet import MAGIC, what_it_is
@@ -76,11 +74,6 @@ def part_files(named: Sequence[Named], span: Span | None = None) -> tuple[Path, 
     if unfinished:
         say(f"{where}: not read, as their names say that they are unfinished: {_names(unfinished)}")
     return tuple(parts)
-
-
-def say(text: str) -> None:
-    """Write a line on stderr, above the progress bar."""
-    tqdm.write(text, file=sys.stderr)
 
 
 def _below(path: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 from urllib.parse import unquote
 
+from dat_rec.data.sources.aloud import say
 from dat_rec.data.sources.folders import PAIR, Folders
 from dat_rec.errors import UserError
 
@@ -59,6 +60,10 @@ class Span:
             values = folders.values(name)
             kind = kind_of(values, name, f"{option} {text}")
             columns.append((values, kind, kind.read(f"{option} {text}", name, value)))
+
+        empty = {file for values, _, _ in columns for file in values if values[file] is None}
+        if empty:
+            say(f"{option} {text}: not read: {len(empty)} files of the partition without a value")
 
         def test(file: Path) -> bool:
             for values, kind, end in columns:

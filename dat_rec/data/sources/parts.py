@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from dat_rec.data.scan import scan_parquet
 from dat_rec.data.source import named
+from dat_rec.data.sources.aloud import say
 from dat_rec.data.sources.folders import Folders
 from dat_rec.data.sources.named_paths import in_words, named_paths
-from dat_rec.data.sources.part_files import part_files, refuse_tables_around, say
+from dat_rec.data.sources.part_files import part_files, refuse_tables_around
 from dat_rec.data.sources.partitions import Span
 from dat_rec.data.sources.pins import pin, refuse_changed
 from dat_rec.errors import UserError

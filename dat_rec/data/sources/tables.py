@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from dat_rec.data.scan import scan_csv, scan_parquet
 from dat_rec.data.source import columns_of, named, quoted
+from dat_rec.data.sources.aloud import say
 from dat_rec.data.sources.folders import Folders
-from dat_rec.data.sources.part_files import say
 from dat_rec.data.sources.part_types import common_type, plain, sql_type
 from dat_rec.data.sources.parts import Parts
 from dat_rec.data.sources.snapshots import Snapshot

@@ -73,6 +73,16 @@ def test_the_partitions_between_the_bounds_are_read_and_no_other_file_is_opened(
     assert chosen(tmp_path, first, last) == sorted(left)
 
 
+def test_the_partition_without_a_value_is_passed_over_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [*DAYS, "day=__HIVE_DEFAULT_PARTITION__"]
+    whole(log(tmp_path, *names), *DAYS)
+    assert chosen(tmp_path, None, "2026-12-31") == DAYS
+    said = "--to 2026-12-31: not read: 1 files of the partition without a value\n"
+    assert capsys.readouterr().err == said
+
+
 @pytest.mark.parametrize(
     ("names", "first", "words"),
     [
