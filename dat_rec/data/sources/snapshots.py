@@ -121,7 +121,7 @@ class Snapshot:
         """
         compared = [name for bound in self._bounds for name, _ in bound.values]
         read = list(dict.fromkeys([*columns, *compared]))
-        failures: list[Exception] = []
+        failures: list[BaseException] = []
         batches = self._numbered(read, failures)
         first = next(batches, None)
         if failures:
@@ -153,7 +153,9 @@ class Snapshot:
             raise failures[0]
         return self._table
 
-    def _numbered(self, columns: list[str], failures: list[Exception]) -> Iterator[pa.RecordBatch]:
+    def _numbered(
+        self, columns: list[str], failures: list[BaseException]
+    ) -> Iterator[pa.RecordBatch]:
         """The batches with each row's number; an error goes to ``failures``, and ends them."""
         schema = pa.schema([_plain(self._version.schema.field(name)) for name in columns])
         schema = schema.append(pa.field("_source_row", pa.int64()))
@@ -164,7 +166,9 @@ class Snapshot:
                 numbers = pa.array(np.arange(row, row + batch.num_rows))
                 row += batch.num_rows
                 yield pa.record_batch([*arrays, numbers], schema=schema)
-        except Exception as error:  # DuckDB would make its own words of it.
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # Ctrl-C too: DuckDB would make its own words of it.
             failures.append(error)
 
     @contextmanager
