@@ -1,14 +1,22 @@
-"""How many times faster than the trainer is the reader?
+"""How many times faster than the trainer is the reader, and two ranks' readers than one?
 
-    python -m benchmarks.reader [--data DIR] [--batch-size 2048]
+    python -m benchmarks.reader [--data DIR] [--batch-size 2048] [--against CHECKOUT]
 
-In turn, one thread each: the reader makes an epoch's batches, and training's own step consumes
-batches that lie in memory. The results are two JSON lines: every figure, and the ratio that is to
-be 5 or more.
+In turn: the reader makes an epoch's batches, and training's own step consumes batches that lie in
+memory. The results are JSON lines: every figure, and the ratio that is to be 5 or more.
+
+Then readers alone, in processes of their own with a core each, which take turns: of one rank, of
+two ranks, and of the dat_rec in another checkout, on the same files or, with ``--against-data``, on
+its own. Their CPU time counts, all threads together, so that other work on the machine does not.
 """
 
+import dataclasses
 import itertools
 import json
+import os
+import random
+import subprocess
+import sys
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +34,7 @@ from dat_rec.data.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.training.build import reader_options
 
+READ_ALONE = Path(__file__).parent / "read_alone.py"
 IN_MEMORY = 16
 """Batches that the trainer takes in turn."""
 
@@ -44,6 +53,10 @@ class Arguments(Options):
     """Epochs that the reader makes."""
     steps: int = 40
     """Steps of the trainer after each of them."""
+    against: Path | None = None
+    """Another checkout, whose reader is measured beside this one's."""
+    against_data: Path | None = None
+    """The dataset that it reads, where it is not the same."""
 
 
 def measure(config: TrainConfig, rounds: int, steps: int) -> dict[str, Any]:
@@ -80,8 +93,71 @@ def measure(config: TrainConfig, rounds: int, steps: int) -> dict[str, Any]:
     }
 
 
+class Reading:
+    """A process that reads when it is told (``read_alone.py``)."""
+
+    def __init__(self, checkout: Path, data: Path, rank: int, world: int, given: Arguments) -> None:
+        batch = given.batch_size * world
+        words = [data, given.preset, batch, rank, world, rank]
+        self._process = subprocess.Popen(
+            [sys.executable, str(READ_ALONE), *map(str, words)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"},
+        )
+
+    def begin(self, batches: int) -> None:
+        """Let it read so many batches."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{batches}\n")
+        self._process.stdin.flush()
+
+    def end(self) -> dict[str, float]:
+        """What it says of them."""
+        assert self._process.stdout is not None
+        found: dict[str, float] = json.loads(self._process.stdout.readline())
+        return found
+
+    def close(self) -> None:
+        """Let the process end."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def read_alone(data: Path, given: Arguments, rounds: int, batches: int) -> dict[str, Any]:
+    """Examples a second of CPU time: of one rank, of two together, and of the other checkout."""
+    here = Path(__file__).parents[1]
+    kinds = {"one_rank": [Reading(here, data, 0, 1, given)]}
+    kinds["two_ranks"] = [Reading(here, data, rank, 2, given) for rank in range(2)]
+    if given.against is not None:
+        other = given.against_data or data
+        kinds["against"] = [Reading(given.against.resolve(), other, 0, 1, given)]
+    rates: dict[str, list[float]] = {name: [] for name in kinds}
+    order, drawn = list(kinds), random.Random(0)
+    for turn in range(1 + rounds):
+        drawn.shuffle(order)
+        for name in order:
+            for one in kinds[name]:
+                one.begin(batches)
+            found = [one.end() for one in kinds[name]]
+            if turn:  # the first one warms up
+                rates[name].append(sum(one["examples"] / one["cpu_s"] for one in found))
+    for readings in kinds.values():
+        for one in readings:
+            one.close()
+    result: dict[str, Any] = {f"{name}_per_cpu_s": percentiles(r) for name, r in rates.items()}
+    pairs = [("two_ranks", "one_rank"), ("one_rank", "against")]
+    for over, under in pairs:
+        if under in rates:
+            shares = [a / b for a, b in zip(rates[over], rates[under], strict=True)]
+            result[f"{over}_over_{under}"] = percentiles(shares)
+    return result
+
+
 def main() -> None:
-    """Measure once, append the result, and print the ratio."""
+    """Measure once, append the results, and print the ratios."""
     arguments = parse(Arguments)
     size = (2, 2) if arguments.smoke else (arguments.rounds, arguments.steps)
     batch_size = 256 if arguments.smoke else arguments.batch_size
@@ -90,6 +166,9 @@ def main() -> None:
     given = (arguments.data, arguments.preset, batch_size, arguments.device, world)
     with configured(*given) as config:
         (result,) = on_ranks(1, measure, config, *size)
+        alone = dataclasses.replace(arguments, batch_size=batch_size)
+        batches = 4 if arguments.smoke else max(1, result["examples"] // batch_size)
+        result |= read_alone(config.data, alone, size[0], batches)
     arguments.report("reader", result)
     ratio = result["reader_over_trainer"]["p50"]
     print(json.dumps({"name": "reader_over_trainer", "value": ratio}))

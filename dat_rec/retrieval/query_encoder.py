@@ -69,7 +69,7 @@ def to_inputs(columns: Mapping[str, Column]) -> Inputs:
     values, offsets = {}, {}
     for name, column in columns.items():
         bounds = np.arange(len(column) + 1) if column.offsets is None else column.offsets
-        values[name] = torch.from_numpy(column.values)
+        values[name] = torch.tensor(column.values)  # a copy: Arrow's memory may be read-only
         offsets[name] = torch.from_numpy(bounds)
     return values, offsets
 

@@ -105,6 +105,9 @@ def test_reader(run: Run) -> None:
     rates = [row[f"{name}_samples_per_s"] for name in ("reader", "trainer")]
     assert all(0 < rate["p10"] <= rate["p50"] <= rate["p90"] < math.inf for rate in rates)
     assert row["reader_over_trainer"]["p10"] > 0
+    assert row["one_rank_per_cpu_s"]["p10"] > 0
+    # Two ranks read half as much each; what else the machine does counts in no CPU time.
+    assert 0.5 < row["two_ranks_over_one_rank"]["p50"] < 4
     assert ratio == {
         "name": "reader_over_trainer",
         "value": row["reader_over_trainer"]["p50"],
