@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import tyro
 
 from benchmarks.record import append, circumstances
+from dat_rec.commands.parse import path_rules
 from dat_rec.config import Device
 from dat_rec.errors import UserError
-from dat_rec.files import local_path
 
 RESULTS = Path("benchmarks/results")
 
@@ -38,9 +38,7 @@ Given = TypeVar("Given", bound=Options)
 def parse(options: type[Given]) -> Given:
     """Read the command line; the address of another storage is refused, as by ``dat-rec``."""
     try:
-        for word in sys.argv[1:]:
-            local_path(word.rpartition("=")[2])
+        return tyro.cli(options, registry=path_rules())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    return tyro.cli(options)

@@ -34,16 +34,26 @@ def parse(
         UserError: the address of a store stands where a local path must, or is malformed.
     """
     import tyro
+
+    name = f"dat-rec {command}"
+    return tyro.cli(options, prog=name, args=list(arguments), registry=path_rules(read), **more)
+
+
+def path_rules(read: Callable[[str], Path] = local_path) -> Any:
+    """How tyro reads options that are paths, which refuse addresses, or locations.
+
+    Args:
+        read: makes a path of a user's text.
+    """
     from tyro.constructors import ConstructorRegistry
 
     registry = ConstructorRegistry()
     registry.primitive_rule(partial(_path_rule, read))
-    name = f"dat-rec {command}"
-    return tyro.cli(options, prog=name, args=list(arguments), registry=registry, **more)
+    return registry
 
 
 def _path_rule(read_path: Callable[[str], Path], info: Any) -> Any:
-    """How tyro reads an option that is a path, which refuses addresses, or a location."""
+    """The rule for an option of one type."""
     from tyro.constructors import PrimitiveConstructorSpec
 
     members = set(_members(info.type))

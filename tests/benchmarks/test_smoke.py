@@ -26,6 +26,7 @@ from dat_rec.planner.plan_request import find_plan
 from dat_rec.planner.plan_table import plan_to_json
 from dat_rec.planner.table_file import Table
 from dat_rec.planner.topology_file import read_cluster
+from tests.object_store import ObjectStore
 from tests.planner.described import request
 
 SMOKE = ("--smoke", "--device", "cpu")
@@ -222,6 +223,17 @@ def test_quality(run: Run, planted: Dataset, tmp_path: Path) -> None:
     for row in found:
         assert 0 <= row["all"]["HR@50"] <= row["all"]["HR@100"] <= 1
     assert printed[-1].startswith("| modern (both) | 1 |")
+
+
+def test_store(run: Run, object_store: ObjectStore, planted: Dataset) -> None:
+    assert isinstance(planted.folder, Path)
+    object_store.put_folder(planted.folder, "benchmark")
+    where = ["--data", planted.folder, "--address", "s3://open/benchmark", "--batch-size", "256"]
+    *_, line, last = run("store", *SMOKE, *where)
+    (row,), ratio = rows([line]), json.loads(last)
+    rates = [row[f"{name}_samples_per_s"] for name in ("disk", "store")]
+    assert all(0 < rate["p10"] <= rate["p50"] <= rate["p90"] < math.inf for rate in rates)
+    assert ratio == {"name": "store_over_disk", "value": row["store_over_disk"]["p50"]}
 
 
 def test_the_table_is_mean_and_sample_deviation() -> None:
