@@ -1,7 +1,7 @@
 """Options that benchmarks share: how they are read, and where results go."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +11,8 @@ from benchmarks.record import append, circumstances
 from dat_rec.commands.parse import path_rules
 from dat_rec.config import Device
 from dat_rec.errors import UserError
+from dat_rec.files import local_path
+from dat_rec.storage.address import Location
 
 RESULTS = Path("benchmarks/results")
 
@@ -36,8 +38,14 @@ Given = TypeVar("Given", bound=Options)
 
 
 def parse(options: type[Given]) -> Given:
-    """Read the command line; the address of another storage is refused, as by ``dat-rec``."""
+    """Read the command line; an address in place of a path is refused, as by ``dat-rec``."""
+    places = {f"--{one.name}" for one in fields(options) if one.type is Location}
+    words = sys.argv[1:]
     try:
+        for before, word in zip(["", *words], words, strict=False):
+            name, _, value = word.rpartition("=")
+            if (name or before) not in places:
+                local_path(value)
         return tyro.cli(options, registry=path_rules())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
