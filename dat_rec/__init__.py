@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dat_rec.retrieval.evaluate import evaluate
     from dat_rec.retrieval.export import export
     from dat_rec.retrieval.metrics import metrics_from_vectors
+    from dat_rec.storage.address import location
     from dat_rec.training.train import train
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_export",
+    "location",
     "metrics_from_vectors",
     "prepare",
     "train",
@@ -40,6 +42,7 @@ _MODULES = {
     "evaluate": "dat_rec.retrieval.evaluate",
     "export": "dat_rec.retrieval.export",
     "load_export": "dat_rec.retrieval.answer",
+    "location": "dat_rec.storage.address",
     "metrics_from_vectors": "dat_rec.retrieval.metrics",
     "prepare": "dat_rec.data.prepare",
     "train": "dat_rec.training.train",

@@ -12,6 +12,7 @@ from dat_rec.errors import UserError
 from dat_rec.files import STRICT
 from dat_rec.option_marks import check_bounds
 from dat_rec.sharding_rules import ShardingType, parse_rule
+from dat_rec.storage.address import Location
 from dat_rec.versions import require_stack
 
 
@@ -28,9 +29,9 @@ class PlanOptions:
     as behind --pin TABLE=."""
     run: Path | None = None
     """Folder of a run to plan: its tables and towers, with its global batch."""
-    data: Path | None = None
-    """Folder of a dataset to plan: the tables and towers that the preset's model has on it. With
-    --run: the run's dataset, if it was moved."""
+    data: Location | None = None
+    """Folder or address of a dataset to plan: the tables and towers that the preset's model has on
+    it. With --run: the run's dataset, if it was moved."""
     preset: Preset = "modern"
     """Preset of the model to plan; with --data alone."""
     cluster: str | None = None

@@ -2,11 +2,11 @@
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from tyro.conf import Positional
 
 from dat_rec.commands.parse import Arguments, parse
+from dat_rec.storage.address import Location
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class ValidateOptions:
     Each fault is a line on stdout: what, where, cure.
     """
 
-    folder: Positional[Path]
-    """Folder of the dataset."""
+    folder: Positional[Location]
+    """Folder of the dataset, or its address; then it is copied to TMPDIR first."""
     json: bool = False
     """Print the faults as JSON."""
     memory_limit: str = "15%"
@@ -30,16 +30,20 @@ class ValidateOptions:
 def run(arguments: Arguments) -> int | None:
     """Print the faults."""
     options: ValidateOptions = parse("validate", ValidateOptions, arguments)
-    from dat_rec.data.schema import Schema
+    from dat_rec.data.schema import SCHEMA, Schema
     from dat_rec.data.validate import validate
+    from dat_rec.storage.snapshot import local_copy
 
-    faults = validate(options.folder, options.memory_limit, options.threads)
+    with local_copy(options.folder, SCHEMA) as folder:
+        faults = validate(folder, options.memory_limit, options.threads)
+        schema = None if faults else Schema.load(folder)
     if options.json:
-        print(json.dumps([asdict(fault) for fault in faults], indent=2, ensure_ascii=False))
+        text = json.dumps([asdict(fault) for fault in faults], indent=2, ensure_ascii=False)
+        print(text.replace(str(folder), str(options.folder)))
     elif faults:
-        print("\n".join(str(fault) for fault in faults))
-    else:
-        schema = Schema.load(options.folder)
+        text = "\n".join(str(fault) for fault in faults)
+        print(text.replace(str(folder), str(options.folder)))
+    elif schema is not None:
         print(
             f"{options.folder}: {schema.examples:,} examples, {schema.tests:,} test interactions, "
             f"{schema.users:,} users, {schema.items:,} items: no fault"

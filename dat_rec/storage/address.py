@@ -116,6 +116,10 @@ def location(text: str, *, pattern: bool = False) -> Path | Address:
 
     Raises:
         UserError: an address without a bucket, or with parts that no object can be called by.
+
+    Example:
+        >>> dat_rec.location("s3://bucket/data")
+        Address('s3://bucket/data')
     """
     found = ADDRESS.match(text)
     if found is None or found[1].lower() == "file":

@@ -60,14 +60,13 @@ class ForeignClient:
 
     def list_below(self, address: Address) -> dict[str, Pin]:
         """The versions of all files below a folder, by key."""
-        found: dict[str, Any] = {}
+        names: list[str] = []
         with contextlib.suppress(FileNotFoundError):
-            found = self._files.find(_name(address), detail=True)
+            names = self._files.find(_name(address))
         host = self._files._strip_protocol(f"{address.scheme}://{address.bucket}/").strip("/")
-        return {
-            name.strip("/").removeprefix(f"{host}/" if host else ""): _pin(one)
-            for name, one in found.items()
-        }
+        keys = [name.strip("/").removeprefix(f"{host}/" if host else "") for name in names]
+        # Asked for one by one: some stores tell of a file otherwise when they list it.
+        return {key: self.head(address.with_key(key)) for key in keys}
 
     def put(self, address: Address, *_: object, **__: object) -> NoReturn:
         """Refuse to write."""

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow.fs import S3FileSystem
 
+from dat_rec.cli import run_command
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare import prepare
 from dat_rec.data.remote import _fits, address_in, path_or_address
@@ -72,6 +73,19 @@ def test_a_log_and_a_dataset_in_a_store(
     assert "s3://open/remote/data: published" in said
     with pytest.raises(UserError, match=r"^s3://open/remote/data is already there: .*--overwrite"):
         prepare(source)
+
+
+def test_a_dataset_in_a_store_is_validated(
+    object_store: ObjectStore, planted: Dataset, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert isinstance(planted.folder, Path)
+    object_store.put_folder(planted.folder, "remote/valid")
+    assert run_command("validate", ["s3://open/remote/valid"]) is None
+    object_store.put("remote/valid/users.parquet", b"PAR1")
+    assert run_command("validate", ["s3://open/remote/valid"]) == 2
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("s3://open/remote/valid: ")
+    assert all("s3://open/remote/valid" in line and str(work) not in line for line in printed)
 
 
 def test_what_is_wrong_with_the_log_is_said_of_its_address(

@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from dat_rec.errors import StoreError, UserError
 from dat_rec.storage.address import Address, location
 from dat_rec.storage.client import client, forget_clients
 from dat_rec.storage.problems import ChangedError
+from dat_rec.storage.publish import whole_file
 from dat_rec.storage.read import PinnedFile, open_parquet
 from dat_rec.storage.retry import DEADLINE
 from tests.object_store import FEW, SHUT, ObjectStore
@@ -174,6 +176,36 @@ def test_a_dataset_in_a_store_is_the_one_on_the_disk(
     object_store.put("copied/items.parquet", planted.folder / "users.parquet")
     with pytest.raises(ChangedError, match=r"^s3://open/copied/items\.parquet: was written anew"):
         found.item_columns()
+
+
+def test_a_listing_that_changes_is_seen(object_store: ObjectStore, planted: Dataset) -> None:
+    """By what is read later, and by ranks that compare what they have pinned."""
+    assert isinstance(planted.folder, Path)
+    object_store.put_folder(planted.folder, "listed")
+    first, same = Dataset.open(address("listed")), Dataset.open(address("listed"))
+    assert first.versions() == same.versions() != planted.versions() == ""
+    vocabulary = next(key for key in object_store.keys("listed/vocabularies"))
+    object_store.delete(vocabulary)
+    assert Dataset.open(address("listed")).versions() != first.versions()
+    with pytest.raises(ChangedError, match=rf"^s3://open/{vocabulary}: was removed since it was"):
+        first.row_digest()
+
+
+def test_what_fsspec_knows_is_read_and_not_written(planted: Dataset) -> None:
+    """fsspec's own memory, in place of hdfs://."""
+    assert isinstance(planted.folder, Path)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(planted.folder), "/far/data", recursive=True)
+    found = Dataset.open(location("memory://far/data"))
+    assert found.row_digest() == planted.row_digest()
+    memory.pipe_file("/far/data/items.parquet", b"other")
+    with pytest.raises(ChangedError, match=r"^memory://far/data/items\.parquet: "):
+        found.item_columns()
+    with (
+        pytest.raises(UserError, match=r"memory:// is read alone: write to s3://"),
+        whole_file(location("memory://far/recs.parquet")) as path,
+    ):
+        path.touch()
 
 
 def test_listing_takes_no_neighbour(object_store: ObjectStore) -> None:

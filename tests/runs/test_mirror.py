@@ -1,0 +1,48 @@
+"""A mirror keeps the run that it was given for, and no other."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from dat_rec.checkpoint.listing import checkpoints
+from dat_rec.config import TrainConfig
+from dat_rec.data.dataset import Dataset
+from dat_rec.errors import UserError
+from dat_rec.runs.mirror import mirrored_steps
+from dat_rec.storage.address import Address, location
+from dat_rec.training.train import train
+from tests.object_store import ObjectStore
+
+
+def test_a_mirror_must_be_an_address(tmp_path: Path) -> None:
+    config = TrainConfig(data=tmp_path, out=tmp_path / "run", mirror=tmp_path / "mirror")
+    with pytest.raises(UserError, match=r"^--mirror .*/mirror: is no address: write e\.g\. s3://"):
+        config.check()
+
+
+def test_a_mirror_follows_the_run_and_is_no_other_ones(
+    object_store: ObjectStore, planted: Dataset, tmp_path: Path
+) -> None:
+    mirror, run = location("s3://open/mirrored"), tmp_path / "run"
+    assert isinstance(mirror, Address)
+    config = TrainConfig(
+        data=planted.folder, out=run, mirror=mirror, epochs=2, batch_size=512, checkpoint_every=5
+    )
+    config = dataclasses.replace(config, keep_checkpoints=3)
+    train(config)
+    steps = [step for step, _ in checkpoints(run)]
+    assert len(steps) == 3
+    assert mirrored_steps(mirror) == steps
+    assert json.loads(object_store.get("mirrored/train.json"))["steps"] == steps[-1]
+
+    # Begun anew with other checkpoints: those of before must not be taken for its own.
+    config = dataclasses.replace(config, out=tmp_path / "other", seed=1, checkpoint_every=7)
+    with pytest.raises(UserError, match=r"^--mirror s3://open/mirrored holds a run: pass --resume"):
+        train(config)
+    assert mirrored_steps(mirror) == steps
+    train(dataclasses.replace(config, overwrite=True, epochs=1))
+    steps = [step for step, _ in checkpoints(tmp_path / "other")]
+    assert mirrored_steps(mirror) == steps
+    assert json.loads(object_store.get("mirrored/config.json"))["seed"] == 1
