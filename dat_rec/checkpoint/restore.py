@@ -4,20 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 from torchrec.optim.keyed import CombinedOptimizer
 
 from dat_rec.checkpoint.damage import cannot_read, is_missing, read_patiently
 from dat_rec.checkpoint.find import FoundCheckpoint
 from dat_rec.checkpoint.listing import DIGESTS, INDEX, VERSION
-from dat_rec.checkpoint.model_state import load_into, load_towers
+from dat_rec.checkpoint.model_state import load_into
 from dat_rec.checkpoint.read_tensors import TensorFiles
 from dat_rec.disk import system_error
 from dat_rec.dist.agree import raise_first
 from dat_rec.errors import SharedError, UserError
 from dat_rec.files import read_json
-from dat_rec.sharding.table_shards import table_shards
 
 T = TypeVar("T")
 CURE = "use the options and the version that it was made with, or train anew"
@@ -53,25 +51,6 @@ def restore(
         return facts
 
     return read_together(load, found.folder, f"{found.folder}: does not fit the model", CURE)
-
-
-def load_weights(folder: Path, model: nn.Module) -> None:
-    """Fill an unsharded model's tables and towers in one process, without a process group.
-
-    Raises:
-        UserError: the checkpoint does not fit the model.
-        DiskError: it cannot be read.
-    """
-    try:
-        _, files = read_index(folder)
-        with torch.no_grad():
-            for shard in table_shards(model):
-                files.read_into(f"tables/{shard.table}/weight", shard.weights, (0, 0), shard.shape)
-            load_towers(files, model)
-    except (OSError, UserError) as error:
-        if system_error(error) is not None:
-            raise cannot_read(folder, error) from error
-        raise UserError(f"{folder}: does not fit the model ({error}): {CURE}") from error
 
 
 def read_index(folder: Path) -> tuple[dict[str, Any], TensorFiles]:

@@ -1,5 +1,6 @@
 """``dat-rec evaluate``: rank every held-out item among all items."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from dat_rec.versions import require_stack
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Rank every held-out item among all items; write metrics.json into the run's folder."""
+    """Rank every held-out item among all items; write metrics.json; under torchrun on all ranks."""
 
     run: Path
     """Folder of the run that `dat-rec train` made."""
@@ -22,9 +23,11 @@ class EvaluateOptions:
 
 
 def run(arguments: Arguments) -> None:
-    """Evaluate, and print the metrics."""
+    """Evaluate; under torchrun on each rank, of which the first one prints the metrics."""
     options: EvaluateOptions = parse("evaluate", EvaluateOptions, arguments)
     require_stack()
     from dat_rec.retrieval.evaluate import evaluate, table
 
-    print(table(evaluate(options.run, options.data, options.checkpoint)))
+    metrics = evaluate(options.run, options.data, options.checkpoint)
+    if os.environ.get("RANK", "0") == "0":
+        print(table(metrics))

@@ -1,5 +1,6 @@
 """``dat-rec export``: write what serving needs."""
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from dat_rec.versions import require_stack
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Write what serving needs: item vectors, index, query tower with its tables."""
+    """Write what serving needs: item vectors, index, query tower; under torchrun on all ranks."""
 
     run: Path
     """Folder of the run that `dat-rec train` made."""
@@ -27,7 +28,7 @@ class ExportOptions:
 
 
 def run(arguments: Arguments) -> None:
-    """Export, and print the next command."""
+    """Export; under torchrun on each rank, of which the first one prints the next command."""
     options: ExportOptions = parse("export", ExportOptions, arguments)
     require_stack()
     from dat_rec.retrieval.export import export
@@ -39,6 +40,8 @@ def run(arguments: Arguments) -> None:
         checkpoint=options.checkpoint,
         overwrite=options.overwrite,
     )
+    if os.environ.get("RANK", "0") != "0":
+        return
     print(
         f"{options.out}: {made['items']:,} items and {made['users']:,} users of "
         f"{options.run}, step {made['source']['checkpoint']:,}; next: dat-rec recommend --export "

@@ -55,12 +55,14 @@ def _all_ranks() -> dist.ProcessGroup | None:
 
 
 def all_gather_object(value: Any, group: dist.ProcessGroup | None = None) -> list[Any]:
-    """Return every rank's value, by rank.
+    """Return every rank's value, by rank; this process's alone where there is no process group.
 
     Args:
         value: this rank's, of anything that can be pickled.
         group: a patient group of all ranks; None for the one that this module shares.
     """
+    if not dist.is_initialized():
+        return [value]
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value, group=group or _all_ranks())
     return values
@@ -68,6 +70,8 @@ def all_gather_object(value: Any, group: dist.ProcessGroup | None = None) -> lis
 
 def broadcast_from_rank_0(value: Any) -> Any:
     """Return rank 0's value on all ranks: what it saw on a disk may look otherwise elsewhere."""
+    if not dist.is_initialized():
+        return value
     values = [value]
     dist.broadcast_object_list(values, group=_all_ranks())
     return values[0]

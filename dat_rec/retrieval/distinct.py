@@ -3,20 +3,23 @@
 A matrix product may round a row or column at its edges otherwise than the same one elsewhere,
 and from one shape of block to another. So equal items would not always get equal vectors, nor
 equal vectors equal scores. What is computed once and copied is equal to the last bit.
+
+Rows are known by hashes of 128 bits, which ranks can exchange where they do not hold the rows of
+others: among a billion different rows, two share one by a chance of 1 in 10^20.
 """
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from dat_rec.data.columns import Column
 
 Ints = NDArray[np.int64]
-HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
-"""Odd, so that no bit of a row is lost: 2^64 over the golden ratio (Fibonacci hashing)."""
+Hashes = NDArray[np.uint64]
+SEEDS = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03))
+"""One for each half of a hash: 2^64 over the golden ratio, and over its relative of dimension 2."""
 
 
 class Distinct(NamedTuple):
@@ -28,24 +31,46 @@ class Distinct(NamedTuple):
     """(rows,): each row's."""
 
 
-def distinct_vectors(vectors_ND: NDArray[np.float32]) -> Distinct:
-    """The kinds of equal vectors. −0 equals 0; NaN must be refused before."""
-    return _distinct(_codes(vectors_ND + np.float32(0)))
-
-
-def distinct_rows(columns: Mapping[str, Column]) -> Distinct:
-    """The kinds of rows that hold the same values, in the same order, in every column."""
-    single = [column.values for column in columns.values() if column.offsets is None]
+def row_hashes(columns: Mapping[str, Column]) -> Hashes:
+    """(rows, 2): the same for rows with the same values, in the same order, in every column."""
     rows = len(next(iter(columns.values())))
-    code = _codes(np.stack(single, axis=1)) if single else np.zeros(rows, np.int64)
-    for column in columns.values():
-        if column.offsets is not None:
-            # Lists are long: only those are compared that still decide.
-            shared = np.flatnonzero(np.bincount(code)[code] > 1)
-            part = np.zeros(rows, np.int64)
-            part[shared] = _list_codes(column.take(shared))
-            code = _codes(np.stack([code, part], axis=1))
-    return _distinct(code)
+    hashes = np.empty((rows, 2), np.uint64)
+    for half, seed in enumerate(SEEDS):
+        state = np.full(rows, seed)
+        for column in columns.values():
+            values = _mixed(column.values.view(np.uint64) + seed)
+            if column.offsets is not None:
+                values = _of_lists(values, column, seed)
+            state = _mixed((state + seed) ^ values)
+        hashes[:, half] = state
+    return hashes
+
+
+def vector_hashes(vectors_ND: NDArray[np.float32]) -> Hashes:
+    """(N, 2): the same for equal vectors. −0 equals 0; NaN must be refused before."""
+    words = (vectors_ND + np.float32(0)).view(np.uint32)
+    hashes = np.empty((len(vectors_ND), 2), np.uint64)
+    for half, seed in enumerate(SEEDS):
+        state = np.full(len(vectors_ND), seed)
+        for column in words.T:
+            state = _mixed((state + seed) ^ column)
+        hashes[:, half] = state
+    return hashes
+
+
+def kinds(hashes: Hashes) -> Distinct:
+    """Sort rows into kinds, by their (rows, 2) hashes."""
+    order = np.lexsort((hashes[:, 1], hashes[:, 0]))
+    ordered = hashes[order]
+    begins = np.ones(len(order), np.bool_)
+    begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    # The sort is stable: the first of a kind is its first row.
+    first = order[begins]
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    kind = np.empty(len(order), np.int64)
+    kind[order] = rank[np.cumsum(begins) - 1]
+    return Distinct(np.sort(first), kind)
 
 
 def encode_once(
@@ -65,9 +90,9 @@ def encode_once(
     Returns:
         (M, D)
     """
-    kinds = distinct_rows(columns)
-    asked, position = np.unique(kinds.kind[rows], return_inverse=True)
-    first = kinds.first[asked]
+    alike = kinds(row_hashes(columns))
+    asked, position = np.unique(alike.kind[rows], return_inverse=True)
+    first = alike.first[asked]
     blocks = [first[start : start + at_once] for start in range(0, max(1, len(first)), at_once)]
     vectors = [
         encode({name: column.take(block) for name, column in columns.items()}) for block in blocks
@@ -75,43 +100,17 @@ def encode_once(
     return np.concatenate(vectors)[position]
 
 
-def _distinct(code: Ints) -> Distinct:
-    highest_before = np.maximum.accumulate(np.append(-1, code))[:-1]
-    return Distinct(np.flatnonzero(code > highest_before), code)
+def _of_lists(values: Hashes, column: Column, seed: np.uint64) -> Hashes:
+    """(rows,): of each row's list of mixed values, in their order."""
+    lengths = column.lengths()
+    offsets = np.append(0, np.cumsum(lengths))
+    place = np.arange(len(values)) - np.repeat(offsets[:-1], lengths)
+    sums = np.append(np.uint64(0), np.cumsum(_mixed(values + place.view(np.uint64) * seed)))
+    return _mixed((sums[offsets[1:]] - sums[offsets[:-1]]) ^ (lengths.view(np.uint64) + seed))
 
 
-def _codes(table: NDArray[np.generic]) -> Ints:
-    """(N, F) → (N,): equal rows, to the bit, have the same number, by their first occurrence.
-
-    Hashes set most rows apart; only those that share one are compared, so that no second copy of a
-    large table is made.
-    """
-    rows, width = table.shape
-    words = np.ascontiguousarray(table).view(np.uint32)
-    hashes = np.zeros(rows, np.uint64)
-    for column in words.T:
-        hashes = (hashes ^ column) * HASH_FACTOR
-    _, position, times = np.unique(hashes, return_inverse=True, return_counts=True)
-    shared = np.flatnonzero(times[position] > 1)
-    content = np.ascontiguousarray(table[shared])
-    ends = np.arange(len(shared) + 1) * width * table.itemsize
-    kind = _large_codes(ends, content)
-    first = np.arange(rows)
-    first[shared] = shared[np.unique(kind, return_index=True)[1]][kind]
-    number = np.cumsum(first == np.arange(rows)) - 1
-    codes: Ints = number[first]
-    return codes
-
-
-def _list_codes(column: Column) -> Ints:
-    content = np.ascontiguousarray(column.values)
-    ends = np.append(0, np.cumsum(column.lengths()) * content.itemsize)
-    return _large_codes(ends, content)
-
-
-def _large_codes(ends: Ints, content: NDArray[np.generic]) -> Ints:
-    """Number parts of ``content``, which end at these bytes, by their first occurrence."""
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(content)]
-    array = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(ends) - 1, buffers)
-    codes: Ints = array.dictionary_encode().indices.to_numpy().astype(np.int64)
-    return codes
+def _mixed(numbers: Hashes) -> Hashes:
+    """Mix 64 bits, so that each of them decides half of all others (Stafford's 13th mix)."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))

@@ -4,13 +4,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
+from dat_rec.checkpoint.damage import rank_and_ranks
+from dat_rec.dist.agree import together
 from dat_rec.files import write_json
 from dat_rec.model.towers import TowerFactory
 from dat_rec.retrieval.baselines import baselines
-from dat_rec.retrieval.encode import encode_items, encode_users
-from dat_rec.retrieval.metrics import CUTOFFS, protocol_metrics
+from dat_rec.retrieval.divided import sum_of_ranks
+from dat_rec.retrieval.encode import (
+    each_ranks_block,
+    encode_blocks,
+    encode_items,
+    query_tower,
+    rounds,
+    user_kinds,
+)
+from dat_rec.retrieval.metrics import CUTOFFS, blocks
 from dat_rec.retrieval.protocol import Protocol
-from dat_rec.retrieval.trained import load_model
+from dat_rec.retrieval.ranking import Ranking, Ranks, item_columns
+from dat_rec.retrieval.ranks import Threads, all_ranks, one_thread_each
+from dat_rec.retrieval.trained import Trained, load_model
 from dat_rec.runs.figures import METRICS, read_summary
 from dat_rec.storage.address import Location
 from dat_rec.training.metrics_log import log_metrics
@@ -49,23 +63,46 @@ def evaluate(
         >>> 0 < metrics["all"]["MRR"] < 1
         True
     """
-    trained = load_model(run, data, checkpoint, tower)
-    model, dataset = trained.model, trained.dataset
-    protocol = Protocol.read(dataset)
-    metrics = {
-        "dataset": dataset.schema.source,
-        "checkpoint": trained.step,
-        **protocol_metrics(
-            protocol,
-            encode_users(model, dataset, protocol.users),
-            encode_items(model, dataset),
-        ),
-        "baselines": baselines(protocol),
-    }
-    write_json(run / METRICS, metrics)
-    if read_summary(run) is not None:
-        log_metrics(run, metrics)
+    with all_ranks(), one_thread_each() as threads:
+        trained = load_model(run, data, checkpoint, tower)
+        with together():
+            protocol = Protocol.read(trained.dataset)
+        metrics = {
+            "dataset": trained.dataset.schema.source,
+            "checkpoint": trained.step,
+            **blocks(protocol, model_ranks(trained, protocol, threads)),
+            "baselines": baselines(protocol),
+        }
+        with together():
+            if rank_and_ranks()[0] == 0:
+                write_json(run / METRICS, metrics)
+                if read_summary(run) is not None:
+                    log_metrics(run, metrics)
     return metrics
+
+
+def model_ranks(trained: Trained, protocol: Protocol, threads: Threads) -> Ranks:
+    """Rank every query's item by the model's vectors. Collective: ranks divide users and items.
+
+    Each rank encodes some of the users, block by block; every block goes to all ranks.
+
+    Raises:
+        UserError: a vector is not finite, or a file cannot be read.
+    """
+    model, dataset = trained.model, trained.dataset
+    rows, kind = encode_items(model, dataset, threads)
+    items = item_columns(rows, kind, protocol.trained_items)
+    source, users = user_kinds(dataset, protocol.users)
+    first_rows = protocol.users[users.first]
+    ranking = Ranking(protocol, items, users.kind, threads, sum_of_ranks)
+    encoded = encode_blocks(model, dataset.schema, source, first_rows, query_tower, threads)
+    shown = tqdm(
+        encoded, "rank", rounds(len(first_rows)), unit="block", disable=rank_and_ranks()[0] > 0
+    )
+    for block in shown:
+        for start, vectors in each_ranks_block(block):
+            ranking.add(vectors, start)
+    return ranking.ranks()
 
 
 def table(metrics: dict[str, Any]) -> str:
@@ -97,6 +134,6 @@ def _rows(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield f"{model}: cold, whole catalogue", metrics["cold"]
     yield f"{model}: cold, unseen users", metrics["cold"]["new_users"]
     yield f"{model}: cold, unseen items", metrics["cold"]["new_items"]
-    for name, blocks in metrics["baselines"].items():
-        yield f"{name}: all pairs", blocks["all"]
-        yield f"{name}: new pairs", blocks["new_pairs"]
+    for name, of_rule in metrics["baselines"].items():
+        yield f"{name}: all pairs", of_rule["all"]
+        yield f"{name}: new pairs", of_rule["new_pairs"]

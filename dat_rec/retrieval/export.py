@@ -1,32 +1,57 @@
 """A run in, a folder out that answers queries without the training code.
 
-What the folder holds is written in ``dat_rec.retrieval.exported``.
+What the folder holds is written in ``dat_rec.retrieval.exported``. On several ranks, each encodes
+and writes some of the items and users; rank 0 writes what is one file, block by block.
 """
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from dat_rec.data.columns import BadIds, Column
-from dat_rec.data.dataset import Dataset
+from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.schema import UNKNOWN
+from dat_rec.dist.agree import all_gather_object, broadcast_from_rank_0, together
 from dat_rec.errors import UserError
 from dat_rec.files import sha256, write_json
-from dat_rec.model.dat import DAT
 from dat_rec.model.towers import TowerFactory
+from dat_rec.retrieval.divided import DividedRows, fetch
 from dat_rec.retrieval.encode import encode_items
-from dat_rec.retrieval.exported import FILES, MANIFEST, VERSION
+from dat_rec.retrieval.export_parts import (
+    parts_of,
+    read_vectors,
+    write_item_vectors,
+    write_items,
+    write_users,
+)
+from dat_rec.retrieval.exported import (
+    FILES,
+    INDEX,
+    ITEM_PARTS,
+    MANIFEST,
+    TOWER,
+    USER_PARTS,
+    VERSION,
+    part_name,
+)
 from dat_rec.retrieval.golden import check_answers
-from dat_rec.retrieval.query_encoder import QueryEncoder, save_query_tower
-from dat_rec.retrieval.trained import load_model
+from dat_rec.retrieval.item_index import write_index
+from dat_rec.retrieval.query_encoder import QueryEncoder, query_program
+from dat_rec.retrieval.ranks import Threads, all_ranks, one_thread_each
+from dat_rec.retrieval.tower_file import write_tower
+from dat_rec.retrieval.trained import Trained, load_model
 from dat_rec.storage.address import Location
 from dat_rec.storage.publish import whole_folder
+
+BLOCK_BYTES = 16 * 2**20
+"""Maximum bytes of a table's rows that go to rank 0 at a time."""
 
 
 def export(
@@ -38,14 +63,15 @@ def export(
     overwrite: bool = False,
     tower: TowerFactory | None = None,
 ) -> dict[str, Any]:
-    """Write what serving needs of a run, whole or not at all.
+    """Write what serving needs of a run, whole or not at all; alone, or on every rank of torchrun.
 
     The folder holds item vectors, an index, the query tower with its tables and the users'
     features; see ``dat_rec.load_export``.
 
     Args:
         run: folder that ``dat_rec.train`` made.
-        out: the export's folder, or its address in a store.
+        out: the export's folder, which the hosts of all ranks must see, or its address in a store;
+            then all ranks must be on one host.
         data: the dataset, if it is no longer where the run found it.
         checkpoint: which of the run's: the number of its steps, ``best`` (the lowest main loss) or
             ``newest``.
@@ -64,11 +90,21 @@ def export(
         >>> made["items"], made["dim"]
         (100, 32)
     """
-    with whole_folder(out, marker=MANIFEST, overwrite=overwrite) as folder:
+    # After a failure the folder is removed when the other ranks know of it.
+    with ExitStack() as publication, all_ranks(), one_thread_each() as threads:
+        folder = out
+        with together():
+            if rank_and_ranks()[0] == 0:
+                whole = whole_folder(out, marker=MANIFEST, overwrite=overwrite)
+                folder = publication.enter_context(whole)
+        folder = broadcast_from_rank_0(folder)
         trained = load_model(run, data, checkpoint, tower)
         origin = {"run": str(run), "checkpoint": trained.step}
         try:
-            return write_export(trained.model, trained.dataset, folder, origin)
+            made = write_export(trained, folder, origin, threads)
+            with together():
+                publication.close()
+            return made
         except OSError as error:
             raise UserError(
                 f"{out}: cannot be written ({error}): free the disk, or choose another --out"
@@ -76,9 +112,9 @@ def export(
 
 
 def write_export(
-    model: DAT, dataset: Dataset, folder: Path, origin: dict[str, Any]
+    trained: Trained, folder: Path, origin: dict[str, Any], threads: Threads
 ) -> dict[str, Any]:
-    """Fill the empty ``folder`` from a trained, unsharded model.
+    """Fill the empty ``folder`` from a trained model. Collective.
 
     The manifest comes last, when what was written has been read back and asked.
 
@@ -86,42 +122,78 @@ def write_export(
         UserError: an item vector is not finite, the dataset is malformed, or what was written does
             not answer as the model does.
     """
-    features = dataset.schema.side("query")
-    vectors = encode_items(model, dataset)
-    if not np.isfinite(vectors).all():
-        raise UserError("an item vector is not finite: training diverged; train anew")
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    np.save(folder / "item_vectors.npy", vectors)
-    (folder / "index.faiss").write_bytes(faiss.serialize_index(index).data)
-    items = dataset.table("items", ["item_id", "title", "category_name", "train_count"])
-    pq.write_table(items, folder / "items.parquet")
-    bad_ids = BadIds(dataset.bad_ids)
-    columns = dataset.user_columns(bad_ids)
-    users = dataset.table("users", ["user_id", *(feature.name for feature in features)])
-    for name in bad_ids.counts:
-        position = users.column_names.index(name)
-        users = users.set_column(position, name, _to_arrow(columns[name]))
-    pq.write_table(users, folder / "users.parquet")
-    save_query_tower(QueryEncoder(model, features), features, folder / "query_tower.pt2")
-    check_answers(folder, model, dataset.schema, columns, vectors)
+    model, dataset = trained.model, trained.dataset
+    schema = dataset.schema
+    rank, ranks = rank_and_ranks()
+    items = encode_items(model, dataset, threads)
+    with together():
+        if rank == 0:
+            for part in (ITEM_PARTS, USER_PARTS):
+                (folder / part).mkdir()
+            write_items(dataset, folder)
+    digests = write_item_vectors(dataset, items, folder)
+    without = write_users(dataset, folder)
+    with together():
+        if rank == 0:
+            vectors = _vectors(folder, schema.items)
+            write_index(vectors, schema.items, items.rows.dim, folder / INDEX)
+    _write_tower(trained, folder / TOWER)
+    check_answers(folder, trained, digests, without.values(), threads)
+    names = sorted(
+        [
+            *FILES,
+            *(part_name(ITEM_PARTS, number) for number in range(parts_of(schema.items))),
+            *(part_name(USER_PARTS, number) for number in range(parts_of(schema.users))),
+        ]
+    )
+    own = {name: sha256(folder / name) for name in names[rank::ranks]}
+    found = {name: digest for part in all_gather_object(own) for name, digest in part.items()}
     manifest = {
         "version": VERSION,
-        "dim": vectors.shape[1],
-        "items": len(vectors),
-        "users": users.num_rows,
-        "features": [asdict(feature) for feature in features],
+        "dim": items.rows.dim,
+        "items": schema.items,
+        "users": schema.users,
+        "features": [asdict(feature) for feature in schema.side("query")],
         "query_tower": "call with {feature: row numbers} and {feature: (B + 1,) offsets}, int64; "
         f"row {UNKNOWN} and an empty list mean unknown",
-        "source": {"dataset": dataset.schema.source, **origin},
+        "source": {"dataset": schema.source, **origin},
         "versions": {"torch": torch.__version__, "faiss": faiss.__version__},
-        "sha256": {name: sha256(folder / name) for name in FILES},
+        "sha256": {name: found[name] for name in names},
     }
-    write_json(folder / MANIFEST, manifest)
+    with together():
+        if rank == 0:
+            write_json(folder / MANIFEST, manifest)
     return manifest
 
 
-def _to_arrow(column: Column) -> pa.Array:
-    if column.offsets is None:
-        return pa.array(column.values)
-    return pa.LargeListArray.from_arrays(column.offsets, column.values)
+def _vectors(folder: Path, items: int) -> Iterator[NDArray[np.float32]]:
+    """The item vectors of one part after the other."""
+    for number in range(parts_of(items)):
+        yield read_vectors(folder / part_name(ITEM_PARTS, number))
+
+
+def _write_tower(trained: Trained, path: Path) -> None:
+    """Write the query tower with its tables, which come to rank 0 block by block. Collective."""
+    features = trained.dataset.schema.side("query")
+    encoder = QueryEncoder(trained.model, features)
+    if rank_and_ranks()[0] == 0:
+        write_tower(query_program(encoder, features), encoder.contents, _called_up, path)
+        broadcast_from_rank_0("")
+        return
+    while name := broadcast_from_rank_0(""):
+        for _ in _blocks(encoder.contents[name], here=False):
+            pass
+
+
+def _called_up(name: str, rows: DividedRows) -> Iterator[Tensor]:
+    """The rows of a table on rank 0, block by block, when the others know that it is the next."""
+    broadcast_from_rank_0(name)
+    return _blocks(rows, here=True)
+
+
+def _blocks(rows: DividedRows, *, here: bool) -> Iterator[Tensor]:
+    """The rows of a table, block by block, on the rank that wants them ``here``."""
+    count, step = int(rows.bounds[-1]), max(1, BLOCK_BYTES // (4 * rows.dim))
+    for start in range(0, count, step):
+        wanted = torch.arange(start, min(count, start + step) if here else start)
+        yield fetch([(rows, wanted)])[0]

@@ -2,12 +2,15 @@
 
 ::
 
-    export.json         what is in the folder, versions, SHA-256 of every other file
-    item_vectors.npy    (items, D) float32; row = item_index
-    items.parquet       item_id, title, category_name, train_count; row = item_index
-    index.faiss         exact inner-product index of the vectors; position = item_index
-    users.parquet       user_id and the query features of every user
-    query_tower.pt2     torch.export program: query features in, (B, D) unit vectors out
+    export.json                what is in the folder, versions, SHA-256 of every other file
+    item_vectors/part-*.parquet  item_id, item_index and vector, D float32, of some items each
+    items.parquet              item_id, title, category_name, train_count; row = item_index
+    index.faiss                exact inner-product index of the vectors; position = item_index
+    users/part-*.parquet       user_id and the query features, of some users each
+    query_tower.pt2            torch.export program: query features in, (B, D) unit vectors out
+
+Items and users stand in the parts in the order of their numbers. How they are cut into parts does
+not depend on the number of ranks that wrote them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,13 +27,20 @@ from dat_rec.data.dataset import read_parquet
 from dat_rec.data.schema import UNKNOWN, Feature
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, read_json, sha256
-from dat_rec.retrieval.query_encoder import QueryTower
+from dat_rec.retrieval.item_index import read_index
+from dat_rec.retrieval.tower_file import QueryTower
 from dat_rec.storage.address import Location
 from dat_rec.storage.snapshot import local_copy
 
-VERSION = 1
+VERSION = 2
 MANIFEST = "export.json"
-FILES = ("item_vectors.npy", "items.parquet", "index.faiss", "users.parquet", "query_tower.pt2")
+ITEMS, INDEX, TOWER = "items.parquet", "index.faiss", "query_tower.pt2"
+FILES = (ITEMS, INDEX, TOWER)
+"""What an export holds beside its parts."""
+ITEM_PARTS, USER_PARTS = "item_vectors", "users"
+"""Folders of parts."""
+PART_ROWS = 2**16
+"""Maximum number of items, or users, in a part."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Export:
     tower: QueryTower
     index: faiss.Index
     item_vectors: NDArray[np.float32]
-    """(N, D)"""
+    """(N, D), mapped from the index's file"""
     items: pa.Table
     """item_id and title of each"""
     user_ids: pa.Array
@@ -70,35 +80,47 @@ class Export:
                 not the one that was written.
         """
         with local_copy(folder, MANIFEST) as local:
-            return Export.read(local, _check(local))
+            manifest = read_manifest(local)
+            check_files(local, manifest)
+            return Export.read(local, manifest.features)
 
     @staticmethod
     def read(folder: Path, features: Sequence[Feature]) -> "Export":
         """Read an export's files, without a look at its manifest.
 
         Args:
-            folder: holds ``FILES``.
+            folder: holds ``FILES`` and the parts.
             features: the query features.
 
         Raises:
             UserError: a table cannot be read, or does not hold the features.
         """
-        users = read_parquet(
-            folder / "users.parquet", ["user_id", *(feature.name for feature in features)]
-        )
-        columns = read_columns(users, features, str(folder / "users.parquet"))
+        names = ["user_id", *(feature.name for feature in features)]
+        paths = sorted((folder / USER_PARTS).glob("part-*.parquet"))
+        users = pa.concat_tables([read_parquet(path, names) for path in paths])
+        columns = read_columns(users, features, str(folder / USER_PARTS))
+        index, item_vectors = read_index(folder / INDEX)
         return Export(
-            tower=QueryTower(folder / "query_tower.pt2"),
-            index=faiss.read_index(str(folder / "index.faiss")),
-            item_vectors=np.load(folder / "item_vectors.npy"),
-            items=read_parquet(folder / "items.parquet", ["item_id", "title"]),
+            tower=QueryTower(folder / TOWER),
+            index=index,
+            item_vectors=item_vectors,
+            items=read_parquet(folder / ITEMS, ["item_id", "title"]),
             user_ids=users.column("user_id").combine_chunks(),
             user_columns=with_unknown(columns),
         )
 
 
-def _check(folder: Path) -> Sequence[Feature]:
-    """Compare every file with the manifest; the query features."""
+def part_name(folder: str, number: int) -> str:
+    """The path of a part, in the export."""
+    return f"{folder}/part-{number:05}.parquet"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of an export.
+
+    Raises:
+        UserError: no export, or one of another version.
+    """
     path = folder / MANIFEST
     if not path.exists():
         raise UserError(
@@ -109,16 +131,37 @@ def _check(folder: Path) -> Sequence[Feature]:
     if version not in (None, VERSION):
         raise UserError(f"{path}: version {version}, this program reads {VERSION}: export anew")
     manifest = checked(Manifest, value, str(path), "export anew")
-    for name in FILES:
+    for name in (*FILES, part_name(ITEM_PARTS, 0), part_name(USER_PARTS, 0)):
+        if name not in manifest.sha256:
+            raise UserError(f"{path}: sha256 has no {name}: export anew")
+    return manifest
+
+
+def check_files(folder: Path, manifest: Manifest, first: int = 0, step: int = 1) -> None:
+    """Compare the files with the manifest.
+
+    Args:
+        folder: of the export.
+        manifest: the export's.
+        first: number of the first file to look at.
+        step: of how many files to look at one: ranks divide the work.
+
+    Raises:
+        UserError: a file is missing, is not the one that was written, or belongs to nothing.
+    """
+    for name in sorted(manifest.sha256)[first::step]:
         try:
             digest = sha256(folder / name)
         except OSError as error:
             raise UserError(f"{folder / name}: {error.strerror}: export anew") from error
-        if digest != manifest.sha256.get(name):
+        if digest != manifest.sha256[name]:
             raise UserError(
                 f"{folder / name}: damaged (SHA-256 differs from {MANIFEST}): export anew"
             )
-    return manifest.features
+    for part in (ITEM_PARTS, USER_PARTS):
+        for path in (folder / part).glob("part-*.parquet"):
+            if f"{part}/{path.name}" not in manifest.sha256:
+                raise UserError(f"{path}: {MANIFEST} does not name it: remove it, or export anew")
 
 
 def with_unknown(columns: Mapping[str, Column]) -> dict[str, Column]:

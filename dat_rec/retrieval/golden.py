@@ -1,18 +1,33 @@
 """An export's files in, a refusal out unless they answer as the model that they came from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dat_rec.data.columns import Column
-from dat_rec.data.schema import Schema
+from dat_rec.checkpoint.damage import rank_and_ranks
+from dat_rec.data.columns import BadIds, Column, concatenate_columns, read_columns
+from dat_rec.data.schema import Feature
+from dat_rec.dist.agree import together
 from dat_rec.errors import UserError
-from dat_rec.model.dat import DAT
 from dat_rec.retrieval.encode import encode_queries
-from dat_rec.retrieval.exported import Export, with_unknown
+from dat_rec.retrieval.export_parts import read_vectors, vectors_digest
+from dat_rec.retrieval.exported import (
+    INDEX,
+    PART_ROWS,
+    TOWER,
+    USER_PARTS,
+    part_name,
+    with_unknown,
+)
+from dat_rec.retrieval.feature_rows import FeatureRows, RowGroups
+from dat_rec.retrieval.item_index import read_index
+from dat_rec.retrieval.ranks import Threads
 from dat_rec.retrieval.search import top_items
+from dat_rec.retrieval.tower_file import QueryTower, check_records
+from dat_rec.retrieval.trained import Trained
 
 ASKED = 100
 """Number of users that are asked for at random, beside the first, the last, one without a history
@@ -27,77 +42,129 @@ BFLOAT16_ROUNDING = 2e-2
 
 def check_answers(
     folder: Path,
-    model: DAT,
-    schema: Schema,
-    columns: Mapping[str, Column],
-    item_ND: NDArray[np.float32],
+    trained: Trained,
+    digests: Mapping[str, str],
+    without: Iterable[int],
+    threads: Threads,
 ) -> None:
-    """Load what was written and ask it: vectors and best items must be the model's.
+    """Load what was written and ask it: vectors and best items must be the model's. Collective.
+
+    Each rank reads the parts that it has written; rank 0 asks.
 
     Args:
         folder: holds the export's files.
-        model: the model that they were made from.
-        schema: the dataset's.
-        columns: query features of all users, as of the split.
-        item_ND: the model's vectors of the catalogue.
+        trained: the model that they were made from.
+        digests: of the vectors in this rank's parts, of ``write_item_vectors``.
+        without: users who lack a list, of ``write_users``.
+        threads: that compute side by side.
 
     Raises:
         UserError: a file cannot be read, the query tower cannot run, a vector differs from the
             model's by more than rounding, or an item that is given is none of the best.
     """
-    try:
-        problem = _problem(folder, model, schema, columns, item_ND)
-    except (OSError, UserError):
-        raise
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        problem = f"it fails with {type(error).__name__}: {reason}"
-    if problem:
-        raise UserError(
-            f"the export does not answer as the model does ({problem}), and was not kept: see what "
-            "`dat-rec doctor` says of this machine, and report it with the run's config.json"
-        )
+    model, dataset = trained.model, trained.dataset
+    first = rank_and_ranks()[0] == 0
+    rows = asked_users(dataset.schema.users, without if first else ())
+    if not first:
+        rows = rows[:0]
+    users = FeatureRows(dataset, "users")
+    with together():
+        asked = users.take(rows)
+    wanted_BD = encode_queries(model, dataset.schema, with_unknown(asked), threads).numpy()
+    with together():
+        try:
+            problem = _problem_of_parts(folder, digests)
+            if first and not problem:
+                rounding = BFLOAT16_ROUNDING if model.query_tower.in_bfloat16 else ROUNDING
+                problem = _problem(folder, users.features, rows, wanted_BD, rounding)
+        except (OSError, UserError):
+            raise
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0]
+            problem = f"it fails with {type(error).__name__}: {reason}"
+        if problem:
+            raise UserError(
+                f"the export does not answer as the model does ({problem}), and was not kept: see "
+                "what `dat-rec doctor` says of this machine, and report it with the run's "
+                "config.json"
+            )
+
+
+def _problem_of_parts(folder: Path, digests: Mapping[str, str]) -> str:
+    """What is wrong with the vectors in this rank's parts, or in the index; empty if nothing is."""
+    _, indexed_ND = read_index(folder / INDEX)
+    for name, digest in digests.items():
+        vectors_ND = read_vectors(folder / name)
+        if vectors_digest(vectors_ND) != digest:
+            return f"{name} holds other vectors"
+        start = int(pq.read_table(folder / name, columns=["item_index"])[0][0].as_py())
+        if not np.array_equal(indexed_ND[start : start + len(vectors_ND)], vectors_ND):
+            return f"index.faiss holds other vectors than {name}"
+    return ""
 
 
 def _problem(
     folder: Path,
-    model: DAT,
-    schema: Schema,
-    columns: Mapping[str, Column],
-    item_ND: NDArray[np.float32],
+    features: tuple[Feature, ...],
+    rows: NDArray[np.int64],
+    wanted_BD: NDArray[np.float32],
+    rounding: float,
 ) -> str:
     """What is wrong with the answers, in words; empty if nothing is."""
-    export = Export.read(folder, schema.side("query"))
-    if not np.array_equal(export.item_vectors, item_ND):
-        return "item_vectors.npy holds other vectors"
-    rows = _asked(columns)
-    asked = {name: column.take(rows) for name, column in with_unknown(columns).items()}
-    wanted_BD = encode_queries(model, schema, asked, np.arange(len(rows)))
-    written = {name: column.take(rows) for name, column in export.user_columns.items()}
-    found_BD = export.tower.encode(written)
-    rounding = BFLOAT16_ROUNDING if model.query_tower.in_bfloat16 else ROUNDING
+    check_records(folder / TOWER)
+    written = with_unknown(_written(folder, features, rows))
+    found_BD = QueryTower(folder / TOWER).encode(written)
     off_B = np.abs(found_BD - wanted_BD).max(axis=1)
     if not off_B.max() <= rounding:
         worst = int(off_B.argmax())
-        return f"query_tower.pt2: the vector of user_row {rows[worst]} is off by {off_B[worst]:.2g}"
+        return f"query_tower.pt2: the vector of {_who(rows, worst)} is off by {off_B[worst]:.2g}"
+    index, item_ND = read_index(folder / INDEX)
     k = min(FOUND, len(item_ND))
-    items_BK, scores_BK = top_items(export.index, export.item_vectors, found_BD, k)
-    exact_BN = wanted_BD.astype(np.float64) @ item_ND.T.astype(np.float64)
-    best_BK = np.sort(exact_BN, axis=1)[:, : -k - 1 : -1]
-    given_BK = np.take_along_axis(exact_BN, items_BK, axis=1)
+    items_BK, scores_BK = top_items(index, item_ND, found_BD, k)
+    exact_BD = wanted_BD.astype(np.float64)
+    best_BK = _best_scores(exact_BD, item_ND, k)
+    given_BK = np.einsum("bd,bkd->bk", exact_BD, item_ND[items_BK].astype(np.float64))
     # A difference of unit vectors moves an inner product by no more than its length.
     moved = rounding * wanted_BD.shape[1] ** 0.5
     off_B = np.maximum(np.abs(scores_BK - best_BK), np.abs(given_BK - best_BK)).max(axis=1)
     if not off_B.max() <= 2 * moved:
         worst = int(off_B.argmax())
-        return f"index.faiss: an item found for user_row {rows[worst]} is none of the best {k}"
+        return f"index.faiss: an item found for {_who(rows, worst)} is none of the best {k}"
     return ""
 
 
-def _asked(columns: Mapping[str, Column]) -> NDArray[np.int64]:
-    """Rows of the users that are asked; the last is the unknown one, behind all others."""
-    users = len(next(iter(columns.values())))
-    rows = {0, users - 1, *np.random.default_rng(0).integers(0, users, ASKED).tolist()}
-    for column in columns.values():
-        rows.update(np.flatnonzero(column.lengths() == 0)[:1].tolist())
-    return np.array([*sorted(rows), users], np.int64)
+def _who(rows: NDArray[np.int64], number: int) -> str:
+    """The user who was asked as the ``number``-th; the unknown one is the last."""
+    return f"user_row {rows[number]}" if number < len(rows) else "an unknown user"
+
+
+def _best_scores(
+    wanted_BD: NDArray[np.float64], item_ND: NDArray[np.float32], k: int
+) -> NDArray[np.float64]:
+    """(B, K) the highest scores, falling."""
+    best_BK = np.full((len(wanted_BD), k), -np.inf)
+    for start in range(0, len(item_ND), PART_ROWS):
+        scores = wanted_BD @ item_ND[start : start + PART_ROWS].T.astype(np.float64)
+        best_BK = np.sort(np.concatenate([best_BK, scores], axis=1), axis=1)[:, : -k - 1 : -1]
+    return best_BK
+
+
+def _written(
+    folder: Path, features: tuple[Feature, ...], rows: NDArray[np.int64]
+) -> dict[str, Column]:
+    """The features of users, whose row numbers rise, as they stand in the parts."""
+    names = [feature.name for feature in features]
+    found = []
+    for number in np.unique(rows // PART_ROWS).tolist():
+        part = RowGroups(folder / part_name(USER_PARTS, number), names)
+        own = rows[rows // PART_ROWS == number] - number * PART_ROWS
+        for group, places in part.groups_of(own):
+            columns = read_columns(part.read(group), features, str(part.path), BadIds())
+            found.append({name: column.take(places) for name, column in columns.items()})
+    return {name: concatenate_columns([one[name] for one in found]) for name in names}
+
+
+def asked_users(users: int, without: Iterable[int]) -> NDArray[np.int64]:
+    """Row numbers of the users that are asked, rising."""
+    random = np.random.default_rng(0).integers(0, users, ASKED).tolist()
+    return np.unique(np.array([0, users - 1, *random, *without], np.int64))

@@ -1,47 +1,51 @@
-"""A trained model's query side in, a plain PyTorch module out, which torch alone can run.
+"""A trained model's query side in, a plain PyTorch program out, which torch alone can run.
 
 Tables, augmented vectors and tower are the model's own, without TorchRec, so that
-``torch.export`` can write them into one file.
+``torch.export`` can write them into one file (``dat_rec.retrieval.tower_file``).
 """
 
-import io
+import mmap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx.experimental import _config as shape_config
 
 from dat_rec.data.columns import Column
 from dat_rec.data.schema import USER, Feature
-from dat_rec.errors import UserError
 from dat_rec.model.dat import AUGMENTED, DAT
+from dat_rec.retrieval.divided import DividedRows
 
 Inputs = tuple[dict[str, Tensor], dict[str, Tensor]]
+MAP_NORESERVE = 0x4000
+"""Of Linux: memory that is never touched counts for nothing. (Python 3.13 names it in mmap.)"""
 
 
 class QueryEncoder(nn.Module):
     """p_u of B users: [e_1 ‖ … ‖ e_m ‖ a_u] through the query tower.
 
+    Its tables have their shapes and no content, which takes no memory: what they hold is divided
+    over the ranks (``contents``), and gets into the file block by block.
+
     Args:
-        model: trained, unsharded.
+        model: of ``load_model``.
         features: the query features, in the model's order.
     """
 
     def __init__(self, model: DAT, features: Sequence[Feature]) -> None:
         super().__init__()
-        tables = sorted({feature.table for feature in features})
-        self._lookups = [(feature.name, tables.index(feature.table)) for feature in features]
-        self.tables = nn.ModuleList(
-            _bag(model.embeddings.embedding_bags[table].weight) for table in tables
-        )
-        self.augmented = (
-            None
-            if model.augmented is None
-            else _bag(model.augmented.embedding_bags[AUGMENTED[USER]].weight)
-        )
+        names = sorted({feature.table for feature in features})
+        divided = model.embeddings.tables
+        self._lookups = [(feature.name, names.index(feature.table)) for feature in features]
+        self.tables = nn.ModuleList(_bag(divided[name]) for name in names)
+        self.contents = {f"tables.{i}.weight": divided[name] for i, name in enumerate(names)}
+        """The tables' rows, by the names of the parameters."""
+        self.augmented = None
+        if model.augmented is not None:
+            rows = model.augmented.tables[AUGMENTED[USER]]
+            self.augmented = _bag(rows)
+            self.contents["augmented.weight"] = rows
         self.tower = model.query_tower
         self._dtype = model.dtype
 
@@ -60,8 +64,12 @@ class QueryEncoder(nn.Module):
         return vectors.float()
 
 
-def _bag(weight: Tensor) -> nn.EmbeddingBag:
-    return nn.EmbeddingBag.from_pretrained(weight.detach(), mode="mean", include_last_offset=True)
+def _bag(rows: DividedRows) -> nn.EmbeddingBag:
+    shape = (int(rows.bounds[-1]), rows.dim)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+    untouched = mmap.mmap(-1, 4 * shape[0] * shape[1], flags=flags)
+    weight = torch.frombuffer(untouched, dtype=torch.float32).view(shape)
+    return nn.EmbeddingBag.from_pretrained(weight, mode="mean", include_last_offset=True)
 
 
 def to_inputs(columns: Mapping[str, Column]) -> Inputs:
@@ -74,8 +82,10 @@ def to_inputs(columns: Mapping[str, Column]) -> Inputs:
     return values, offsets
 
 
-def save_query_tower(encoder: QueryEncoder, features: Sequence[Feature], path: Path) -> None:
-    """Write the encoder with ``torch.export``; any number of users and values may come in."""
+def query_program(
+    encoder: QueryEncoder, features: Sequence[Feature]
+) -> torch.export.ExportedProgram:
+    """Trace the encoder with ``torch.export``; any number of users and values may come in."""
     example = {feature.name: torch.zeros(6, dtype=torch.int64) for feature in features}
     bounds = {feature.name: torch.arange(0, 7, 2) for feature in features}
     free = {feature.name: {0: torch.export.Dim.DYNAMIC} for feature in features}
@@ -83,30 +93,4 @@ def save_query_tower(encoder: QueryEncoder, features: Sequence[Feature], path: P
     # taken for constants.
     any_size = shape_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
     with any_size, torch.no_grad():
-        program = torch.export.export(
-            encoder.eval(), (example, bounds), dynamic_shapes=(free, free)
-        )
-    # By way of memory: PyTorch's own file writer ends the process on a full disk.
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    path.write_bytes(buffer.getbuffer())
-
-
-class QueryTower:
-    """A file that ``save_query_tower`` wrote, loaded."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._module = torch.export.load(path).module()
-
-    def encode(self, columns: Mapping[str, Column]) -> NDArray[np.float32]:
-        """(B, D) float32 unit vectors of the columns' B rows.
-
-        Raises:
-            UserError: a vector is not finite.
-        """
-        with torch.no_grad():
-            vectors: Tensor = self._module(*to_inputs(columns))
-        if not torch.isfinite(vectors).all():
-            raise UserError(f"{self._path}: gives vectors that are not finite: train anew")
-        return vectors.float().numpy()
+        return torch.export.export(encoder.eval(), (example, bounds), dynamic_shapes=(free, free))

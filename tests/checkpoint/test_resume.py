@@ -219,9 +219,11 @@ def test_loaded_weights_are_those_that_were_saved(undisturbed: Path, tmp_path: P
     model = load_model(undisturbed).model
     saved = saved_bytes(checkpoints(undisturbed)[-1][1])
     for name, tensor in model.state_dict().items():
-        table = name.replace(".embedding_bags", "").removesuffix(".weight")
-        where = f"tables/dat.{table}/weight" if "embedding_bags" in name else f"towers/dat.{name}"
-        assert tensor.numpy().tobytes() == saved[where]
+        assert tensor.numpy().tobytes() == saved[f"towers/dat.{name}"]
+    for collection in ("embeddings", "augmented"):
+        for table, rows in getattr(model, collection).tables.items():
+            where = f"tables/dat.{collection}.{table}/weight"
+            assert rows.local.numpy().tobytes() == saved[where]
 
 
 def test_an_uninterrupted_run_repeats_bit_for_bit(

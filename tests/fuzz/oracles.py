@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dat_rec.files import PARTIAL_SUFFIX
-from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.trained import Trained
+from tests.retrieval.whole import encode_items, encode_users
 
 NEAR = 4e-6
 """More than float32 rounding moves the inner product of two unit vectors."""

@@ -9,9 +9,9 @@ import pytest
 from dat_rec.errors import UserError
 from dat_rec.retrieval import answer
 from dat_rec.retrieval.answer import load_export
-from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.retrieval.recommend import recommend
 from dat_rec.retrieval.trained import load_model
+from tests.retrieval.whole import encode_items, encode_users
 from tests.retrieval.world import ITEMS, USERS
 
 

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from dat_rec.data.columns import Column
-from dat_rec.retrieval import distinct
-from dat_rec.retrieval.distinct import Distinct, distinct_rows, distinct_vectors, encode_once
+from dat_rec.retrieval.distinct import Distinct, encode_once, kinds, row_hashes, vector_hashes
 
 
 def by_hand(rows: list[object]) -> Distinct:
@@ -26,8 +25,8 @@ def test_vectors_are_sorted_into_kinds(different: int) -> None:
     vectors = rng.standard_normal((different, 3)).astype(np.float32)
     vectors = vectors[rng.integers(0, different, 300)]
     vectors[:, 1] *= rng.choice([0.0, -0.0, 1.0], 300)  # −0 and 0 are equal
-    assert_equal(distinct_vectors(vectors), by_hand([tuple(row) for row in vectors.tolist()]))
-    assert len(distinct_vectors(vectors[:0]).first) == 0
+    assert_equal(kinds(vector_hashes(vectors)), by_hand([tuple(row) for row in vectors.tolist()]))
+    assert len(kinds(vector_hashes(vectors[:0])).first) == 0
 
 
 def ragged(lists: list[list[int]]) -> Column:
@@ -53,7 +52,7 @@ def test_rows_are_equal_where_every_feature_is(single: int, multi: int) -> None:
         )
         for row in range(200)
     ]
-    assert_equal(distinct_rows(columns), by_hand(rows))
+    assert_equal(kinds(row_hashes(columns)), by_hand(rows))
 
 
 def test_each_kind_is_encoded_once_and_few_rows_at_a_time() -> None:
@@ -69,9 +68,3 @@ def test_each_kind_is_encoded_once_and_few_rows_at_a_time() -> None:
     assert given == [[4, 5], [7]]
     assert found.tolist() == [[7, -7], [5, -5], [4, -4], [5, -5], [4, -4]]
     assert encode_once(columns, np.array([], np.int64), encode, 2).shape == (0, 2)
-
-
-def test_rows_that_share_a_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distinct, "HASH_FACTOR", np.uint64(0))
-    vectors = np.random.default_rng(2).integers(0, 3, (200, 2)).astype(np.float32)
-    assert_equal(distinct_vectors(vectors), by_hand([tuple(row) for row in vectors.tolist()]))

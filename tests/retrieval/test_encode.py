@@ -14,8 +14,8 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import Schema
 from dat_rec.model.dat import DAT
 from dat_rec.retrieval import encode
-from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.training.objective import TrainTask
+from tests.retrieval.whole import encode_items, encode_users
 from tests.retrieval.world import write_dataset
 
 

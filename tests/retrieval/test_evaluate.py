@@ -9,11 +9,11 @@ import pytest
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
 from dat_rec.retrieval.baselines import baselines
-from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.retrieval.evaluate import evaluate, table
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.trained import load_model
 from tests.retrieval import brute_force
+from tests.retrieval.whole import encode_items, encode_users
 from tests.retrieval.world import random_protocol, write_dataset
 
 

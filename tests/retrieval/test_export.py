@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.errors import UserError
-from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.retrieval.export import export
 from dat_rec.retrieval.exported import FILES, Export
 from dat_rec.retrieval.recommend import recommend
 from dat_rec.retrieval.trained import load_model
+from tests.retrieval.whole import encode_items, encode_users
 from tests.retrieval.world import USERS, write_run
 
+EVERY = (*FILES, "item_vectors/part-00000.parquet", "users/part-00000.parquet")
 # What a serving process does: torch and Parquet, nothing of ours, nothing of TorchRec's.
 SERVING = """
 import sys
@@ -42,7 +43,7 @@ def encode(tower, users):
 
 for folder in sys.argv[1:]:
     tower = torch.export.load(f"{folder}/query_tower.pt2").module()
-    users = pq.read_table(f"{folder}/users.parquet").to_pylist()
+    users = pq.read_table(f"{folder}/users").to_pylist()
     alone = np.concatenate([encode(tower, [user]) for user in users])
     together, none = encode(tower, users), encode(tower, [])
     np.savez(f"{folder}/answers.npz", together=together, alone=alone, none=none)
@@ -71,15 +72,18 @@ def test_query_tower_runs_on_torch_alone(run: Path, tmp_path: Path) -> None:
 def test_folder_holds_what_the_model_and_dataset_hold(run: Path, exported: Path) -> None:
     trained = load_model(run)
     model, dataset = trained.model, trained.dataset
-    vectors = np.load(exported / "item_vectors.npy")
+    parts = pq.read_table(exported / "item_vectors")
+    vectors = np.array(parts["vector"].to_pylist(), np.float32)
     np.testing.assert_array_equal(vectors, encode_items(model, dataset))
+    assert parts["item_index"].to_pylist() == list(range(60))
+    assert parts["item_id"].to_pylist() == [1000 + item for item in range(60)]
     index = faiss.read_index(str(exported / "index.faiss"))
     np.testing.assert_array_equal(index.reconstruct_n(0, index.ntotal), vectors)
     assert index.metric_type == faiss.METRIC_INNER_PRODUCT
     columns = ["item_id", "title", "category_name", "train_count"]
     assert pq.read_table(exported / "items.parquet").equals(dataset.table("items", columns))
     columns = ["user_id", "user", "age", "history"]
-    assert pq.read_table(exported / "users.parquet").equals(dataset.table("users", columns))
+    assert pq.read_table(exported / "users").equals(dataset.table("users", columns))
     manifest = json.loads((exported / "export.json").read_text("utf-8"))
     assert (manifest["dim"], manifest["items"], manifest["users"]) == (8, 60, 30)
     assert [(f["name"], f["rows"]) for f in manifest["features"]] == [
@@ -89,11 +93,15 @@ def test_folder_holds_what_the_model_and_dataset_hold(run: Path, exported: Path)
     ]
     assert manifest["source"] == {"dataset": "by hand", "run": str(run), "checkpoint": 12}
     digests = subprocess.run(
-        ["sha256sum", *FILES], cwd=exported, capture_output=True, text=True, check=True
+        ["sha256sum", *EVERY], cwd=exported, capture_output=True, text=True, check=True
     )
     listed = dict(reversed(line.split()) for line in digests.stdout.splitlines())
     assert manifest["sha256"] == listed
-    assert {path.name for path in exported.iterdir()} == {*FILES, "export.json"}
+    there = {str(path.relative_to(exported)) for path in exported.rglob("*") if path.is_file()}
+    assert there == {*EVERY, "export.json"}
+    whole = faiss.IndexFlatIP(8)
+    whole.add(vectors)
+    assert (exported / "index.faiss").read_bytes() == bytes(faiss.serialize_index(whole).data)
 
 
 def test_a_taken_folder_is_kept_unless_asked(run: Path, tmp_path: Path) -> None:
@@ -146,7 +154,7 @@ def _root() -> dict[str, str]:
     return {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("harm", ["a byte flipped", "cut", "gone"])
 def test_a_damaged_file_is_refused(exported: Path, tmp_path: Path, name: str, harm: str) -> None:
     folder = shutil.copytree(exported, tmp_path / "export")
@@ -162,11 +170,18 @@ def test_a_damaged_file_is_refused(exported: Path, tmp_path: Path, name: str, ha
     assert "\n" not in str(error.value)
 
 
+def test_a_part_that_the_manifest_does_not_name_is_refused(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "export")
+    shutil.copy(folder / "users/part-00000.parquet", folder / "users/part-00001.parquet")
+    with pytest.raises(UserError, match=r"part-00001\.parquet: export\.json does not name it"):
+        Export.open(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 99}, "version 99, this program reads 1: export anew"),
-        ({"sha256": {}}, "item_vectors.npy: damaged"),
+        ({"version": 1}, "version 1, this program reads 2: export anew"),
+        ({"sha256": {}}, "sha256 has no items.parquet: export anew"),
         ({"sha256": None}, "sha256 is None: it must be an object: export anew"),
         ({"features": [{"name": "user"}]}, r"features\[0\].side is missing: export anew"),
     ],

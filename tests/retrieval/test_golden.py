@@ -1,5 +1,6 @@
 """An export that does not answer as its model is refused, and nothing is left of it."""
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,33 +11,37 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dat_rec.data.columns import Column
 from dat_rec.data.schema import Feature
 from dat_rec.errors import UserError
+from dat_rec.model.dat import DAT
 from dat_rec.retrieval import export as module
 from dat_rec.retrieval import golden
-from dat_rec.retrieval.encode import encode_users
+from dat_rec.retrieval.divided import DividedRows
 from dat_rec.retrieval.export import export
 from dat_rec.retrieval.exported import Export
-from dat_rec.retrieval.query_encoder import QueryEncoder, save_query_tower
+from dat_rec.retrieval.query_encoder import QueryEncoder
 from dat_rec.retrieval.recommend import recommend
 from dat_rec.retrieval.trained import load_model
+from tests.retrieval.whole import encode_users
 from tests.retrieval.world import USERS, write_dataset, write_run
 
 
 def in_another_precision(encoder: QueryEncoder) -> None:
     """As a tower in float64 behind tables in float32: it is written, and cannot run."""
-    encoder.tower.double()
+    encoder.tower = copy.deepcopy(encoder.tower).double()
 
 
 def of_other_weights(encoder: QueryEncoder) -> None:
+    encoder.tower = copy.deepcopy(encoder.tower)
     with torch.no_grad():
         next(encoder.tower.parameters()).mul_(1.01)
 
 
 def of_another_table(encoder: QueryEncoder) -> None:
-    with torch.no_grad():
-        encoder.tables[0].weight[1] += 0.1
+    rows = encoder.contents["tables.0.weight"]
+    local = rows.local.clone()
+    local[1] += 0.1
+    encoder.contents["tables.0.weight"] = DividedRows(local, rows.bounds)
 
 
 @pytest.mark.parametrize(
@@ -54,14 +59,12 @@ def test_a_query_tower_that_is_not_the_models_is_refused(
     harm: Callable[[QueryEncoder], None],
     message: str,
 ) -> None:
-    def save(encoder: QueryEncoder, features: Sequence[Feature], path: Path) -> None:
-        # What is harmed must not be the model itself, which the export is compared with.
-        model = load_model(run).model
+    def encoder(model: DAT, features: Sequence[Feature]) -> QueryEncoder:
         other = QueryEncoder(model, features)
         harm(other)
-        save_query_tower(other, features, path)
+        return other
 
-    monkeypatch.setattr(module, "save_query_tower", save)
+    monkeypatch.setattr(module, "QueryEncoder", encoder)
     with pytest.raises(UserError, match=message) as error:
         export(run, tmp_path / "out")
     assert "\n" not in str(error.value)
@@ -71,23 +74,27 @@ def test_a_query_tower_that_is_not_the_models_is_refused(
 def test_a_file_that_is_no_program_is_refused(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "save_query_tower", lambda *args: args[2].write_bytes(b"PK"))
+    monkeypatch.setattr(module, "write_tower", lambda *args: args[-1].write_bytes(b"PK"))
     with pytest.raises(UserError, match="does not answer as the model does"):
         export(run, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["index.faiss", "item_vectors.npy", "users.parquet"])
+@pytest.mark.parametrize("name", ["index.faiss", "item_vectors", "users"])
 def test_files_in_another_order_are_refused(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def check(folder: Path, *args: object) -> None:
         path = folder / name
-        if name == "users.parquet":
-            users = pq.read_table(path)
-            pq.write_table(users.take(pa.array(np.roll(np.arange(USERS), 1))), path)
-        elif name == "item_vectors.npy":
-            np.save(path, np.load(path)[::-1])
+        if path.is_dir():
+            part = path / "part-00000.parquet"
+            rows = pq.read_table(part)
+            order = pa.array(np.roll(np.arange(len(rows)), 1))
+            names = [one for one in rows.column_names if one != "item_index"]
+            for column in names:
+                place = rows.column_names.index(column)
+                rows = rows.set_column(place, column, rows[column].take(order))
+            pq.write_table(rows, part)
         else:
             index = faiss.read_index(str(path))
             other = faiss.IndexFlatIP(index.d)
@@ -101,13 +108,12 @@ def test_files_in_another_order_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_first_the_last_one_without_a_history_and_a_stranger_are_asked() -> None:
-    lengths = np.ones(5000, np.int64)
-    lengths[3210] = 0
-    history = Column(np.zeros(4999, np.int64), np.append(0, np.cumsum(lengths)))
-    asked = golden._asked({"user": Column(np.arange(5000), None), "history": history})
-    assert {0, 3210, 4999, 5000} <= set(asked.tolist())
-    assert golden.ASKED < len(asked) < 200
+def test_the_first_the_last_and_those_without_a_list_are_asked() -> None:
+    asked = golden.asked_users(5000, [3210])
+    assert {0, 3210, 4999} <= set(asked.tolist())
+    assert golden.ASKED * 0.9 < len(asked) <= golden.ASKED + 3
+    assert (np.diff(asked) > 0).all()
+    assert golden.asked_users(1, []).tolist() == [0]
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16"])
@@ -136,7 +142,7 @@ def test_ids_that_trained_as_unknown_are_exported_as_unknown(tmp_path: Path) -> 
     run = write_run(tmp_path / "run", data, bad_ids="unknown")
     export(run, tmp_path / "export")
     recommend(tmp_path / "export", 3, tmp_path / "recs.parquet")
-    written = pq.read_table(tmp_path / "export" / "users.parquet")
+    written = pq.read_table(tmp_path / "export" / "users")
     assert written.column("history")[4].as_py() == [3, 0, 7]
     assert written.column("age")[0].as_py() == 0
     assert written.column("age")[1:].to_pylist() == age[1:]

@@ -1,20 +1,17 @@
 """The exported query tower against the model, for every precision that towers are trained in."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from dat_rec.config import ModelConfig
-from dat_rec.data.dataset import Dataset
-from dat_rec.model.dat import DAT
-from dat_rec.retrieval.encode import encode_users
-from dat_rec.retrieval.query_encoder import QueryEncoder, QueryTower, save_query_tower
-from tests.retrieval.world import USERS, write_dataset
+from dat_rec.retrieval.query_encoder import QueryEncoder, query_program, to_inputs
+from dat_rec.retrieval.tower_file import QueryTower, check_records, write_tower
+from dat_rec.retrieval.trained import load_model
+from tests.retrieval.whole import encode_users
+from tests.retrieval.world import USERS, write_dataset, write_run
 
-CONFIG = ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8)
 # The model divides a history's sum, the export takes its mean: a last bit of float32, which
 # bfloat16 may round to its next number, 1/256 away.
 CLOSE = {"float32": 1e-6, "float64": 1e-6, "bfloat16": 1e-2}
@@ -25,23 +22,22 @@ CLOSE = {"float32": 1e-6, "float64": 1e-6, "bfloat16": 1e-2}
 def test_a_tower_of_every_precision_gives_the_models_vectors(
     precision: str, augment: bool, tmp_path: Path
 ) -> None:
-    dataset = Dataset.open(write_dataset(tmp_path / "data"))
-    torch.manual_seed(7)
-    config = replace(CONFIG, precision=precision, augment=augment)
-    model = DAT(dataset.schema, config)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if ".embedding_bags." in name:
-                weight.normal_()
-    features = dataset.schema.side("query")
-    save_query_tower(QueryEncoder(model, features), features, tmp_path / "tower.pt2")
+    data = write_dataset(tmp_path / "data")
+    run = write_run(tmp_path / "run", data, precision=precision, augment=augment)
+    trained = load_model(run)
+    features = trained.dataset.schema.side("query")
+    encoder = QueryEncoder(trained.model, features)
+    program, path = query_program(encoder, features), tmp_path / "tower.pt2"
+    write_tower(program, encoder.contents, lambda _, rows: rows.local.split(7), path)
+    check_records(path)
 
     users = np.arange(USERS)
-    expected = encode_users(model.eval(), dataset, users)
-    columns = dataset.user_columns()
-    query = {feature.name: columns[feature.name] for feature in features}
-    tower = QueryTower(tmp_path / "tower.pt2")
+    expected = encode_users(trained.model, trained.dataset, users)
+    columns = trained.dataset.user_columns()
+    ours, plain = QueryTower(path), torch.export.load(path).module()
     for count in (USERS, 1, 0):
-        found = tower.encode({name: column.take(users[:count]) for name, column in query.items()})
+        query = {name: column.take(users[:count]) for name, column in columns.items()}
+        found = ours.encode(query)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected[:count], rtol=0, atol=CLOSE[precision])
+        assert np.array_equal(found, plain(*to_inputs(query)).numpy())

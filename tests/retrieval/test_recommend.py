@@ -12,10 +12,10 @@ import torch
 from dat_rec.data.columns import Column
 from dat_rec.errors import UserError
 from dat_rec.retrieval import answer
-from dat_rec.retrieval.encode import encode_items, encode_users
 from dat_rec.retrieval.queries import read_queries
 from dat_rec.retrieval.recommend import recommend, sample
 from dat_rec.retrieval.trained import load_model
+from tests.retrieval.whole import encode_items, encode_users
 from tests.retrieval.world import ITEMS, USERS
 
 
@@ -83,9 +83,9 @@ def test_a_list_is_answered_in_its_order_and_strangers_too(
 
 def stranger(model: torch.nn.Module) -> np.ndarray:
     """[unknown user ‖ unknown age ‖ no history ‖ unknown augmented vector], by hand."""
-    tables = model.embeddings.embedding_bags
-    parts = [tables["user"].weight[0], tables["age"].weight[0], torch.zeros(8)]
-    parts.append(model.augmented.embedding_bags["augmented_user"].weight[0])
+    tables = model.embeddings.tables
+    parts = [tables["user"].local[0], tables["age"].local[0], torch.zeros(8)]
+    parts.append(model.augmented.tables["augmented_user"].local[0])
     return model.query_tower(torch.cat(parts)).numpy()
 
 

@@ -1,0 +1,138 @@
+"""A dataset and item vectors in, an export's tables out: each rank writes some of the parts."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from dat_rec.checkpoint.damage import rank_and_ranks
+from dat_rec.data.columns import BadIds, Column, read_columns
+from dat_rec.data.dataset import Dataset
+from dat_rec.dist.agree import all_gather_object, together
+from dat_rec.errors import UserError
+from dat_rec.retrieval.divided import fetch
+from dat_rec.retrieval.encode import EncodedItems
+from dat_rec.retrieval.exported import ITEM_PARTS, ITEMS, PART_ROWS, USER_PARTS, part_name
+from dat_rec.retrieval.feature_rows import RowGroups
+
+ITEM_COLUMNS = ("item_id", "title", "category_name", "train_count")
+
+
+def write_items(dataset: Dataset, folder: Path) -> None:
+    """Write items.parquet, row group by row group.
+
+    Raises:
+        UserError: the dataset's cannot be read.
+    """
+    source = RowGroups(dataset.folder / ITEMS, ITEM_COLUMNS, dataset.schema.items)
+    with pq.ParquetWriter(folder / ITEMS, source.read_rows(0, 0).schema) as writer:
+        for group in range(len(source.bounds) - 1):
+            writer.write_table(source.read(group))
+
+
+def write_item_vectors(dataset: Dataset, items: EncodedItems, folder: Path) -> dict[str, str]:
+    """Write the parts of item vectors. Collective.
+
+    Returns:
+        SHA-256 of the vectors' numbers in each of this rank's parts, by the part's name.
+
+    Raises:
+        UserError: a vector is not finite, or the dataset's items cannot be read.
+    """
+    rank, ranks = rank_and_ranks()
+    count = dataset.schema.items
+    ids = RowGroups(dataset.folder / ITEMS, ["item_id"], count)
+    digests = {}
+    for first in range(0, parts_of(count), ranks):
+        start = min(count, (first + rank) * PART_ROWS)
+        stop = min(count, start + PART_ROWS)
+        kinds, places = np.unique(items.kind[start:stop], return_inverse=True)
+        (rows,) = fetch([(items.rows, torch.from_numpy(kinds))])
+        vectors_ND = rows.numpy()[places]
+        with together():
+            if not np.isfinite(vectors_ND).all():
+                raise UserError("an item vector is not finite: training diverged; train anew")
+            if start < stop or first + rank == 0:
+                name = part_name(ITEM_PARTS, first + rank)
+                table = _vectors_table(ids.read_rows(start, stop), start, vectors_ND)
+                pq.write_table(table, folder / name)
+                digests[name] = vectors_digest(vectors_ND)
+    return digests
+
+
+def _vectors_table(ids: pa.Table, start: int, vectors_ND: NDArray[np.float32]) -> pa.Table:
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.ravel()), vectors_ND.shape[1])
+    index = pa.array(np.arange(start, start + len(vectors_ND)))
+    columns = [ids.column("item_id").combine_chunks(), index, vectors]
+    return pa.table(columns, ["item_id", "item_index", "vector"])
+
+
+def read_vectors(path: Path) -> NDArray[np.float32]:
+    """Read the (rows, D) vectors of a part."""
+    vectors = pq.read_table(path, columns=["vector"]).column("vector").combine_chunks()
+    numbers: NDArray[np.float32] = vectors.flatten().to_numpy()
+    return numbers.reshape(len(vectors), vectors.type.list_size)
+
+
+def vectors_digest(vectors_ND: NDArray[np.float32]) -> str:
+    """SHA-256 of the vectors' numbers."""
+    return hashlib.sha256(np.ascontiguousarray(vectors_ND).data).hexdigest()
+
+
+def write_users(dataset: Dataset, folder: Path) -> dict[str, int]:
+    """Write the parts of users with their query features, row group by row group. Collective.
+
+    Ids that were trained as unknown are written as unknown.
+
+    Returns:
+        For each feature with lists, the first user who has none.
+
+    Raises:
+        UserError: the dataset's users cannot be read, or hold what is no feature.
+    """
+    rank, ranks = rank_and_ranks()
+    features, count = dataset.schema.side("query"), dataset.schema.users
+    names = ["user_id", *(feature.name for feature in features)]
+    empty: dict[str, int] = {}
+    with together():
+        source = RowGroups(dataset.folder / "users.parquet", names, count)
+        for number in range(rank, parts_of(count), ranks):
+            first = number * PART_ROWS
+            rows = np.arange(first, min(count, first + PART_ROWS))
+            path = folder / part_name(USER_PARTS, number)
+            with pq.ParquetWriter(path, source.read_rows(0, 0).schema) as writer:
+                for group, own in source.groups_of(rows):
+                    table = source.read(group).slice(own[0], len(own))
+                    bad_ids = BadIds(dataset.bad_ids)
+                    columns = read_columns(table, features, str(source.path), bad_ids)
+                    for name in bad_ids.counts:
+                        position = table.column_names.index(name)
+                        kind = table.schema.field(name)
+                        table = table.set_column(
+                            position, kind, _to_arrow(columns[name]).cast(kind.type)
+                        )
+                    writer.write_table(table)
+                    for name, column in columns.items():
+                        if len(none := np.flatnonzero(column.lengths() == 0)):
+                            user = int(source.bounds[group] + own[0] + none[0])
+                            empty.setdefault(name, user)
+    found: dict[str, int] = {}
+    for of_rank in all_gather_object(empty):
+        for name, user in of_rank.items():
+            found[name] = min(user, found.get(name, user))
+    return found
+
+
+def parts_of(rows: int) -> int:
+    """Return how many parts that many items or users make: one at least."""
+    return max(1, -(-rows // PART_ROWS))
+
+
+def _to_arrow(column: Column) -> pa.Array:
+    if column.offsets is None:
+        return pa.array(column.values)
+    return pa.LargeListArray.from_arrays(column.offsets, column.values)
