@@ -50,7 +50,7 @@ from dat_rec.retrieval.trained import Trained, load_model
 from dat_rec.storage.address import Location
 from dat_rec.storage.publish import whole_folder
 
-BLOCK_BYTES = 16 * 2**20
+BLOCK_BYTES = 2**20
 """Maximum bytes of a table's rows that go to rank 0 at a time."""
 
 
@@ -132,6 +132,10 @@ def write_export(
                 (folder / part).mkdir()
             write_items(dataset, folder)
     digests = write_item_vectors(dataset, items, folder)
+    query_features = {feature.name for feature in schema.side("query")}
+    for tables in (model.embeddings, model.augmented):
+        if tables is not None:
+            tables.keep(query_features)
     without = write_users(dataset, folder)
     with together():
         if rank == 0:

@@ -193,7 +193,10 @@ class Ranking:
         queries = [protocol.queries_by_user[user] for user in users]
         lengths = [len(one) for one in queries]
         column = self._items.column[protocol.item_index[np.concatenate(queries)]]
-        target = np.where(column >= 0, scores_BK[np.repeat(row, lengths), column], np.float32(0))
+        # What another rank has scored is 0 here, until the ranks add up.
+        target = np.zeros(len(column), np.float32)
+        here = np.flatnonzero(column >= 0)
+        target[here] = scores_BK[np.repeat(row, lengths)[here], column[here]]
         targets = np.split(self._add_up(target), np.cumsum(lengths)[:-1])
 
         def count(number: int) -> None:

@@ -6,6 +6,7 @@ process, to the last bit. (TorchRec's lookup of a row-wise table adds up the ran
 """
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torchrec.modules.embedding_configs import DataType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.checkpoint.find import chosen_whole
 from dat_rec.checkpoint.model_state import load_towers
 from dat_rec.checkpoint.read_tensors import TensorFiles
@@ -73,6 +75,12 @@ class DividedTables(nn.Module):
             shape = (int(rows.bounds[-1]), rows.dim)
             files.read_into(f"{prefix}.{name}/weight", rows.local, (start, 0), shape)
 
+    def keep(self, features: Collection[str]) -> None:
+        """Let go of the memory of the tables that none of these features looks up."""
+        for name, rows in self.tables.items():
+            if not set(self._keys[name]) & set(features):
+                self.tables[name] = DividedRows(rows.local[:0].clone(), rows.bounds)
+
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """Return the sum of each bag, (B, dim) for each key. Collective; B may differ, or be 0."""
         by_key = features.to_dict()
@@ -124,7 +132,8 @@ def load_model(
         raise UserError(f"{run}: no whole checkpoint yet: go on with `dat-rec train … --resume`")
     with together():
         dataset = Dataset.open(data or config.data)
-        check_same_rows(run, dataset)
+        if rank_and_ranks()[0] == 0:
+            check_same_rows(run, dataset)
         # Queries and items are embedded apart from now on: no negatives beside them.
         loss = dataclasses.replace(config.loss, negatives=0, shared_negatives=0)
         meta = torch.device("meta")
