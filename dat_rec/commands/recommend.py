@@ -1,5 +1,6 @@
 """``dat-rec recommend``: write the best items of each user, from an export."""
 
+import os
 from dataclasses import dataclass
 
 from dat_rec.commands.parse import Arguments, parse
@@ -14,7 +15,7 @@ class RecommendOptions:
     export: Location
     """Folder of the export that `dat-rec export` made, or its address."""
     out: Location
-    """Parquet file to write."""
+    """Parquet file to write; under torchrun with several ranks, a folder with a file of each."""
     k: int = 100
     """Number of items to recommend to each user."""
     queries: Location | None = None
@@ -28,7 +29,7 @@ class RecommendOptions:
 
 
 def run(arguments: Arguments) -> None:
-    """Write the recommendations, and print what was written."""
+    """Write the recommendations; the first rank prints what was written."""
     options: RecommendOptions = parse("recommend", RecommendOptions, arguments)
     require_stack()
     from dat_rec.retrieval.recommend import recommend, sample
@@ -41,6 +42,8 @@ def run(arguments: Arguments) -> None:
         user_id=options.user_id,
         overwrite=options.overwrite,
     )
+    if os.environ.get("RANK", "0") != "0":
+        return
     unknown = f", {done.unknown:,} of them unknown" if done.unknown else ""
     print(f"{options.out}: {options.k} items for each of {done.users:,} users{unknown}")
     if options.show:

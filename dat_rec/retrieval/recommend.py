@@ -1,5 +1,7 @@
-"""An export and user ids in, a Parquet file of recommendations out."""
+"""An export and user ids in, recommendations out: a Parquet file, or one of each rank."""
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,19 +9,28 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import read_parquet
+from dat_rec.dist.agree import together
 from dat_rec.errors import UserError
-from dat_rec.retrieval.answer import check_k, query_vectors, user_rows, users_at_once
-from dat_rec.retrieval.exported import MANIFEST, Export
+from dat_rec.retrieval.answer import check_k, user_rows, users_at_once
+from dat_rec.retrieval.distinct import kinds, row_hashes
+from dat_rec.retrieval.divided import DividedRows, equal_bounds, fetch, own_range
+from dat_rec.retrieval.exported import ITEMS, MANIFEST, Export, check_files, read_manifest
 from dat_rec.retrieval.queries import read_queries
+from dat_rec.retrieval.ranks import all_ranks, folder_of_all_ranks, one_thread_each
 from dat_rec.retrieval.search import top_items
 from dat_rec.storage.address import Location, holds
-from dat_rec.storage.publish import whole_file
+from dat_rec.storage.publish import whole_file, whole_folder
 from dat_rec.storage.read import exists, open_parquet
-from dat_rec.storage.snapshot import pinned
+from dat_rec.storage.snapshot import local_copy, pinned
+
+PART = "part-{:05}.parquet"
+"""Name of a rank's file, where there are several ranks."""
 
 
 class Recommended(NamedTuple):
@@ -42,11 +53,15 @@ def recommend(
 ) -> Recommended:
     """Write each user's K best items of the whole catalogue, whole or not at all.
 
+    Alone, or on every rank of torchrun: each answers some of the users. Index and tables are
+    mapped from the export's files, which the ranks of a host share.
+
     Args:
         export: folder that ``dat-rec export`` made, or its address.
         k: K, number of items for each user.
         out: Parquet file with user_id, rank (int32, from 1), item_id and score (float32),
-            users in the queries' order, ranks rising.
+            users in the queries' order, ranks rising. On several ranks it is a folder with such a
+            file of each rank, part-00000.parquet and so on, in that order together.
         queries: Parquet file of users' ids; without it, all users of the export.
         user_id: the column of ``queries`` that holds them.
         overwrite: replace ``out`` if it is there.
@@ -55,37 +70,102 @@ def recommend(
         UserError: K is not in 1 … items, ``out`` is taken, the export is damaged, or the
             queries are malformed (see read_queries).
     """
-    if exists(out) and not overwrite:
-        raise UserError(f"{out} is already there: name another file, or pass --overwrite")
-    inputs = [export, *([queries] if queries else [])]
-    if (isinstance(out, Path) and out.is_dir()) or any(holds(one, out) for one in inputs):
-        raise UserError(f"--out {out}: a folder, or part of the input: name another file")
-    opened = Export.open(export)
-    check_k(k, len(opened.item_vectors), "--k")
-    known = len(opened.user_ids)
-    ids, rows = opened.user_ids, np.arange(known)
-    if queries is not None:
-        ids = read_queries(queries, user_id, opened.user_ids.type)
-        rows = user_rows(opened, ids)
-    try:
-        with whole_file(out) as partial:
-            _write(opened, k, ids, rows, partial)
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot be written ({error}): free the disk, or choose another --out"
-        ) from error
+    # After a failure what is half-written is removed when the other ranks know of it.
+    with ExitStack() as publication, all_ranks():
+        with together():
+            if rank_and_ranks()[0] == 0:
+                _check_place(out, [export, *([queries] if queries else [])], overwrite=overwrite)
+            opened = _opened(export)
+            check_k(k, len(opened.item_vectors), "--k")
+            known = len(opened.user_ids)
+            ids, rows = opened.user_ids, np.arange(known)
+            if queries is not None:
+                ids = read_queries(queries, user_id, opened.user_ids.type)
+                rows = user_rows(opened, ids)
+        try:
+            path = _open_place(publication, out, overwrite=overwrite)
+            start, stop = own_range(equal_bounds(len(rows)))
+            vectors = _vectors(opened, rows, slice(start, stop), users_at_once(opened, k))
+            _write(opened, k, ids.slice(start, stop - start), vectors, path)
+            with together():
+                publication.close()
+        except OSError as error:
+            raise UserError(
+                f"{out}: cannot be written ({error}): free the disk, or choose another --out"
+            ) from error
     return Recommended(len(rows), int(np.count_nonzero(rows == known)))
 
 
-def _write(opened: Export, k: int, ids: pa.Array, rows: NDArray[np.int64], path: Path) -> None:
+def _opened(export: Location) -> Export:
+    """Read an export. Ranks that see the same files divide the work of checking them."""
+    rank, ranks = rank_and_ranks() if isinstance(export, Path) else (0, 1)
+    with local_copy(export, MANIFEST) as local:
+        manifest = read_manifest(local)
+        check_files(local, manifest, rank, ranks)
+        return Export.read(local, manifest.features)
+
+
+def _check_place(out: Location, inputs: Sequence[Location], *, overwrite: bool) -> None:
+    """Refuse a place where nothing may be written."""
+    of_ranks = rank_and_ranks()[1] > 1
+    if exists(out) and not overwrite:
+        raise UserError(f"{out} is already there: name another file, or pass --overwrite")
+    is_folder = isinstance(out, Path) and out.is_dir()
+    if (is_folder and not of_ranks) or any(holds(one, out) for one in inputs):
+        raise UserError(f"--out {out}: a folder, or part of the input: name another file")
+    if isinstance(out, Path) and out.is_file() and of_ranks:
+        raise UserError(f"--out {out}: a file, and several ranks write a folder: name another one")
+
+
+def _open_place(publication: ExitStack, out: Location, *, overwrite: bool) -> Path:
+    """Return the path that this rank writes to; it is published when the stack is closed."""
+    rank, ranks = rank_and_ranks()
+    if ranks == 1:
+        return publication.enter_context(whole_file(out))
+    whole = whole_folder(out, marker=PART.format(0), overwrite=overwrite)
+    return folder_of_all_ranks(publication, whole, out) / PART.format(rank)
+
+
+def _vectors(
+    opened: Export, rows: NDArray[np.int64], own: slice, at_once: int
+) -> NDArray[np.float32]:
+    """(users, D) vectors of this rank's users. Collective: ranks encode different ones.
+
+    Users with equal features are encoded once, in blocks that are the same on any number of ranks.
+
+    Args:
+        opened: the export.
+        rows: the rows of all users who are answered, in ``opened.user_columns``.
+        own: this rank's users, among these.
+        at_once: maximum number of users in a block.
+    """
+    alike = kinds(row_hashes(opened.user_columns))
+    asked, position = np.unique(alike.kind[rows], return_inverse=True)
+    first, bounds = alike.first[asked], equal_bounds(len(asked), at_once)
+    start, stop = own_range(bounds)
+    encoded = [np.empty((0, opened.item_vectors.shape[1]), np.float32)]
+    with together(), one_thread_each():
+        for begin in range(start, stop, at_once):
+            block = first[begin : min(begin + at_once, stop)]
+            columns = {name: column.take(block) for name, column in opened.user_columns.items()}
+            encoded.append(opened.tower.encode(columns))
+    wanted, place = np.unique(position[own], return_inverse=True)
+    divided = DividedRows(torch.from_numpy(np.concatenate(encoded)), bounds)
+    (vectors,) = fetch([(divided, torch.from_numpy(wanted))])
+    return vectors.numpy()[place]
+
+
+def _write(opened: Export, k: int, ids: pa.Array, vectors: NDArray[np.float32], path: Path) -> None:
     block = users_at_once(opened, k)
     item_ids = opened.items.column("item_id").combine_chunks()
-    vectors = query_vectors(opened, rows, block)
     schema = pa.schema(
         {"user_id": ids.type, "rank": pa.int32(), "item_id": item_ids.type, "score": pa.float32()}
     )
+    shown = tqdm(
+        range(0, len(ids), block), "recommend", unit="block", disable=rank_and_ranks()[0] > 0
+    )
     with pq.ParquetWriter(path, schema) as writer:
-        for start in tqdm(range(0, len(rows), block), desc="recommend", unit="block"):
+        for start in shown:
             query_BD = vectors[start : start + block]
             items, scores = top_items(opened.index, opened.item_vectors, query_BD, k)
             users = np.repeat(np.arange(start, start + len(query_BD)), k)
@@ -104,11 +184,11 @@ def sample(export: Location, recommendations: Location, users: int = 3, first: i
 
     Args:
         export: the export that ``recommendations`` came from.
-        recommendations: file that ``recommend`` wrote.
+        recommendations: file or folder that ``recommend`` wrote.
         users: number of users to show.
         first: number of items to show of each.
     """
-    items = read_parquet(pinned(export, MANIFEST) / "items.parquet", ["item_id", "title"])
+    items = read_parquet(pinned(export, MANIFEST) / ITEMS, ["item_id", "title"])
     item_ids = items.column("item_id").combine_chunks()
     lines: list[str] = []
     for row in _first_rows(recommendations, users, first):
@@ -123,6 +203,9 @@ def sample(export: Location, recommendations: Location, users: int = 3, first: i
 def _first_rows(recommendations: Location, users: int, first: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     seen = 0
+    if rank_and_ranks()[1] > 1:
+        first_part = PART.format(0)
+        recommendations = pinned(recommendations, first_part) / first_part
     with open_parquet(recommendations) as file:
         for batch in file.iter_batches():
             for row in batch.filter(pc.less_equal(batch.column("rank"), first)).to_pylist():

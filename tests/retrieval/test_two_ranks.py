@@ -3,16 +3,18 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.files import sha256
-from dat_rec.retrieval import encode, export_parts, golden, ranking
+from dat_rec.retrieval import answer, encode, export_parts, golden, ranking
 from dat_rec.retrieval import export as export_module
 from dat_rec.retrieval.evaluate import evaluate
 from dat_rec.retrieval.export import export
 from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.ranks import all_ranks
+from dat_rec.retrieval.recommend import recommend
 from tests.distributed.ranks import run_ranks
 
 
@@ -44,3 +46,19 @@ def test_ranks_write_what_one_process_writes(run: Path, tmp_path: Path, world: i
     opened = Export.open(tmp_path / "out")
     users = Dataset.open(run.parent / "data").user_columns()
     assert np.array_equal(opened.user_columns["history"].values, users["history"].values)
+
+
+def recommended(export: Path, out: Path) -> tuple[int, int]:
+    """Answer all users, a few at a time."""
+    answer.MOST_USERS = 4
+    return recommend(export, 5, out)
+
+
+def test_ranks_recommend_what_one_process_recommends(exported: Path, tmp_path: Path) -> None:
+    (alone,) = run_ranks(recommended, 1, exported, tmp_path / "alone.parquet")
+    found = run_ranks(recommended, 3, exported, tmp_path / "together")
+    assert found == [alone] * 3
+    parts = sorted(path.name for path in (tmp_path / "together").iterdir())
+    assert parts == [f"part-0000{rank}.parquet" for rank in range(3)]
+    assert pq.read_table(tmp_path / "together").equals(pq.read_table(tmp_path / "alone.parquet"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.parquet", "together"]
