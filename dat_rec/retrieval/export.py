@@ -44,7 +44,7 @@ from dat_rec.retrieval.exported import (
 from dat_rec.retrieval.golden import check_answers
 from dat_rec.retrieval.item_index import write_index
 from dat_rec.retrieval.query_encoder import QueryEncoder, query_program
-from dat_rec.retrieval.ranks import Threads, all_ranks, one_thread_each
+from dat_rec.retrieval.ranks import Threads, all_ranks, folder_of_all_ranks, one_thread_each
 from dat_rec.retrieval.tower_file import write_tower
 from dat_rec.retrieval.trained import Trained, load_model
 from dat_rec.storage.address import Location
@@ -92,12 +92,8 @@ def export(
     """
     # After a failure the folder is removed when the other ranks know of it.
     with ExitStack() as publication, all_ranks(), one_thread_each() as threads:
-        folder = out
-        with together():
-            if rank_and_ranks()[0] == 0:
-                whole = whole_folder(out, marker=MANIFEST, overwrite=overwrite)
-                folder = publication.enter_context(whole)
-        folder = broadcast_from_rank_0(folder)
+        whole = whole_folder(out, marker=MANIFEST, overwrite=overwrite)
+        folder = folder_of_all_ranks(publication, whole, out)
         trained = load_model(run, data, checkpoint, tower)
         origin = {"run": str(run), "checkpoint": trained.step}
         try:

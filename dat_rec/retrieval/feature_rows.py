@@ -5,12 +5,10 @@ No rank holds a whole table of users, of their histories or of what they have se
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dat_rec.checkpoint.damage import rank_and_ranks
@@ -20,6 +18,8 @@ from dat_rec.dist.agree import together
 from dat_rec.errors import UserError
 from dat_rec.retrieval.distinct import Hashes, row_hashes
 from dat_rec.retrieval.divided import gather
+from dat_rec.storage.address import Location
+from dat_rec.storage.read import open_parquet
 
 Ints = NDArray[np.int64]
 
@@ -36,11 +36,11 @@ class RowGroups:
         UserError: the file cannot be read, lacks a column, or has another number of rows.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], rows: int | None = None) -> None:
+    def __init__(self, path: Location, columns: Sequence[str], rows: int | None = None) -> None:
         self.path = path
         self._columns = list(columns)
         try:
-            self._file = pq.ParquetFile(path)
+            self._file = open_parquet(path)
         except (OSError, pa.ArrowException) as error:
             raise self._unreadable(error) from error
         for name in columns:

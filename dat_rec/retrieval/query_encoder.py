@@ -77,7 +77,8 @@ def to_inputs(columns: Mapping[str, Column]) -> Inputs:
     values, offsets = {}, {}
     for name, column in columns.items():
         bounds = np.arange(len(column) + 1) if column.offsets is None else column.offsets
-        values[name] = torch.tensor(column.values)  # a copy: Arrow's memory may be read-only
+        # What Arrow has copied cannot be written to, and torch warns of that.
+        values[name] = torch.from_numpy(np.require(column.values, np.int64, "W"))
         offsets[name] = torch.from_numpy(bounds)
     return values, offsets
 

@@ -6,19 +6,24 @@ must be computed by one thread: PyTorch cuts them by the number of threads, and 
 follow. Several products are computed side by side.
 """
 
+import platform
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from dat_rec.checkpoint.damage import rank_and_ranks
+from dat_rec.dist.agree import broadcast_from_rank_0, together
 from dat_rec.dist.process_group import process_group
-from dat_rec.errors import StoppedError
+from dat_rec.errors import StoppedError, UserError
+from dat_rec.storage.address import Location
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,6 +62,33 @@ def _stopped_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def folder_of_all_ranks(
+    publication: ExitStack, whole: AbstractContextManager[Path], out: Location
+) -> Path:
+    """Return the folder that all ranks fill. Collective.
+
+    Args:
+        publication: of rank 0; it publishes the folder when it is closed.
+        whole: makes the folder, on rank 0.
+        out: where it is to be published, for messages.
+
+    Raises:
+        UserError: the folder cannot be made, or a rank does not see it.
+    """
+    found: list[Path] = []
+    with together():
+        if rank_and_ranks()[0] == 0:
+            found.append(publication.enter_context(whole))
+    folder: Path = broadcast_from_rank_0(found[0] if found else None)
+    with together():
+        if not folder.is_dir():
+            raise UserError(
+                f"--out {out}: rank 0 fills {folder}, which {platform.node()} does not see: name a "
+                "folder that all hosts share, or start all ranks on one host"
+            )
+    return folder
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import read_parquet
-from dat_rec.dist.agree import together
+from dat_rec.dist.agree import together, wait_for_all_ranks
 from dat_rec.errors import UserError
 from dat_rec.retrieval.answer import check_k, user_rows, users_at_once
 from dat_rec.retrieval.distinct import kinds, row_hashes
@@ -87,6 +87,7 @@ def recommend(
             start, stop = own_range(equal_bounds(len(rows)))
             vectors = _vectors(opened, rows, slice(start, stop), users_at_once(opened, k))
             _write(opened, k, ids.slice(start, stop - start), vectors, path)
+            wait_for_all_ranks()
             with together():
                 publication.close()
         except OSError as error:
@@ -203,7 +204,11 @@ def sample(export: Location, recommendations: Location, users: int = 3, first: i
 def _first_rows(recommendations: Location, users: int, first: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     seen = 0
-    if rank_and_ranks()[1] > 1:
+    if isinstance(recommendations, Path):
+        of_ranks = recommendations.is_dir()
+    else:
+        of_ranks = not exists(recommendations)
+    if of_ranks:
         first_part = PART.format(0)
         recommendations = pinned(recommendations, first_part) / first_part
     with open_parquet(recommendations) as file:

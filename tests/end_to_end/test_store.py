@@ -75,9 +75,10 @@ def test_everything_in_a_store_and_the_server_killed_for_ten_seconds(
     exported, recs = address("all/export"), address("all/recs.parquet")
     export(run, exported)
     with local_copy(exported, "export.json") as copy:
-        for name in ("item_vectors.npy", "users.parquet", "items.parquet", "index.faiss"):
+        parts = ("item_vectors/part-00000.parquet", "users/part-00000.parquet")
+        for name in (*parts, "items.parquet", "index.faiss"):
             assert (copy / name).read_bytes() == (local / "export" / name).read_bytes()
-    object_store.put("all/ids.parquet", local / "export" / "users.parquet")
+    object_store.put("all/ids.parquet", local / "export" / "users/part-00000.parquet")
     recommend(exported, 5, recs, address("all/ids.parquet"))
     assert object_store.get("all/recs.parquet") == (local / "recs.parquet").read_bytes()
     shown = sample(exported, recs, users=2)

@@ -1,5 +1,8 @@
 """Several ranks give what one process gives, to the last byte: metrics.json and every file."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.dataset import Dataset
+from dat_rec.errors import UserError
 from dat_rec.files import sha256
 from dat_rec.retrieval import answer, encode, export_parts, golden, ranking
 from dat_rec.retrieval import export as export_module
@@ -16,6 +20,7 @@ from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.ranks import all_ranks
 from dat_rec.retrieval.recommend import recommend
 from tests.distributed.ranks import run_ranks
+from tests.retrieval.world import write_dataset, write_run
 
 
 def in_small_blocks() -> None:
@@ -62,3 +67,84 @@ def test_ranks_recommend_what_one_process_recommends(exported: Path, tmp_path: P
     assert parts == [f"part-0000{rank}.parquet" for rank in range(3)]
     assert pq.read_table(tmp_path / "together").equals(pq.read_table(tmp_path / "alone.parquet"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.parquet", "together"]
+
+
+def refused(run: Path, out: Path, export_of: Path) -> list[tuple[str, str]]:
+    """What a rank is told by commands whose input is bad."""
+    told = []
+    for command in (
+        lambda: export(run, out),
+        lambda: export(run, out / "new", run / "nowhere"),
+        lambda: evaluate(run, checkpoint="11"),
+        lambda: recommend(export_of, 0, out / "recs"),
+        lambda: recommend(export_of, 3, out / "recs", out / "absent.parquet"),
+    ):
+        try:
+            command()
+        except UserError as error:
+            told.append((type(error).__name__, str(error)))
+    return told
+
+
+def refused_together(run: Path, out: Path, export_of: Path) -> list[tuple[str, str]]:
+    """The same, in one process group: what is refused alike leaves it usable."""
+    with all_ranks():
+        return refused(run, out, export_of)
+
+
+def test_bad_input_is_refused_on_all_ranks_in_the_same_words(
+    run: Path, exported: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    first, second = run_ranks(refused_together, 2, run, tmp_path, exported)
+    assert first == second
+    assert {kind for kind, _ in first} <= {"SharedError", "UserError"}
+    wanted = ["holds no export", "nowhere", "no checkpoint '11'", "--k is 0", "absent"]
+    assert len(first) == len(wanted)
+    assert all(word in text for word, (_, text) in zip(wanted, first, strict=True)), first
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+KILLED = """
+import os, signal, sys
+from importlib import import_module
+from dat_rec.cli import main
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+where, function = sys.argv.pop(1), sys.argv.pop(1)
+if os.environ["RANK"] == "1":
+    setattr(import_module(where), function, die)
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [("evaluate", "user_kinds"), ("export", "write_users"), ("recommend", "_write")],
+)
+def test_a_rank_that_is_killed_ends_all_and_leaves_nothing(
+    run: Path, exported: Path, tmp_path: Path, command: str, function: str
+) -> None:
+    data = write_dataset(tmp_path / "data")
+    copy = write_run(tmp_path / "run", data)
+    out, place = tmp_path / "out", f"dat_rec.retrieval.{command}"
+    words = {
+        "evaluate": ["--run", str(copy), "--data", str(data)],
+        "export": ["--run", str(copy), "--data", str(data), "--out", str(out)],
+        "recommend": ["--export", str(exported), "--k", "3", "--out", str(out)],
+    }[command]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+    program = [sys.executable, "-c", KILLED, place, function, command, *words]
+    before = {path.name for path in (*tmp_path.iterdir(), *copy.iterdir())}
+    done = subprocess.run(
+        [*torchrun, "--nproc-per-node=2", "--", *program],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "dat-rec: rank 0: stopped: rank 1 died" in done.stderr
+    assert {path.name for path in (*tmp_path.iterdir(), *copy.iterdir())} == before
