@@ -164,7 +164,12 @@ class WindowLoader:
 
     def _begin(self, span: Span, window: Window) -> Future[Examples]:
         future: Future[Examples] = Future()
-        self._work.put((future, span, window))
+        with self._changed:
+            # Behind the end of the decoders, nobody would ever decode it.
+            if self._stopped:
+                future.cancel()
+            else:
+                self._work.put((future, span, window))
         return future
 
     def _put(self, loaded: Loaded | BaseException) -> None:

@@ -131,6 +131,20 @@ def test_threads_end_and_one_that_hangs_is_left_behind(monkeypatch: pytest.Monke
     loader.take()
     loader.close()
     assert threading.active_count() == before
+    # In the midst of a window of many row groups.
+    begun = threading.Event()
+
+    def slowly(span: Span, window: Window) -> Examples:
+        begun.set()
+        time.sleep(0.01)
+        return read(span, window)
+
+    loader = loading([2_000], slowly)
+    begun.wait()
+    begin = time.monotonic()
+    loader.close()
+    assert time.monotonic() - begin < window_loader.STOP_S / 2
+    assert threading.active_count() == before
     monkeypatch.setattr(window_loader, "STOP_S", 0.1)
     hang = threading.Event()
 
