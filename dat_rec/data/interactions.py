@@ -20,9 +20,11 @@ RANGE_ROWS = 1 << 21
 def find_ranges(database: duckdb.DuckDBPyConnection) -> tuple[UserRange, ...]:
     """Add the column ``range`` to ``user_order``, and return the ranges in the order of users."""
     size = "sum(train_count + 1) OVER (ORDER BY user_row) - train_count - 1"
+    # Behind a user with more than a range's rows, numbers would be left out.
     database.execute(
         "CREATE TABLE user_ranges AS SELECT user_id, user_row, train_count, "
-        f"(({size}) // {RANGE_ROWS})::INTEGER AS range FROM user_order"
+        "(dense_rank() OVER (ORDER BY part) - 1)::INTEGER AS range FROM "
+        f"(SELECT *, ({size}) // {RANGE_ROWS} AS part FROM user_order)"
     )
     found = database.execute(
         "SELECT min(user_row), count(*), sum(train_count) FROM user_ranges GROUP BY range "

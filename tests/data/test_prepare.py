@@ -246,12 +246,16 @@ def test_rows_in_another_order_make_the_same_bytes(
     assert digest(tmp_path / "out") == digest(made[1].folder)
 
 
+@pytest.mark.parametrize("range_rows", [50, 4])
 def test_batches_and_files_are_seamless(
-    made: tuple[Log, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    range_rows: int, made: tuple[Log, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With tiny batches and files the same rows come out: nothing is lost at a border."""
+    """With tiny batches and files the same rows come out: nothing is lost at a border.
+
+    Most users have more interactions than the smaller ranges.
+    """
     write_log(made[0], tmp_path)
-    monkeypatch.setattr("dat_rec.data.interactions.RANGE_ROWS", 50)
+    monkeypatch.setattr("dat_rec.data.interactions.RANGE_ROWS", range_rows)
     monkeypatch.setattr("dat_rec.data.write.ROW_GROUP", 16)
     monkeypatch.setattr("dat_rec.data.write.FILE_ROWS", 64)
     schema = prepare(options(tmp_path, out=tmp_path / "b"))
