@@ -106,18 +106,25 @@ def random_share(share: float, seed: int) -> Split:
     return Split(f"{number} >= {_cut(number, share)}", words, share, all_alike)
 
 
-def last_of_each_user(order: str, cure: str = "give more data") -> Split:
+def last_of_each_user(order: str, cure: str = "give more data", *, sequence: bool = False) -> Split:
     """Hold out each user's last interaction by time; a user's only one is trained on.
+
+    Those of one user, item and time (and sequence) stay together: if not, the test would leak into
+    training.
 
     Args:
         order: a column of ``interactions`` that orders those of the same time.
         cure: what to do where no user has two.
+        sequence: whether ``interactions`` have a sequence.
     """
-    last = f"row_number() OVER (PARTITION BY user_id ORDER BY time DESC, {order} DESC) = 1"
+    user = "PARTITION BY user_id"
+    last = f"OVER ({user} ORDER BY time DESC, {order} DESC)"
+    alike = ["item_id", "time", *(["sequence"] if sequence else [])]
+    are_last = " AND ".join(f"{name} = first_value({name}) {last}" for name in alike)
     return Split(
-        f"{last} AND count(*) OVER (PARTITION BY user_id) > 1",
+        f"{are_last} AND count(*) OVER ({user}) > count(*) OVER ({user}, {', '.join(alike)})",
         "test: the last interaction of each user who has two or more",
-        if_none=f"no user has two: {cure}",
+        if_none=f"no user has two that differ: {cure}",
         by_order=True,
     )
 

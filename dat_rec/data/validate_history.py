@@ -184,7 +184,7 @@ def _wrong_histories(
         f"lag(upto, place - stop, 0::HUGEINT) OVER w - lag(upto, place - begin, 0::HUGEINT) OVER w "
         "AS wanted, lag(item_index, place - stop) OVER w + 1 AS wanted_last, "
         "lag(item_index, place - begin - 1) OVER w + 1 AS wanted_first "
-        f"FROM ({placed}) WINDOW w AS ({order})"
+        f"FROM ({placed}) WINDOW w AS (PARTITION BY user ORDER BY place)"
     )
     query = (
         f"SELECT file, row FROM ({wanted}) WHERE length <> stop - begin OR (stop > 0 AND "

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare import prepare
 from dat_rec.data.validate import validate
 from dat_rec.errors import UserError
+from tests.data.sources.prepared import own, write
 from tests.data.test_prepare import options, random_log, write_log
 from tests.end_to_end.cli import dat_rec, done
 
@@ -216,6 +218,16 @@ def test_a_sequence_orders_what_is_of_one_time(tmp_path: Path) -> None:
     assert len(said) == 2
     assert "repeat must be true where" in said[0]
     assert "history must be the user's last" in said[1]
+
+
+def test_interactions_that_are_equal_in_all_are_no_fault(tmp_path: Path) -> None:
+    """Half of 600 are of one user, with 30 items at 50 times."""
+    numbers = np.random.default_rng(0)
+    user = np.where(numbers.random(600) < 0.5, 0, numbers.integers(0, 20, 600)).tolist()
+    item, time = (numbers.integers(0, most, 600).tolist() for most in (30, 50))
+    write(tmp_path / "log.parquet", user_id=user, item_id=item, time=time)
+    prepare(own(tmp_path, history_length=5, split="last"))
+    assert validate(tmp_path / "out") == []
 
 
 def only(folder: Path) -> str:

@@ -344,7 +344,8 @@ class ParquetLog(Options):
             return random_share(self.test_share, self.seed)
         if self.split == "last":
             order = "place" if self.sequence is None else "sequence DESC, item_id"
-            return last_of_each_user(order, "pass --split time or --split random")
+            cure = "pass --split time or --split random"
+            return last_of_each_user(order, cure, sequence=self.sequence is not None)
         if self.test_from is None or times is None:
             return last_share_of_time(self.test_share, "pass --split last or --split random")
         start = read_moment(database, times, self.test_from)

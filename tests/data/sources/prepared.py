@@ -28,15 +28,17 @@ def by_time(rows: Iterable[Triple]) -> list[Triple]:
 
 
 def last_of_each_user(rows: list[Triple]) -> tuple[list[Triple], list[Triple]]:
-    """Train and test by time; of equal times the later row is the last; an only one is trained."""
-    last: dict[Any, int] = {}
-    for place, (user, _, time) in enumerate(rows):
-        if user not in last or time >= rows[last[user]][2]:
-            last[user] = place
-    counts = Counter(user for user, _, _ in rows)
-    held = {place for user, place in last.items() if counts[user] > 1}
-    train = [row for place, row in enumerate(rows) if place not in held]
-    return by_time(train), by_time(rows[place] for place in held)
+    """Train and test by time; of equal times the later row is the last; an only one is trained.
+
+    Rows that are equal in all are one.
+    """
+    last: dict[Any, Triple] = {}
+    for row in rows:
+        if row[0] not in last or row[2] >= last[row[0]][2]:
+            last[row[0]] = row
+    counts = Counter(user for user, _, _ in set(rows))
+    held = {row for user, row in last.items() if counts[user] > 1}
+    return by_time(row for row in rows if row not in held), by_time(r for r in rows if r in held)
 
 
 def write(path: Path, **columns: Any) -> Path:

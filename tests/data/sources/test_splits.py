@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from dat_rec.data.validate import validate
 from tests.data.sources.prepared import Prepared, by_time, last_of_each_user, own, raw, refused
 from tests.data.sources.prepared import write as write_columns
 
@@ -54,6 +55,20 @@ def test_a_random_share_is_that_of_the_hashes(tmp_path: Path, seed: int, share: 
 def test_a_random_split_does_not_follow_the_order_of_the_rows(tmp_path: Path) -> None:
     write(tmp_path / "log.parquet", ROWS[::-1])
     assert split(Prepared(own(tmp_path, split="random"))) == largest(ROWS, 0.1, 0)
+
+
+def test_last_interactions_that_are_equal_stay_together(tmp_path: Path) -> None:
+    """User 0 has the last one twice; user 1 has one alone, twice."""
+    rows = [(0, 5, 1), (0, 6, 2), (0, 6, 2), (0, 7, 2), (1, 6, 3), (1, 6, 3)]
+    for last in ((0, 6, 2), (0, 7, 2)):
+        log = [row for row in rows if row != last] + [row for row in rows if row == last]
+        write(tmp_path / "log.parquet", log)
+        made = Prepared(own(tmp_path, split="last", overwrite=True))
+        assert split(made) == (
+            by_time(row for row in log if row != last),
+            [row for row in log if row == last],
+        )
+        assert validate(tmp_path / "out") == []
 
 
 def test_the_last_of_each_user_is_held_out(tmp_path: Path) -> None:
@@ -191,7 +206,10 @@ HELD = "it holds view, add_to_cart, purchase"
         ({"split": "last", "test_share": 0.2}, "--test-share has no meaning for --split last"),
         ({"split": "random", "test_from": "5"}, "--test-from needs --split time"),
         ({"split": "random", "test_share": 1.0}, "test share 1.0: must lie between 0 and 1"),
-        ({"split": "last", "user_id": "each"}, "no user has two: pass --split time or --split ran"),
+        (
+            {"split": "last", "user_id": "each"},
+            "no user has two that differ: pass --split time",
+        ),
         ({"label": "event"}, f"'event' is text: name its positives by --positive-labels; {HELD}"),
         ({"label": "event", "positive_labels": ("purchase", "purchse")}, "labels purchse: "),
         ({"label": "event", "positive_labels": ("x",)}, "'event' holds view, add_to_cart, purch"),
