@@ -5,6 +5,7 @@ path, size and time of change, the options that decide the result, the versions)
 finished stage has found. A stage's files are whole before the stage is written down.
 """
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 import dat_rec
 from dat_rec.errors import UserError
-from dat_rec.files import checked, read_json, write_json
+from dat_rec.files import UNFINISHED, checked, read_json, write_json
 
 if TYPE_CHECKING:
     from dat_rec.data.prepare import Options
@@ -44,10 +45,24 @@ def made_of(options: "Options") -> dict[str, Any]:
 
 def _files(path: Path) -> Iterator[list[Any]]:
     """Path, size and time of change in ns of a file, or of all below a folder."""
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+    for file in sorted(_below(path)) if path.is_dir() else [path]:
         with suppress(FileNotFoundError):
             stat = file.stat()
             yield [str(file.absolute()), stat.st_size, stat.st_mtime_ns]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All files below, links followed (as rglob does not); none of an unfinished dataset's."""
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(parent))
+        inner = ((name, Path(parent) / name) for name in folders)
+        folders[:] = [
+            name
+            for name, path in inner
+            if os.path.realpath(path) not in seen and not (path / UNFINISHED).exists()
+        ]
+        yield from (Path(parent) / name for name in names)
 
 
 class Journal:

@@ -19,6 +19,7 @@ from dat_rec.data.journal import made_of
 from dat_rec.data.prepare import prepare
 from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.data.sources.synthetic import Synthetic
+from dat_rec.files import UNFINISHED
 
 CONSTANTS = {
     "dat_rec.data.interactions.RANGE_ROWS": 4_000,
@@ -225,3 +226,21 @@ def test_what_the_dataset_is_made_of(tmp_path: Path) -> None:
     assert own()["inputs"] != first["inputs"]
     (log / "b").unlink()
     assert len(own()["inputs"]) == 1
+    # What is made in the folder in which a pattern begins.
+    made = log / "out.partial"
+    made.mkdir()
+    (made / UNFINISHED).touch()
+    assert len(own(interactions=log / "*.parquet")["inputs"]) == 1
+
+
+def test_what_a_link_leads_to_is_input_too(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "day=1").symlink_to(tmp_path / "far")
+    (tmp_path / "far" / "circle").symlink_to(tmp_path / "log")
+    (tmp_path / "far" / "part").write_text("a")
+    options = ParquetLog(out=tmp_path / "out", interactions=tmp_path / "log")
+    before = made_of(options)["inputs"]
+    assert len(before) == 1
+    os.utime(tmp_path / "far" / "part", ns=(0, 5))
+    assert made_of(options)["inputs"] != before
