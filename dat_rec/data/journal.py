@@ -40,6 +40,7 @@ def made_of(options: "Options") -> dict[str, Any]:
         "source": type(options).__name__,
         "options": {name: repr(value) for name, value in values.items()},
         "inputs": [file for path in options.inputs() for file in _files(path)],
+        "tables": list(options.versions()),
     }
 
 

@@ -84,6 +84,14 @@ class Options(ABC):
         values = (getattr(self, field.name) for field in fields(self) if field.name != "out")
         return tuple(value for value in values if isinstance(value, Path))
 
+    def versions(self) -> tuple[str, ...]:
+        """The versions of what is read from elsewhere than ``inputs``.
+
+        Raises:
+            UserError: it cannot be asked.
+        """
+        return ()
+
 
 def prepare(options: Options) -> Schema:
     """Turn a log of interactions into the dataset ``options.out``, whole or not at all.

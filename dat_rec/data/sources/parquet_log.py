@@ -28,6 +28,7 @@ from dat_rec.data.source import (
     random_share,
 )
 from dat_rec.data.sources.feature_kinds import kind_of
+from dat_rec.data.sources.iceberg import IcebergSnapshot
 from dat_rec.data.sources.ids import id_sql
 from dat_rec.data.sources.labels import labels_among, labels_from
 from dat_rec.data.sources.named_paths import start_of
@@ -161,11 +162,22 @@ class ParquetLog(Options):
 
     def inputs(self) -> tuple[Path, ...]:
         """See Options."""
+        paths = self._paths()
+        return tuple(start_of(path) for path in paths if not self._is_in_catalog(path))
+
+    def versions(self) -> tuple[str, ...]:
+        """See Options."""
+        paths = filter(self._is_in_catalog, self._paths())
+        return tuple(f"{path}: {IcebergSnapshot(path, None, self.catalog).words}" for path in paths)
+
+    def _paths(self) -> list[Path]:
         named = (self.interactions, self.items, self.users)
         listed = [(paths,) if isinstance(paths, Path) else paths or () for paths in named]
-        paths = [path for some in listed for path in some]
-        # What does not exist is a name in the catalog, if one is given.
-        return tuple(start_of(path) for path in paths if self.catalog is None or path.exists())
+        return [path for paths in listed for path in paths]
+
+    def _is_in_catalog(self, path: Path) -> bool:
+        """Whether it is the name of a table: what does not exist is one, if a catalog is given."""
+        return self.catalog is not None and not path.exists()
 
     def _notes(self, times: Times | None) -> list[str]:
         positives = "all"

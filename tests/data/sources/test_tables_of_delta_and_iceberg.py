@@ -21,6 +21,7 @@ from pyroaring import BitMap
 
 from dat_rec.commands.parse import parse
 from dat_rec.data import prepare as stages
+from dat_rec.data.journal import made_of
 from dat_rec.data.sources import SOURCES
 from dat_rec.data.sources.named_tables import named_table
 from dat_rec.data.sources.parquet_log import ParquetLog
@@ -303,11 +304,14 @@ def test_a_table_is_named_in_a_catalog_of_the_configuration(
     expected = iceberg.scan().to_arrow()
     assert read(Path("ns.log"), *COLUMNS, catalog="c") == library(expected, *COLUMNS)
     options = ParquetLog(interactions=Path("ns.log"), out=tmp_path / "out", catalog="c")
+    before = made_of(options)
     schema = stages.prepare(options)
     assert schema.rows_read == expected.num_rows
     snapshot = iceberg.current_snapshot()
     assert snapshot is not None
     assert f"ns.log: Iceberg snapshot {snapshot.snapshot_id}" in schema.notes
+    iceberg.append(rows(0, 1))
+    assert made_of(options) != before
     words = "ns.none: pyiceberg cannot read the table ("
     assert refusal(Path("ns.none"), catalog="c").startswith(words)
     assert refusal(Path("ns.log"), catalog="none").startswith("ns.log: pyiceberg cannot read the")
