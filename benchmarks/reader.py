@@ -32,6 +32,7 @@ from dat_rec.config import Preset, TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
+from dat_rec.storage.address import Location
 from dat_rec.training.build import reader_options
 
 READ_ALONE = Path(__file__).parent / "read_alone.py"
@@ -96,7 +97,9 @@ def measure(config: TrainConfig, rounds: int, steps: int) -> dict[str, Any]:
 class Reading:
     """A process that reads when it is told (``read_alone.py``)."""
 
-    def __init__(self, checkout: Path, data: Path, rank: int, world: int, given: Arguments) -> None:
+    def __init__(
+        self, checkout: Path, data: Location, rank: int, world: int, given: Arguments
+    ) -> None:
         batch = given.batch_size * world
         words = [data, given.preset, batch, rank, world, rank]
         self._process = subprocess.Popen(
@@ -126,7 +129,7 @@ class Reading:
         self._process.wait()
 
 
-def read_alone(data: Path, given: Arguments, rounds: int, batches: int) -> dict[str, Any]:
+def read_alone(data: Location, given: Arguments, rounds: int, batches: int) -> dict[str, Any]:
     """Examples a second of CPU time: of one rank, of two together, and of the other checkout."""
     here = Path(__file__).parents[1]
     kinds = {"one_rank": [Reading(here, data, 0, 1, given)]}
