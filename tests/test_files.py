@@ -217,3 +217,18 @@ def test_what_is_wrong_with_a_json_value_is_one_line(value: Any, line: str) -> N
     assert message.endswith("build anew")
     assert "\n" not in message
     assert len(message) < 250
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_what_a_killed_process_left_is_gone_on_with_if_it_fits(
+    goes_on: bool, tmp_path: Path
+) -> None:
+    left = tmp_path / "out.partial"
+    left.mkdir()
+    for name in (".unfinished", "before"):
+        (left / name).touch()
+    with whole_folder(tmp_path / "out", marker="m", goes_on=lambda found: goes_on) as folder:
+        assert (folder / "before").exists() == goes_on
+        (folder / "m").touch()
+    names = {"m", "before"} if goes_on else {"m"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
