@@ -16,7 +16,7 @@ node of the job; and the port on which hosts will meet, if it was chosen."""
 
 
 def metadata(size: Size, out: str, image: str, port: int) -> dict[str, str]:
-    """Return a training role's metadata."""
+    """Return the metadata of a role with ranks."""
     found = {PORT: str(port)} if port else {}
     return found if image else found | {TRY_NODE: try_each_node(size, folder(out, image), port)}
 

@@ -21,7 +21,7 @@ from dat_rec.option_marks import path_options
 from dat_rec.storage.address import Address, location
 from dat_rec.storage.snapshot import pinned
 from launch.refuse import refuse
-from launch.size import Size
+from launch.size import Size, parse_size
 
 
 @contextmanager
@@ -89,6 +89,26 @@ def run_arguments(run: str, data: str, image: str) -> list[str]:
         with refusing_user_errors():
             Schema.load(pinned(location(data), SCHEMA))
     return words
+
+
+def export_arguments(export: str, queries: str, user_id: str, image: str) -> list[str]:
+    """Return ``--export`` and what says whom to recommend to; without an image it must be there."""
+    words = ["--export", folder(export, image, or_address=True)]
+    if queries:
+        words += ["--queries", folder(queries, image, or_address=True), "--user-id", user_id]
+    with refusing_user_errors():
+        place = location(export)
+    if not image and isinstance(place, Path) and not (place / "export.json").exists():
+        refuse(f"{export} holds no export: name the folder that export made")
+    return words
+
+
+def fixed_size(j: str) -> Size:
+    """Return the size of a job that is not elastic."""
+    size = parse_size(j)
+    if size.elastic:
+        refuse(f"-j {j}: the number of hosts cannot change here: {size.maximum}x{size.workers}")
+    return size
 
 
 def folder(path: str, image: str, *, or_address: bool = False) -> str:

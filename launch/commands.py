@@ -8,7 +8,7 @@ from pathlib import Path
 from torchx.specs import macros
 
 from launch.refuse import refuse
-from launch.size import Size
+from launch.size import ONE, Size
 
 GO_ON = "DAT_REC_COMMAND"
 """Environment variable with the command by which a user goes on with a run that has stopped."""
@@ -32,6 +32,13 @@ def on_each_host(
     where = f'--replica "{macros.replica_id}" --first "$${{{macros.rank0_env}:-localhost}}"'
     ours = shlex.join(arguments).replace("$", "$$")
     return ["bash", "-c", f"exec {shlex.join(words)} {where} -- {ours}"]
+
+
+def on_ranks(size: Size, arguments: Sequence[str], image: str, port: int) -> list[str]:
+    """Return the command of every host of a job that torchrun does not restart."""
+    if size == ONE:
+        return once(["-m", "dat_rec", *arguments], image)
+    return on_each_host(size, arguments, image, 0, port)
 
 
 def once(words: Sequence[str], image: str) -> list[str]:

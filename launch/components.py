@@ -1,4 +1,4 @@
-"""TorchX components: ``torchx run``'s arguments in, jobs that train, evaluate, export, measure out.
+"""TorchX components: ``torchx run``'s arguments in, jobs that train, evaluate and deliver out.
 
     torchx run -s slurm launch/components.py:train --data DIR --out RUN -j 2x8 --host 8xh100
 
@@ -67,6 +67,7 @@ def train(
 def evaluate(
     run: str,
     data: str = "",
+    j: str = "1x1",
     name: str = "dat-rec-evaluate",
     image: str = "",
     host: str = "cpu",
@@ -76,12 +77,14 @@ def evaluate(
     mounts: Optional[List[str]] = None,
     env: Optional[List[str]] = None,
     max_retries: int = 0,
+    rdzv_port: int = 0,
 ) -> specs.AppDef:
     """Rank every held-out item among all items; writes metrics.json into the run's folder.
 
     Args:
         run: folder that `train` made
         data: the dataset, if it is no longer where the run found it
+        j: {hosts}x{workers on each}; each worker is one rank, on CPUs
         name: the job's name
         image: container image; empty for hosts that share this checkout and its .venv
         host: what the host has, by name: cpu, cpu-16, 8xa100-80gb, 8xh100, 8xh200
@@ -91,11 +94,16 @@ def evaluate(
         mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
         env: more environment variables, e.g. A=1,B=2
         max_retries: maximum number of restarts by the scheduler
+        rdzv_port: port on the first host where hosts meet; 0 for one made of the job's id
     """
-    arguments = checks.run_arguments(run, data, image)
-    command = commands.once(["-m", "dat_rec", "evaluate", *arguments], image)
+    size = checks.fixed_size(j)
+    arguments = ["evaluate", *checks.run_arguments(run, data, image)]
+    command = commands.on_ranks(size, arguments, image, rdzv_port)
     resource = resources.resource(host, cpu, gpu, memMB)
-    return app.app_def(name, "evaluate", command, image, ONE, resource, mounts, env, max_retries)
+    facts = app.metadata(size, run, image, rdzv_port)
+    return app.app_def(
+        name, "evaluate", command, image, size, resource, mounts, env, max_retries, facts
+    )
 
 
 def export(
@@ -103,6 +111,7 @@ def export(
     out: str,
     data: str = "",
     overwrite: bool = False,
+    j: str = "1x1",
     name: str = "dat-rec-export",
     image: str = "",
     host: str = "cpu",
@@ -112,6 +121,7 @@ def export(
     mounts: Optional[List[str]] = None,
     env: Optional[List[str]] = None,
     max_retries: int = 0,
+    rdzv_port: int = 0,
 ) -> specs.AppDef:
     """Write what serving needs: item vectors, index, query tower with its tables.
 
@@ -120,6 +130,7 @@ def export(
         out: folder of the export
         data: the dataset, if it is no longer where the run found it
         overwrite: replace an export that stands in `out`
+        j: {hosts}x{workers on each}; each worker is one rank, on CPUs
         name: the job's name
         image: container image; empty for hosts that share this checkout and its .venv
         host: what the host has, by name: cpu, cpu-16, 8xa100-80gb, 8xh100, 8xh200
@@ -129,16 +140,73 @@ def export(
         mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
         env: more environment variables, e.g. A=1,B=2
         max_retries: maximum number of restarts by the scheduler
+        rdzv_port: port on the first host where hosts meet; 0 for one made of the job's id
     """
-    arguments = checks.run_arguments(run, data, image)
+    size = checks.fixed_size(j)
+    arguments = ["export", *checks.run_arguments(run, data, image)]
     arguments += [
         "--out",
         checks.folder(out, image, or_address=True),
         *(["--overwrite"] if overwrite else []),
     ]
-    command = commands.once(["-m", "dat_rec", "export", *arguments], image)
+    command = commands.on_ranks(size, arguments, image, rdzv_port)
     resource = resources.resource(host, cpu, gpu, memMB)
-    return app.app_def(name, "export", command, image, ONE, resource, mounts, env, max_retries)
+    facts = app.metadata(size, run, image, rdzv_port)
+    return app.app_def(
+        name, "export", command, image, size, resource, mounts, env, max_retries, facts
+    )
+
+
+def recommend(
+    export: str,
+    out: str,
+    k: int = 100,
+    queries: str = "",
+    user_id: str = "user_id",
+    overwrite: bool = False,
+    j: str = "1x1",
+    name: str = "dat-rec-recommend",
+    image: str = "",
+    host: str = "cpu",
+    cpu: int = 0,
+    gpu: int = -1,
+    memMB: int = 0,
+    mounts: Optional[List[str]] = None,
+    env: Optional[List[str]] = None,
+    max_retries: int = 0,
+    rdzv_port: int = 0,
+) -> specs.AppDef:
+    """Write the best items of each user, from an export.
+
+    Args:
+        export: folder that `export` made
+        out: Parquet file to write; with several ranks, a folder with a file of each
+        k: number of items for each user
+        queries: Parquet file with the ids of the users; empty for all users of the export
+        user_id: column of `queries` with the ids
+        overwrite: replace what stands in `out`
+        j: {hosts}x{workers on each}; each worker is one rank, on CPUs
+        name: the job's name
+        image: container image; empty for hosts that share this checkout and its .venv
+        host: what the host has, by name: cpu, cpu-16, 8xa100-80gb, 8xh100, 8xh200
+        cpu: CPUs; 0: as many as the named host has
+        gpu: GPUs; -1: as many as the named host has
+        memMB: memory; 0: as much as the named host has
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
+        env: more environment variables, e.g. A=1,B=2
+        max_retries: maximum number of restarts by the scheduler
+        rdzv_port: port on the first host where hosts meet; 0 for one made of the job's id
+    """
+    size = checks.fixed_size(j)
+    arguments = ["recommend", *checks.export_arguments(export, queries, user_id, image)]
+    arguments += ["--out", checks.folder(out, image, or_address=True), "--k", str(k)]
+    arguments += ["--overwrite"] if overwrite else []
+    command = commands.on_ranks(size, arguments, image, rdzv_port)
+    resource = resources.resource(host, cpu, gpu, memMB)
+    facts = {app.PORT: str(rdzv_port)} if rdzv_port else {}
+    return app.app_def(
+        name, "recommend", command, image, size, resource, mounts, env, max_retries, facts
+    )
 
 
 def benchmark(

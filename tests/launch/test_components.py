@@ -19,7 +19,7 @@ from launch.commands import go_on_command
 from launch.resources import RESOURCES
 from tests.launch.shell import host_options, spoken
 
-COMPONENTS = ("train", "evaluate", "export", "benchmark")
+COMPONENTS = ("train", "evaluate", "export", "recommend", "benchmark")
 
 
 class TestComponents(ComponentTestCase):
@@ -148,8 +148,34 @@ def test_the_other_components(trained: Path, planted: Dataset, tmp_path: Path) -
     assert found[1:] == [
         *("-m", "dat_rec", "export", "--run", str(trained), "--out", str(out), "--overwrite"),
     ]
+    (trained / "export.json").write_text("{}")
+    asked = ("--queries", data / "users.parquet", "--user_id", "user_id", "--k", "7")
+    found = words(dry_run("recommend", "--export", trained, "--out", out, *asked))
+    assert found[1:] == [
+        *("-m", "dat_rec", "recommend", "--export", str(trained)),
+        *("--queries", str(data / "users.parquet"), "--user-id", "user_id"),
+        *("--out", str(out), "--k", "7"),
+    ]
     found = words(dry_run("benchmark", "--script", "checkpoint", "--", "--smoke"))
     assert found[1:] == ["-m", "benchmarks.checkpoint", "--smoke"]
+
+
+@pytest.mark.parametrize(
+    ("component", "arguments"),
+    [("evaluate", ()), ("export", ("--out", "OUT")), ("recommend", ("--out", "OUT"))],
+)
+def test_evaluation_and_delivery_run_on_ranks(
+    component: str, arguments: tuple[str, ...], trained: Path, tmp_path: Path
+) -> None:
+    (trained / "export.json").write_text("{}")
+    option = "--export" if component == "recommend" else "--run"
+    placed = [word.replace("OUT", str(tmp_path / "out")) for word in arguments]
+    app = dry_run(component, option, trained, *placed, "-j", "3x2")
+    role = app.roles[0]
+    assert (role.min_replicas, role.num_replicas, role.max_retries) == (3, 3, 0)
+    found = host_arguments(app)
+    assert (found.nnodes, found.nproc_per_node, found.max_restarts) == ("3", 2, 0)
+    assert found.arguments[:3] == [component, option, str(trained)]
 
 
 @pytest.fixture
@@ -193,6 +219,11 @@ TRAIN = ("train", "--data", "DATA", "--out", "OUT")
         (("evaluate", "--run", "OUT"), "OUT holds no run"),
         (("evaluate", "--run", "RUN", "--data", "OUT"), "OUT is not a prepared dataset"),
         (("export", "--run", "OUT", "--out", "OUT"), "OUT holds no run"),
+        (
+            ("export", "--run", "RUN", "--out", "OUT", "-j", "1:2x1"),
+            "-j 1:2x1: the number of hosts",
+        ),
+        (("recommend", "--export", "RUN", "--out", "OUT"), "RUN holds no export"),
         (("benchmark", "--script", "../x"), "--script ../x: no such script"),
     ],
 )
@@ -280,10 +311,11 @@ def test_a_job_of_two_ranks_trains_through_torchx(
     assert len(checkpoints(run)) == 1
 
 
-FOLDERS = ("data", "out", "run")
+FOLDERS = ("data", "out", "run", "export")
 
 
 ADDRESSES = {("train", "data"), ("evaluate", "data"), ("export", "data"), ("export", "out")}
+ADDRESSES |= {("recommend", "export"), ("recommend", "out")}
 """What may lie in a store."""
 
 
@@ -291,7 +323,8 @@ ADDRESSES = {("train", "data"), ("evaluate", "data"), ("export", "data"), ("expo
 def test_an_address_in_place_of_a_local_folder_is_refused(
     image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "config.json").touch()
+    for name in ("config.json", "export.json"):
+        (tmp_path / name).touch()
     seen = set()
     for name in COMPONENTS:
         component = getattr(components, name)
@@ -310,4 +343,4 @@ def test_an_address_in_place_of_a_local_folder_is_refused(
                 component(**values, image=image)
             assert stop.value.code == 2
             assert "error: gs://bucket/x: gs is no local disk" in capsys.readouterr().err
-    assert len(seen) == 7
+    assert len(seen) == 9
