@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
+from dat_rec.retrieval.feature_rows import RowGroups
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -40,7 +41,8 @@ class Protocol:
     category_names: tuple[str, ...]
     """The name of each category, no two alike."""
     seen_offsets: Ints
-    """(users + 1,): user u's training pairs are seen_offsets[u] … seen_offsets[u + 1] − 1."""
+    """(users + 1,): user u's training pairs are seen_offsets[u] … seen_offsets[u + 1] − 1; a user
+    who is not asked has none."""
     seen_item: Ints
     """(P,): item of each training pair, rising within a user; below T."""
     seen_count: Ints
@@ -56,7 +58,6 @@ class Protocol:
         """
         schema, folder = dataset.schema, dataset.folder
         test = dataset.table("test", ["user_row", "item_index"])
-        seen = dataset.table("seen", ["user_row", "item_index", "count"])
         items = dataset.table("items", ["category_name", "train_count"])
         train_count = _numbers(items, "train_count", f"{folder / 'items.parquet'}")
         trained = np.arange(schema.items) < schema.trained_items
@@ -65,23 +66,21 @@ class Protocol:
                 f"{folder / 'items.parquet'}: train_count must be above 0 in the first "
                 f"{schema.trained_items} rows and 0 after them: prepare the dataset anew"
             )
-        where = f"{folder / 'seen.parquet'}"
-        user = _numbers(seen, "user_row", where, schema.users)
-        item = _numbers(seen, "item_index", where, schema.trained_items)
-        order = np.lexsort((item, user))
+        where_test = f"{folder / 'test.parquet'}"
+        user_row = _numbers(test, "user_row", where_test, schema.users)
+        user, item, count = _seen(dataset, user_row)
         names = items.column("category_name").combine_chunks().fill_null("(unknown)")
         category = pc.dictionary_encode(names)
-        where_test = f"{folder / 'test.parquet'}"
         return Protocol(
-            user_row=_numbers(test, "user_row", where_test, schema.users),
+            user_row=user_row,
             item_index=_numbers(test, "item_index", where_test, schema.items),
             user_trained=dataset.table("users", ["trained"]).column("trained").to_numpy(),
             train_count=train_count,
             category=category.indices.to_numpy().astype(np.int64),
             category_names=tuple(category.dictionary.to_pylist()),
-            seen_offsets=np.searchsorted(user[order], np.arange(schema.users + 1)),
-            seen_item=item[order],
-            seen_count=_numbers(seen, "count", where)[order],
+            seen_offsets=np.searchsorted(user, np.arange(schema.users + 1)),
+            seen_item=item,
+            seen_count=count,
         )
 
     @staticmethod
@@ -148,6 +147,27 @@ class Protocol:
     def seen_slice(self, user: int) -> slice:
         """Where ``seen_item`` and ``seen_count`` hold the user's training pairs."""
         return slice(int(self.seen_offsets[user]), int(self.seen_offsets[user + 1]))
+
+
+def _seen(dataset: Dataset, asked: Ints) -> tuple[Ints, Ints, Ints]:
+    """Read user, item and count of the training pairs of users who are asked, by user and item.
+
+    One row group is in memory at a time, and the pairs that are kept.
+    """
+    schema, path = dataset.schema, dataset.folder / "seen.parquet"
+    kept = np.zeros(schema.users, np.bool_)
+    kept[asked] = True
+    source = RowGroups(path, ["user_row", "item_index", "count"])
+    parts = [np.zeros((3, 0), np.int64)]
+    for group in range(len(source.bounds) - 1):
+        table, where = source.read(group), str(path)
+        user = _numbers(table, "user_row", where, schema.users)
+        item = _numbers(table, "item_index", where, schema.trained_items)
+        pairs = np.stack([user, item, _numbers(table, "count", where)])
+        parts.append(pairs[:, kept[user]])
+    user, item, count = np.concatenate(parts, axis=1)
+    order = np.lexsort((item, user))
+    return user[order], item[order], count[order]
 
 
 def _numbers(table: pa.Table, column: str, where: str, rows: int | None = None) -> Ints:
