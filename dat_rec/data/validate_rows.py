@@ -80,6 +80,7 @@ def row_faults(
     """
     checks = _checks(database, folder, schema)
     if "items.parquet" in sound:
+        checks["users.parquet"] = partial(_users_file, checks["users.parquet"], folder, schema)
         for file in schema.example_files:
             checks[file.path] = partial(_example_file, database, folder, file.path, schema)
     for name, check in checks.items():
@@ -258,6 +259,13 @@ def _unordered(path: Path, columns: Sequence[str], *, strictly: bool) -> Iterato
             last = tuple(int(column[-1]) for column in values) if len(values[0]) else last
 
 
+def _users_file(
+    check: Callable[[], Iterator[Fault]], folder: Path, schema: Schema
+) -> Iterator[Fault]:
+    yield from check()
+    yield from _wrong_categories(folder, folder / "users.parquet", schema)
+
+
 def _example_file(
     database: duckdb.DuckDBPyConnection, folder: Path, name: str, schema: Schema
 ) -> Iterator[Fault]:
@@ -280,8 +288,7 @@ def _example_file(
     relation = f"{rows_of(path)} LEFT JOIN ({catalogue}) ON _row = item_index"
     yield from broken_rules(database, path, rules, relation)
     yield from _unshuffled(database, path)
-    if {HISTORY, HISTORY_CATEGORY} <= {feature.name for feature in schema.features}:
-        yield from _wrong_categories(folder, path, schema)
+    yield from _wrong_categories(folder, path, schema)
 
 
 def _unshuffled(database: duckdb.DuckDBPyConnection, path: Path) -> Iterator[Fault]:
@@ -298,6 +305,8 @@ def _unshuffled(database: duckdb.DuckDBPyConnection, path: Path) -> Iterator[Fau
 
 def _wrong_categories(folder: Path, path: Path, schema: Schema) -> Iterator[Fault]:
     """The first history whose categories are not those of its items; a batch at a time."""
+    if not {HISTORY, HISTORY_CATEGORY} <= {feature.name for feature in schema.features}:
+        return
     table = pq.read_table(folder / "items.parquet", columns=[schema.category])
     category = table[schema.category].to_numpy()[: schema.trained_items]
     row = 0

@@ -154,6 +154,11 @@ TOGETHER: dict[str, list[Break]] = {
             set_value("history_category", 1, lambda h: [1 + n % 3 for n in h]),
             "another cat",
         ),
+        (
+            "users.parquet",
+            set_value("history_category", 1, lambda h: [1 + n % 3 for n in h]),
+            "row 1: history_category holds another cat",
+        ),
         (DEPT, set_value("value", 1, "toys"), "value 'toys' stands in row"),
         (DEPT, set_value("index", 1, 3), "index '3' stands in row 1 too"),
     ],
