@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dat_rec.data.sources.snapshots import Bound
+from dat_rec.data.sources.snapshots import Bound, beyond
 from dat_rec.data.sources.table_folders import metadata_files, version_of
 from dat_rec.errors import UserError
 
@@ -95,8 +95,9 @@ class IcebergSnapshot:
         # Old snapshots are filtered by today's names, which may be another column's.
         for bound in bounds if self._today else ():
             name, value = bound.values[0]
+            end = value if bound.first else beyond(value)
             test = made.GreaterThanOrEqual if bound.first else made.LessThanOrEqual
-            within = made.And(within, test(name, value if isinstance(value, int) else str(value)))
+            within = made.And(within, test(name, end if isinstance(end, int) else str(end)))
         return within
 
 

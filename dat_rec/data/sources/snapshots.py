@@ -17,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 
 from dat_rec.data.source import named, quoted
-from dat_rec.data.sources.partitions import bound_of
+from dat_rec.data.sources.partitions import WHOLE, bound_of
 from dat_rec.errors import UserError
+
+Value = int | date | str
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,39 @@ class Bound:
 
     first: bool
     """Whether it is the first one."""
-    values: tuple[tuple[str, int | date | str], ...]
+    values: tuple[tuple[str, Value], ...]
     """Columns and values, the outermost first."""
 
     def sql(self) -> str:
         """SQL, alike in DuckDB and DataFusion: whether a row lies on the right side of it."""
-        sign = ">" if self.first else "<"
         tests, equal = [], ""
         for place, (name, value) in enumerate(self.values):
-            literal = str(value) if isinstance(value, int) else quoted(str(value))
-            literal = f"DATE {literal}" if isinstance(value, date) else literal
-            last = "=" if place == len(self.values) - 1 else ""
-            tests.append(f"({equal}{named(name)} {sign}{last} {literal})")
-            equal += f"{named(name)} = {literal} AND "
+            last = place == len(self.values) - 1
+            sign, end = (">", value) if self.first else ("<", beyond(value))
+            test = f"{named(name)} {sign}{'=' if last and end == value else ''} {_literal(end)}"
+            if not last and end != value:
+                test += f" AND {named(name)} <> {_literal(value)}"
+            tests.append(f"({equal}{test})")
+            equal += f"{named(name)} = {_literal(value)} AND "
         return f"({' OR '.join(tests)})"
+
+
+def beyond(value: Value) -> Value:
+    """The first text behind all that begin with a text: 2026-11-01-13 lies in 2026-11-01.
+
+    Other values are their own, and texts of an integer: 10 lies not in 1.
+    """
+    if not isinstance(value, str) or not value or WHOLE.fullmatch(value):
+        return value
+    code = ord(value[-1]) + 1
+    # Surrogates are no characters; behind the last one, there is none.
+    code = 0xE000 if code == 0xD800 else min(code, 0x10FFFF)
+    return value[:-1] + chr(code)
+
+
+def _literal(value: Value) -> str:
+    literal = str(value) if isinstance(value, int) else quoted(str(value))
+    return f"DATE {literal}" if isinstance(value, date) else literal
 
 
 class Version(Protocol):
@@ -194,7 +215,7 @@ def _bound(option: str, text: str, version: Version, where: str) -> Bound:
     return Bound(option == "--from", tuple(values))
 
 
-def _value(said: str, name: str, text: str, type_: pa.DataType) -> int | date | str:
+def _value(said: str, name: str, text: str, type_: pa.DataType) -> Value:
     types = pa.types
     kind = "text"
     try:

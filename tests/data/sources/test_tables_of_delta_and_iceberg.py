@@ -208,6 +208,49 @@ def test_a_span_is_of_the_tables_partitions(
     assert "its partitions are of day: write e.g. --from day=VALUE" in refusal(path, first="hour=1")
 
 
+SPANS: list[tuple[str | None, str | None, list[int]]] = [
+    ("hour=2026-11-01", "hour=2026-11-02", [0, 1, 2, 3]),
+    (None, "hour=2026-11-01", [0, 1]),
+    ("hour=2026-11-01-13", "hour=2026-11-02-00", [1, 2]),
+    ("hour=2026-11-02/part=b", None, [2, 3, 4]),
+    ("hour=2026-11-02-00/part=b", None, [3, 4]),
+    (None, "hour=2026-11-02/part=a", [0, 1, 2, 3]),
+    (None, "hour=2026-11-02-05/part=a", [0, 1, 2]),
+]
+
+
+@pytest.mark.parametrize("kind", ["folders", "delta", "iceberg"])
+def test_a_text_lies_in_what_it_begins_with(kind: str, tmp_path: Path) -> None:
+    """In tables as in folders; the partition without a value lies in no span."""
+    hours = [
+        "2026-11-01-00",
+        "2026-11-01-13",
+        "2026-11-02-00",
+        "2026-11-02-05",
+        "2026-11-03-00",
+        None,
+    ]
+    parts = ["a", "a", "a", "b", "b", "b"]
+    table = pa.table({"user_id": range(6), "hour": hours, "part": parts})
+    path, by = tmp_path / "log", ["hour", "part"]
+    if kind == "folders":
+        pq.write_to_dataset(table, path, partition_cols=by)
+    elif kind == "delta":
+        write_deltalake(path, table, partition_by=by)
+    else:
+        catalog = SqlCatalog("c", uri="sqlite://", warehouse=f"file://{tmp_path}")
+        catalog.create_namespace("ns")
+        ice = catalog.create_table("ns.log", schema=table.schema)
+        with ice.update_spec() as spec:
+            spec.add_identity("hour")
+            spec.add_identity("part")
+        ice.append(table)
+        path = folder_of(ice)
+    for first, last, expected in SPANS:
+        found = [row[0] for row in read(path, "user_id", first=first, last=last)]
+        assert found == expected, (first, last)
+
+
 def test_a_version_stays_what_it_is_while_others_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iceberg: IcebergTable
 ) -> None:
