@@ -53,8 +53,8 @@ class Protocol:
         """Read test.parquet, seen.parquet and what they need of users and items.
 
         Raises:
-            UserError: a table cannot be read or names a row that is not there, or the
-                catalogue does not begin with its trained items.
+            UserError: a table cannot be read or names a row that is not there, the catalogue
+                does not begin with its trained items, or nothing is held out.
         """
         schema, folder = dataset.schema, dataset.folder
         test = dataset.table("test", ["user_row", "item_index"])
@@ -67,6 +67,8 @@ class Protocol:
                 f"{schema.trained_items} rows and 0 after them: prepare the dataset anew"
             )
         where_test = f"{folder / 'test.parquet'}"
+        if not test.num_rows:
+            raise UserError(f"{where_test}: holds no interaction: hold some out, to rank them")
         user_row = _numbers(test, "user_row", where_test, schema.users)
         user, item, count = _seen(dataset, user_row)
         names = items.column("category_name").combine_chunks().fill_null("(unknown)")

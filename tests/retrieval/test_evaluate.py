@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,13 @@ def test_tables_that_contradict_the_schema_are_refused(
         Protocol.read(Dataset.open(folder))
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_dataset_that_holds_nothing_out_cannot_be_evaluated(tmp_path: Path) -> None:
+    """It may be trained on; any engine may write one."""
+    folder = write_dataset(tmp_path / "data")
+    path = folder / "test.parquet"
+    pq.write_table(pq.read_table(path).slice(0, 0), path)
+    replace(Dataset.open(folder).schema, tests=0).save(folder)
+    with pytest.raises(UserError, match=r"test.parquet: holds no interaction: hold some out"):
+        Protocol.read(Dataset.open(folder))
