@@ -11,7 +11,9 @@ from dat_rec.cli import COMMANDS, run_command
 from dat_rec.data.sources import SOURCES
 from dat_rec.errors import UserError
 
-PATH_OPTION = re.compile(r"(--[\w.-]+) (?:\{None\}\|)?\[*PATH\b(?!\|A)|^\W*PATH\b", re.MULTILINE)
+PATH_OPTION = re.compile(
+    r"(--[\w.-]+) (?:\{None\}\|)?\[*PATH\b(?!\|A)|^\W*PATH\b(?!\|A)", re.MULTILINE
+)
 """In a help; empty for paths that no option precedes."""
 LOCATION_OPTION = re.compile(r"(--[\w.-]+) (?:\{None\}\|)?PATH\|ADDRESS\b")
 """In a help, an option that takes addresses too."""
@@ -63,6 +65,10 @@ def test_every_option_that_is_a_local_path_refuses_an_address(
     """Found in the help, so that a new command or option is here too."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+    # Should one be taken for an address, nobody is asked for credentials.
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     seen, read = set(), set()
     for command in commands():
         name, *more = command.split()

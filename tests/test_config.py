@@ -21,6 +21,7 @@ from dat_rec.config import (
 )
 from dat_rec.errors import UserError
 from dat_rec.option_marks import to_json
+from dat_rec.storage.address import Address
 
 DATA, OUT = Path("/data"), Path("/out")
 
@@ -78,6 +79,7 @@ HOW_IT_RUNS = {
     "preset",
     "resume",
     "overwrite",
+    "mirror",
     "checkpoint_every",
     "keep_checkpoints",
     "keep_best",
@@ -106,6 +108,7 @@ OTHER = TrainConfig(
     resume=True,
     warm_start=Path("/yesterday"),
     overwrite=True,
+    mirror=Address("s3", "bucket", "run"),
     checkpoint_every=5,
     keep_checkpoints=3,
     keep_best=1,
@@ -358,6 +361,7 @@ def test_what_is_no_list_is_refused_where_a_list_belongs(field: str, worth: obje
         ("memory_gb", "1"),
         ("warm_start", 3),
         ("topology", 3),
+        ("mirror", 3),
     ],
 )
 def test_a_value_of_another_type_is_refused(field: str, worth: object) -> None:

@@ -75,6 +75,19 @@ def test_a_log_and_a_dataset_in_a_store(
         prepare(source)
 
 
+def test_a_pattern_and_several_addresses_on_the_command_line(
+    object_store: ObjectStore, tmp_path: Path
+) -> None:
+    log = write_log(tmp_path / "log")
+    object_store.put_folder(log, "remote/days")
+    prepare(ParquetLog(interactions=log, out=tmp_path / "data"))
+    days = [f"s3://open/remote/days/day={day}" for day in (1, 2)]
+    for number, words in enumerate((["s3://open/remote/days/day=*"], days)):
+        out = tmp_path / f"data-{number}"
+        run_command("prepare", ["parquet", "--interactions", *words, "--out", str(out)])
+        assert everything(out) == everything(tmp_path / "data")
+
+
 def test_a_dataset_in_a_store_is_validated(
     object_store: ObjectStore, planted: Dataset, work: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,7 +49,7 @@ TEST_SHARE = 0.1
 class ParquetLog(Options):
     """Make a dataset of your own Parquet files, with a mapping of their columns."""
 
-    interactions: Annotated[Path | tuple[Path, ...], arg(metavar="PATH [PATH ...]")]
+    interactions: Annotated[Path | tuple[Path, ...], arg(metavar="PATH|ADDRESS [PATH|ADDRESS ...]")]
     """Parquet files with one row for each interaction, or folders of such files at any depth.
     Folders named COLUMN=VALUE are partitions: a column that the files lack is read from their
     names. A path that exists is a name; of others, * is any text in one name, ** any folders.
@@ -62,12 +62,16 @@ class ParquetLog(Options):
     version: int | None = None
     """Version of the interactions' Delta table, or id of the Iceberg table's snapshot. Without it,
     the newest, which schema.json records."""
-    items: Annotated[Path | tuple[Path, ...] | None, arg(metavar="PATH [PATH ...]")] = None
+    items: Annotated[
+        Path | tuple[Path, ...] | None, arg(metavar="PATH|ADDRESS [PATH|ADDRESS ...]")
+    ] = None
     """Parquet files, folders or a table with the catalogue, one row for each item. Without it, the
     items of the interactions, which have no attributes."""
     items_version: int | None = None
     """Version, or snapshot, of the items' table."""
-    users: Annotated[Path | tuple[Path, ...] | None, arg(metavar="PATH [PATH ...]")] = None
+    users: Annotated[
+        Path | tuple[Path, ...] | None, arg(metavar="PATH|ADDRESS [PATH|ADDRESS ...]")
+    ] = None
     """Parquet files, folders or a table with one row for each user. Without it, users have no
     attributes."""
     users_version: int | None = None
