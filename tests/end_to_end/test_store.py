@@ -26,7 +26,18 @@ from tests.end_to_end.cli import dat_rec, done
 from tests.end_to_end.launched import launched
 from tests.object_store import FEW, ObjectStore
 
-FLAGS = ["--epochs", "6", "--batch-size", "128", "--checkpoint-every", "50", "--log-every", "10"]
+FLAGS = [
+    "--epochs",
+    "12",
+    "--examples.shuffle-mb",
+    "1",
+    "--batch-size",
+    "128",
+    "--checkpoint-every",
+    "50",
+    "--log-every",
+    "10",
+]
 
 
 @pytest.fixture(scope="module")
