@@ -23,13 +23,16 @@ from typing import Any, TypeVar
 from dat_rec.disk import say
 from dat_rec.errors import UserError
 from dat_rec.files import ADDRESS
-from dat_rec.storage.address import Address, below, location
+from dat_rec.storage.address import Address, Pin, below, location
 from dat_rec.storage.client import client
 from dat_rec.storage.publish import publish_folder, refuse_taken
 from dat_rec.storage.snapshot import fetch
 
 AT_ONCE = 8
 """Number of objects that are copied at a time."""
+Bounds = tuple[str | None, str | None]
+"""--from and --to."""
+NO_BOUNDS: Bounds = (None, None)
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
@@ -93,9 +96,9 @@ def _copied_inputs(options: Given) -> Iterator[Given]:
     copies: dict[str, str] = {}
     locks = ExitStack()
 
-    def near(value: Any) -> Any:
+    def near(value: Any, option: str) -> Any:
         if isinstance(value, tuple):
-            return tuple(near(one) for one in value)
+            return tuple(near(one, option) for one in value)
         address = address_in(value) if isinstance(value, Path) else None
         if address is None:
             return value
@@ -105,13 +108,13 @@ def _copied_inputs(options: Given) -> Iterator[Given]:
             locks.enter_context(_locked(root))
             copies[str(root)] = str(source)
             _remove(root)
-        _copy(source, pattern, root)
+        _copy(source, pattern, root, _bounds(options) if option == "interactions" else NO_BOUNDS)
         return root / pattern
 
     try:
         for one in dataclasses.fields(options):  # type: ignore[arg-type]
             if one.name != "out":
-                changed[one.name] = near(getattr(options, one.name))
+                changed[one.name] = near(getattr(options, one.name), one.name)
         with _told_as(copies):
             yield dataclasses.replace(options, **changed)  # type: ignore[type-var]
     finally:
@@ -150,7 +153,12 @@ def _without_pattern(address: Address) -> tuple[Address, str]:
     return address.with_key("/".join(parts[:first])), "/".join(parts[first:])
 
 
-def _copy(source: Address, pattern: str, target: Path) -> None:
+def _bounds(options: Any) -> Bounds:
+    """The first and the last partition that a log's options choose."""
+    return getattr(options, "from_", None), getattr(options, "to", None)
+
+
+def _copy(source: Address, pattern: str, target: Path, bounds: Bounds) -> None:
     """Copy an object, or all below a prefix that a pattern fits, or that lie in what it fits."""
     found = client(source).list_below(source)
     if pattern:
@@ -163,6 +171,7 @@ def _copy(source: Address, pattern: str, target: Path) -> None:
         found = {source.key: client(source).head(source)}
     if not found:
         raise UserError(f"{source / pattern}: no object's name fits: correct the address")
+    found = _within(found, source, bounds)
     size = sum(pin.size for pin in found.values())
     free = shutil.disk_usage(target.parent).free
     if size > free:
@@ -188,6 +197,23 @@ def _copy_one(one: Address, source: Address, target: Path) -> None:
     # It stands for the version: a prepare that goes on looks whether its inputs are the same.
     stamp = zlib.crc32(str(one.pin).encode())
     os.utime(path, (stamp, stamp))
+
+
+def _within(found: dict[str, Pin], source: Address, bounds: Bounds) -> dict[str, Pin]:
+    """The objects of the partitions within the bounds; all of a table, which knows its own."""
+    # The sources derive from prepare's options, which import this.
+    from dat_rec.data.sources.folders import Folders
+    from dat_rec.data.sources.named_paths import Named, hidden
+    from dat_rec.data.sources.partitions import Span
+
+    names = {Path(key.removeprefix(source.key).lstrip("/")): key for key in found}
+    table = any("_delta_log" in name.parts or "metadata" in name.parts for name in names)
+    if bounds == NO_BOUNDS or table:
+        return found
+    files = [name for name in names if not any(map(hidden, name.parts)) and found[names[name]].size]
+    folders = Folders([Named(Path(), Path(), (Path(),))], files)
+    chosen = Span(*bounds, str(source)).choose(files, folders)
+    return {names[name]: found[names[name]] for name in chosen}
 
 
 def _fits(name: str, pattern: str) -> bool:

@@ -101,6 +101,22 @@ def test_a_dataset_in_a_store_is_validated(
     assert all("s3://open/remote/valid" in line and str(work) not in line for line in printed)
 
 
+def test_partitions_that_are_not_chosen_are_not_copied(
+    object_store: ObjectStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write_log(tmp_path / "log")
+    object_store.put_folder(log, "remote/days")
+    object_store.put("remote/days/day=3/part.parquet", b"never copied")
+    object_store.put("remote/days/_SUCCESS", b"")
+    (prepared, near) = (tmp_path / "far", tmp_path / "near")
+    prepare(ParquetLog(interactions=log, out=near, to="1"))
+    prepare(ParquetLog(interactions=Path("s3://open/remote/days"), out=prepared, to="day=1"))
+    assert "s3://open/remote/days: copying 1 objects, 0 MiB, to" in capsys.readouterr().err
+    assert (prepared / "test.parquet").read_bytes() == (near / "test.parquet").read_bytes()
+    with pytest.raises(UserError, match=r"^--from 4: s3://open/remote/days: no partition lies wi"):
+        prepare(ParquetLog(interactions=Path("s3://open/remote/days"), out=prepared, from_="4"))
+
+
 def test_what_is_wrong_with_the_log_is_said_of_its_address(
     object_store: ObjectStore, tmp_path: Path, work: Path
 ) -> None:
