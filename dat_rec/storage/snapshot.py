@@ -64,7 +64,12 @@ def read_manifest(folder: Address) -> Manifest | None:
     version = value.get("version") if isinstance(value, dict) else None
     if version not in (None, VERSION):
         raise UserError(f"{path}: version {version!r}, this program reads {VERSION}: {cure}")
-    return checked(Manifest, value, str(path), cure)
+    manifest = checked(Manifest, value, str(path), cure)
+    for name in (manifest.prefix, *manifest.files):
+        # They become names on a disk too.
+        if any(part in ("", ".", "..") for part in name.split("/")):
+            raise UserError(f"{path}: {name!r} is no name below the folder: {cure}")
+    return manifest
 
 
 @contextmanager

@@ -170,6 +170,28 @@ def test_a_writer_that_was_overtaken_publishes_nothing(
         first.close()
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{", "the manifest is not valid JSON"),
+        ("[]", "it must be an object"),
+        ('{"version": 2}', "version 2, this program reads 1"),
+        ('{"prefix": "data-1"}', "files is missing"),
+        ('{"prefix": "..", "files": {}}', "'..' is no name below the folder"),
+        (
+            '{"prefix": "x", "files": {"../y": {"size": 1, "etag": "a", "sha256": ""}}}',
+            "'../y' is no name below",
+        ),
+    ],
+)
+def test_a_manifest_of_rubbish_is_refused(text: str, why: str, object_store: ObjectStore) -> None:
+    object_store.put("rubbish/manifest.json", text.encode())
+    with pytest.raises(UserError) as raised:
+        pinned(location("s3://open/rubbish"), MARKER)
+    assert str(raised.value).startswith("s3://open/rubbish/manifest.json: ")
+    assert why in str(raised.value)
+
+
 def test_twenty_racing_writers_of_one_manifest_have_one_winner(where: Address) -> None:
     won: list[int] = []
 
