@@ -115,7 +115,8 @@ def torchrun(options: argparse.Namespace, meeting: Meeting, *, first: bool) -> l
         *here,
         # 3: both streams, to the console and to files.
         *("--tee", "3"),
-        *("-m", options.module, *options.arguments),
+        # Without the dashes torchrun takes our --run for the beginning of an option of its own.
+        *("-m", "--", options.module, *options.arguments),
     ]
 
 

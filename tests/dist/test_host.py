@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import parse_args
 
+from dat_rec.dist.host import _parser, torchrun
+from dat_rec.dist.host_address import Meeting
 from tests.launch.hosts import Hosts, missing
 
 
@@ -53,6 +56,14 @@ def living(mark: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def test_torchrun_leaves_our_options_alone() -> None:
+    """``--run`` might be the beginning of its own ``--run-path``."""
+    options = _parser().parse_args(["--", "evaluate", "--run", "RUN"])
+    parsed = parse_args(torchrun(options, Meeting("localhost:0"), first=True)[3:])
+    assert (parsed.module, parsed.training_script) == (True, "dat_rec")
+    assert parsed.training_script_args == ["evaluate", "--run", "RUN"]
 
 
 def test_ranks_find_the_jobs_name_and_what_torchrun_needs() -> None:
