@@ -29,7 +29,7 @@ FLAGS = (
     *("--model.precision", "float64", "--sharding-types", "table_wise"),
 )
 STEPS = 102
-"""Of a run with these flags on two ranks: two epochs of 8134 examples, 160 a step."""
+"""Of a run with these flags on two ranks: two epochs of 8128 examples, 160 a step."""
 TRAIN = (sys.executable, "-m", "dat_rec", "train", *DEVICE_FLAGS)
 
 

@@ -197,7 +197,7 @@ TRAIN = ("train", "--data", "DATA", "--out", "OUT")
         ((*TRAIN, "-j", "2x0"), "-j 2x0: at least one host and one worker"),
         ((*TRAIN, "-j", "3:2x1"), "-j 3:2x1: at least one"),
         ((*TRAIN, "-j", "two"), "-j two: hosts x workers on each"),
-        ((*TRAIN, "-j", "4000x8"), "-j: 32000 ranks for 8134 examples"),
+        ((*TRAIN, "-j", "4000x8"), "-j: 32000 ranks for 8128 examples"),
         ((*TRAIN, "--host", "h100"), "--host h100: unknown: one of cpu, cpu-16"),
         ((*TRAIN, "--host", "8xh100", "-j", "1x9"), "-j: 9 workers on hosts of 8 GPUs"),
         ((*TRAIN, "--cpu", "-1"), "--cpu -1: a number"),

@@ -29,7 +29,7 @@ FLAGS = (
     *("--model.precision", "float64"),
 )
 STEPS = 2034
-"""Forty epochs of 8134 examples, 160 a step."""
+"""Forty epochs of 8128 examples, 160 a step."""
 LOST_S = 60
 """Maximum seconds in which a job that lost a host must have made another step on what is left."""
 BACK_S = 60
