@@ -13,7 +13,7 @@ from tests.end_to_end.forked import forked
 
 FLAGS = ("--epochs", "1", "--batch-size", "512", "--checkpoint-every", "10")
 CONFIG = Path(__file__).parents[1] / "config_of_the_previous_release.json"
-NEW = {"device", "disk_patience_s", "order"}
+NEW = {"device", "disk_patience_s", "mirror", "order"}
 """What config.json has since."""
 
 
