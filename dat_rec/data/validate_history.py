@@ -2,7 +2,7 @@
 
 Counts of items and pairs agree with the examples; a history is the user's last items strictly
 earlier in training, and repeat says what it should; nothing of the test was trained on. What is
-compared of a history is its length, first, last and, by their hashes, all items in any order.
+compared of a history is its length and, by their hashes, its items and their order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -155,13 +155,17 @@ def _wrong_histories(
 ) -> Iterator[Fault]:
     """Prefix sums of hashes over each user's sequence tell what a history has to hold.
 
+    With each hash times its place they tell the order.
+
     The users' own rows stand behind all examples: theirs is the history as of the split.
     """
     item = HASH.format("item_index + 1")
-    facts = (
-        f"len({HISTORY}) AS length, {HISTORY}[1] AS first, {HISTORY}[-1] AS last, "
-        f"coalesce(list_sum(list_transform({HISTORY}, lambda x: {HASH.format('x')})), 0) AS hashes"
+    sums = ", ".join(
+        f"coalesce(list_sum(list_transform({HISTORY}, lambda x, i: {HASH.format('x')}{by})), 0) "
+        f"AS {name}"
+        for name, by in (("hashes", ""), ("in_order", " * i"))
     )
+    facts = f"len({HISTORY}) AS length, {sums}"
     user = f"{named(USER)} AS user"
     moment = f"false AS late, {_moment(sequences=sequences)} AS moment"
     rows = _example_files(
@@ -177,18 +181,25 @@ def _wrong_histories(
     placed = (
         "SELECT *, rank() OVER (PARTITION BY user ORDER BY late, moment) - 1 AS stop, "
         f"row_number() OVER ({order}) AS place, greatest(stop - {schema.history_length}, 0) "
-        f"AS begin, sum(item_hash) OVER ({order} ROWS UNBOUNDED PRECEDING) AS upto FROM ({rows})"
+        f"AS begin FROM ({rows})"
+    )
+    upto = (
+        "SELECT *, sum(item_hash) OVER w AS upto, sum(item_hash * place) OVER w AS upto_in_order "
+        f"FROM ({placed}) WINDOW w AS (PARTITION BY user ORDER BY place ROWS UNBOUNDED PRECEDING)"
+    )
+    between, between_in_order = (
+        f"lag({name}, place - stop, 0::HUGEINT) OVER w - "
+        f"lag({name}, place - begin, 0::HUGEINT) OVER w"
+        for name in ("upto", "upto_in_order")
     )
     wanted = (
-        "SELECT file, row, length, hashes, first, last, stop, begin, "
-        f"lag(upto, place - stop, 0::HUGEINT) OVER w - lag(upto, place - begin, 0::HUGEINT) OVER w "
-        "AS wanted, lag(item_index, place - stop) OVER w + 1 AS wanted_last, "
-        "lag(item_index, place - begin - 1) OVER w + 1 AS wanted_first "
-        f"FROM ({placed}) WINDOW w AS (PARTITION BY user ORDER BY place)"
+        f"SELECT file, row, length, hashes, in_order, stop, begin, {between} AS wanted, "
+        f"{between_in_order} - begin * wanted AS wanted_in_order "
+        f"FROM ({upto}) WINDOW w AS (PARTITION BY user ORDER BY place)"
     )
     query = (
-        f"SELECT file, row FROM ({wanted}) WHERE length <> stop - begin OR (stop > 0 AND "
-        "(hashes <> wanted OR first <> wanted_first OR last <> wanted_last))"
+        f"SELECT file, row FROM ({wanted}) WHERE length <> stop - begin "
+        "OR hashes <> wanted OR in_order <> wanted_in_order"
     )
     paths = [*(folder / file.path for file in schema.example_files), folder / "users.parquet"]
     what = (

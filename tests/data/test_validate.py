@@ -96,6 +96,14 @@ def reverse_a_history(columns: Columns) -> None:
         columns[name][row].reverse()
 
 
+def swap_in_a_history(columns: Columns) -> None:
+    """Neither the first nor the last item."""
+    row = first_with(columns, "history", lambda h: len(h) == 5 and h[1] != h[2])
+    for name in ("history", "history_category"):
+        values = columns[name][row]
+        values[1], values[2] = values[2], values[1]
+
+
 def forget_the_last(columns: Columns) -> None:
     row = first_with(columns, "history", lambda h: 2 < len(h) < 5)
     for name in ("history", "history_category"):
@@ -184,6 +192,7 @@ TOGETHER: dict[str, list[Break]] = {
     ],
     "short history": [(EXAMPLES, forget_the_last, "history must be the user's last 5 training")],
     "reversed history": [(EXAMPLES, reverse_a_history, "history must be the user's last 5 train")],
+    "history in disorder": [(EXAMPLES, swap_in_a_history, "history must be the user's last 5 tr")],
     "history of other items": [(EXAMPLES, look_ahead, "history must be the user's last 5 tra")],
     "history of a user": [("users.parquet", look_ahead, "history must be the user's last 5 train")],
 }
