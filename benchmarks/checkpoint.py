@@ -26,9 +26,9 @@ from dat_rec.checkpoint.restore import restore
 from dat_rec.checkpoint.writer import CheckpointWriter
 from dat_rec.config import Device, preset
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.prepare import prepare
-from dat_rec.data.reader import ExampleReader
+from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.sources.synthetic import Synthetic
+from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.training.build import reader_options
 

@@ -12,10 +12,10 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
 
 from dat_rec.config import Device, Preset, TrainConfig, preset
-from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.prepare import prepare
+from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.sources.synthetic import Synthetic
+from dat_rec.data.stream.batch import Batch
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.training.build import build_model
 from dat_rec.training.optimizers import build_optimizer

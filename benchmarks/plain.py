@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dat_rec.config import TrainConfig
-from dat_rec.data.batch import Batch
 from dat_rec.data.schema import ITEM, UNKNOWN, USER, Schema
+from dat_rec.data.stream.batch import Batch
 from dat_rec.model.dat import AUGMENTED
 from dat_rec.sharding.shard import EPS
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import append, circumstances
-from dat_rec.data.journal import NAME
+from dat_rec.data.prepare.journal import NAME
 
 ROWS_OF_A_USER, ROWS_OF_AN_ITEM = 12.5, 500
 SAMPLE_S = 0.2

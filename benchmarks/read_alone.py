@@ -19,7 +19,7 @@ import torch
 
 from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader import ExampleReader
+from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.training.build import reader_options
 

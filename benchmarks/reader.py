@@ -30,7 +30,7 @@ from benchmarks.shapes import endless
 from benchmarks.timing import interleaved
 from dat_rec.config import Preset, TrainConfig
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader import ExampleReader
+from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.storage.address import Location
 from dat_rec.training.build import reader_options

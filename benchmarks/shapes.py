@@ -21,9 +21,9 @@ from torchrec.distributed.types import ShardingPlan
 from torchrec.optim.keyed import CombinedOptimizer
 
 from dat_rec.config import Preset, TrainConfig, preset
-from dat_rec.data.batch import Batch, Items, negative_key, to_kjt
 from dat_rec.data.columns import Column
 from dat_rec.data.schema import ITEM, USER, Feature, Schema, Side
+from dat_rec.data.stream.batch import Batch, Items, negative_key, to_kjt
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.planner.plan_and_shard import plan_and_shard

@@ -19,9 +19,9 @@ from benchmarks.options import Options, parse
 from benchmarks.record import percentiles
 from benchmarks.timing import interleaved
 from dat_rec.config import preset
-from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader import ExampleReader
+from dat_rec.data.stream.batch import Batch
+from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.errors import UserError
 from dat_rec.storage.address import Location
 from dat_rec.training.build import reader_options

@@ -20,8 +20,8 @@ from benchmarks.options import Options, parse
 from benchmarks.record import peak_memory_mb, percentiles
 from dat_rec.config import Preset, TrainConfig
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.prefetch import Prefetcher
-from dat_rec.data.reader import ExampleReader
+from dat_rec.data.stream.prefetch import Prefetcher
+from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.training.build import reader_options
 

@@ -28,7 +28,7 @@ from benchmarks.record import peak_memory_mb, percentiles, spread
 from benchmarks.shapes import Shape, build, endless, stepper
 from benchmarks.timing import interleaved, ratios
 from dat_rec.config import Device, TrainConfig
-from dat_rec.data.batch import Batch
+from dat_rec.data.stream.batch import Batch
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.model.losses import category_alignment, category_moments

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dat_rec.config import TrainConfig
-    from dat_rec.data.prepare import prepare
+    from dat_rec.data.prepare.pipeline import prepare
     from dat_rec.errors import UserError
     from dat_rec.model.towers import TowerFactory
     from dat_rec.retrieval.answer import LoadedExport, load_export
@@ -44,7 +44,7 @@ _MODULES = {
     "load_export": "dat_rec.retrieval.answer",
     "location": "dat_rec.storage.address",
     "metrics_from_vectors": "dat_rec.retrieval.metrics",
-    "prepare": "dat_rec.data.prepare",
+    "prepare": "dat_rec.data.prepare.pipeline",
     "train": "dat_rec.training.train",
 }
 """Where the public names are defined."""

@@ -37,7 +37,7 @@ TIMEOUT_S = 60
 def probe_training() -> str:
     """Prepare a planted world and train on it for a step, as ``dat-rec train`` does it here."""
     from dat_rec.config import preset
-    from dat_rec.data.prepare import prepare
+    from dat_rec.data.prepare.pipeline import prepare
     from dat_rec.data.sources.synthetic import Synthetic
     from dat_rec.dist.process_group import process_group
     from dat_rec.training.train import train

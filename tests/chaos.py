@@ -26,7 +26,7 @@ import tyro
 from tqdm import tqdm
 
 from dat_rec.checkpoint.listing import checkpoints
-from dat_rec.data.prepare import prepare
+from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.files import OLD_SUFFIX
 from tests.checkpoint.saved import saved_bytes

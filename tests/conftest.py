@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.prepare import prepare
+from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.storage.client import forget_clients
 from tests.object_store import ObjectStore, why_not

@@ -14,7 +14,7 @@ from dat_rec.commands.plan import PlanOptions
 from dat_rec.config import TrainConfig, preset
 from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader_options import OPTION_CURE
+from dat_rec.data.stream.reader_options import OPTION_CURE
 from dat_rec.errors import UserError
 from dat_rec.files import read_json, write_json
 from dat_rec.planner.hardware import Cluster, parse_cluster

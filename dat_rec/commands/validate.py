@@ -31,7 +31,7 @@ def run(arguments: Arguments) -> int | None:
     """Print the faults."""
     options: ValidateOptions = parse("validate", ValidateOptions, arguments)
     from dat_rec.data.schema import SCHEMA, Schema
-    from dat_rec.data.validate import validate
+    from dat_rec.data.validate.validate import validate
     from dat_rec.storage.snapshot import local_copy
 
     with local_copy(options.folder, SCHEMA) as folder:

@@ -1,1 +1,1 @@
-"""The log's way to batches: sources, prepared datasets, the reader."""
+"""The log's way to batches: sources, prepare, a dataset, validate, the stream of examples."""

@@ -15,8 +15,8 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dat_rec.config import ModelConfig
-from dat_rec.data.batch import negative_key
 from dat_rec.data.schema import ITEM, USER, Feature, Schema
+from dat_rec.data.stream.batch import negative_key
 from dat_rec.errors import UserError
 from dat_rec.model.towers import GivenTower, Tower, TowerFactory
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dat_rec.checkpoint.damage import rank_and_ranks
-from dat_rec.data.batch import to_kjt
 from dat_rec.data.columns import Column
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import Schema
+from dat_rec.data.stream.batch import to_kjt
 from dat_rec.dist.agree import all_gather_object, together
 from dat_rec.model.dat import DAT, TowerInputs
 from dat_rec.retrieval.distinct import Distinct, kinds

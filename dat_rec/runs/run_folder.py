@@ -15,7 +15,7 @@ from pathlib import Path
 from dat_rec.checkpoint.listing import advice, checkpoints
 from dat_rec.config import TrainConfig, differences, may_change_on_resume
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.example_order import ORDER_VERSION
+from dat_rec.data.stream.example_order import ORDER_VERSION
 from dat_rec.dist.agree import all_gather_object
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError

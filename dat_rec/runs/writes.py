@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from dat_rec.checkpoint.retention import set_aside
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.example_order import ORDER_VERSION
 from dat_rec.data.rows import copy_rows
+from dat_rec.data.stream.example_order import ORDER_VERSION
 from dat_rec.dist.agree import wait_for_all_ranks
 from dat_rec.files import PARTIAL_SUFFIX, publish, read_json, whole_file, write_json
 from dat_rec.option_marks import to_json

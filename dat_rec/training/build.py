@@ -8,7 +8,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from dat_rec.config import TrainConfig
 from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader_options import OPTION_CURE, ReaderOptions
+from dat_rec.data.stream.reader_options import OPTION_CURE, ReaderOptions
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.model.losses import max_categories
 from dat_rec.model.towers import TowerFactory

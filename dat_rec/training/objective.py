@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dat_rec.config import LossConfig, ModelConfig
-from dat_rec.data.batch import Batch, Items
 from dat_rec.data.schema import Schema
+from dat_rec.data.stream.batch import Batch, Items
 from dat_rec.model.dat import DAT, DATOutput
 from dat_rec.model.losses import (
     CategoryMoments,

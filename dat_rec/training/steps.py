@@ -13,9 +13,9 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.checkpoint.writer import CheckpointWriter
-from dat_rec.data.batch import Batch
-from dat_rec.data.prefetch import Prefetcher
-from dat_rec.data.reader import ExampleReader
+from dat_rec.data.stream.batch import Batch
+from dat_rec.data.stream.prefetch import Prefetcher
+from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.dist.agree import all_gather_object, wait_for_all_ranks
 from dat_rec.errors import SharedError, StoppedError
 from dat_rec.option_marks import flatten, to_json

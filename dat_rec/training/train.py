@@ -17,8 +17,8 @@ from dat_rec.checkpoint.restore import restore
 from dat_rec.config import TrainConfig
 from dat_rec.data.columns import total_bad_ids
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader import ExampleReader
-from dat_rec.data.survey import join_surveys, survey
+from dat_rec.data.stream.reader import ExampleReader
+from dat_rec.data.stream.survey import join_surveys, survey
 from dat_rec.dist.agree import all_gather_object, check_same_on_all_ranks, together
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext

@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dat_rec.data.batch import to_kjt
 from dat_rec.data.columns import BadIds, Column, read_columns
 from dat_rec.data.schema import Feature
+from dat_rec.data.stream.batch import to_kjt
 from dat_rec.errors import UserError
 
 BAGS = [[3, 1], [], [2], [4, 4, 1], []]

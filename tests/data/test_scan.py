@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import dat_rec.data
-from dat_rec.data.prepare import Options, prepare
+from dat_rec.data.prepare.options import Options
+from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.scan import scan_csv, scan_parquet
 from dat_rec.data.sources.amazon import Amazon
 from dat_rec.data.sources.movielens import MovieLens

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.prepare import prepare
+from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.data.sources.synthetic import Synthetic
 

@@ -14,10 +14,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dat_rec.config import LossConfig, ModelConfig, TrainConfig, preset
-from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader import ExampleReader
-from dat_rec.data.reader_options import ReaderOptions
+from dat_rec.data.stream.batch import Batch
+from dat_rec.data.stream.reader import ExampleReader
+from dat_rec.data.stream.reader_options import ReaderOptions
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.plan_and_shard import plan_and_shard

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dat_rec.config import LossConfig
-from dat_rec.data.batch import Items
+from dat_rec.data.stream.batch import Items
 from dat_rec.dist.process_group import process_group
 from dat_rec.model.dat import DATOutput
 from dat_rec.training.objective import Exchange, Objective

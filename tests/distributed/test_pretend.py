@@ -19,9 +19,9 @@ from dat_rec.checkpoint.model_state import blocks_of, copied
 from dat_rec.checkpoint.restore import restore
 from dat_rec.checkpoint.writer import CheckpointWriter
 from dat_rec.config import Device, LossConfig, ModelConfig
-from dat_rec.data.batch import Batch
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader import ExampleReader
+from dat_rec.data.stream.batch import Batch
+from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.plan_and_shard import plan_and_shard

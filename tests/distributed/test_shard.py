@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dat_rec.config import LossConfig, ModelConfig
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader import ExampleReader
-from dat_rec.data.reader_options import ReaderOptions
+from dat_rec.data.stream.reader import ExampleReader
+from dat_rec.data.stream.reader_options import ReaderOptions
 from dat_rec.dist.process_group import process_group
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.planner.plan_table import plan_to_json

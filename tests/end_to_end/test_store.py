@@ -11,7 +11,7 @@ import pytest
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.cli import run_command
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.prepare import prepare
+from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.sources import Synthetic
 from dat_rec.errors import UserError
 from dat_rec.retrieval.evaluate import evaluate

@@ -21,7 +21,7 @@ from torch import Tensor
 from dat_rec.checkpoint.writer import CheckpointWriter
 from dat_rec.config import ModelConfig, OptimizerConfig, TrainConfig
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.prepare import prepare
+from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.dist.process_group import process_group
 from dat_rec.runs.warm_start import warm_start

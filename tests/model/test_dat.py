@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dat_rec.config import ModelConfig
-from dat_rec.data.batch import Items, negative_key, to_kjt
 from dat_rec.data.columns import Column
 from dat_rec.data.schema import ExampleFile, Feature, Schema
+from dat_rec.data.stream.batch import Items, negative_key, to_kjt
 from dat_rec.model.dat import DAT, DATOutput
 from dat_rec.model.losses import mimic, sampled_softmax
 

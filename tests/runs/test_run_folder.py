@@ -13,7 +13,7 @@ import pytest
 from dat_rec.checkpoint.find import FoundCheckpoint, newest_whole
 from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.example_order import ORDER_VERSION
+from dat_rec.data.stream.example_order import ORDER_VERSION
 from dat_rec.dist.process_group import process_group
 from dat_rec.errors import UserError
 from dat_rec.files import write_json

@@ -11,7 +11,7 @@ from torchrec.distributed.types import ShardedModule
 
 from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader import ExampleReader
+from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.training.build import build_model, reader_options
 from dat_rec.training.metrics_log import LookupTimer

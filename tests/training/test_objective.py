@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dat_rec.config import LossConfig, preset
-from dat_rec.data.batch import Items
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader import ExampleReader
+from dat_rec.data.stream.batch import Items
+from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.model.dat import DATOutput
 from dat_rec.model.losses import moments

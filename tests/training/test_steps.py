@@ -8,7 +8,7 @@ from torchrec.distributed.model_parallel import DMPCollection
 
 from dat_rec.config import ModelConfig, preset
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.reader import ExampleReader
+from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.runs.run_folder import open_run
 from dat_rec.runs.writes import begin

@@ -1,7 +1,7 @@
 """The sources that `dat-rec prepare` reads, one file each, and the command's choice of them.
 
-A new source derives from ``dat_rec.data.prepare.Options``, implements ``register``, and is listed
-here.
+A new source derives from ``dat_rec.data.prepare.options.Options``, implements ``register``, and is
+listed here.
 """
 
 from typing import Annotated

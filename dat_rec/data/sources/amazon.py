@@ -25,7 +25,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dat_rec.data.prepare import Options
+from dat_rec.data.prepare.options import Options
 from dat_rec.data.scan import scan_parquet
 from dat_rec.data.source import Attribute, Source, last_of_each_user, quoted
 from dat_rec.data.sources.price import price

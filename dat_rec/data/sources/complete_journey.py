@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from dat_rec.data.prepare import Options
+from dat_rec.data.prepare.options import Options
 from dat_rec.data.source import Attribute, Source, last_share_of_time
 from dat_rec.data.sources.tables import NO_PROBLEM, PLACE, Relation, parquet
 from dat_rec.errors import UserError

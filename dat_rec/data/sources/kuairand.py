@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from dat_rec.data.prepare import Options
+from dat_rec.data.prepare.options import Options
 from dat_rec.data.source import Attribute, Source, Split
 from dat_rec.data.sources.tables import (
     OWN_PLACE,

@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 from tyro.conf import arg
 
-from dat_rec.data.prepare import Options
+from dat_rec.data.prepare.options import Options
 from dat_rec.data.schema import Side
 from dat_rec.data.source import (
     Attribute,

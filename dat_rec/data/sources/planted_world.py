@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from dat_rec.data.negatives import generator
+from dat_rec.data.stream.negatives import generator
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dat_rec.data.database import threads_of
-from dat_rec.data.prepare import Options
+from dat_rec.data.prepare.options import Options
 from dat_rec.data.progress import Progress
 from dat_rec.data.scan import scan_parquet
 from dat_rec.data.source import Attribute, Source, Split

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from dat_rec.data.batch import Items
+from dat_rec.data.stream.batch import Items
 from dat_rec.model.losses.blockwise import cross_entropy_of_products
 from dat_rec.model.losses.log_q import log_q_correction
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dat_rec.data.checks import reject_bad_rows
-from dat_rec.data.prepare import Options, prepare
+from dat_rec.data.prepare.checks import reject_bad_rows
+from dat_rec.data.prepare.options import Options
+from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.schema import HISTORY, ITEM, USER
 from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.data.sources.tables import parquet

@@ -317,6 +317,6 @@ def test_an_error_of_any_kind_in_duckdb_is_one_line(
     def fail(*_: Any) -> None:
         duckdb.sql("SELECT 99999999999999999::BIGINT * 1000000").fetchall()
 
-    monkeypatch.setattr("dat_rec.data.prepare.reject_bad_rows", fail)
+    monkeypatch.setattr("dat_rec.data.prepare.stages.reject_bad_rows", fail)
     log(tmp_path)
     refused(own(tmp_path), "Overflow in multiplication")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dat_rec.data import prepare as stages
+from dat_rec.data.prepare import stages
 from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.data.sources.pins import pin
 from tests.data.sources.prepared import Prepared, refused

@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from dat_rec.data.validate import validate
+from dat_rec.data.validate.validate import validate
 from tests.data.sources.prepared import Prepared, by_time, last_of_each_user, own, raw, refused
 from tests.data.sources.prepared import write as write_columns
 

@@ -20,8 +20,9 @@ from pyiceberg.utils.config import Config
 from pyroaring import BitMap
 
 from dat_rec.commands.parse import parse
-from dat_rec.data import prepare as stages
-from dat_rec.data.journal import made_of
+from dat_rec.data.prepare import stages
+from dat_rec.data.prepare.journal import made_of
+from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.sources import SOURCES
 from dat_rec.data.sources.named_tables import named_table
 from dat_rec.data.sources.parquet_log import ParquetLog
@@ -281,7 +282,7 @@ def test_the_command_reads_a_stated_version_and_records_it(
     delta(tmp_path / "log")
     words = ["parquet", "--interactions", str(tmp_path / "log"), "--out", str(tmp_path / "out")]
     for more, version in ((["--version", "2"], 2), (["--overwrite"], 4)):
-        schema = stages.prepare(parse("prepare", SOURCES, [*words, *more]))
+        schema = prepare(parse("prepare", SOURCES, [*words, *more]))
         assert f"{tmp_path}/log: Delta version {version}" in schema.notes
         assert f"{tmp_path}/log: Delta version {version}" in capsys.readouterr().err
         expected = DeltaTable(tmp_path / "log", version=version).to_pyarrow_table()
@@ -348,7 +349,7 @@ def test_a_table_is_named_in_a_catalog_of_the_configuration(
     assert read(Path("ns.log"), *COLUMNS, catalog="c") == library(expected, *COLUMNS)
     options = ParquetLog(interactions=Path("ns.log"), out=tmp_path / "out", catalog="c")
     before = made_of(options)
-    schema = stages.prepare(options)
+    schema = prepare(options)
     assert schema.rows_read == expected.num_rows
     snapshot = iceberg.current_snapshot()
     assert snapshot is not None

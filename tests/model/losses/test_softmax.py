@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dat_rec.data.batch import Items
+from dat_rec.data.stream.batch import Items
 from dat_rec.model.losses import sampled_softmax
 from tests.model.losses.vectors import B, D, S, known, unit
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from dat_rec.data.batch import Items
+from dat_rec.data.stream.batch import Items
 
 B, S, D, K = 7, 3, 5, 4
 

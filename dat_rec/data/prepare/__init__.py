@@ -1,0 +1,1 @@
+"""``dat-rec prepare``: a source's raw relations in, a dataset folder out."""

@@ -1,0 +1,70 @@
+"""Marked interactions and numbered ids in, numbered interactions out: the test, and what trains.
+
+The training interactions are divided by ranges of users, which user_ranges.py works on one by one.
+"""
+
+import shutil
+from pathlib import Path
+
+import duckdb
+
+from dat_rec.data.prepare.user_ranges import UserRange
+from dat_rec.data.prepare.write import write_query
+from dat_rec.data.source import SEQUENCE, columns_of, quoted
+from dat_rec.files import fsync_tree
+
+RANGE_ROWS = 1 << 21
+"""Users and training interactions of a range; one user's interactions always stay together."""
+
+
+def find_ranges(database: duckdb.DuckDBPyConnection) -> tuple[UserRange, ...]:
+    """Add the column ``range`` to ``user_order``, and return the ranges in the order of users."""
+    size = "sum(train_count + 1) OVER (ORDER BY user_row) - train_count - 1"
+    # Behind a user with more than a range's rows, numbers would be left out.
+    database.execute(
+        "CREATE TABLE user_ranges AS SELECT user_id, user_row, train_count, "
+        "(dense_rank() OVER (ORDER BY part) - 1)::INTEGER AS range FROM "
+        f"(SELECT *, ({size}) // {RANGE_ROWS} AS part FROM user_order)"
+    )
+    found = database.execute(
+        "SELECT min(user_row), count(*), sum(train_count) FROM user_ranges GROUP BY range "
+        "ORDER BY min(user_row)"
+    ).fetchall()
+    ranges: list[UserRange] = []
+    first_row = 0
+    for first_user, users, rows in found:
+        ranges.append(UserRange(len(ranges), first_user, users, first_row, int(rows)))
+        first_row += int(rows)
+    return tuple(ranges)
+
+
+def has_sequence(database: duckdb.DuckDBPyConnection) -> bool:
+    """Whether a sequence orders the interactions of one time."""
+    return SEQUENCE in columns_of(database, "marked_interactions")
+
+
+def write_training(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    """Write ``folder``/range=R/*.parquet, in no order: user_row, item_index, time, sequence.
+
+    The last one is there if the log has one.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    database.execute(
+        "COPY (SELECT user_row::INTEGER AS user_row, item_index::INTEGER AS item_index, time, "
+        f"{'sequence, ' if has_sequence(database) else ''}range FROM marked_interactions "
+        "JOIN user_ranges USING (user_id) JOIN item_order USING (item_id) "
+        f"WHERE NOT is_test) TO {quoted(folder)} (FORMAT parquet, PARTITION_BY (range))"
+    )
+    fsync_tree(folder)
+
+
+def write_test(database: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """Write test.parquet: the held-out interactions by time; return the number of rows."""
+    sequence = f", {SEQUENCE}" if has_sequence(database) else ""
+    query = (
+        "SELECT user_row::INTEGER AS user_row, item_index::INTEGER AS item_index, time"
+        f"{sequence} FROM marked_interactions JOIN user_order USING (user_id) "
+        "JOIN item_order USING (item_id) "
+        f"WHERE is_test ORDER BY time{sequence}, user_row, item_index"
+    )
+    return write_query(database, query, path)

@@ -1,0 +1,52 @@
+"""The options that every source of ``dat-rec prepare`` has, and what it must implement."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import duckdb
+
+from dat_rec.data.source import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ABC):
+    """The options that every source has; a source adds its own fields."""
+
+    out: Path
+    """Folder of the dataset, which is made, or its address, as in s3://bucket/data."""
+    history_length: int = 50
+    """Maximum length of a history: the user's most recent items."""
+    max_rejected: float = 0.01
+    """Maximum share of bad rows in the interactions, users or items; above it the command stops."""
+    seed: int = 0
+    """Random seed of the examples' order, and of what a random split holds out."""
+    overwrite: bool = False
+    """Replace the dataset in OUT, if there is one."""
+    memory_limit: str = "15%"
+    """Maximum memory of DuckDB, e.g. 4GB, or a share of the machine's (or container's) memory;
+    what does not fit is spilled to the disk, beside OUT."""
+    threads: int | None = None
+    """Number of threads; by default all cores of the machine or container. The result is the same
+    with any."""
+
+    @abstractmethod
+    def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:
+        """Register the raw relations (see source.py); files may be put into ``work``.
+
+        Raises:
+            UserError: an input is missing or malformed.
+        """
+
+    def inputs(self) -> tuple[Path, ...]:
+        """The input files and folders."""
+        values = (getattr(self, field.name) for field in fields(self) if field.name != "out")
+        return tuple(value for value in values if isinstance(value, Path))
+
+    def versions(self) -> tuple[str, ...]:
+        """The versions of what is read from elsewhere than ``inputs``.
+
+        Raises:
+            UserError: it cannot be asked.
+        """
+        return ()

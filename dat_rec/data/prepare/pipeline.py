@@ -1,0 +1,106 @@
+"""A source in, a whole dataset folder out, or none: ``prepare`` (stages.py does the work)."""
+
+import os
+import shutil
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from dat_rec.data.database import can_last
+from dat_rec.data.digests import DIGESTS, digests_of, files_below
+from dat_rec.data.duckdb_errors import errors_in_one_line
+from dat_rec.data.prepare.journal import Journal, made_of
+from dat_rec.data.prepare.options import Options
+from dat_rec.data.prepare.remote import has_addresses, prepare_near
+from dat_rec.data.prepare.stages import Stages
+from dat_rec.data.progress import Progress
+from dat_rec.data.schema import SCHEMA, Schema
+from dat_rec.errors import UserError
+from dat_rec.files import whole_folder, write_json
+
+
+def prepare(options: Options) -> Schema:
+    """Turn a log of interactions into the dataset ``options.out``, whole or not at all.
+
+    Args:
+        options: a source of ``dat_rec.data.sources`` with its fields, which are the command line's
+            options: ``ParquetLog``, ``Amazon``, ``CompleteJourney``, ``KuaiRand``, ``MovieLens``
+            or ``Synthetic``.
+
+    Returns:
+        What the dataset holds, as schema.json has it.
+
+    Raises:
+        UserError: bad input, too many bad rows, no room, no right to write; one line says where.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import dat_rec
+        >>> from dat_rec.data.sources import Synthetic
+        >>> source = Synthetic(out=Path("data"), users=200, items=100, interactions=4000)
+        >>> schema = dat_rec.prepare(source)
+        >>> schema.users, schema.items
+        (200, 100)
+    """
+    if has_addresses(options):
+        return prepare_near(options, prepare, SCHEMA)
+    _check_options(options)
+    of = made_of(options)
+    with (
+        errors_in_one_line(options.inputs(), options.out, options.memory_limit),
+        whole_folder(
+            options.out,
+            marker="schema.json",
+            overwrite=options.overwrite,
+            goes_on=lambda folder: Journal.goes_on(folder / "work", of),
+        ) as folder,
+    ):
+        for name in ("work", "examples", "vocabularies"):
+            (folder / name).mkdir(exist_ok=True)
+        journal = Journal(folder / "work", of, lasting=can_last(folder))
+        schema = Stages(options, folder, journal).run()
+        journal.drop_files()
+        schema.save(folder)
+        _write_digests(folder, options.threads)
+        shutil.rmtree(folder / "work")
+    _report(options.out, schema)
+    return schema
+
+
+def _write_digests(folder: Path, threads: int | None) -> None:
+    """Write sha256.json, of all other files."""
+    names = [name for name in files_below(folder) if not name.startswith("work/")]
+    size = sum((folder / name).stat().st_size for name in names)
+    with closing(Progress("prepare: sha256", size, unit="B")) as bar:
+        found = digests_of(folder, names, bar, threads or os.cpu_count() or 1)
+    write_json(folder / DIGESTS, found)
+
+
+def _check_options(options: Options) -> None:
+    if options.history_length < 1:
+        raise UserError(f"--history-length {options.history_length}: must be at least 1")
+    if not 0 <= options.max_rejected <= 1:
+        raise UserError(f"--max-rejected {options.max_rejected}: must lie between 0 and 1")
+    if options.threads is not None and options.threads < 1:
+        raise UserError(f"--threads {options.threads}: must be at least 1")
+    out = options.out.resolve()
+    if "\\" in str(out):
+        raise UserError(
+            f"--out {options.out}: DuckDB takes a backslash for a slash: name a folder without one"
+        )
+    for path in options.inputs():
+        if not path.exists():
+            raise UserError(f"{path}: no such file or folder: correct the path")
+        if out == path.resolve() or out in path.resolve().parents:
+            raise UserError(f"--out {options.out} holds the input {path}: name another folder")
+
+
+def _report(out: Path, schema: Schema) -> None:
+    """Say on stderr what stands in the folder and what was left out."""
+    lines = [
+        f"{out}: {schema.examples} examples, {schema.tests} test interactions, "
+        f"{schema.users} users, {schema.items} items ({schema.trained_items} trained)",
+        *schema.notes,
+    ]
+    lines += [f"rejected: {count} rows: {kind}" for kind, count in schema.rejected.items()]
+    print("\n".join(lines), file=sys.stderr)

@@ -1,0 +1,289 @@
+"""The stages of ``dat-rec prepare``: raw relations in, the files of a dataset out.
+
+    check     raw relations → clean ones                                        checks.py
+    split     what is held out                                                  split.py
+    number    ids and values → embedding rows; interactions by ranges of users  vocabulary.py
+    users     each range: order, histories, pairs                               user_ranges.py
+    examples  users.parquet, seen.parquet, the shuffled examples                write.py
+
+Up to ``number`` DuckDB does the work within a memory limit, and spills into the unfinished folder;
+after it threads work on a range or a file each. What a stage has found is kept in a journal, so
+that a ``prepare`` that was killed goes on from there.
+"""
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dat_rec.data.database import connect, drop_tables, tables_of, threads_of
+from dat_rec.data.prepare import write
+from dat_rec.data.prepare.checks import Counts, reject_bad_rows
+from dat_rec.data.prepare.interactions import find_ranges, has_sequence, write_test, write_training
+from dat_rec.data.prepare.journal import Journal
+from dat_rec.data.prepare.options import Options
+from dat_rec.data.prepare.shuffle import file_cuts
+from dat_rec.data.prepare.split import hold_out, keep_frequent
+from dat_rec.data.prepare.user_ranges import (
+    ITEMS_IN_ORDER,
+    Shared,
+    UserRange,
+    count_ties,
+    make_folders,
+    write_range,
+)
+from dat_rec.data.prepare.vocabulary import number_items, number_users
+from dat_rec.data.progress import Progress
+from dat_rec.data.schema import HISTORY, ITEM, ExampleFile, Feature, Schema
+from dat_rec.data.source import HISTORY_CATEGORY, Attribute, Split
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What the stage ``check`` hands on, beside the clean relations."""
+
+    counts: Counts
+    source: str
+    category: str
+    attributes: tuple[Attribute, ...]
+    split: Split
+    minimum: int
+    notes: tuple[str, ...]
+    facts: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """What the stage ``split`` hands on, beside the marked interactions."""
+
+    held_out: str
+    notes: tuple[str, ...]
+    rows: int
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    """What the stage ``number`` hands on, beside its files."""
+
+    query_features: tuple[Feature, ...]
+    item_features: tuple[Feature, ...]
+    ranges: tuple[UserRange, ...]
+    users: int
+    items: int
+    tests: int
+    ordered: bool
+    """Whether a sequence orders the interactions of one time."""
+
+    @property
+    def rows(self) -> int:
+        """Number of training interactions."""
+        return sum(found.rows for found in self.ranges)
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """What the stage ``users`` hands on, beside its files."""
+
+    ties: int
+    """Number of training interactions that nothing but the item orders after the one before."""
+
+    def notes(self, rows: int) -> tuple[str, ...]:
+        """A line, if there are ties."""
+        if not self.ties:
+            return ()
+        return (
+            f"{self.ties} of {rows} training interactions have the user and time of another one "
+            "before them: neither is in the other's history, and later ones have them in the order "
+            "of the items",
+        )
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What the stage ``examples`` hands on, beside its files."""
+
+    files: tuple[ExampleFile, ...]
+
+
+class Stages:
+    """The stages, each after those that it needs.
+
+    Args:
+        options: the source and its options.
+        folder: the unfinished dataset.
+        journal: knows which stages are finished.
+    """
+
+    def __init__(self, options: Options, folder: Path, journal: Journal) -> None:
+        self._options = options
+        self._folder = folder
+        self._work = folder / "work"
+        self._journal = journal
+
+    def run(self) -> Schema:
+        """Do what is not done yet, and return what the dataset holds."""
+        options = self._options
+        with connect(self._work, options.memory_limit, options.threads) as database:
+            threads = threads_of(database)
+            checked = self._journal.stage("check", _Checked, lambda: self._check(database))
+            marked = self._journal.stage("split", _Marked, lambda: self._split(database, checked))
+            numbered = self._journal.stage(
+                "number", _Numbered, lambda: self._number(database, checked, marked)
+            )
+        drop_tables(self._work, "check", "split", "number")
+        category = checked.category
+        ordered = self._journal.stage(
+            "users", _Ordered, lambda: self._users(numbered, category, threads)
+        )
+        written = self._journal.stage(
+            "examples", _Written, lambda: self._examples(numbered, category, threads)
+        )
+        return self._schema(checked, marked, numbered, ordered, written.files)
+
+    def _items(self, numbered: _Numbered) -> pa.RecordBatch:
+        """The item features, a row for each item_index."""
+        names = write.names_of(numbered.item_features)
+        table = pq.read_table(self._folder / "items.parquet", columns=names)
+        return table.combine_chunks().to_batches()[0]
+
+    def _check(self, database: duckdb.DuckDBPyConnection) -> _Checked:
+        with tables_of(database, self._work, "check"):
+            source = self._options.register(database, self._work)
+            # How many rows there are, nobody knows before they are read.
+            with (
+                closing(Progress("prepare: check", 100, unit="%")) as bar,
+                bar.of_statements(database),
+                source.unchanged(),
+            ):
+                counts = reject_bad_rows(database, self._options.max_rejected)
+        return _Checked(
+            counts=counts,
+            source=source.name,
+            category=source.category,
+            attributes=source.attributes,
+            split=source.split,
+            minimum=source.minimum,
+            notes=source.notes,
+            facts=source.facts,
+        )
+
+    def _split(self, database: duckdb.DuckDBPyConnection, checked: _Checked) -> _Marked:
+        rows = checked.counts.interactions_read
+        with (
+            _bar("split", rows) as bar,
+            bar.of_statements(database),
+            tables_of(database, self._work, "split", "check"),
+        ):
+            notes = keep_frequent(database, checked.minimum)
+            held_out = hold_out(database, checked.split)
+        return _Marked(str(held_out), (*notes, *held_out.warnings), held_out.of)
+
+    def _number(
+        self, database: duckdb.DuckDBPyConnection, checked: _Checked, marked: _Marked
+    ) -> _Numbered:
+        folder, attributes = self._folder, checked.attributes
+        with (
+            _bar("number", marked.rows) as bar,
+            bar.of_statements(database),
+            tables_of(database, self._work, "number", "split", "check"),
+        ):
+            items = number_items(database, attributes, checked.category, folder)
+            users = number_users(database, attributes, folder)
+            ranges = find_ranges(database)
+            write_training(database, self._work / "training")
+            return _Numbered(
+                query_features=tuple(users),
+                item_features=tuple(items),
+                ranges=ranges,
+                users=write.write_user_rows(database, users, self._work / "user_rows.parquet"),
+                items=write.write_items(database, items, folder / "items.parquet"),
+                tests=write_test(database, folder / "test.parquet"),
+                ordered=has_sequence(database),
+            )
+
+    def _users(self, numbered: _Numbered, category: str, threads: int) -> _Ordered:
+        make_folders(self._work)
+        shared = Shared(
+            work=self._work,
+            cuts=file_cuts(numbered.rows, self._options.seed, write.FILE_ROWS),
+            seed=self._options.seed,
+            history_length=self._options.history_length,
+            category=self._items(numbered)[category].to_numpy(),
+            features=tuple(write.names_of(numbered.query_features)),
+            row_group=write.ROW_GROUP,
+            ordered=numbered.ordered,
+        )
+        with _bar("users", numbered.rows) as bar:
+
+            def work(number: int) -> None:
+                write_range(numbered.ranges[number], shared, bar.add)
+
+            bar.in_threads(work, range(len(numbered.ranges)), threads)
+        return _Ordered(count_ties(self._work))
+
+    def _examples(self, numbered: _Numbered, category: str, threads: int) -> _Written:
+        pieces = {
+            name: [self._work / name / f"{found.number}.arrow" for found in numbered.ranges]
+            for name in ("users", "seen", "examples")
+        }
+        writer = write.ExampleWriter(
+            pieces["examples"],
+            np.memmap(self._work / ITEMS_IN_ORDER, np.int32, "r"),
+            self._items(numbered),
+            category,
+            write.names_of(numbered.query_features),
+            ordered=numbered.ordered,
+        )
+        names = [
+            f"examples/part-{number:05}.parquet"
+            for number in range(-(-numbered.rows // write.FILE_ROWS))
+        ]
+        with _bar("examples", numbered.rows) as bar:
+
+            def work(number: int) -> int:
+                if number >= 0:
+                    return writer.write(number, self._folder / names[number], bar.add)
+                name = ("users", "seen")[number]
+                return write.write_pieces(pieces[name], self._folder / f"{name}.parquet")
+
+            rows = bar.in_threads(work, range(-2, len(names)), threads)
+        files = (ExampleFile(name, count) for name, count in zip(names, rows[2:], strict=True))
+        return _Written(tuple(files))
+
+    def _schema(
+        self,
+        checked: _Checked,
+        marked: _Marked,
+        numbered: _Numbered,
+        ordered: _Ordered,
+        files: tuple[ExampleFile, ...],
+    ) -> Schema:
+        by_name = {feature.name: feature for feature in numbered.item_features}
+        rows = by_name[checked.category].rows
+        history = Feature(HISTORY, "query", ITEM, by_name[ITEM].rows, multi_valued=True)
+        categories = Feature(HISTORY_CATEGORY, "query", checked.category, rows, multi_valued=True)
+        return Schema(
+            source=checked.source,
+            features=(*numbered.query_features, history, categories, *numbered.item_features),
+            category=checked.category,
+            history_length=self._options.history_length,
+            users=numbered.users,
+            items=numbered.items,
+            trained_items=by_name[ITEM].rows - 1,
+            examples=sum(file.rows for file in files),
+            tests=numbered.tests,
+            example_files=files,
+            split=f"{checked.split.words}; {marked.held_out}",
+            rows_read=checked.counts.interactions_read,
+            rejected=checked.counts.rejected,
+            notes=(*checked.notes, *marked.notes, *ordered.notes(numbered.rows)),
+            facts=checked.facts,
+        )
+
+
+def _bar(stage: str, rows: int) -> "closing[Progress]":
+    return closing(Progress(f"prepare: {stage}", rows))

@@ -1,0 +1,190 @@
+"""Training interactions of a range of users in, what the dataset's files hold of them out.
+
+Whatever concerns a user's own interactions is found here, a range of users at a time, so that
+memory holds the ranges that threads are busy with, and a restart keeps the finished ones. In, in
+the work folder::
+
+    user_rows.parquet            user_id, trained, query features; by user_row
+    training/range=R/*.parquet   user_row, item_index, time, and sequence if the log has one, of
+                                 the range's training interactions
+
+Out:
+
+    sequence.int32   the item_index of every training interaction by user, time and item
+    users/R.arrow    the rows of users.parquet
+    seen/R.arrow     the rows of seen.parquet
+    examples/R.arrow the examples without history and item features, by their shuffle key: a batch
+                     for each example file, with the key, and where the history ends in the sequence
+    ties/R           how many interactions nothing but the item orders after the one before
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dat_rec.data.prepare.history import (
+    Pairs,
+    Sequences,
+    find_pairs,
+    order_interactions,
+    with_histories,
+)
+from dat_rec.data.prepare.shuffle import Keys, file_of, shuffle_keys
+from dat_rec.data.source import REPEAT, SEQUENCE
+from dat_rec.files import whole_file
+
+KEY, STOP, LENGTH = "_key", "_stop", "_length"
+ITEMS_IN_ORDER = "sequence.int32"
+
+
+@dataclass(frozen=True)
+class UserRange:
+    """Users with consecutive rows, and their training interactions."""
+
+    number: int
+    """From 0."""
+    first_user: int
+    """user_row of the first."""
+    users: int
+    first_row: int
+    """Number of the training interactions of all users before."""
+    rows: int
+    """Number of their own."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all ranges need."""
+
+    work: Path
+    cuts: Keys
+    """First keys of the example files but the first."""
+    seed: int
+    history_length: int
+    category: NDArray[np.int32]
+    """(items,) the category's embedding row of each item_index."""
+    features: tuple[str, ...]
+    """Names of the query features but the history."""
+    row_group: int
+    """Rows of a row group of user_rows.parquet."""
+    ordered: bool
+    """Whether the interactions have a sequence."""
+
+
+def make_folders(work: Path) -> None:
+    """Make the folders of ``write_range``, which may be there."""
+    for name in ("users", "seen", "examples", "ties"):
+        (work / name).mkdir(exist_ok=True)
+    (work / ITEMS_IN_ORDER).touch()
+
+
+def write_range(of: UserRange, shared: Shared, done: Callable[[int], None]) -> None:
+    """Write the range's files; one that is finished stays.
+
+    Args:
+        of: the range.
+        shared: what all ranges need.
+        done: is told how many rows have been worked on.
+    """
+    last = shared.work / "examples" / f"{of.number}.arrow"
+    if not last.exists():
+        sequences = _read(of, shared)
+        done(of.rows // 4)
+        (shared.work / "ties" / str(of.number)).write_text(str(sequences.ties))
+        _write_sequence(of, sequences, shared)
+        users = _users(of, shared)
+        start, stop = sequences.last(of.first_user, of.users, shared.history_length)
+        _write(
+            shared.work / "users" / last.name,
+            [with_histories(users, start, stop, sequences.item, shared.category)],
+        )
+        pairs = find_pairs(sequences)
+        done(of.rows // 4)
+        _write(shared.work / "seen" / last.name, [_seen(pairs)])
+        _write(last, _examples(of, shared, sequences, pairs, users.select(shared.features)))
+        done(of.rows - 2 * (of.rows // 4))
+    else:
+        done(of.rows)
+
+
+def count_ties(work: Path) -> int:
+    """How many training interactions nothing but the item orders after the user's one before."""
+    return sum(int(file.read_text()) for file in (work / "ties").iterdir())
+
+
+def _read(of: UserRange, shared: Shared) -> Sequences:
+    """The range's interactions, in order."""
+    folder = shared.work / "training" / f"range={of.number}"
+    files = sorted(folder.iterdir()) if of.rows else []
+    parts = [pq.ParquetFile(file).read() for file in files]
+    user, item, time = (
+        np.concatenate([np.empty(0, dtype), *(part[name].to_numpy() for part in parts)])
+        for name, dtype in (("user_row", np.int32), ("item_index", np.int32), ("time", np.int64))
+    )
+    sequence = None
+    if shared.ordered:
+        found = [part[SEQUENCE].to_numpy() for part in parts]
+        sequence = np.concatenate([np.empty(0, np.int64), *found])
+    return order_interactions(user, item, time, shared.history_length, sequence)
+
+
+def _write_sequence(of: UserRange, sequences: Sequences, shared: Shared) -> None:
+    with (shared.work / ITEMS_IN_ORDER).open("r+b") as file:
+        file.seek(of.first_row * 4)
+        sequences.item.tofile(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _users(of: UserRange, shared: Shared) -> pa.RecordBatch:
+    """The range's rows of user_rows.parquet."""
+    size, end = shared.row_group, of.first_user + of.users
+    groups = list(range(of.first_user // size, -(-end // size)))
+    table = pq.ParquetFile(shared.work / "user_rows.parquet").read_row_groups(groups)
+    table = table.slice(of.first_user - groups[0] * size, of.users).combine_chunks()
+    return table.to_batches()[0]
+
+
+def _seen(pairs: Pairs) -> pa.RecordBatch:
+    columns = {"user_row": pairs.user, "item_index": pairs.item, "count": pairs.count}
+    return pa.RecordBatch.from_pydict({name: pa.array(value) for name, value in columns.items()})
+
+
+def _examples(
+    of: UserRange,
+    shared: Shared,
+    sequences: Sequences,
+    pairs: Pairs,
+    features: pa.RecordBatch,
+) -> list[pa.RecordBatch]:
+    """A batch for each example file, possibly empty."""
+    keys = shuffle_keys(of.first_row + np.arange(of.rows), shared.seed)
+    order = np.argsort(keys)
+    keys = keys[order]
+    columns = {
+        "item_index": sequences.item[order],
+        "time": sequences.time[order],
+        REPEAT: pairs.repeat[order],
+        **({} if sequences.sequence is None else {SEQUENCE: sequences.sequence[order]}),
+        KEY: keys,
+        STOP: of.first_row + sequences.stop[order],
+        LENGTH: (sequences.stop - sequences.start)[order].astype(np.int32),
+    }
+    batch = features.take(pa.array(sequences.user[order] - of.first_user))
+    for name, values in columns.items():
+        batch = batch.append_column(name, pa.array(values))
+    edges = np.searchsorted(file_of(keys, shared.cuts), np.arange(len(shared.cuts) + 2))
+    return [batch.slice(a, b - a) for a, b in pairwise(edges)]
+
+
+def _write(path: Path, batches: Sequence[pa.RecordBatch]) -> None:
+    with whole_file(path) as partial, pa.ipc.new_file(partial, batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)

@@ -1,0 +1,1 @@
+"""``dat-rec validate``: a dataset's folder in, its faults out."""

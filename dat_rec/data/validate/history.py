@@ -1,0 +1,209 @@
+"""A dataset whose files are sound in, what they say of one another out.
+
+Counts of items and pairs agree with the examples; a history is the user's last items strictly
+earlier in training, and repeat says what it should; nothing of the test was trained on. What is
+compared of a history is its length and, by their hashes, its items and their order.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+
+from dat_rec.data.scan import scan_parquet
+from dat_rec.data.schema import HISTORY, USER, Schema
+from dat_rec.data.source import SEQUENCE, named
+from dat_rec.data.validate.fault import Fault
+from dat_rec.data.validate.rows import ROW, rows_of
+
+HASH = "(hash({}::BIGINT) >> 32)::HUGEINT"
+
+
+def history_faults(
+    database: duckdb.DuckDBPyConnection, folder: Path, schema: Schema
+) -> Iterator[Fault]:
+    """The faults that show when files are compared; all of them have sound rows."""
+    sequences = has_sequence(folder, schema)
+    examples = scan_parquet([folder / file.path for file in schema.example_files])
+    database.execute(
+        f"CREATE OR REPLACE TEMP VIEW example AS SELECT {named(USER)} - 1 AS user_row, item_index, "
+        f"time, repeat{', sequence' if sequences else ''} FROM {examples}"
+    )
+    yield from _wrong_counts(database, folder)
+    yield from _idle_users(database, folder, schema)
+    yield from _wrong_pairs(database, folder)
+    yield from _leaks(database, folder, sequences=sequences)
+    yield from _wrong_repeats(database, folder, schema, sequences=sequences)
+    if HISTORY in {feature.name for feature in schema.features}:
+        yield from _wrong_histories(database, folder, schema, sequences=sequences)
+
+
+def has_sequence(folder: Path, schema: Schema) -> bool:
+    """Whether a sequence orders interactions of one time: in all example files and the test."""
+    paths = [folder / file.path for file in schema.example_files]
+    return all(SEQUENCE in pq.read_schema(path).names for path in (*paths, folder / "test.parquet"))
+
+
+def _wrong_counts(database: duckdb.DuckDBPyConnection, folder: Path) -> Iterator[Fault]:
+    path = folder / "items.parquet"
+    row = database.execute(
+        f"SELECT {ROW}, train_count, coalesce(found, 0) FROM {rows_of(path)} LEFT JOIN "
+        f"(SELECT item_index, count(*) AS found FROM example GROUP BY item_index) "
+        f"ON item_index = {ROW} WHERE train_count <> coalesce(found, 0) ORDER BY {ROW} LIMIT 1"
+    ).fetchone()
+    if row:
+        what = f"train_count is {row[1]}, and {row[2]} examples are of the item"
+        yield Fault(f"{path}: row {row[0]}", what, "count the training interactions alone")
+
+
+def _idle_users(
+    database: duckdb.DuckDBPyConnection, folder: Path, schema: Schema
+) -> Iterator[Fault]:
+    row = database.execute(
+        f"SELECT min(range), count(*) FROM range({schema.feature(USER).rows - 1}) "
+        "WHERE range NOT IN (SELECT user_row FROM example)"
+    ).fetchone()
+    if row and row[1]:
+        what = "the user is trained and has no example" + (
+            f", as have {row[1] - 1:,} more" if row[1] > 1 else ""
+        )
+        cure = "write the user's examples, or put the user behind the trained ones"
+        yield Fault(f"{folder / 'users.parquet'}: row {row[0]}", what, cure)
+
+
+def _wrong_pairs(database: duckdb.DuckDBPyConnection, folder: Path) -> Iterator[Fault]:
+    """Seen and examples have the same pairs as often, which the sum of hashes tells."""
+    path = folder / "seen.parquet"
+    # DuckDB's hash of 0 is 0, which would hide how often the first pair occurs.
+    pair = "hash(user_row::BIGINT + 1, item_index::BIGINT + 1)::HUGEINT"
+    sums = [f"SELECT sum({pair}) FROM example", f"SELECT sum({pair} * count) FROM {rows_of(path)}"]
+    found = [database.execute(query).fetchone() for query in sums]
+    if found[0] == found[1]:
+        return
+    row = database.execute(
+        "SELECT user_row, item_index, coalesce(said, 0), coalesce(found, 0) FROM "
+        f"(SELECT user_row, item_index, count AS said FROM {rows_of(path)}) FULL JOIN "
+        "(SELECT user_row, item_index, count(*) AS found FROM example GROUP BY ALL) "
+        "USING (user_row, item_index) WHERE said IS DISTINCT FROM found ORDER BY 1, 2 LIMIT 1"
+    ).fetchone()
+    if row:
+        what = f"user_row {row[0]}, item_index {row[1]}: count is {row[2]}, and {row[3]} examples "
+        yield Fault(str(path), what + "are of the pair", "count the training interactions alone")
+
+
+def _leaks(
+    database: duckdb.DuckDBPyConnection, folder: Path, *, sequences: bool
+) -> Iterator[Fault]:
+    more = " AND t.sequence = e.sequence" if sequences else ""
+    path = folder / "test.parquet"
+    row = database.execute(
+        f"SELECT min({ROW}), count(*) FROM {rows_of(path)} t SEMI JOIN example e ON "
+        f"t.user_row = e.user_row AND t.item_index = e.item_index AND t.time = e.time{more}"
+    ).fetchone()
+    if row and row[1]:
+        more = f", as are {row[1] - 1:,} more" if row[1] > 1 else ""
+        what = f"the interaction is an example too: the test leaks into training{more}"
+        cure = "hold out interactions of one user, item and time together, or add their sequence"
+        yield Fault(f"{path}: row {row[0]}", what, cure)
+
+
+def _example_files(folder: Path, schema: Schema, columns: str) -> str:
+    """SQL: columns of all examples, with each one's file (its number) and row."""
+    parts = (
+        f"SELECT {number} AS file, {ROW} AS row, {columns} FROM {rows_of(folder / file.path)}"
+        for number, file in enumerate(schema.example_files)
+    )
+    return " UNION ALL ".join(parts)
+
+
+def _first(
+    database: duckdb.DuckDBPyConnection, query: str, paths: Sequence[Path], what: str, cure: str
+) -> Iterator[Fault]:
+    """The first (file, row) of the query as a fault."""
+    row = database.execute(
+        f"SELECT min({{'file': file, 'row': row}}), count(*) FROM ({query})"
+    ).fetchone()
+    assert row is not None
+    if row[1]:
+        more = f", as in {row[1] - 1:,} more rows" if row[1] > 1 else ""
+        yield Fault(f"{paths[row[0]['file']]}: row {row[0]['row']}", what + more, cure)
+
+
+def _moment(*, sequences: bool) -> str:
+    """SQL: when an interaction was."""
+    return "{'time': time, 'sequence': sequence}" if sequences else "time"
+
+
+def _wrong_repeats(
+    database: duckdb.DuckDBPyConnection, folder: Path, schema: Schema, *, sequences: bool
+) -> Iterator[Fault]:
+    facts = f"{named(USER)} AS user, item_index, {_moment(sequences=sequences)} AS moment, repeat"
+    rows = _example_files(folder, schema, facts)
+    query = (
+        "SELECT file, row FROM (SELECT file, row, repeat, "
+        "moment > min(moment) OVER (PARTITION BY user, item_index) AS wanted "
+        f"FROM ({rows})) WHERE repeat <> wanted"
+    )
+    what = "repeat must be true where the user had the item earlier, and false elsewhere"
+    paths = [folder / file.path for file in schema.example_files]
+    yield from _first(database, query, paths, what, "compare with the training interactions alone")
+
+
+def _wrong_histories(
+    database: duckdb.DuckDBPyConnection, folder: Path, schema: Schema, *, sequences: bool
+) -> Iterator[Fault]:
+    """Prefix sums of hashes over each user's sequence tell what a history has to hold.
+
+    With each hash times its place they tell the order.
+
+    The users' own rows stand behind all examples: theirs is the history as of the split.
+    """
+    item = HASH.format("item_index + 1")
+    sums = ", ".join(
+        f"coalesce(list_sum(list_transform({HISTORY}, lambda x, i: {HASH.format('x')}{by})), 0) "
+        f"AS {name}"
+        for name, by in (("hashes", ""), ("in_order", " * i"))
+    )
+    facts = f"len({HISTORY}) AS length, {sums}"
+    user = f"{named(USER)} AS user"
+    moment = f"false AS late, {_moment(sequences=sequences)} AS moment"
+    rows = _example_files(
+        folder, schema, f"{user}, {moment}, item_index, {item} AS item_hash, {facts}"
+    )
+    users = len(schema.example_files)
+    rows += (
+        f" UNION ALL SELECT {users}, {ROW}, {user}, true, NULL, NULL, 0::HUGEINT, {facts} "
+        f"FROM {rows_of(folder / 'users.parquet')} WHERE trained"
+    )
+    order = "PARTITION BY user ORDER BY late, moment, item_index"
+    # stop: how many interactions are strictly earlier; least: how many of them a history lacks.
+    placed = (
+        "SELECT *, rank() OVER (PARTITION BY user ORDER BY late, moment) - 1 AS stop, "
+        f"row_number() OVER ({order}) AS place, greatest(stop - {schema.history_length}, 0) "
+        f"AS begin FROM ({rows})"
+    )
+    upto = (
+        "SELECT *, sum(item_hash) OVER w AS upto, sum(item_hash * place) OVER w AS upto_in_order "
+        f"FROM ({placed}) WINDOW w AS (PARTITION BY user ORDER BY place ROWS UNBOUNDED PRECEDING)"
+    )
+    between, between_in_order = (
+        f"lag({name}, place - stop, 0::HUGEINT) OVER w - "
+        f"lag({name}, place - begin, 0::HUGEINT) OVER w"
+        for name in ("upto", "upto_in_order")
+    )
+    wanted = (
+        f"SELECT file, row, length, hashes, in_order, stop, begin, {between} AS wanted, "
+        f"{between_in_order} - begin * wanted AS wanted_in_order "
+        f"FROM ({upto}) WINDOW w AS (PARTITION BY user ORDER BY place)"
+    )
+    query = (
+        f"SELECT file, row FROM ({wanted}) WHERE length <> stop - begin "
+        "OR hashes <> wanted OR in_order <> wanted_in_order"
+    )
+    paths = [*(folder / file.path for file in schema.example_files), folder / "users.parquet"]
+    what = (
+        f"history must be the user's last {schema.history_length} training items strictly earlier, "
+        "most recent last, those of one time (and sequence) by item_index"
+    )
+    yield from _first(database, query, paths, what, "make the histories of the examples alone")

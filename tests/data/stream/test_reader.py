@@ -1,0 +1,382 @@
+"""The stream of batches against the files' rows: all of them, once an epoch, alike at any world."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise, product
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+from dat_rec.data.dataset import Dataset
+from dat_rec.data.schema import ExampleFile
+from dat_rec.data.stream.batch import Batch, negative_key
+from dat_rec.data.stream.negatives import NegativeSampler, generator, log_candidate_share, uniform
+from dat_rec.data.stream.prefetch import Prefetcher
+from dat_rec.data.stream.reader import ExampleReader
+from dat_rec.data.stream.reader_options import ReaderOptions
+from dat_rec.errors import UserError
+
+OPTIONS = ReaderOptions(global_batch=64, epochs=2, seed=1, negatives=2, lanes=3, shuffle_mb=0.01)
+"""Three lanes, each of which shuffles as little as it can: as many rows as a row group has."""
+
+
+@pytest.fixture(scope="module")
+def chopped(planted: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The planted world in three files of small row groups, so that windows matter."""
+    folder = tmp_path_factory.mktemp("chopped")
+    (folder / "examples").mkdir()
+    table = pq.read_table(planted.folder / "examples")
+    cuts = [0, 2_000, 2_777, table.num_rows]
+    files = []
+    for number, (start, stop) in enumerate(pairwise(cuts)):
+        path = f"examples/part-{number:05d}.parquet"
+        pq.write_table(table.slice(start, stop - start), folder / path, row_group_size=500)
+        files.append(ExampleFile(path, stop - start))
+    for name in ("items", "users", "seen", "test"):
+        (folder / f"{name}.parquet").write_bytes((planted.folder / f"{name}.parquet").read_bytes())
+    schema = replace(planted.schema, example_files=tuple(files))
+    schema.save(folder)
+    return Dataset.open(folder)
+
+
+@pytest.fixture(scope="module")
+def numbered(chopped: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The chopped world, where every example's user is a number of its own."""
+    folder = tmp_path_factory.mktemp("numbered")
+    (folder / "examples").mkdir()
+    (folder / "items.parquet").write_bytes((chopped.folder / "items.parquet").read_bytes())
+    first = 0
+    for file in chopped.schema.example_files:
+        table = pq.read_table(chopped.folder / file.path)
+        users = np.arange(first, first + file.rows)
+        table = table.set_column(table.column_names.index("user"), "user", [users])
+        pq.write_table(table, folder / file.path, row_group_size=500)
+        first += file.rows
+    features = tuple(
+        replace(feature, rows=first) if feature.table == "user" else feature
+        for feature in chopped.schema.features
+    )
+    replace(chopped.schema, features=features).save(folder)
+    return Dataset.open(folder)
+
+
+def bags(batch: Batch, key: str, rank: int = 0) -> list[tuple[int, ...]]:
+    """The bags of the rank's examples, padding left out."""
+    found = [tuple(bag.tolist()) for bag in batch.features[key].to_dense()]
+    return found[: batch.counts[rank]]
+
+
+def rows_of(dataset: Dataset, repeats: bool = True) -> Counter[tuple[tuple[int, ...], ...]]:
+    table = pq.read_table(dataset.folder / "examples")
+    names = [feature.name for feature in dataset.schema.features]
+    rows: Counter[tuple[tuple[int, ...], ...]] = Counter()
+    for row in table.to_pylist():
+        if repeats or not row["repeat"]:
+            values = [row[name] if isinstance(row[name], list) else [row[name]] for name in names]
+            rows[tuple(tuple(value) for value in values)] += 1
+    return rows
+
+
+def read(dataset: Dataset, options: ReaderOptions) -> Counter[tuple[tuple[int, ...], ...]]:
+    names = [feature.name for feature in dataset.schema.features]
+    rows: Counter[tuple[tuple[int, ...], ...]] = Counter()
+    for batch in ExampleReader(dataset, options):
+        rows.update(zip(*(bags(batch, name) for name in names), strict=True))
+    return rows
+
+
+@pytest.mark.parametrize("global_batch", [5, 777, 20_000])
+@pytest.mark.parametrize("skip_repeats", [False, True])
+def test_each_epoch_holds_every_example_once(
+    chopped: Dataset, skip_repeats: bool, global_batch: int
+) -> None:
+    expected = rows_of(chopped, repeats=not skip_repeats)
+    options = replace(OPTIONS, global_batch=global_batch, negatives=0, skip_repeats=skip_repeats)
+    found = read(chopped, options)
+    assert found == Counter({row: 2 * count for row, count in expected.items()})
+    if skip_repeats:
+        assert expected.total() < rows_of(chopped).total()
+
+
+def test_order_changes_with_seed_and_epoch_and_stays_otherwise(chopped: Dataset) -> None:
+    def users(options: ReaderOptions) -> list[int]:
+        reader = ExampleReader(chopped, options)
+        return [int(v) for batch in reader for v in batch.features["user"].values()]
+
+    once = users(OPTIONS)
+    assert once == users(OPTIONS)
+    assert once != users(replace(OPTIONS, seed=2))
+    half = chopped.schema.examples
+    assert once[:1000] != once[half : half + 1000]
+
+
+def remainder(dataset: Dataset, rows: int) -> int:
+    """A global batch that is not divisible by 2 or 3 and leaves ``rows`` for the last one."""
+    examples = dataset.schema.examples
+    return next(g for g in range(100, examples) if examples % g == rows and g % 2 and g % 3)
+
+
+def joined(ranks: Sequence[Batch], which: str, field: str = "index") -> Tensor:
+    """The positives or negatives of every rank, without padding."""
+    counts = {"positives": ranks[0].counts, "negatives": ranks[0].negative_counts}[which]
+    parts = [getattr(getattr(b, which), field) for b in ranks]
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+def negative_bags(batch: Batch, feature: str, rank: int = 0) -> list[tuple[int, ...]]:
+    """The bags of the rank's negatives, padding left out: key after key, or behind the examples."""
+    keys = [key for key in batch.features.keys() if key.startswith(f"{feature}@")]  # noqa: SIM118
+    found = [tuple(bag.tolist()) for key in keys for bag in batch.features[key].to_dense()]
+    if not keys:
+        bags_of_all = batch.features[feature].to_dense()
+        found = [tuple(bag.tolist()) for bag in bags_of_all[len(batch.positives.index) :]]
+    return found[: batch.negative_counts[rank]]
+
+
+def check_parts(whole: Batch, ranks: Sequence[Batch]) -> None:
+    """``ranks`` cut ``whole``, each about as much as the others, and nothing of it is lost."""
+    (counts,) = {batch.counts for batch in ranks}
+    assert sum(counts) == whole.counts[0]
+    assert len(counts) == len(ranks)
+    assert max(counts) - min(counts) <= 2
+    for key in whole.features.keys():  # noqa: SIM118
+        if "@" not in key:
+            parts = [v for rank, b in enumerate(ranks) for v in bags(b, key, rank)]
+            assert bags(whole, key) == parts
+    for feature in ("item", "category"):
+        parts = [v for rank, b in enumerate(ranks) for v in negative_bags(b, feature, rank)]
+        assert negative_bags(whole, feature) == parts
+    for name, field in product(("positives", "negatives"), ("index", "category", "log_q")):
+        assert torch.equal(joined([whole], name, field), joined(ranks, name, field))
+
+
+def check_padding(batch: Batch, rank: int, rows: int, negatives: int) -> None:
+    """``rows`` rows, and negatives, of which those behind what is there are empty."""
+    own, own_negatives = batch.counts[rank], batch.negative_counts[rank]
+    shared = batch.features.stride() - rows
+    lengths = batch.features.lengths().view(-1, rows + shared)
+    assert len(lengths) == len(batch.features.keys())
+    assert lengths.sum() == len(batch.features.values())
+    for key, length in zip(batch.features.keys(), lengths, strict=True):
+        name, _, number = key.partition("@")
+        there = own_negatives - rows * (int(number) - 1) if number else own
+        behind = own_negatives if shared and name in ("item", "category", "tags") else 0
+        assert not length[max(0, there) : rows].any()
+        assert not length[rows + behind :].any()
+        if name in ("user", "item", "category"):
+            assert length[: max(0, there)].all()
+            assert length[rows : rows + behind].all()
+    for items, count, size in (
+        (batch.positives, own, rows),
+        (batch.negatives, own_negatives, negatives),
+    ):
+        for tensor in items.tensors():
+            assert tensor.shape == (size,)
+            assert not tensor[count:].any()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize(("shared", "last"), [(0, 1), (0, 3), (0, 50), (1, 3), (1000, 50)])
+def test_ranks_cut_each_global_batch_and_pad_it_alike(
+    chopped: Dataset, shared: int, world: int, last: int
+) -> None:
+    size = remainder(chopped, last)
+    options = replace(OPTIONS, global_batch=size, epochs=1, id_dropout=0.3, shared_negatives=shared)
+    rows = ExampleReader(chopped, options, 0, world).rows
+    assert rows <= math.ceil(size / world) + 1
+    negatives = math.ceil(shared / world) if shared else OPTIONS.negatives * rows
+    alone = ExampleReader(chopped, options)
+    readers = [ExampleReader(chopped, options, rank, world) for rank in range(world)]
+    sizes = []
+    for whole, *ranks in zip(alone, *readers, strict=True):
+        check_parts(whole, ranks)
+        for rank, batch in enumerate(ranks):
+            check_padding(batch, rank, rows, negatives)
+            if shared:
+                assert sum(batch.negative_counts) == shared
+        sizes.append(sum(ranks[0].counts))
+    assert sizes == [size] * (chopped.schema.examples // size) + [last]
+    assert {reader.steps for reader in readers} == {len(sizes)}
+    assert max(max(batch.counts) for batch in ranks) <= rows
+    assert (0 in ranks[0].counts) == (last < world)
+
+
+def test_a_batch_knows_its_counts_wherever_it_goes(
+    chopped: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor, *_: tensor)  # needs a GPU
+    batch = next(iter(ExampleReader(chopped, OPTIONS, 1, 3)))
+    assert batch.counts == (22, 21, 21)
+    assert batch.to(torch.device("cpu")).counts == batch.pin_memory().counts == batch.counts
+
+
+@pytest.mark.parametrize("start", [1, 7, 60, 139, 200, -1, 0])
+@pytest.mark.parametrize("world", [1, 3])
+def test_a_resumed_reader_goes_on_where_it_stopped_on_any_ranks(
+    chopped: Dataset, start: int, world: int
+) -> None:
+    whole = list(ExampleReader(chopped, OPTIONS))
+    start %= len(whole)
+    ranks = [ExampleReader(chopped, OPTIONS, rank, world, start) for rank in range(world)]
+    rest = list(zip(*ranks, strict=True))
+    assert len(rest) == len(whole) - start
+    for batch, parts in zip(whole[start:], rest, strict=True):
+        check_parts(batch, parts)
+
+
+def test_nothing_is_left_after_the_last_step(chopped: Dataset) -> None:
+    reader = ExampleReader(chopped, OPTIONS)
+    reader.start_step = reader.steps
+    assert list(reader) == []
+
+
+def test_negatives_carry_their_own_items_features(chopped: Dataset) -> None:
+    items = pq.read_table(chopped.folder / "items.parquet").to_pylist()
+    batch = next(iter(ExampleReader(chopped, OPTIONS)))
+    for feature in chopped.schema.side("item"):
+        found = bags(batch, feature.name) + negative_bags(batch, feature.name)
+        index = torch.cat([batch.positives.index, batch.negatives.index]).tolist()
+        for bag, row in zip(found, index, strict=True):
+            value = items[row][feature.name]
+            assert bag == tuple(value if isinstance(value, list) else [value])
+    assert negative_key("item", 2) == "item@2"
+
+
+def test_id_dropout_hides_ids_and_nothing_else(chopped: Dataset) -> None:
+    plain = next(iter(ExampleReader(chopped, OPTIONS)))
+    hidden = next(iter(ExampleReader(chopped, replace(OPTIONS, id_dropout=0.5))))
+    for key in plain.features.keys():  # noqa: SIM118
+        before, after = plain.features[key].values(), hidden.features[key].values()
+        if key in ("user", "item"):
+            dropped = after == 0
+            assert 0.2 < dropped.float().mean() < 0.8
+            assert torch.equal(after[~dropped], before[~dropped])
+        else:
+            assert torch.equal(before, after)
+    assert torch.equal(plain.positives.index, hidden.positives.index)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_negatives_are_drawn_by_popularity_to_the_power(power: float) -> None:
+    counts = np.array([1, 4, 9, 100])
+    sampler = NegativeSampler(counts, power)
+    drawn = sampler.draw(uniform(0, 1, 2, 0, 80_000))
+    expected = np.array([count**power for count in counts.tolist()])
+    expected /= expected.sum()
+    share = np.bincount(drawn.ravel(), minlength=4) / drawn.size
+    np.testing.assert_allclose(share, expected, atol=0.01)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_draws_are_those_of_a_plain_search(power: float) -> None:
+    counts = np.random.default_rng(0).integers(1, 1000, 5_000)
+    sums = np.cumsum((counts / counts.max()) ** power / ((counts / counts.max()) ** power).sum())
+    numbers = generator(3, 1, 4).random(1_500)
+    wanted = [min(int((sums <= number).sum()), 4_999) for number in numbers]
+    # A rank draws its own numbers of the sequence, and passes over the others.
+    parts = [uniform(3, 1, 4, start, stop) for start, stop in ((0, 7), (7, 1_022), (1_022, 1_500))]
+    drawn = np.concatenate([NegativeSampler(counts, power).draw(part) for part in parts])
+    assert drawn.tolist() == wanted
+
+
+def test_log_q_is_the_share_among_simulated_candidates() -> None:
+    counts = np.array([1, 4, 15])
+    sampler = NegativeSampler(counts, 0.0)
+    rng = generator(0, 1, 2)
+    positives = rng.choice(3, 60_000, p=counts / counts.sum())
+    candidates = np.concatenate([positives, sampler.draw(rng.random(180_000))])
+    share = np.bincount(candidates, minlength=3) / len(candidates)
+    found = np.exp(log_candidate_share(counts, sampler, 1, 3))
+    np.testing.assert_allclose(found, share, atol=0.005)
+
+
+def test_log_q_of_shared_negatives_knows_the_batch_and_whether_positives_are_candidates(
+    chopped: Dataset,
+) -> None:
+    counts = pq.read_table(chopped.folder / "items.parquet", columns=["train_count"])
+    popularity = counts["train_count"].to_numpy()[: chopped.schema.trained_items].astype(float)
+    popularity /= popularity.sum()
+    options = replace(OPTIONS, negatives=0, shared_negatives=16)
+    for in_batch in (True, False):
+        batch = next(iter(ExampleReader(chopped, replace(options, in_batch=in_batch))))
+        share = 1 / len(popularity)
+        for items in (batch.positives, batch.negatives):
+            expected = np.full(len(items.index), share)
+            if in_batch:
+                expected = (64 * popularity[items.index.numpy()] + 16 * share) / 80
+            np.testing.assert_allclose(items.log_q.exp().numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_batches_tell_the_most_frequent_categories_apart_and_no_others(
+    chopped: Dataset, skip: bool
+) -> None:
+    items = pq.read_table(chopped.folder / "items.parquet").to_pylist()
+    rows = pq.read_table(chopped.folder / "examples", columns=["item_index", "repeat"]).to_pylist()
+    name = chopped.schema.category
+    times = Counter(items[row["item_index"]][name] for row in rows if not (skip and row["repeat"]))
+    kept = sorted(sorted(times, key=lambda row: (-times[row], row))[:3])
+    assert len(times) > 3
+    options = replace(OPTIONS, categories=3, skip_repeats=skip)
+    found = set()
+    for batch in ExampleReader(chopped, options):
+        counts = (batch.counts[0], batch.negative_counts[0])
+        for known, count in zip((batch.positives, batch.negatives), counts, strict=True):
+            there = known.first(count)
+            for index, number in zip(there.index.tolist(), there.category.tolist(), strict=True):
+                row = items[index][name]
+                assert number == (kept.index(row) + 1 if row in kept else 0)
+                found.add(number)
+    assert found == {0, 1, 2, 3}
+
+
+def test_log_q_counts_the_examples_that_are_trained_on(chopped: Dataset) -> None:
+    rows = pq.read_table(chopped.folder / "examples", columns=["item_index", "repeat"]).to_pylist()
+    for skip in (False, True):
+        counts = Counter(row["item_index"] for row in rows if not (skip and row["repeat"]))
+        options = replace(OPTIONS, negatives=0, skip_repeats=skip)
+        batch = next(iter(ExampleReader(chopped, options)))
+        expected = [counts[item] / counts.total() for item in batch.positives.index.tolist()]
+        np.testing.assert_allclose(batch.positives.log_q.exp().numpy(), expected, rtol=1e-5)
+
+
+def test_no_examples_are_refused(chopped: Dataset, tmp_path: Path) -> None:
+    for name in ("items", "users"):
+        (tmp_path / f"{name}.parquet").write_bytes(
+            (chopped.folder / f"{name}.parquet").read_bytes()
+        )
+    replace(chopped.schema, example_files=(), examples=0).save(tmp_path)
+    with pytest.raises(UserError, match="no training examples"):
+        ExampleReader(Dataset.open(tmp_path), OPTIONS)
+
+
+def test_a_bad_file_is_named_and_reaches_the_taker(chopped: Dataset, tmp_path: Path) -> None:
+    for file in ("items.parquet", "schema.json"):
+        (tmp_path / file).write_bytes((chopped.folder / file).read_bytes())
+    (tmp_path / "examples").mkdir()
+    for example_file in chopped.schema.example_files:
+        table = pq.read_table(chopped.folder / example_file.path)
+        users = np.full(table.num_rows, chopped.schema.feature("user").rows, np.int32)
+        bad = table.set_column(table.column_names.index("user"), "user", [users])
+        # Without statistics, so that it is found when it is read.
+        pq.write_table(bad, tmp_path / example_file.path, write_statistics=False)
+    batches = Prefetcher(iter(ExampleReader(Dataset.open(tmp_path), OPTIONS)))
+    with pytest.raises(UserError, match=r"part-0000\d.parquet .*'user', row 0 .*holds id 301"):
+        next(batches)
+    batches.close()
+
+
+def test_a_cut_off_file_is_refused(chopped: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "examples").mkdir()
+    for file in ("items.parquet", "schema.json", *(f.path for f in chopped.schema.example_files)):
+        (tmp_path / file).write_bytes((chopped.folder / file).read_bytes())
+    path = tmp_path / chopped.schema.example_files[1].path
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"part-00001.parquet: cannot be read"):
+        ExampleReader(Dataset.open(tmp_path), OPTIONS)
