@@ -211,6 +211,20 @@ def test_whatever_is_broken_is_named(which: str, broken: Path) -> None:
         assert len(lines) == 1, lines
 
 
+def test_a_value_that_the_files_statistics_deny_is_found(broken: Path) -> None:
+    """As a bit that was flipped leaves it: the footer says that all counts are 1 to 7."""
+    path = broken / "seen.parquet"
+    table = pq.read_table(path)
+    counts = pa.array([7] * table.num_rows, pa.int32())
+    table = table.set_column(table.column_names.index("count"), "count", counts)
+    pq.write_table(table, path, use_dictionary=False, compression="none")
+    content = bytearray(path.read_bytes())
+    run = content.find((7).to_bytes(4, "little") * table.num_rows)
+    content[run + 4 * 5 : run + 4 * 6] = bytes(4)
+    path.write_bytes(content)
+    assert f"{path}: row 5: count is below 1 (0)" in str(validate(broken)[0])
+
+
 def test_good_datasets_have_no_fault(good: Path, planted: Dataset) -> None:
     assert validate(good) == []
     assert validate(planted.folder, memory_limit="500MB", threads=1) == []
