@@ -25,7 +25,7 @@ from tests.end_to_end.cli import dat_rec, done
 
 Columns = dict[str, list[Any]]
 EXAMPLES = "examples/part-00001.parquet"
-PAGE = Path(__file__).parents[2] / "docs" / "dataset.md"
+PAGE = Path(__file__).parents[3] / "docs" / "dataset.md"
 
 
 @pytest.fixture(scope="module")
