@@ -120,7 +120,7 @@ OPTIONS: list[tuple[str, str]] = [
     ("--memory-gb 1e300", "--memory-gb is 1e+300: it must be at most 1048576"),
     ("--topology nowhere.json", "nowhere.json"),
     ("--keep-best -1", "--keep-best is -1: it must be 0 or more"),
-    ("--batch-size 1000000000000", "raise --memory-gb if there is more"),
+    ("--batch-size 1000000000000 --epochs 1000000000", "raise --memory-gb if there is more"),
 ]
 
 
