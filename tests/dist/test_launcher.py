@@ -68,7 +68,8 @@ def test_ranks_whose_words_contradict_refuse_together(
     assert [one.returncode for one in done] == [2, 2]
     host = os.uname().nodename
     assert done[0].stderr == f"dat-rec: error: {line.replace('HOST', host)}\n"
-    assert done[1].stderr == ""
+    # c10d may warn there of the connection that rank 0 has closed.
+    assert "dat-rec" not in done[1].stderr
 
 
 @pytest.mark.parametrize(

@@ -189,9 +189,11 @@ def _holds_files(pid: int) -> bool:
     """Whether a process lives, or ends and has not yet closed its files."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
     except OSError:
         return False
-    return state not in "ZX"
+    # Its first thread is a zombie while others still hold the files of all.
+    return state not in "ZX" or threads > 1
 
 
 def send(pid: int, number: signal.Signals) -> None:
