@@ -97,7 +97,8 @@ def write_range(of: UserRange, shared: Shared, done: Callable[[int], None]) -> N
     if not last.exists():
         sequences = _read(of, shared)
         done(of.rows // 4)
-        (shared.work / "ties" / str(of.number)).write_text(str(sequences.ties))
+        with whole_file(shared.work / "ties" / str(of.number)) as partial:
+            partial.write_text(str(sequences.ties))
         _write_sequence(of, sequences, shared)
         users = _users(of, shared)
         start, stop = sequences.last(of.first_user, of.users, shared.history_length)
