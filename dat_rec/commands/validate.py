@@ -44,8 +44,9 @@ def run(arguments: Arguments) -> int | None:
         text = "\n".join(str(fault) for fault in faults)
         print(text.replace(str(folder), str(options.folder)))
     elif schema is not None:
+        validating = f"{schema.validation:,} of validation, " if schema.validation else ""
         print(
             f"{options.folder}: {schema.examples:,} examples, {schema.tests:,} test interactions, "
-            f"{schema.users:,} users, {schema.items:,} items: no fault"
+            f"{validating}{schema.users:,} users, {schema.items:,} items: no fault"
         )
     return 2 if faults else None

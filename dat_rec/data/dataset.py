@@ -63,7 +63,7 @@ class Dataset:
         return digest.hexdigest()
 
     def table(self, name: str, columns: Sequence[str]) -> pa.Table:
-        """Read ``columns`` of ``name``.parquet (users, items, seen or test).
+        """Read ``columns`` of ``name``.parquet (users, items, seen, test or validation).
 
         Raises:
             UserError: the file cannot be read, lacks a column, or has another number of
@@ -75,6 +75,7 @@ class Dataset:
             "users": self.schema.users,
             "items": self.schema.items,
             "test": self.schema.tests,
+            "validation": self.schema.validation,
         }.get(name)
         if expected is not None and table.num_rows != expected:
             raise UserError(

@@ -10,6 +10,7 @@ A prepared dataset is a folder; docs/dataset.md says what readers rely on::
                              category_name, train_count, item features; trained items first
     seen.parquet             training pairs: user_row, item_index, count; sorted by user_row
     test.parquet             held-out interactions: user_row, item_index, time
+    validation.parquet       the same, held out for validation; optional
     vocabularies/NAME.parquet   for each categorical feature: index, value
 
 Features are embedding row numbers: 0 is "unknown or missing", known values count from 1.
@@ -111,6 +112,8 @@ class Schema:
     """Rejected rows by kind."""
     notes: tuple[str, ...] = ()
     """What else a reader of the figures should know (best possible HR, kept oddities)."""
+    validation: Annotated[int, Ge(0)] = 0
+    """Rows of validation.parquet; 0: there is no such file. schema.json says nothing of it then."""
     facts: dict[str, float] | None = None
     """Figures known by construction: the planted world's best possible HR@50, HR@100."""
     version: int = VERSION
@@ -130,7 +133,10 @@ class Schema:
 
     def save(self, folder: Path) -> None:
         """Write ``schema.json`` into ``folder``."""
-        write_json(folder / SCHEMA, asdict(self))
+        value = asdict(self)
+        if not self.validation:
+            del value["validation"]  # as in datasets, and of readers, that know of none
+        write_json(folder / SCHEMA, value)
 
     @staticmethod
     def load(folder: Location) -> "Schema":

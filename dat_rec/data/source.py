@@ -75,6 +75,22 @@ class Split:
     """Why no interaction was held out, and the cure."""
     by_order: bool = False
     """Whether it tells a user's interactions of equal time apart, by their order."""
+    kind: Literal["time", "random", "last"] = "time"
+    """What chooses: the time, chance, or each user's order. A share for validation is chosen alike
+    (``prepare/validation.py``)."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The rule that divides what the split leaves into validation and training."""
+
+    is_validation: str
+    """SQL: a boolean over the columns of ``training`` (the interactions that are not held out as
+    the test, with the same columns), never NULL."""
+    words: str
+    """The rule in words, for ``Schema.split``; what was held out is added to it."""
+    share: float | None = None
+    """Share of ``training`` that was asked for; None where the rule names none."""
 
 
 def last_share_of_time(share: float, cure: str = "give more data") -> Split:
@@ -88,7 +104,8 @@ def last_share_of_time(share: float, cure: str = "give more data") -> Split:
         UserError: the share is not between 0 and 1.
     """
     words = f"test: the last {share * 100:g} % of interactions by time"
-    return Split(f"time >= {_cut('time', share)}", words, share, f"all are of one time: {cure}")
+    check_share("test share", share)
+    return Split(f"time >= {cut('time', share)}", words, share, f"all are of one time: {cure}")
 
 
 def random_share(share: float, seed: int) -> Split:
@@ -100,10 +117,17 @@ def random_share(share: float, seed: int) -> Split:
     Raises:
         UserError: the share is not between 0 and 1.
     """
-    number = f"md5_number_lower(concat_ws('|', {seed}, user_id, item_id, time))"
+    check_share("test share", share)
+    number = random_number(seed)
     words = f"test: a random {share * 100:g} % of interactions (seed {seed})"
     all_alike = "all are of one user, item and time: give more data"
-    return Split(f"{number} >= {_cut(number, share)}", words, share, all_alike)
+    rule = f"{number} >= {cut(number, share)}"
+    return Split(rule, words, share, all_alike, kind="random")
+
+
+def random_number(seed: int) -> str:
+    """SQL: a number of each interaction that its user, item and time and the seed decide."""
+    return f"md5_number_lower(concat_ws('|', {seed}, user_id, item_id, time))"
 
 
 def last_of_each_user(order: str, cure: str = "give more data", *, sequence: bool = False) -> Split:
@@ -126,22 +150,31 @@ def last_of_each_user(order: str, cure: str = "give more data", *, sequence: boo
         "test: the last interaction of each user who has two or more",
         if_none=f"no user has two that differ: {cure}",
         by_order=True,
+        kind="last",
     )
 
 
-def _cut(value: str, share: float) -> str:
-    """SQL: from where on the largest values are at least ``share`` of the interactions.
+def check_share(name: str, share: float) -> None:
+    """Refuse a share that would hold out nothing, or all.
+
+    Raises:
+        UserError: names it.
+    """
+    if not 0 < share < 1:
+        raise UserError(f"{name} {share}: must lie between 0 and 1, e.g. 0.1")
+
+
+def cut(value: str, share: float, relation: str = "interactions") -> str:
+    """SQL: from where on the largest values are at least ``share`` of the relation's rows.
 
     The least value of all stays below it, unless there is no other.
     """
-    if not 0 < share < 1:
-        raise UserError(f"test share {share}: must lie between 0 and 1, e.g. 0.1")
-    rows = "(SELECT count(*) FROM interactions)"
+    rows = f"(SELECT count(*) FROM {relation})"
     return (
         f"(SELECT coalesce(min(value) FILTER (upto > floor((1 - {share!r}::DOUBLE) * {rows}) "
         "AND place > 1), min(value)) FROM (SELECT value, sum(number) OVER (ORDER BY value) AS "
         "upto, row_number() OVER (ORDER BY value) AS place FROM "
-        f"(SELECT {value} AS value, count(*) AS number FROM interactions GROUP BY 1)))"
+        f"(SELECT {value} AS value, count(*) AS number FROM {relation} GROUP BY 1)))"
     )
 
 
@@ -155,6 +188,9 @@ class Source:
     """The item attribute that is the category of equation (3)."""
     attributes: tuple[Attribute, ...]
     split: Split
+    validation: Validation | None = None
+    """What is held out for validation, where the source reads the options of it itself; None: as
+    ``prepare/validation.py`` reads them."""
     notes: tuple[str, ...] = ()
     facts: dict[str, float] | None = None
     minimum: int = 0

@@ -1,10 +1,11 @@
-"""Marked interactions and numbered ids in, numbered interactions out: the test, and what trains.
+"""Marked interactions and numbered ids in, numbered interactions out: held out, and trained on.
 
 The training interactions are divided by ranges of users, which user_ranges.py works on one by one.
 """
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 
@@ -53,18 +54,20 @@ def write_training(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
         "COPY (SELECT user_row::INTEGER AS user_row, item_index::INTEGER AS item_index, time, "
         f"{'sequence, ' if has_sequence(database) else ''}range FROM marked_interactions "
         "JOIN user_ranges USING (user_id) JOIN item_order USING (item_id) "
-        f"WHERE NOT is_test) TO {quoted(folder)} (FORMAT parquet, PARTITION_BY (range))"
+        f"WHERE part = 'train') TO {quoted(folder)} (FORMAT parquet, PARTITION_BY (range))"
     )
     fsync_tree(folder)
 
 
-def write_test(database: duckdb.DuckDBPyConnection, path: Path) -> int:
-    """Write test.parquet: the held-out interactions by time; return the number of rows."""
+def write_held_out(
+    database: duckdb.DuckDBPyConnection, part: Literal["validation", "test"], path: Path
+) -> int:
+    """Write a part's interactions by time; return the number of rows."""
     sequence = f", {SEQUENCE}" if has_sequence(database) else ""
     query = (
         "SELECT user_row::INTEGER AS user_row, item_index::INTEGER AS item_index, time"
         f"{sequence} FROM marked_interactions JOIN user_order USING (user_id) "
         "JOIN item_order USING (item_id) "
-        f"WHERE is_test ORDER BY time{sequence}, user_row, item_index"
+        f"WHERE part = '{part}' ORDER BY time{sequence}, user_row, item_index"
     )
     return write_query(database, query, path)

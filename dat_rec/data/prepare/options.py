@@ -21,6 +21,13 @@ class Options(ABC):
     """Maximum share of bad rows in the interactions, users or items; above it the command stops."""
     seed: int = 0
     """Random seed of the examples' order, and of what a random split holds out."""
+    validation_share: float | None = None
+    """Share to hold out for validation, of what is not tested, and chosen as the test is: the last
+    by time, or a random share; beside a test of each user's last interaction, the last other one of
+    this share of the users. Without this and --validation-from, nothing is."""
+    validation_from: str | None = None
+    """Start of the validation, in place of --validation-share: a timestamp in UTC. What is not
+    tested is held out for validation from then on."""
     overwrite: bool = False
     """Replace the dataset in OUT, if there is one."""
     memory_limit: str = "15%"

@@ -13,6 +13,7 @@ from dat_rec.data.prepare.journal import Journal, made_of
 from dat_rec.data.prepare.options import Options
 from dat_rec.data.prepare.remote import has_addresses, prepare_near
 from dat_rec.data.prepare.stages import Stages
+from dat_rec.data.prepare.validation import check_validation
 from dat_rec.data.progress import Progress
 from dat_rec.data.schema import SCHEMA, Schema
 from dat_rec.errors import UserError
@@ -83,6 +84,7 @@ def _check_options(options: Options) -> None:
         raise UserError(f"--max-rejected {options.max_rejected}: must lie between 0 and 1")
     if options.threads is not None and options.threads < 1:
         raise UserError(f"--threads {options.threads}: must be at least 1")
+    check_validation(options)
     out = options.out.resolve()
     if "\\" in str(out):
         raise UserError(
@@ -97,8 +99,9 @@ def _check_options(options: Options) -> None:
 
 def _report(out: Path, schema: Schema) -> None:
     """Say on stderr what stands in the folder and what was left out."""
+    validating = f"{schema.validation} of validation, " if schema.validation else ""
     lines = [
-        f"{out}: {schema.examples} examples, {schema.tests} test interactions, "
+        f"{out}: {schema.examples} examples, {schema.tests} test interactions, {validating}"
         f"{schema.users} users, {schema.items} items ({schema.trained_items} trained)",
         *schema.notes,
     ]

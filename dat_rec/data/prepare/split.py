@@ -1,7 +1,8 @@
-"""Clean interactions in, the same with the held-out ones marked out: what trains and what tests.
+"""Clean interactions in, the same marked out: what trains, what validates and what tests.
 
 In: ``interactions``, ``items``, ``users``. Out: table ``marked_interactions`` (user_id, item_id,
-time, sequence if there is one, is_test), and the three anew where ``minimum`` drops rows.
+time, sequence if there is one, part), and the three anew where ``minimum`` drops rows. ``part`` is
+``train``, ``validation`` or ``test``.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import duckdb
 
 from dat_rec.data.database import count_rows
-from dat_rec.data.source import Split, columns_of
+from dat_rec.data.source import Split, Validation, columns_of
 from dat_rec.errors import UserError
 
 FAR = 1.5
@@ -89,33 +90,72 @@ class HeldOut:
         )
 
 
-def hold_out(database: duckdb.DuckDBPyConnection, split: Split) -> HeldOut:
-    """Make ``marked_interactions``: is_test says which ones are held out.
+def hold_out(
+    database: duckdb.DuckDBPyConnection, split: Split, validation: Validation | None = None
+) -> tuple[HeldOut, ...]:
+    """Make ``marked_interactions``: ``part`` says which ones are held out.
+
+    Returns:
+        What is held out as the test, then for validation if there is one.
 
     Raises:
-        UserError: nothing would be left to train on, or nothing to test on.
+        UserError: nothing would be left to train on, or nothing to test or to validate on.
     """
     ordered = "sequence" in columns_of(database, "interactions")
-    sequence = ", sequence" if ordered else ""
-    database.execute(
-        f"CREATE TABLE marked_interactions AS SELECT user_id, item_id, time{sequence}, "
-        f"({split.is_test})::BOOLEAN AS is_test FROM interactions"
-    )
+    moment = "time, sequence" if ordered else "time"
+    columns = f"user_id, item_id, {moment}"
+    if validation is None:
+        database.execute(
+            f"CREATE TABLE marked_interactions AS SELECT {columns}, "
+            f"CASE WHEN {split.is_test} THEN 'test' ELSE 'train' END AS part FROM interactions"
+        )
+    else:
+        _mark_in_turn(database, split, validation, columns)
     rows = count_rows(database, "marked_interactions")
-    held = count_rows(database, "marked_interactions WHERE is_test")
+    tested = count_rows(database, "marked_interactions WHERE part = 'test'")
     if rows == 1:
         raise UserError("there is one interaction, to train on or to test on: give more data")
-    if held == rows:
+    if tested == rows:
         raise UserError(f"no interaction is left to train on ({split.words}): {split.if_all}")
-    if held == 0:
+    if tested == 0:
         raise UserError(f"no interaction is held out to test on ({split.words}): {split.if_none}")
-    ties = 0
-    if split.by_order:
-        held_out, trained = (
-            f"(FROM marked_interactions WHERE {test})" for test in ("is_test", "NOT is_test")
+    ties = _ties(database, "test", moment) if split.by_order else 0
+    held_out = HeldOut(tested, rows, split.share, ties)
+    if validation is None:
+        return (held_out,)
+    validating = count_rows(database, "marked_interactions WHERE part = 'validation'")
+    left = rows - tested
+    if validating == left:
+        raise UserError(
+            f"no interaction is left to train on ({validation.words}): give more data, or hold out "
+            "less for validation"
         )
-        ties = count_rows(
-            database,
-            f"{held_out} held SEMI JOIN {trained} trained USING (user_id, time{sequence})",
+    if validating == 0:
+        raise UserError(
+            f"no interaction is held out for validation ({validation.words}): give more data, or "
+            "hold out more"
         )
-    return HeldOut(held, rows, split.share, ties)
+    ties = _ties(database, "validation", moment) if split.by_order else 0
+    return held_out, HeldOut(validating, left, validation.share, ties)
+
+
+def _mark_in_turn(
+    database: duckdb.DuckDBPyConnection, split: Split, validation: Validation, columns: str
+) -> None:
+    """Make ``marked_interactions``: first what is tested, then what validates among the others."""
+    database.execute(
+        f"CREATE TABLE tested AS SELECT *, ({split.is_test})::BOOLEAN AS _is_test "
+        "FROM interactions; "
+        "CREATE VIEW training AS SELECT * EXCLUDE (_is_test) FROM tested WHERE NOT _is_test; "
+        f"CREATE TABLE marked_interactions AS SELECT {columns}, 'test' AS part "
+        f"FROM tested WHERE _is_test UNION ALL SELECT {columns}, "
+        f"CASE WHEN {validation.is_validation} THEN 'validation' ELSE 'train' END FROM training; "
+        "DROP VIEW training; DROP TABLE tested"
+    )
+
+
+def _ties(database: duckdb.DuckDBPyConnection, part: str, moment: str) -> int:
+    """Count a part's interactions that have the user, and the moment, of one that is trained on."""
+    held_out = f"(FROM marked_interactions WHERE part = '{part}') held_out"
+    trained = "(FROM marked_interactions WHERE part = 'train') trained"
+    return count_rows(database, f"{held_out} SEMI JOIN {trained} USING (user_id, {moment})")

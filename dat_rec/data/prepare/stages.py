@@ -23,7 +23,12 @@ import pyarrow.parquet as pq
 from dat_rec.data.database import connect, drop_tables, tables_of, threads_of
 from dat_rec.data.prepare import write
 from dat_rec.data.prepare.checks import Counts, reject_bad_rows
-from dat_rec.data.prepare.interactions import find_ranges, has_sequence, write_test, write_training
+from dat_rec.data.prepare.interactions import (
+    find_ranges,
+    has_sequence,
+    write_held_out,
+    write_training,
+)
 from dat_rec.data.prepare.journal import Journal
 from dat_rec.data.prepare.options import Options
 from dat_rec.data.prepare.shuffle import file_cuts
@@ -36,10 +41,11 @@ from dat_rec.data.prepare.user_ranges import (
     make_folders,
     write_range,
 )
+from dat_rec.data.prepare.validation import validation_of
 from dat_rec.data.prepare.vocabulary import number_items, number_users
 from dat_rec.data.progress import Progress
 from dat_rec.data.schema import HISTORY, ITEM, ExampleFile, Feature, Schema
-from dat_rec.data.source import HISTORY_CATEGORY, Attribute, Split
+from dat_rec.data.source import HISTORY_CATEGORY, Attribute, Split, Validation
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class _Checked:
     category: str
     attributes: tuple[Attribute, ...]
     split: Split
+    validation: Validation | None
     minimum: int
     notes: tuple[str, ...]
     facts: dict[str, float] | None
@@ -60,7 +67,8 @@ class _Checked:
 class _Marked:
     """What the stage ``split`` hands on, beside the marked interactions."""
 
-    held_out: str
+    split: str
+    """The split in words, and how much it holds out."""
     notes: tuple[str, ...]
     rows: int
 
@@ -75,6 +83,7 @@ class _Numbered:
     users: int
     items: int
     tests: int
+    validation: int
     ordered: bool
     """Whether a sequence orders the interactions of one time."""
 
@@ -153,6 +162,7 @@ class Stages:
     def _check(self, database: duckdb.DuckDBPyConnection) -> _Checked:
         with tables_of(database, self._work, "check"):
             source = self._options.register(database, self._work)
+            validation = validation_of(database, source, self._options)
             # How many rows there are, nobody knows before they are read.
             with (
                 closing(Progress("prepare: check", 100, unit="%")) as bar,
@@ -166,6 +176,7 @@ class Stages:
             category=source.category,
             attributes=source.attributes,
             split=source.split,
+            validation=validation,
             minimum=source.minimum,
             notes=source.notes,
             facts=source.facts,
@@ -179,8 +190,12 @@ class Stages:
             tables_of(database, self._work, "split", "check"),
         ):
             notes = keep_frequent(database, checked.minimum)
-            held_out = hold_out(database, checked.split)
-        return _Marked(str(held_out), (*notes, *held_out.warnings), held_out.of)
+            held_out = hold_out(database, checked.split, checked.validation)
+        words = [checked.split.words, str(held_out[0])]
+        if checked.validation is not None:
+            words += [checked.validation.words, str(held_out[1])]
+        warnings = (line for one in held_out for line in one.warnings)
+        return _Marked("; ".join(words), (*notes, *warnings), held_out[0].of)
 
     def _number(
         self, database: duckdb.DuckDBPyConnection, checked: _Checked, marked: _Marked
@@ -201,7 +216,10 @@ class Stages:
                 ranges=ranges,
                 users=write.write_user_rows(database, users, self._work / "user_rows.parquet"),
                 items=write.write_items(database, items, folder / "items.parquet"),
-                tests=write_test(database, folder / "test.parquet"),
+                tests=write_held_out(database, "test", folder / "test.parquet"),
+                validation=write_held_out(database, "validation", folder / "validation.parquet")
+                if checked.validation
+                else 0,
                 ordered=has_sequence(database),
             )
 
@@ -276,8 +294,9 @@ class Stages:
             trained_items=by_name[ITEM].rows - 1,
             examples=sum(file.rows for file in files),
             tests=numbered.tests,
+            validation=numbered.validation,
             example_files=files,
-            split=f"{checked.split.words}; {marked.held_out}",
+            split=marked.split,
             rows_read=checked.counts.interactions_read,
             rejected=checked.counts.rejected,
             notes=(*checked.notes, *marked.notes, *ordered.notes(numbered.rows)),

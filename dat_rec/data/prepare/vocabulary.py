@@ -43,7 +43,7 @@ def number_items(
         "CREATE TABLE item_order AS SELECT item_id, train_count, "
         "row_number() OVER (ORDER BY train_count DESC, item_id) - 1 AS item_index "
         "FROM (SELECT item_id, count(user_id) AS train_count FROM items "
-        "LEFT JOIN (SELECT item_id, user_id FROM marked_interactions WHERE NOT is_test) "
+        "LEFT JOIN (SELECT item_id, user_id FROM marked_interactions WHERE part = 'train') "
         "USING (item_id) GROUP BY item_id)"
     )
     trained = count_rows(database, "item_order WHERE train_count > 0")
@@ -78,7 +78,7 @@ def number_users(
         "CREATE TABLE user_order AS SELECT user_id, train_count, "
         "row_number() OVER (ORDER BY train_count > 0 DESC, user_id) - 1 AS user_row "
         "FROM (SELECT user_id, count(*) FILTER (WHERE trained) AS train_count FROM "
-        "(SELECT user_id, NOT is_test AS trained FROM marked_interactions "
+        "(SELECT user_id, part = 'train' AS trained FROM marked_interactions "
         "UNION ALL SELECT user_id, false FROM users) GROUP BY user_id)"
     )
     trained = count_rows(database, "user_order WHERE train_count > 0")

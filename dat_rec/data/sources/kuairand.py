@@ -46,7 +46,10 @@ TEST_FROM = 20220501
 
 @dataclass(frozen=True, kw_only=True)
 class KuaiRand(Options):
-    """Make a dataset of KuaiRand-Pure: positives are long watches, the test is 1 to 8 May 2022."""
+    """Make a dataset of KuaiRand-Pure: positives are long watches, the test is 1 to 8 May 2022.
+
+    --validation-from 2022-04-25 holds out the days that the authors call validation.
+    """
 
     path: Path
     """Folder with interactions.parquet, items.parquet and users.parquet, or the original CSVs."""
@@ -96,7 +99,7 @@ def _register_parquet(database: duckdb.DuckDBPyConnection, folder: Path) -> Spli
     )
     _register_videos(parquet(database, folder / "items.parquet", ("item_id", *VIDEO)), "item_id")
     _register_users(parquet(database, folder / "users.parquet", ("user_id", *USER_ATTRIBUTES)))
-    return Split("held_out", "test: 1 to 8 May 2022 (split = test); train: all before (train, val)")
+    return Split("held_out", "test: 1 to 8 May 2022 (split = test); the others are all before")
 
 
 def _register_csv(database: duckdb.DuckDBPyConnection, folder: Path) -> Split:

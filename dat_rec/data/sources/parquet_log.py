@@ -15,11 +15,13 @@ import pyarrow as pa
 from tyro.conf import arg
 
 from dat_rec.data.prepare.options import Options
+from dat_rec.data.prepare.validation import words_of_start
 from dat_rec.data.schema import Side
 from dat_rec.data.source import (
     Attribute,
     Source,
     Split,
+    Validation,
     columns_of,
     last_of_each_user,
     last_share_of_time,
@@ -157,6 +159,7 @@ class ParquetLog(Options):
             category=self.category or NO_CATEGORY,
             attributes=tuple(attributes),
             split=self._split(database, times),
+            validation=self._validation(database, times),
             notes=(
                 *self._notes(times),
                 *(table.note for table in (log, items, users) if table and table.note),
@@ -364,10 +367,27 @@ class ParquetLog(Options):
             return last_of_each_user(order, cure, sequence=self.sequence is not None)
         if self.test_from is None or times is None:
             return last_share_of_time(self.test_share, "pass --split last or --split random")
-        start = read_moment(database, times, self.test_from)
-        if start is None:
-            kind = "integer" if times.integers else "timestamp"
-            raise UserError(
-                f"--test-from {self.test_from}: is no {kind}, as the times are: write one"
-            )
+        start = _start(database, times, "--test-from", self.test_from)
         return Split(f"time >= {start}", f"test: from {self.test_from} on")
+
+    def _validation(
+        self, database: duckdb.DuckDBPyConnection, times: Times | None
+    ) -> Validation | None:
+        if self.validation_from is None:
+            return None
+        if times is None:
+            raise UserError(
+                f"--validation-from {self.validation_from}: the log has no times: pass "
+                "--validation-share, or name their column by --time"
+            )
+        start = _start(database, times, "--validation-from", self.validation_from)
+        return Validation(f"time >= {start}", words_of_start(self.validation_from))
+
+
+def _start(database: duckdb.DuckDBPyConnection, times: Times, option: str, text: str) -> int:
+    """The moment that an option names, in the form of the log's times."""
+    start = read_moment(database, times, text)
+    if start is None:
+        kind = "integer" if times.integers else "timestamp"
+        raise UserError(f"{option} {text}: is no {kind}, as the times are: write one")
+    return start

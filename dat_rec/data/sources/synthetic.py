@@ -2,8 +2,9 @@
 
 The preferences are those of planted_world.py; categories, popularity and activity are skewed as
 1/rank^s. Each interaction has a uniformly random time of a hundred days; the last tenth of the time
-is the test. Nothing but the ids and the item's category is handed on. The log is drawn in blocks,
-each from a random generator of its own, so that neither threads nor a restart change it.
+is the test, and a share of the time before it may be held out for validation. Nothing but the ids
+and the item's category is handed on. The log is drawn in blocks, each from a random generator of
+its own, so that neither threads nor a restart change it.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,10 @@ from numpy.typing import NDArray
 
 from dat_rec.data.database import threads_of
 from dat_rec.data.prepare.options import Options
+from dat_rec.data.prepare.validation import start_in_utc, words_of_start
 from dat_rec.data.progress import Progress
 from dat_rec.data.scan import scan_parquet
-from dat_rec.data.source import Attribute, Source, Split
+from dat_rec.data.source import Attribute, Source, Split, Validation, check_share
 from dat_rec.data.sources.planted_world import World, best_hit_rates, make_world
 from dat_rec.data.sources.tables import NO_PROBLEM
 from dat_rec.errors import UserError
@@ -80,7 +82,8 @@ class Synthetic(Options):
             f"FROM {scan_parquet([work / 'items.parquet'])}; "
             f"CREATE VIEW raw_users AS SELECT range AS user_id, {PLACE} FROM range({self.users})"
         )
-        best = best_hit_rates(world, *_queries(world, files), CUTOFFS)
+        validation, trained_until = self._validation(database)
+        best = best_hit_rates(world, *_queries(world, files, trained_until), CUTOFFS)
         return Source(
             name="synthetic",
             category="category",
@@ -88,6 +91,7 @@ class Synthetic(Options):
             split=Split(
                 f"time >= {TEST_FROM_US}", f"test: the last {TEST_SHARE:.0%} of the time span"
             ),
+            validation=validation,
             notes=(f"planted world, world seed {self.world_seed}, sharpness {self.sharpness:g}",),
             facts={f"best HR@{cutoff}": share for cutoff, share in best.items()},
         )
@@ -104,6 +108,19 @@ class Synthetic(Options):
             skew=self.skew,
             seed=self.world_seed,
         )
+
+    def _validation(self, database: duckdb.DuckDBPyConnection) -> tuple[Validation | None, int]:
+        """What is held out for validation, and the time up to which interactions are trained on."""
+        if self.validation_from is not None:
+            start = start_in_utc(database, self.validation_from)
+            words = words_of_start(self.validation_from)
+        elif (share := self.validation_share) is not None:
+            check_share("--validation-share", share)
+            start = EPOCH_US + round(SPAN_US * (1 - TEST_SHARE) * (1 - share))
+            words = f"validation: the last {share * 100:g} % of the time span before it"
+        else:
+            return None, TEST_FROM_US
+        return Validation(f"time >= {start}", words), min(start, TEST_FROM_US)
 
     def _check(self) -> None:
         for name, least in (
@@ -153,7 +170,9 @@ def write_log(world: World, interactions: int, folder: Path, threads: int) -> li
         return bar.in_threads(write, range(-(-len(blocks) // FILE_BLOCKS)), threads)
 
 
-def _queries(world: World, log: Sequence[Path]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _queries(
+    world: World, log: Sequence[Path], trained_until: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """(T,) answerable test interactions of each taste; (items,) which items are trained."""
     trained_users = np.zeros(len(world.taste_of), np.bool_)
     trained_items = np.zeros(len(world.group_of), np.bool_)
@@ -163,12 +182,12 @@ def _queries(world: World, log: Sequence[Path]) -> tuple[NDArray[np.int64], NDAr
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(BLOCK):
                     user, item, time = (column.to_numpy() for column in batch.columns)
-                    is_test = time >= TEST_FROM_US
                     if not counting:
-                        trained_users[user[~is_test]] = True
-                        trained_items[item[~is_test]] = True
+                        trained = time < trained_until
+                        trained_users[user[trained]] = True
+                        trained_items[item[trained]] = True
                     else:
-                        asked = is_test & trained_users[user] & trained_items[item]
+                        asked = (time >= TEST_FROM_US) & trained_users[user] & trained_items[item]
                         tastes = world.taste_of[user[asked]]
                         queries += np.bincount(tastes, minlength=len(queries))
     return queries, trained_items

@@ -18,6 +18,7 @@ from dat_rec.errors import UserError
 from dat_rec.files import read_json
 
 ANEW = "write the file anew"
+VALIDATION = "validation.parquet"
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -50,7 +51,7 @@ def columns_of_files(schema: Schema) -> dict[str, dict[str, str]]:
         "users.parquet": {"user_id": ids, "trained": "true or false", **query},
         "items.parquet": {**names, **item},
         "seen.parquet": {**pair, "count": number},
-        "test.parquet": {**pair, "time": time},
+        **{name: {**pair, "time": time} for name in held_out_files(schema)},
         **{file.path: example for file in schema.example_files},
         **{
             f"vocabularies/{table}.parquet": {"index": number, "value": "text"}
@@ -63,13 +64,19 @@ def _kinds(features: tuple[Feature, ...]) -> dict[str, str]:
     return {f.name: "a list of integers" if f.multi_valued else "an integer" for f in features}
 
 
+def held_out_files(schema: Schema) -> dict[str, int]:
+    """The files of interactions that are not trained on, and their numbers of rows."""
+    found = {VALIDATION: schema.validation, "test.parquet": schema.tests}
+    return found if schema.validation else {"test.parquet": schema.tests}
+
+
 def rows_of_files(schema: Schema) -> dict[str, int]:
     """The number of rows of each file for which the schema tells it."""
     tables = {feature.table: feature.rows for feature in schema.features}
     return {
         "users.parquet": schema.users,
         "items.parquet": schema.items,
-        "test.parquet": schema.tests,
+        **held_out_files(schema),
         **{file.path: file.rows for file in schema.example_files},
         **{f"vocabularies/{name}.parquet": rows for name, rows in tables.items()},
     }
@@ -82,7 +89,11 @@ def file_faults(folder: Path, schema: Schema) -> dict[str, list[Fault]]:
         path: list(_table_faults(folder / path, columns, rows.get(path)))
         for path, columns in wanted.items()
     }
-    for path in sorted(folder.glob("examples/*")) + sorted(folder.glob("vocabularies/*")):
+    for path in (
+        *sorted(folder.glob("examples/*")),
+        *sorted(folder.glob("vocabularies/*")),
+        *folder.glob(VALIDATION),
+    ):
         name = path.relative_to(folder).as_posix()
         if name not in wanted and not path.name.startswith((".", "_")):
             cure = "remove it, or name it in schema.json"

@@ -15,6 +15,7 @@ from dat_rec.data.scan import scan_parquet
 from dat_rec.data.schema import HISTORY, USER, Schema
 from dat_rec.data.source import SEQUENCE, named
 from dat_rec.data.validate.fault import Fault
+from dat_rec.data.validate.files import held_out_files
 from dat_rec.data.validate.rows import ROW, rows_of
 
 HASH = "(hash({}::BIGINT) >> 32)::HUGEINT"
@@ -33,16 +34,16 @@ def history_faults(
     yield from _wrong_counts(database, folder)
     yield from _idle_users(database, folder, schema)
     yield from _wrong_pairs(database, folder)
-    yield from _leaks(database, folder, sequences=sequences)
+    yield from _leaks(database, folder, schema, sequences=sequences)
     yield from _wrong_repeats(database, folder, schema, sequences=sequences)
     if HISTORY in {feature.name for feature in schema.features}:
         yield from _wrong_histories(database, folder, schema, sequences=sequences)
 
 
 def has_sequence(folder: Path, schema: Schema) -> bool:
-    """Whether a sequence orders interactions of one time: in all example files and the test."""
-    paths = [folder / file.path for file in schema.example_files]
-    return all(SEQUENCE in pq.read_schema(path).names for path in (*paths, folder / "test.parquet"))
+    """Whether a sequence orders interactions of one time: in all example and held-out files."""
+    names = [*(file.path for file in schema.example_files), *held_out_files(schema)]
+    return all(SEQUENCE in pq.read_schema(folder / name).names for name in names)
 
 
 def _wrong_counts(database: duckdb.DuckDBPyConnection, folder: Path) -> Iterator[Fault]:
@@ -93,19 +94,30 @@ def _wrong_pairs(database: duckdb.DuckDBPyConnection, folder: Path) -> Iterator[
 
 
 def _leaks(
-    database: duckdb.DuckDBPyConnection, folder: Path, *, sequences: bool
+    database: duckdb.DuckDBPyConnection, folder: Path, schema: Schema, *, sequences: bool
 ) -> Iterator[Fault]:
-    more = " AND t.sequence = e.sequence" if sequences else ""
-    path = folder / "test.parquet"
-    row = database.execute(
-        f"SELECT min({ROW}), count(*) FROM {rows_of(path)} t SEMI JOIN example e ON "
-        f"t.user_row = e.user_row AND t.item_index = e.item_index AND t.time = e.time{more}"
-    ).fetchone()
-    if row and row[1]:
-        more = f", as are {row[1] - 1:,} more" if row[1] > 1 else ""
-        what = f"the interaction is an example too: the test leaks into training{more}"
-        cure = "hold out interactions of one user, item and time together, or add their sequence"
-        yield Fault(f"{path}: row {row[0]}", what, cure)
+    """Interactions that stand in two of training, validation and test."""
+    key = ["user_row", "item_index", "time", *(["sequence"] if sequences else [])]
+    same = " AND ".join(f"held_out.{name} = other.{name}" for name in key)
+    earlier = {"an example": "example"}
+    for name in held_out_files(schema):
+        path = folder / name
+        span = name.removesuffix(".parquet")
+        for what, relation in earlier.items():
+            row = database.execute(
+                f"SELECT min(held_out.{ROW}), count(*) FROM {rows_of(path)} held_out "
+                f"SEMI JOIN {relation} other ON {same}"
+            ).fetchone()
+            if row and row[1]:
+                more = f", as are {row[1] - 1:,} more" if row[1] > 1 else ""
+                into = "training" if relation == "example" else "the validation"
+                leak = f"the interaction is {what} too: the {span} leaks into {into}{more}"
+                cure = (
+                    "hold out interactions of one user, item and time together, or add their "
+                    "sequence"
+                )
+                yield Fault(f"{path}: row {row[0]}", leak, cure)
+        earlier[f"one of the {span}"] = rows_of(path)
 
 
 def _example_files(folder: Path, schema: Schema, columns: str) -> str:

@@ -18,6 +18,7 @@ from dat_rec.data.scan import scan_parquet
 from dat_rec.data.schema import HISTORY, ITEM, USER, Feature, Schema
 from dat_rec.data.source import HISTORY_CATEGORY, named
 from dat_rec.data.validate.fault import Fault
+from dat_rec.data.validate.files import held_out_files
 
 ROW = "file_row_number"
 ANEW = "write the file anew"
@@ -116,12 +117,12 @@ def _checks(
 
     seen = [*_pair(trained, schema.trained_items, "trained ")]
     seen.append(Rule("count IS NULL OR count < 1", "count is below 1", ANEW, "count"))
-    test = [*_pair(schema.users, schema.items), _null("time")]
+    held_out = [*_pair(schema.users, schema.items), _null("time")]
     found = {
         "users.parquet": check("users.parquet", _users(schema), ["user_id"]),
         "items.parquet": check("items.parquet", _items(schema), ["item_id"]),
         "seen.parquet": check("seen.parquet", seen, order=["user_row", "item_index"]),
-        "test.parquet": check("test.parquet", test, order=["time"]),
+        **{name: check(name, held_out, order=["time"]) for name in held_out_files(schema)},
     }
     for feature in {feature.table: feature for feature in schema.features}.values():
         name = f"vocabularies/{feature.table}.parquet"

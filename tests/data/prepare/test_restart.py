@@ -56,7 +56,7 @@ DEATHS = [
     ("dat_rec.data.sources.planted_world.World.draw", 5, None),
     ("dat_rec.data.prepare.stages.reject_bad_rows", 0, None),
     ("dat_rec.data.prepare.stages.hold_out", 0, "check"),
-    ("dat_rec.data.prepare.stages.write_test", 0, "split"),
+    ("dat_rec.data.prepare.stages.write_held_out", 0, "split"),
     ("dat_rec.data.prepare.user_ranges.find_pairs", 2, "number"),
     ("dat_rec.data.prepare.write.ExampleWriter._with_features", 20, "users"),
     ("dat_rec.data.prepare.pipeline.Schema.save", 0, "examples"),

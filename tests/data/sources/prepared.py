@@ -96,8 +96,8 @@ def bad_rows(options: Options) -> list[tuple[Any, ...]]:
 class Prepared:
     """``prepare(options)``, with ids and words where the files hold numbers.
 
-    A row of ``users``, ``items``, ``train`` and ``test`` has the attributes as text, the history
-    as item ids, and the history's categories as words.
+    A row of ``users``, ``items``, ``train``, ``test`` and ``validation`` has the attributes as
+    text, the history as item ids, and the history's categories as words.
     """
 
     def __init__(self, options: Options) -> None:
@@ -121,23 +121,27 @@ class Prepared:
             }
             for row in self._rows("examples")
         ]
-        self.test = [
-            {
-                "user_id": self._user_ids[row["user_row"]],
-                "item_id": self._item_ids[row["item_index"]],
-                "time": row["time"],
-            }
-            for row in self._rows("test.parquet")
-        ]
+        self.test = self._held_out("test.parquet")
+        self.validation = self._held_out("validation.parquet") if self.schema.validation else []
 
     def triples(self, part: str) -> list[Triple]:
-        """(user, item, time) of ``train`` or ``test``, by time."""
+        """(user, item, time) of ``train``, ``test`` or ``validation``, by time."""
         rows = getattr(self, part)
         return by_time((row["user_id"], row["item_id"], row["time"]) for row in rows)
 
     def attributes(self, item_id: Any, *names: str) -> tuple[Any, ...]:
         """An item's attributes."""
         return tuple(self.items[item_id][name] for name in names)
+
+    def _held_out(self, name: str) -> list[Row]:
+        return [
+            {
+                "user_id": self._user_ids[row["user_row"]],
+                "item_id": self._item_ids[row["item_index"]],
+                "time": row["time"],
+            }
+            for row in self._rows(name)
+        ]
 
     def _rows(self, name: str) -> list[Row]:
         rows: list[Row] = pq.read_table(self._folder / name).to_pylist()

@@ -67,6 +67,21 @@ def expected_hits(world: Synthetic, rows: Prepared, cutoff: int) -> tuple[float,
     return sum(chances) / count, sum(chance * (1 - chance) for chance in chances) / count**2
 
 
+@pytest.mark.parametrize("chosen", [{"validation_share": 0.5}, {"validation_from": "2020-01-20"}])
+def test_the_best_hit_rate_knows_what_is_held_out_for_validation(
+    tmp_path: Path, chosen: dict[str, Any]
+) -> None:
+    """Of half of the time, or less, some users and items have no training interaction."""
+    world = options(tmp_path, users=600, interactions=2_000, **chosen)
+    rows = Prepared(world)
+    start = START + DAY * (45 if "validation_share" in chosen else 19)
+    assert {row["time"] >= start for row in rows.validation} == {True}
+    assert {row["time"] < start for row in rows.train} == {True}
+    assert rows.schema.facts is not None
+    mean, _ = expected_hits(world, rows, 50)
+    assert rows.schema.facts["best HR@50"] == pytest.approx(mean, rel=1e-9)
+
+
 @pytest.mark.parametrize("cutoff", [50, 100])
 def test_the_best_hit_rate_is_that_of_brute_force(
     made: tuple[Synthetic, Prepared], cutoff: int
