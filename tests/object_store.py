@@ -77,6 +77,15 @@ class ObjectStore:
                     raise
                 time.sleep(0.2)
 
+    def keep_versions(self, bucket: str) -> None:
+        """Make a bucket that keeps all versions of its objects."""
+        _, _, master, master_grpc, _, _, filer, filer_grpc = self._ports
+        command = [str(binary()), f"-logdir={self._folder / 'log'}", "shell"]
+        command += [f"-master=127.0.0.1:{master}.{master_grpc}"]
+        command += [f"-filer=127.0.0.1:{filer}.{filer_grpc}"]
+        words = f"s3.bucket.create -name {bucket}\ns3.bucket.versioning -name {bucket} -enable\n"
+        subprocess.run(command, input=words.encode(), capture_output=True, check=True, timeout=60)
+
     def kill(self) -> None:
         """Kill -9."""
         if self._process is not None:

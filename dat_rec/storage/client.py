@@ -124,7 +124,7 @@ class ObjectStoreClient:
                 chunk_size=max(PART_BYTES, size // MOST_PARTS),
                 max_concurrency=PARTS_AT_ONCE,
             )
-            return Pin(size, done["e_tag"] or "", done["version"])
+            return Pin(size, _quoted(done["e_tag"] or ""), done["version"])
 
         return self._retry(write, address, "writing it")
 
@@ -193,4 +193,10 @@ def _parents(keys: Iterable[str]) -> set[str]:
 
 
 def _pin(meta: Any) -> Pin:
-    return Pin(meta["size"], meta["e_tag"] or str(meta["last_modified"]), meta["version"])
+    tag = _quoted(meta["e_tag"] or str(meta["last_modified"]))
+    return Pin(meta["size"], tag, meta["version"])
+
+
+def _quoted(tag: str) -> str:
+    """An ETag as conditions want it: Azure's listings leave out its quotes."""
+    return tag if not tag or tag.endswith('"') else f'"{tag}"'

@@ -13,12 +13,13 @@ import pytest
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import StoreError, UserError
-from dat_rec.storage.address import Address, location
-from dat_rec.storage.client import client, forget_clients
+from dat_rec.storage.address import Address, Pin, location
+from dat_rec.storage.client import _pin, client, forget_clients
 from dat_rec.storage.problems import ChangedError
-from dat_rec.storage.publish import whole_file
+from dat_rec.storage.publish import whole_file, whole_folder
 from dat_rec.storage.read import PinnedFile, open_parquet
 from dat_rec.storage.retry import DEADLINE
+from dat_rec.storage.snapshot import local_copy
 from tests.object_store import FEW, SHUT, ObjectStore
 
 
@@ -189,6 +190,36 @@ def test_a_listing_that_changes_is_seen(object_store: ObjectStore, planted: Data
     assert Dataset.open(address("listed")).versions() != first.versions()
     with pytest.raises(ChangedError, match=rf"^s3://open/{vocabulary}: was removed since it was"):
         first.row_digest()
+
+
+def test_a_bucket_may_keep_versions(object_store: ObjectStore, planted: Dataset) -> None:
+    """Then a look at an object tells its version's id, and a listing does not."""
+    assert isinstance(planted.folder, Path)
+    object_store.keep_versions("versions")
+    for name in ("schema.json", "items.parquet", "users.parquet"):
+        object_store.put(f"copied/{name}", planted.folder / name, "versions")
+    where = location("s3://versions/copied")
+    found = Dataset.open(where)
+    assert found.schema == planted.schema
+    assert len(found.item_columns()) == len(planted.item_columns())
+    for name in ("schema.json", "items.parquet"):
+        object_store.put(f"copied/{name}", b"{}", "versions")
+    with pytest.raises(ChangedError, match=r"^s3://versions/copied/items\.parquet: is truncated"):
+        found.item_columns()
+
+    with whole_folder(location("s3://versions/made"), marker="a") as folder:
+        (folder / "a").write_text("1")
+    with whole_folder(location("s3://versions/made"), marker="a", overwrite=True) as folder:
+        (folder / "a").write_text("2")
+    with local_copy(location("s3://versions/made"), "a") as folder:
+        assert (folder / "a").read_text() == "2"
+
+
+def test_azures_two_ways_to_write_an_etag_are_one() -> None:
+    """Its listings leave out the quotes that its other answers and conditions have."""
+    listed = {"size": 1, "e_tag": "0x8D", "last_modified": None, "version": None}
+    assert _pin(listed) == _pin(listed | {"e_tag": '"0x8D"'}) == Pin(1, '"0x8D"')
+    assert _pin(listed | {"e_tag": 'W/"0x8D"'}).tag == 'W/"0x8D"'
 
 
 def test_what_fsspec_knows_is_read_and_not_written(planted: Dataset) -> None:
