@@ -28,6 +28,10 @@ class Pin(NamedTuple):
     version: str | None = None
     """Version id, where the store keeps versions."""
 
+    def same(self, other: "Pin") -> bool:
+        """Whether both are of one version: ids may be missing, which a listing does not tell."""
+        return self[:2] == other[:2]
+
 
 class Address:
     """An object, or the prefix of objects, in a store.

@@ -58,11 +58,12 @@ class Lease:
             raise UserError(f"{self._folder}: {self._lost}: nothing was published")
 
     def close(self) -> None:
-        """Give the right back."""
+        """Give the right back, if it is still ours."""
         self._stopped.set()
         self._thread.join()
-        if not self._lost:
-            self._client.delete([self._path])
+        with suppress(MissingError):
+            if not self._lost and self._client.head(self._path).same(self._pin):
+                self._client.delete([self._path])
 
     def _text(self) -> bytes:
         self._number += 1
@@ -124,7 +125,11 @@ def put_once(path: Address, data: bytes, over: Pin | None) -> Pin:
 
 def _read(path: Address) -> str:
     """The writer, in words."""
-    found: Any = json.loads(PinnedFile(path).read())
+    found: Any = None
+    with suppress(ValueError):
+        found = json.loads(PinnedFile(path).read())
+    if not isinstance(found, dict):
+        return "somebody"
     return f"process {found.get('pid')} on {found.get('host')}"
 
 

@@ -19,7 +19,7 @@ from dat_rec.errors import UserError
 from dat_rec.storage.address import Address, Location, Pin
 from dat_rec.storage.client import client
 from dat_rec.storage.lease import WRITER, Lease, lease, put_once
-from dat_rec.storage.problems import ChangedError
+from dat_rec.storage.problems import ChangedError, MissingError
 from dat_rec.storage.read import exists
 from dat_rec.storage.snapshot import MANIFEST, Manifest, ManifestFile, read_manifest, staged
 
@@ -59,8 +59,10 @@ def publish_folder(folder: Path, where: Address, *, marker: str, overwrite: bool
         UserError: as ``whole_folder``; or another process is publishing there.
     """
     with lease(where) as held:
-        before = _begin(where, marker, overwrite=overwrite)
-        _upload(folder, where, held, before)
+        # Once more, now that nobody else writes.
+        before = client(where).head(where / MANIFEST) if exists(where / MANIFEST) else None
+        refuse_taken(where, marker, overwrite=overwrite)
+        _publish(_upload(folder, where, held), where, held, before)
 
 
 @contextmanager
@@ -102,46 +104,47 @@ def _is_ours(key: str) -> bool:
     return key == WRITER or TOKEN.fullmatch(key.partition("/")[0]) is not None
 
 
-def _begin(where: Address, marker: str, *, overwrite: bool) -> Pin | None:
-    """Look again, now that nobody else writes, and remove what dead writers have left.
-
-    Returns:
-        The version of the manifest that is to be replaced.
-    """
-    before = client(where).head(where / MANIFEST) if exists(where / MANIFEST) else None
-    refuse_taken(where, marker, overwrite=overwrite)
-    manifest = read_manifest(where)
-    _remove(where, keep=manifest.prefix if manifest else "", of="a writer that died")
-    return before
-
-
-def _remove(where: Address, keep: str, of: str = "") -> None:
-    """Remove all data below an address but those of one prefix."""
-    found: dict[str, list[Address]] = {}
-    for key in client(where).list_below(where):
-        name = key.removeprefix(f"{where.key}/")
-        prefix = name.partition("/")[0]
-        if TOKEN.fullmatch(prefix) and prefix != keep:
-            found.setdefault(prefix, []).append(where / name)
-    for prefix, addresses in found.items():
-        client(where).delete(addresses)
-        if of:
-            say(f"{where / prefix}: {len(addresses)} objects, left by {of}: removed")
-
-
-def _upload(folder: Path, where: Address, held: Lease, before: Pin | None) -> None:
+def _upload(folder: Path, where: Address, held: Lease) -> Manifest:
+    """Write the folder's files below the writer's prefix; return the manifest that names them."""
     written: dict[str, ManifestFile] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         held.check()
         name = path.relative_to(folder).as_posix()
         pin = client(where).put(where / held.token / name, path)
         written[name] = ManifestFile(pin.size, pin.tag, files.sha256(path))
+    return Manifest(held.token, written)
+
+
+def _publish(manifest: Manifest, where: Address, held: Lease, before: Pin | None) -> None:
+    """Write the manifest in place of the one of before, and remove all other data.
+
+    A writer that was taken for dead, or takes us for dead, may still be at work. So only what was
+    there before our manifest is removed, and only after it: whoever wrote that has seen an older
+    manifest, or none, and can no longer publish.
+    """
     held.check()
-    manifest = json.dumps(asdict(Manifest(held.token, written)), indent=2) + "\n"
+    replaced = read_manifest(where)
+    others = _other_data(where, held.token)
+    text = json.dumps(asdict(manifest), indent=2) + "\n"
     try:
-        put_once(where / MANIFEST, manifest.encode(), before)
-    except ChangedError as error:
+        put_once(where / MANIFEST, text.encode(), before)
+    except (ChangedError, MissingError) as error:
+        client(where).delete([where / manifest.prefix / name for name in manifest.files])
         raise UserError(
             f"{where}: another writer has published there meanwhile: nothing was changed"
         ) from error
-    _remove(where, keep=held.token)
+    for prefix, addresses in others.items():
+        client(where).delete(addresses)
+        if replaced is None or prefix != replaced.prefix:
+            say(f"{where / prefix}: {len(addresses)} objects, left by a writer that died: removed")
+
+
+def _other_data(where: Address, token: str) -> dict[str, list[Address]]:
+    """All data below an address but the writer's own, by prefix."""
+    found: dict[str, list[Address]] = {}
+    for key in client(where).list_below(where):
+        name = key.removeprefix(f"{where.key}/")
+        prefix = name.partition("/")[0]
+        if TOKEN.fullmatch(prefix) and prefix != token:
+            found.setdefault(prefix, []).append(where / name)
+    return found

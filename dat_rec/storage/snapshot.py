@@ -136,7 +136,6 @@ def pinned(folder: Location, marker: str) -> Location:
         return inside.with_pins(pins)
     pins = client(folder).list_below(folder)
     marked = folder / marker
-    # A listing tells no version ids, where the store keeps versions.
-    if marked.key in pins and client(folder).head(marked)[:2] != pins[marked.key][:2]:
+    if marked.key in pins and not client(folder).head(marked).same(pins[marked.key]):
         raise UserError(f"{marked}: is being written: start again when it is done")
     return folder.with_pins(pins)

@@ -13,13 +13,14 @@ import pytest
 
 from dat_rec.errors import UserError
 from dat_rec.storage import lease as lease_module
-from dat_rec.storage.address import Address, location
+from dat_rec.storage import publish as publish_module
+from dat_rec.storage.address import Address, Pin, location
 from dat_rec.storage.client import client, forget_clients
-from dat_rec.storage.lease import WRITER, Lease
+from dat_rec.storage.lease import WRITER, Lease, lease, put_once
 from dat_rec.storage.problems import ChangedError
-from dat_rec.storage.publish import publish_folder, whole_file, whole_folder
+from dat_rec.storage.publish import _publish, _upload, publish_folder, whole_file, whole_folder
 from dat_rec.storage.read import PinnedFile
-from dat_rec.storage.snapshot import MANIFEST, local_copy, pinned, read_manifest
+from dat_rec.storage.snapshot import MANIFEST, Manifest, local_copy, pinned, read_manifest
 from tests.object_store import FEW, ObjectStore
 
 MARKER = "schema.json"
@@ -168,6 +169,70 @@ def test_a_writer_that_was_overtaken_publishes_nothing(
             first.check()
     finally:
         first.close()
+
+
+def test_a_writer_that_was_overtaken_leaves_the_right_to_the_other(
+    object_store: ObjectStore, where: Address
+) -> None:
+    first = Lease(where, "data-" + 32 * "1")
+    object_store.put(f"{where.key}/{WRITER}", b"of the other")
+    first.close()
+    assert object_store.get(f"{where.key}/{WRITER}") == b"of the other"
+
+
+def test_a_writer_that_was_wrongly_taken_for_dead_harms_nobody(
+    object_store: ObjectStore, where: Address, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It stood still while another one published, and goes on."""
+    fill(tmp_path / "a", "a")
+    fill(tmp_path / "b", "b")
+    with lease(where) as slow:
+        manifest = _upload(tmp_path / "a", where, slow)
+        object_store.delete(f"{where.key}/{WRITER}")
+        publish_folder(tmp_path / "b", where, marker=MARKER)
+        assert (
+            f"{manifest.prefix}: 3 objects, left by a writer that died" in capsys.readouterr().err
+        )
+        with pytest.raises(UserError, match="another writer has published there meanwhile"):
+            _publish(manifest, where, slow, None)
+    assert content(where) == "b"
+    assert len(prefixes(object_store, where)) == 2
+
+
+def test_what_another_writer_has_begun_is_removed_by_who_publishes_alone(
+    object_store: ObjectStore, where: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the slow one may still publish what it has, if it is the first."""
+
+    def dies(*_: object) -> Manifest:
+        raise MemoryError
+
+    fill(tmp_path / "a", "a")
+    with lease(where) as slow:
+        manifest = _upload(tmp_path / "a", where, slow)
+        object_store.delete(f"{where.key}/{WRITER}")
+        (tmp_path / "b").mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(publish_module, "_upload", dies)
+            with pytest.raises(MemoryError):
+                publish_folder(tmp_path / "b", where, marker=MARKER)
+        _publish(manifest, where, slow, None)
+    assert content(where) == "a"
+
+
+def test_what_a_writer_begins_after_a_publication_stays(
+    object_store: ObjectStore, where: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = f"{where.key}/data-{32 * '9'}/x"
+
+    def put_and_stand_still(path: Address, data: bytes, over: Pin | None) -> Pin:
+        pin = put_once(path, data, over)
+        object_store.put(begun, b"of the next one")
+        return pin
+
+    monkeypatch.setattr(publish_module, "put_once", put_and_stand_still)
+    publish(where, "a")
+    assert object_store.get(begun) == b"of the next one"
 
 
 @pytest.mark.parametrize(
