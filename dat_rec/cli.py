@@ -22,6 +22,7 @@ from dat_rec.errors import (
     DiskError,
     RankError,
     SharedError,
+    SharedStoreError,
     StoppedError,
     StoreError,
     SupersededError,
@@ -73,7 +74,7 @@ def _run(arguments: Sequence[str]) -> None:
     _quieten_libraries()
     try:
         code = run_command(arguments[0], arguments[1:])
-    except (DiskError, SupersededError) as error:
+    except (DiskError, SharedStoreError, SupersededError) as error:
         _end(1, error, first_only=True)
     except SharedError as error:
         _end(2, error, f"error: {error}", first_only=True)

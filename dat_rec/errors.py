@@ -78,6 +78,25 @@ class StoreError(UserError):
     """
 
 
+class SharedStoreError(SharedError, StoreError):
+    """The same, raised on every rank at the same point. Exit code 1, on every rank."""
+
+
+def shared(error: UserError, words: str = "") -> SharedError:
+    """Return an error of one rank as the one that all ranks raise, with the same exit code.
+
+    Args:
+        error: of one rank.
+        words: in place of the error's own.
+    """
+    kind = SharedError
+    if isinstance(error, DiskError):
+        kind = DiskError
+    elif isinstance(error, StoreError):
+        kind = SharedStoreError
+    return kind(words or str(error))
+
+
 class RankError(Exception):
     """Another rank failed or died, and this one has stopped. The message names it. Exit code 1."""
 

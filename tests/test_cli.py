@@ -7,9 +7,10 @@ from typing import get_args
 
 import pytest
 
-from dat_rec.cli import COMMANDS, run_command
+from dat_rec import cli
+from dat_rec.cli import COMMANDS, main, run_command
 from dat_rec.data.sources import SOURCES
-from dat_rec.errors import UserError
+from dat_rec.errors import DiskError, StoreError, UserError, shared
 
 PATH_OPTION = re.compile(
     r"(--[\w.-]+) (?:\{None\}\|)?\[*PATH\b(?!\|A)|^\W*PATH\b(?!\|A)", re.MULTILINE
@@ -84,3 +85,27 @@ def test_every_option_that_is_a_local_path_refuses_an_address(
     assert len(seen | read) >= 30
     assert read >= READ
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (StoreError("s3://x: away"), 1),
+        (shared(StoreError("s3://x: away")), 1),
+        (shared(DiskError("/x: full")), 1),
+        (UserError("no"), 2),
+        (shared(UserError("no")), 2),
+    ],
+)
+def test_what_a_later_start_may_mend_has_another_exit_code(
+    error: UserError, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "run_command", fail)
+    monkeypatch.setattr("sys.argv", ["dat-rec", "evaluate"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    assert str(error) in capsys.readouterr().err

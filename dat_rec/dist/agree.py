@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import torch.distributed as dist
 
-from dat_rec.errors import DiskError, SharedError, UserError
+from dat_rec.errors import DiskError, SharedError, StoreError, UserError, shared
 
 NO_TIMEOUT = timedelta(days=30)
 """The largest timeout that gloo takes in good faith; it has no word for none."""
@@ -119,15 +119,18 @@ def together() -> Iterator[None]:
         SharedError: on every rank, with the words of the lowest rank that refuses. The rank is
             named if another finds nothing wrong, since hosts may see different disks.
     """
-    problem = ""
+    problem: SharedError | None = None
     try:
         yield
     except UserError as error:
-        problem = str(error)
+        problem = shared(error)
     problems = all_gather_object(problem)
-    for rank, text in enumerate(problems):
-        if text:
-            raise SharedError(text if all(problems) else f"rank {rank}: {text}")
+    found = {rank: one for rank, one in enumerate(problems) if one is not None}
+    if found:
+        # What a later try may mend gives way to what it does not.
+        rank = min(found, key=lambda rank: isinstance(found[rank], DiskError | StoreError))
+        named = "" if all(problems) else f"rank {rank}: "
+        raise shared(found[rank], f"{named}{found[rank]}")
 
 
 def check_same_on_all_ranks(value: str, what: str) -> None:

@@ -8,7 +8,7 @@ from dat_rec.checkpoint.listing import advice
 from dat_rec.disk import Patience, keep_trying, may_pass, reason, system_error
 from dat_rec.dist.agree import broadcast_from_rank_0
 from dat_rec.dist.rank_context import RankContext
-from dat_rec.errors import DiskError, SharedError, UserError
+from dat_rec.errors import DiskError, SharedError, UserError, shared
 
 T = TypeVar("T")
 
@@ -67,6 +67,6 @@ def _shared(error: OSError | UserError, run: Path, patience_s: int) -> SharedErr
             f"mend the folder, then {advice(run)}"
         )
     if isinstance(error, UserError):
-        return SharedError(str(error))
+        return shared(error)
     where = error.filename or run
     return SharedError(f"{where}: cannot be written ({error.strerror}): choose another --out")
