@@ -11,7 +11,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from dat_rec.checkpoint.listing import DIGESTS, checkpoint_folder, checkpoints
 from dat_rec.config import TrainConfig
 from dat_rec.disk import say
 from dat_rec.dist.rank_context import RankContext
-from dat_rec.errors import StoppedError, SupersededError, UserError
+from dat_rec.errors import StoppedError, StoreError, SupersededError, UserError
 from dat_rec.files import PARTIAL_SUFFIX, publish, sha256
 from dat_rec.runs.failure_record import FAILURE, SUMMARY
 from dat_rec.runs.fence import JOB
@@ -147,7 +147,9 @@ class Mirror:
 
     def _upload(self, step: int, folder: Path) -> None:
         where = _checkpoint(self._address, step)
-        manifest = read_manifest(where)
+        manifest = None
+        with suppress(UserError):  # what cannot be read is written anew
+            manifest = read_manifest(where)
         digests = manifest and manifest.files.get(DIGESTS)
         if digests and digests.sha256 == sha256(folder / DIGESTS):
             self._done.add(step)  # by an earlier start
@@ -223,47 +225,48 @@ def _fill(config: TrainConfig, mirror: Address) -> None:
     job = os.environ.get(JOB, "")
     facts = read_json(mirror / CONFIG, "the run's configuration")
     restarted = bool(job) and isinstance(facts, dict) and facts.get("job") == job
-    if not (config.resume or restarted):
-        if not config.overwrite:
-            raise UserError(
-                f"--mirror {mirror} holds a run: pass --resume to go on with it, --overwrite to "
-                "replace it, or name another address"
-            )
-        for step in steps:
-            _remove(mirror, step)
-        return
+    if config.resume or restarted:
+        _take_newest(steps, mirror, config.out)
+        # Last: it says that this folder is a run.
+        (config.out / CONFIG).write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+    elif not config.overwrite:
+        raise UserError(
+            f"--mirror {mirror} holds a run: pass --resume to go on with it, --overwrite to "
+            "replace it, or name another address"
+        )
+
+
+def _take_newest(steps: list[int], mirror: Address, run: Path) -> None:
     for step in reversed(steps):
-        if _fetch_checkpoint(mirror, step, config.out):
+        if damage := _fetch_checkpoint(mirror, step, run):
+            say(f"{_checkpoint(mirror, step)}: damaged ({damage}): looking for an older one")
+        else:
             break
     else:
         raise UserError(f"{mirror}: every checkpoint is damaged: train anew, with --overwrite")
     for name in KEPT:
         if name not in (CONFIG, FAILURE) and exists(mirror / name):
-            (config.out / name).write_bytes(read_bytes(mirror / name))
-    # Last: it says that this folder is a run.
-    (config.out / CONFIG).write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-    say(f"{config.out}: the checkpoint of step {step} was taken from {mirror}")
+            (run / name).write_bytes(read_bytes(mirror / name))
+    say(f"{run}: the checkpoint of step {step} was taken from {mirror}")
 
 
-def _fetch_checkpoint(mirror: Address, step: int, run: Path) -> bool:
-    """Copy a checkpoint into the run's folder; false if it is damaged, which is said."""
+def _fetch_checkpoint(mirror: Address, step: int, run: Path) -> str:
+    """Copy a checkpoint into the run's folder, or return what is wrong with it."""
     where, target = _checkpoint(mirror, step), checkpoint_folder(run, step)
     partial = target.with_name(target.name + PARTIAL_SUFFIX)
     shutil.rmtree(partial, ignore_errors=True)
-    manifest = read_manifest(where)
-    source = pinned(where, MANIFEST)
-    assert manifest is not None
-    assert isinstance(source, Address)
-    for name, file in manifest.files.items():
-        try:
+    try:
+        manifest = read_manifest(where)
+        source = pinned(where, MANIFEST)
+        assert manifest is not None
+        assert isinstance(source, Address)
+        for name, file in manifest.files.items():
             fetch(source / name, partial / name)
-            whole = sha256(partial / name) == file.sha256
-        except UserError as error:
-            whole = False
-            say(str(error))
-        if not whole:
-            say(f"{where}: {name} is damaged: looking for an older one")
-            shutil.rmtree(partial, ignore_errors=True)
-            return False
+            if sha256(partial / name) != file.sha256:
+                return f"{name}: SHA-256 differs from {MANIFEST}"
+    except StoreError:  # that says nothing of the copy
+        raise
+    except UserError as error:
+        return str(error)
     publish(partial, target)
-    return True
+    return ""
