@@ -1,5 +1,7 @@
 """An export and user ids in, recommendations out: a Parquet file, or one of each rank."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,18 +17,18 @@ from tqdm import tqdm
 
 from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import read_parquet
-from dat_rec.dist.agree import together, wait_for_all_ranks
+from dat_rec.dist.agree import check_same_on_all_ranks, together, wait_for_all_ranks
 from dat_rec.errors import UserError
 from dat_rec.retrieval.answer import check_k, user_rows, users_at_once
 from dat_rec.retrieval.distinct import kinds, row_hashes
 from dat_rec.retrieval.divided import DividedRows, equal_bounds, fetch, own_range
-from dat_rec.retrieval.exported import ITEMS, MANIFEST, Export, check_files, read_manifest
+from dat_rec.retrieval.exported import ITEMS, MANIFEST, Export, Manifest, check_files, read_manifest
 from dat_rec.retrieval.queries import read_queries
 from dat_rec.retrieval.ranks import all_ranks, folder_of_all_ranks, one_thread_each
 from dat_rec.retrieval.search import top_items
 from dat_rec.storage.address import Location, holds
 from dat_rec.storage.publish import whole_file, whole_folder
-from dat_rec.storage.read import exists, open_parquet
+from dat_rec.storage.read import exists, is_folder, open_parquet
 from dat_rec.storage.snapshot import local_copy, pinned
 
 PART = "part-{:05}.parquet"
@@ -75,13 +77,15 @@ def recommend(
         with together():
             if rank_and_ranks()[0] == 0:
                 _check_place(out, [export, *([queries] if queries else [])], overwrite=overwrite)
-            opened = _opened(export)
+            opened, manifest = _opened(export)
             check_k(k, len(opened.item_vectors), "--k")
             known = len(opened.user_ids)
             ids, rows = opened.user_ids, np.arange(known)
             if queries is not None:
                 ids = read_queries(queries, user_id, opened.user_ids.type)
                 rows = user_rows(opened, ids)
+        facts = [manifest.sha256, hashlib.sha256(rows).hexdigest(), k, str(out)]
+        check_same_on_all_ranks(json.dumps(facts), "the export, the queries or an option")
         try:
             path = _open_place(publication, out, overwrite=overwrite)
             start, stop = own_range(equal_bounds(len(rows)))
@@ -97,24 +101,23 @@ def recommend(
     return Recommended(len(rows), int(np.count_nonzero(rows == known)))
 
 
-def _opened(export: Location) -> Export:
+def _opened(export: Location) -> tuple[Export, Manifest]:
     """Read an export. Ranks that see the same files divide the work of checking them."""
     rank, ranks = rank_and_ranks() if isinstance(export, Path) else (0, 1)
     with local_copy(export, MANIFEST) as local:
         manifest = read_manifest(local)
         check_files(local, manifest, rank, ranks)
-        return Export.read(local, manifest.features)
+        return Export.read(local, manifest.features), manifest
 
 
 def _check_place(out: Location, inputs: Sequence[Location], *, overwrite: bool) -> None:
     """Refuse a place where nothing may be written."""
-    of_ranks = rank_and_ranks()[1] > 1
-    if exists(out) and not overwrite:
+    of_ranks, there, folder = rank_and_ranks()[1] > 1, exists(out), is_folder(out)
+    if there and not overwrite:
         raise UserError(f"{out} is already there: name another file, or pass --overwrite")
-    is_folder = isinstance(out, Path) and out.is_dir()
-    if (is_folder and not of_ranks) or any(holds(one, out) for one in inputs):
+    if (folder and not of_ranks) or any(holds(one, out) for one in inputs):
         raise UserError(f"--out {out}: a folder, or part of the input: name another file")
-    if isinstance(out, Path) and out.is_file() and of_ranks:
+    if there and not folder and of_ranks:
         raise UserError(f"--out {out}: a file, and several ranks write a folder: name another one")
 
 

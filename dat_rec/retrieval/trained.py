@@ -6,6 +6,7 @@ process, to the last bit. (TorchRec's lookup of a row-wise table adds up the ran
 """
 
 import dataclasses
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,11 @@ from dat_rec.checkpoint.model_state import load_towers
 from dat_rec.checkpoint.read_tensors import TensorFiles
 from dat_rec.checkpoint.restore import CURE, read_index, read_together
 from dat_rec.data.dataset import Dataset
-from dat_rec.dist.agree import together
+from dat_rec.dist.agree import check_same_on_all_ranks, together
 from dat_rec.errors import UserError
 from dat_rec.model.dat import DAT
 from dat_rec.model.towers import TowerFactory
+from dat_rec.option_marks import to_json
 from dat_rec.retrieval.divided import DividedRows, equal_bounds, fetch, own_range
 from dat_rec.runs.recorded import check_same_rows, load_config
 from dat_rec.storage.address import Location
@@ -134,6 +136,9 @@ def load_model(
         dataset = Dataset.open(data or config.data)
         if rank_and_ranks()[0] == 0:
             check_same_rows(run, dataset)
+    facts = [to_json(config), str(dataset.schema), dataset.versions()]
+    check_same_on_all_ranks(json.dumps(facts), "the run or the dataset")
+    with together():
         # Queries and items are embedded apart from now on: no negatives beside them.
         loss = dataclasses.replace(config.loss, negatives=0, shared_negatives=0)
         meta = torch.device("meta")

@@ -149,11 +149,18 @@ def open_parquet(where: Location, metadata: pq.FileMetaData | None = None) -> pq
     return pq.ParquetFile(source, metadata=metadata, pre_buffer=True)
 
 
+def is_folder(where: Location) -> bool:
+    """Whether there is a folder, or objects lie below the address."""
+    if isinstance(where, Path):
+        return where.is_dir()
+    return not where.key or bool(client(where).list_below(where))
+
+
 def exists(where: Location) -> bool:
-    """Whether there is a file or a folder, or an object."""
+    """Whether there is a file or a folder, or an object of this very name."""
     if isinstance(where, Path):
         return where.exists()
-    if where.pins is not None:
+    if where.pins is not None or not where.key:
         return where.pin is not None
     try:
         client(where).head(where)

@@ -12,9 +12,13 @@ import torch
 from dat_rec.data.columns import Column
 from dat_rec.errors import UserError
 from dat_rec.retrieval import answer
+from dat_rec.retrieval import recommend as recommend_module
 from dat_rec.retrieval.queries import read_queries
 from dat_rec.retrieval.recommend import recommend, sample
 from dat_rec.retrieval.trained import load_model
+from dat_rec.storage.address import location
+from dat_rec.storage.publish import whole_folder
+from tests.object_store import ObjectStore
 from tests.retrieval.whole import encode_items, encode_users
 from tests.retrieval.world import ITEMS, USERS
 
@@ -257,3 +261,22 @@ def test_table_shows_titles_of_the_first_users(exported: Path, tmp_path: Path) -
         wanted = f"item {row['item_id']}" if number % 10 == 9 else f"title {number}"
         assert (int(rank), float(score), title) == (row["rank"], round(row["score"], 4), wanted)
     assert len(sample(exported, out, users=99, first=99).splitlines()) == 8 * USERS
+
+
+def test_what_stands_in_a_store_is_replaced_by_its_like_alone(
+    object_store: ObjectStore, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There a file and a folder may have one name; a reader would take the one that is left."""
+    object_store.put("recs/one.parquet", b"")
+    with whole_folder(location("s3://open/recs/many"), marker="part-00000.parquet") as folder:
+        (folder / "part-00000.parquet").touch()
+    for ranks, out, why in [
+        (1, "s3://open/recs/many", "a folder, or part of the input"),
+        (1, "s3://open", "a folder, or part of the input"),
+        (2, "s3://open/recs/one.parquet", "a file, and several ranks write a folder"),
+    ]:
+        monkeypatch.setattr(recommend_module, "rank_and_ranks", lambda ranks=ranks: (0, ranks))
+        with pytest.raises(UserError, match=rf"^--out {out}: {why}"):
+            recommend(exported, 3, location(out), overwrite=True)
+    with pytest.raises(UserError, match=r"^s3://open/recs/one\.parquet is already there"):
+        recommend(exported, 3, location("s3://open/recs/one.parquet"))

@@ -1,14 +1,18 @@
 """Several ranks give what one process gives, to the last byte: metrics.json and every file."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
 from dat_rec.files import sha256
@@ -70,14 +74,23 @@ def test_ranks_recommend_what_one_process_recommends(exported: Path, tmp_path: P
 
 
 def refused(run: Path, out: Path, export_of: Path) -> list[tuple[str, str]]:
-    """What a rank is told by commands whose input is bad."""
+    """What a rank is told by commands whose input is bad, or another than the other rank's."""
     told = []
+    # As of two hosts that see different disks.
+    rank = rank_and_ranks()[0]
+    own = out.with_name(f"{out.name}-of-{rank}")
+    shutil.copytree(run.parent / "data", own)
+    schema = json.loads((own / "schema.json").read_text())
+    (own / "schema.json").write_text(json.dumps(schema | {"source": f"of {rank}"}))
+    pq.write_table(pa.table({"user_id": ["u1", "u2", "x"][rank:]}), own / "asked.parquet")
     for command in (
         lambda: export(run, out),
         lambda: export(run, out / "new", run / "nowhere"),
         lambda: evaluate(run, checkpoint="11"),
         lambda: recommend(export_of, 0, out / "recs"),
         lambda: recommend(export_of, 3, out / "recs", out / "absent.parquet"),
+        lambda: recommend(export_of, 3, out / "recs", own / "asked.parquet"),
+        lambda: evaluate(run, own),
     ):
         try:
             command()
@@ -100,6 +113,8 @@ def test_bad_input_is_refused_on_all_ranks_in_the_same_words(
     assert first == second
     assert {kind for kind, _ in first} <= {"SharedError", "UserError"}
     wanted = ["holds no export", "nowhere", "no checkpoint '11'", "--k is 0", "absent"]
+    wanted += ["the queries or an option differs between rank 0 and rank 1"]
+    wanted += ["the run or the dataset differs between rank 0 and rank 1"]
     assert len(first) == len(wanted)
     assert all(word in text for word, (_, text) in zip(wanted, first, strict=True)), first
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
