@@ -114,6 +114,9 @@ class Schema:
     """What else a reader of the figures should know (best possible HR, kept oddities)."""
     validation: Annotated[int, Ge(0)] = 0
     """Rows of validation.parquet; 0: there is no such file. schema.json says nothing of it then."""
+    histories: Literal["earlier", "others"] = "earlier"
+    """What an example's history holds: the user's items before it, or, where the log has no order,
+    the user's other items. schema.json says it in the second case alone."""
     facts: dict[str, float] | None = None
     """Figures known by construction: the planted world's best possible HR@50, HR@100."""
     version: int = VERSION
@@ -136,6 +139,8 @@ class Schema:
         value = asdict(self)
         if not self.validation:
             del value["validation"]  # as in datasets, and of readers, that know of none
+        if self.histories == "earlier":
+            del value["histories"]
         write_json(folder / SCHEMA, value)
 
     @staticmethod

@@ -4,6 +4,10 @@ The interactions stand by user, time and item. An example's history is a part of
 user's last N items strictly earlier in time, most recent last; items of one and the same time stand
 in the order of their item_index. Where the log has a sequence, it orders interactions of one time,
 and an earlier one is in the history of a later one.
+
+In a log without order no user has interactions of two times, and nothing is earlier than anything
+else. There the interactions stand by user, and a user's items in a random order, which goes round:
+an example's history is the N items after its own, all of the user's others where there are no more.
 """
 
 from dataclasses import dataclass
@@ -12,12 +16,45 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from dat_rec.data.prepare.shuffle import shuffle_keys
 from dat_rec.data.schema import HISTORY
 from dat_rec.data.source import HISTORY_CATEGORY
 
 Ints = NDArray[np.int64]
 IDS = pa.list_(pa.field("element", pa.int32(), nullable=False))
 """Type of lists of ids: without nulls, which a reader need not look for."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """B histories as parts of a sequence of items."""
+
+    start: Ints
+    """(B,): place of the first item."""
+    length: Ints
+    """(B,): number of items."""
+    bounds_2B: Ints | None = None
+    """(2, B): where the user's items begin and end; a history goes on at the beginning when it
+    reaches the end. None: no history does."""
+
+    def take(self, rows: Ints) -> "Windows":
+        """The histories ``rows``."""
+        bounds = None if self.bounds_2B is None else self.bounds_2B[:, rows]
+        return Windows(self.start[rows], self.length[rows], bounds)
+
+    def behind(self, rows: int) -> "Windows":
+        """The same parts of a sequence that has ``rows`` items more in front."""
+        bounds = None if self.bounds_2B is None else self.bounds_2B + rows
+        return Windows(self.start + rows, self.length, bounds)
+
+    def places(self) -> tuple[Ints, Ints]:
+        """Every item's place, history after history; and (B + 1,) where each history begins."""
+        offsets = np.concatenate(([0], np.cumsum(self.length)))
+        places = np.repeat(self.start - offsets[:-1], self.length) + np.arange(offsets[-1])
+        if self.bounds_2B is not None:
+            begin, end = (np.repeat(bound, self.length) for bound in self.bounds_2B)
+            places -= np.where(places >= end, end - begin, 0)
+        return places, offsets
 
 
 @dataclass(frozen=True)
@@ -30,19 +67,20 @@ class Sequences:
     """(R,) item_index."""
     time: Ints
     """(R,)"""
-    start: Ints
-    """(R,): row i's history is ``item[start[i]:stop[i]]``."""
-    stop: Ints
-    """(R,)"""
+    moment: Ints
+    """(R,): grows with the time, and the sequence if there is one, of a user's interactions."""
+    histories: Windows
+    """Those of the R interactions, as parts of ``item``."""
     ties: int
     """Number of interactions that nothing but the item orders after the one before."""
     sequence: Ints | None
     """(R,): the order of a user's interactions of one time; None: there is none."""
 
-    def last(self, first_user: int, users: int, length: int) -> tuple[Ints, Ints]:
-        """(users,) start and stop of each user's last ``length`` items, from ``first_user`` on."""
+    def last(self, first_user: int, users: int, length: int) -> Windows:
+        """Each user's last ``length`` items, from user ``first_user`` on."""
         edges = np.searchsorted(self.user, np.arange(first_user, first_user + users + 1))
-        return np.maximum(edges[:-1], edges[1:] - length), edges[1:]
+        start = np.maximum(edges[:-1], edges[1:] - length)
+        return Windows(start, edges[1:] - start)
 
 
 def order_interactions(
@@ -72,9 +110,41 @@ def order_interactions(
         sequence = sequence[order]
         new_time[1:] |= sequence[1:] != sequence[:-1]
     begin = np.maximum.accumulate(np.where(new_user, row, 0))
-    stop = np.maximum.accumulate(np.where(new_time, row, 0))
+    earlier = np.maximum.accumulate(np.where(new_time, row, 0))
+    start = np.maximum(begin, earlier - length)
     ties = len(order) - int(new_time.sum())
-    return Sequences(user, item, time, np.maximum(begin, stop - length), stop, ties, sequence)
+    return Sequences(user, item, time, earlier, Windows(start, earlier - start), ties, sequence)
+
+
+def order_at_random(
+    user: NDArray[np.int32], item: NDArray[np.int32], time: Ints, length: int, seed: int
+) -> Sequences:
+    """Sort the interactions of a log without order, and find each one's history.
+
+    A user's equal items stand together, and none of them is in another's history.
+
+    Args:
+        user: (R,) user_row.
+        item: (R,) item_index.
+        time: (R,): of each user the same.
+        length: N, maximum length of a history.
+        seed: decides the order of a user's items.
+    """
+    pair = user.astype(np.int64) << 32 | item
+    order = np.lexsort((pair, shuffle_keys(pair, seed), user))
+    user, item, time, pair = user[order], item[order], time[order], pair[order]
+    begin, end = _runs(user)
+    first, after = _runs(pair)
+    others = (end - begin) - (after - first)
+    windows = Windows(after, np.minimum(others, length), np.stack([begin, end]))
+    return Sequences(user, item, time, begin, windows, 0, None)
+
+
+def _runs(values: NDArray[np.signedinteger]) -> tuple[Ints, Ints]:
+    """For each row, where the run of values equal to its own begins and ends."""
+    first = np.flatnonzero(np.diff(values, prepend=-1))
+    after = np.append(first[1:], len(values))
+    return np.repeat(first, after - first), np.repeat(after, after - first)
 
 
 @dataclass(frozen=True)
@@ -99,8 +169,7 @@ def find_pairs(sequences: Sequences) -> Pairs:
     pair = pair[order]
     first = np.flatnonzero(np.diff(pair, prepend=-1))
     count = np.diff(first, append=len(pair))
-    # Grows with the time, and the sequence if there is one, of a user's interactions.
-    moment = sequences.stop[order]
+    moment = sequences.moment[order]
     repeat = np.empty(len(pair), np.bool_)
     repeat[order] = moment > np.repeat(moment[first], count)
     pair = pair[first]
@@ -110,8 +179,7 @@ def find_pairs(sequences: Sequences) -> Pairs:
 
 def with_histories(
     batch: pa.RecordBatch,
-    start: Ints,
-    stop: Ints,
+    histories: Windows,
     items: NDArray[np.int32],
     category: NDArray[np.int32],
 ) -> pa.RecordBatch:
@@ -119,15 +187,12 @@ def with_histories(
 
     Args:
         batch: B rows.
-        start: (B,): row i gets ``items[start[i]:stop[i]]`` and their categories.
-        stop: (B,)
+        histories: theirs, as parts of ``items``.
         items: the sequence, as item_index.
         category: (items of the catalogue,): the category's embedding row of each item_index.
     """
-    lengths = stop - start
-    offsets = np.concatenate(([0], np.cumsum(lengths)))
-    positions = np.repeat(start - offsets[:-1], lengths) + np.arange(offsets[-1])
-    found = np.asarray(items[positions])
+    places, offsets = histories.places()
+    found = np.asarray(items[places])
     for name, values in ((HISTORY, found + np.int32(1)), (HISTORY_CATEGORY, category[found])):
         column = pa.ListArray.from_arrays(
             pa.array(offsets, pa.int32()), pa.array(values, pa.int32()), type=IDS

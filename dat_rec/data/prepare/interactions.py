@@ -59,6 +59,23 @@ def write_training(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
     fsync_tree(folder)
 
 
+def is_unordered(database: duckdb.DuckDBPyConnection, training: Path) -> bool:
+    """Whether no user has training interactions of two times, or of one time and two sequences.
+
+    Args:
+        database: any.
+        training: folder of ``write_training``.
+    """
+    moment = "time, sequence" if has_sequence(database) else "time"
+    # A range is enough where there is an order, as almost always.
+    for folder in sorted(training.iterdir()):
+        rows = f"read_parquet({quoted(folder / '*.parquet')})"
+        two = f"SELECT 1 FROM {rows} GROUP BY user_row HAVING min(({moment})) < max(({moment}))"
+        if database.execute(f"{two} LIMIT 1").fetchone():
+            return False
+    return True
+
+
 def write_held_out(
     database: duckdb.DuckDBPyConnection, part: Literal["validation", "test"], path: Path
 ) -> int:

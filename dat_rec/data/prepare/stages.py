@@ -26,6 +26,7 @@ from dat_rec.data.prepare.checks import Counts, reject_bad_rows
 from dat_rec.data.prepare.interactions import (
     find_ranges,
     has_sequence,
+    is_unordered,
     write_held_out,
     write_training,
 )
@@ -46,6 +47,11 @@ from dat_rec.data.prepare.vocabulary import number_items, number_users
 from dat_rec.data.progress import Progress
 from dat_rec.data.schema import HISTORY, ITEM, ExampleFile, Feature, Schema
 from dat_rec.data.source import HISTORY_CATEGORY, Attribute, Split, Validation
+
+UNORDERED = (
+    "no user has training interactions of two times: each one's history holds the user's other "
+    "items, in no order"
+)
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,10 @@ class _Numbered:
     items: int
     tests: int
     validation: int
-    ordered: bool
+    has_sequence: bool
     """Whether a sequence orders the interactions of one time."""
+    unordered: bool
+    """Whether no user has training interactions of two times."""
 
     @property
     def rows(self) -> int:
@@ -220,7 +228,8 @@ class Stages:
                 validation=write_held_out(database, "validation", folder / "validation.parquet")
                 if checked.validation
                 else 0,
-                ordered=has_sequence(database),
+                has_sequence=has_sequence(database),
+                unordered=is_unordered(database, self._work / "training"),
             )
 
     def _users(self, numbered: _Numbered, category: str, threads: int) -> _Ordered:
@@ -233,7 +242,8 @@ class Stages:
             category=self._items(numbered)[category].to_numpy(),
             features=tuple(write.names_of(numbered.query_features)),
             row_group=write.ROW_GROUP,
-            ordered=numbered.ordered,
+            has_sequence=numbered.has_sequence,
+            unordered=numbered.unordered,
         )
         with _bar("users", numbered.rows) as bar:
 
@@ -254,7 +264,7 @@ class Stages:
             self._items(numbered),
             category,
             write.names_of(numbered.query_features),
-            ordered=numbered.ordered,
+            has_sequence=numbered.has_sequence,
         )
         names = [
             f"examples/part-{number:05}.parquet"
@@ -295,11 +305,16 @@ class Stages:
             examples=sum(file.rows for file in files),
             tests=numbered.tests,
             validation=numbered.validation,
+            histories="others" if numbered.unordered else "earlier",
             example_files=files,
             split=marked.split,
             rows_read=checked.counts.interactions_read,
             rejected=checked.counts.rejected,
-            notes=(*checked.notes, *marked.notes, *ordered.notes(numbered.rows)),
+            notes=(
+                *checked.notes,
+                *marked.notes,
+                *((UNORDERED,) if numbered.unordered else ordered.notes(numbered.rows)),
+            ),
             facts=checked.facts,
         )
 

@@ -14,7 +14,7 @@ Out:
     users/R.arrow    the rows of users.parquet
     seen/R.arrow     the rows of seen.parquet
     examples/R.arrow the examples without history and item features, by their shuffle key: a batch
-                     for each example file, with the key, and where the history ends in the sequence
+                     for each example file, with the key, and where the history is in the sequence
     ties/R           how many interactions nothing but the item orders after the one before
 """
 
@@ -32,7 +32,9 @@ from numpy.typing import NDArray
 from dat_rec.data.prepare.history import (
     Pairs,
     Sequences,
+    Windows,
     find_pairs,
+    order_at_random,
     order_interactions,
     with_histories,
 )
@@ -40,7 +42,9 @@ from dat_rec.data.prepare.shuffle import Keys, file_of, shuffle_keys
 from dat_rec.data.source import REPEAT, SEQUENCE
 from dat_rec.files import whole_file
 
-KEY, STOP, LENGTH = "_key", "_stop", "_length"
+KEY = "_key"
+START, LENGTH, BEGIN, END = "_start", "_length", "_begin", "_end"
+"""Columns of a history's place in the sequence; the last two in a log without order alone."""
 ITEMS_IN_ORDER = "sequence.int32"
 
 
@@ -74,8 +78,10 @@ class Shared:
     """Names of the query features but the history."""
     row_group: int
     """Rows of a row group of user_rows.parquet."""
-    ordered: bool
-    """Whether the interactions have a sequence."""
+    has_sequence: bool
+    """Whether a sequence orders the interactions of one time."""
+    unordered: bool
+    """Whether no user has interactions of two times: histories hold the user's other items."""
 
 
 def make_folders(work: Path) -> None:
@@ -101,10 +107,10 @@ def write_range(of: UserRange, shared: Shared, done: Callable[[int], None]) -> N
             partial.write_text(str(sequences.ties))
         _write_sequence(of, sequences, shared)
         users = _users(of, shared)
-        start, stop = sequences.last(of.first_user, of.users, shared.history_length)
+        histories = sequences.last(of.first_user, of.users, shared.history_length)
         _write(
             shared.work / "users" / last.name,
-            [with_histories(users, start, stop, sequences.item, shared.category)],
+            [with_histories(users, histories, sequences.item, shared.category)],
         )
         pairs = find_pairs(sequences)
         done(of.rows // 4)
@@ -129,8 +135,10 @@ def _read(of: UserRange, shared: Shared) -> Sequences:
         np.concatenate([np.empty(0, dtype), *(part[name].to_numpy() for part in parts)])
         for name, dtype in (("user_row", np.int32), ("item_index", np.int32), ("time", np.int64))
     )
+    if shared.unordered:
+        return order_at_random(user, item, time, shared.history_length, shared.seed)
     sequence = None
-    if shared.ordered:
+    if shared.has_sequence:
         found = [part[SEQUENCE].to_numpy() for part in parts]
         sequence = np.concatenate([np.empty(0, np.int64), *found])
     return order_interactions(user, item, time, shared.history_length, sequence)
@@ -175,14 +183,31 @@ def _examples(
         REPEAT: pairs.repeat[order],
         **({} if sequences.sequence is None else {SEQUENCE: sequences.sequence[order]}),
         KEY: keys,
-        STOP: of.first_row + sequences.stop[order],
-        LENGTH: (sequences.stop - sequences.start)[order].astype(np.int32),
+        **_places(sequences.histories.take(order).behind(of.first_row)),
     }
     batch = features.take(pa.array(sequences.user[order] - of.first_user))
     for name, values in columns.items():
         batch = batch.append_column(name, pa.array(values))
     edges = np.searchsorted(file_of(keys, shared.cuts), np.arange(len(shared.cuts) + 2))
     return [batch.slice(a, b - a) for a, b in pairwise(edges)]
+
+
+def _places(histories: Windows) -> dict[str, NDArray[np.signedinteger]]:
+    columns: dict[str, NDArray[np.signedinteger]] = {
+        START: histories.start,
+        LENGTH: histories.length.astype(np.int32),
+    }
+    if histories.bounds_2B is not None:
+        columns |= {BEGIN: histories.bounds_2B[0], END: histories.bounds_2B[1]}
+    return columns
+
+
+def histories_of(rows: pa.RecordBatch) -> Windows:
+    """Where the sequence holds the histories of a batch of examples/R.arrow."""
+    start, length = rows[START].to_numpy(), rows[LENGTH].to_numpy().astype(np.int64)
+    if BEGIN not in rows.schema.names:
+        return Windows(start, length)
+    return Windows(start, length, np.stack([rows[BEGIN].to_numpy(), rows[END].to_numpy()]))
 
 
 def _write(path: Path, batches: Sequence[pa.RecordBatch]) -> None:

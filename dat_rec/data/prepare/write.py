@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dat_rec.data.prepare.history import with_histories
-from dat_rec.data.prepare.user_ranges import KEY, LENGTH, STOP
+from dat_rec.data.prepare.user_ranges import KEY, histories_of
 from dat_rec.data.schema import HISTORY, Feature
 from dat_rec.data.source import HISTORY_CATEGORY, REPEAT, SEQUENCE, named
 from dat_rec.files import whole_file
@@ -135,7 +135,7 @@ class ExampleWriter:
         catalogue: a row for each item_index: the item features.
         category: the feature among them that is the category.
         query_features: names of the query features but the history.
-        ordered: whether the interactions have a sequence.
+        has_sequence: whether a sequence orders the interactions of one time.
     """
 
     def __init__(
@@ -146,14 +146,14 @@ class ExampleWriter:
         category: str,
         query_features: Sequence[str],
         *,
-        ordered: bool = False,
+        has_sequence: bool = False,
     ) -> None:
         self._pieces = pieces
         self._sequence = sequence
         self._catalogue = catalogue
         self._category = catalogue[category].to_numpy()
         self._order = [*query_features, HISTORY, HISTORY_CATEGORY, *catalogue.schema.names]
-        self._order += ["item_index", "time", REPEAT, *([SEQUENCE] if ordered else [])]
+        self._order += ["item_index", "time", REPEAT, *([SEQUENCE] if has_sequence else [])]
 
     def write(self, number: int, path: Path, done: Callable[[int], None]) -> int:
         """Write example file ``number``, if it is not there, and return its number of rows."""
@@ -179,9 +179,7 @@ class ExampleWriter:
         return pa.concat_batches(found)
 
     def _with_features(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        stop = rows[STOP].to_numpy()
-        start = stop - rows[LENGTH].to_numpy()
-        rows = with_histories(rows, start, stop, self._sequence, self._category)
+        rows = with_histories(rows, histories_of(rows), self._sequence, self._category)
         for name, column in zip(
             self._catalogue.schema.names, self._catalogue.take(rows["item_index"]), strict=True
         ):

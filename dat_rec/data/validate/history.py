@@ -2,7 +2,8 @@
 
 Counts of items and pairs agree with the examples; a history is the user's last items strictly
 earlier in training, and repeat says what it should; nothing of the test was trained on. What is
-compared of a history is its length and, by their hashes, its items and their order.
+compared of a history is its length and, by their hashes, its items and their order. In a log
+without order a history is so many of the user's other items.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,10 @@ def history_faults(
     yield from _leaks(database, folder, schema, sequences=sequences)
     yield from _wrong_repeats(database, folder, schema, sequences=sequences)
     if HISTORY in {feature.name for feature in schema.features}:
-        yield from _wrong_histories(database, folder, schema, sequences=sequences)
+        if schema.histories == "earlier":
+            yield from _wrong_histories(database, folder, schema, sequences=sequences)
+        else:
+            yield from _wrong_others(database, folder, schema)
 
 
 def has_sequence(folder: Path, schema: Schema) -> bool:
@@ -219,3 +223,41 @@ def _wrong_histories(
         "most recent last, those of one time (and sequence) by item_index"
     )
     yield from _first(database, query, paths, what, "make the histories of the examples alone")
+
+
+def _wrong_others(
+    database: duckdb.DuckDBPyConnection, folder: Path, schema: Schema
+) -> Iterator[Fault]:
+    """A history holds interactions with other items than the example's, none more than once."""
+    user = f"{named(USER)} AS user"
+    rows = _example_files(folder, schema, f"{user}, item_index, {HISTORY} AS history")
+    users = len(schema.example_files)
+    rows += (
+        f" UNION ALL SELECT {users}, {ROW}, {user}, -1, {HISTORY} "
+        f"FROM {rows_of(folder / 'users.parquet')} WHERE trained"
+    )
+    seen = (
+        "SELECT user_row + 1 AS user, item_index + 1 AS value, count "
+        f"FROM {rows_of(folder / 'seen.parquet')}"
+    )
+    length = (
+        f"SELECT file, row FROM ({rows}) all_rows "
+        f"JOIN (SELECT user, sum(count) AS items FROM ({seen}) GROUP BY user) USING (user) "
+        f"LEFT JOIN ({seen}) own ON own.user = all_rows.user AND value = item_index + 1 "
+        f"WHERE len(history) <> least({schema.history_length}, items - coalesce(count, 0))"
+    )
+    values = (
+        "SELECT file, row, user, item_index, value, count(*) AS times FROM (SELECT file, row, "
+        f"user, item_index, unnest(history) AS value FROM ({rows})) GROUP BY ALL"
+    )
+    wrong = (
+        f"SELECT DISTINCT file, row FROM ({values}) LEFT JOIN ({seen}) USING (user, value) "
+        "WHERE value = item_index + 1 OR times > coalesce(count, 0)"
+    )
+    paths = [*(folder / file.path for file in schema.example_files), folder / "users.parquet"]
+    what = (
+        "in a log without order a history must hold the user's training items but the example's "
+        f"own, or {schema.history_length} of them where there are more"
+    )
+    cure = "make the histories of the training interactions alone"
+    yield from _first(database, f"{length} UNION {wrong}", paths, what, cure)
