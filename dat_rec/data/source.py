@@ -200,10 +200,10 @@ class Source:
     """Block in which the raw relations are read: it fails if their files were changed meanwhile."""
 
     def __post_init__(self) -> None:
-        names = [attribute.name for attribute in self.attributes]
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(f"feature {name!r} is named twice: rename the column on one side")
+        names = [attribute.name.lower() for attribute in self.attributes]
+        for attribute in self.attributes:
+            if names.count(attribute.name.lower()) > 1:
+                raise UserError(f"feature {attribute.name!r} is named twice: rename a column")
 
 
 def columns_of(database: duckdb.DuckDBPyConnection, relation: str) -> dict[str, str]:

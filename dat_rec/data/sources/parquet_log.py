@@ -4,7 +4,7 @@ The options say which column holds what. The type of an attribute's column decid
 (feature_kinds.py).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,6 @@ from tyro.conf import arg
 
 from dat_rec.data.prepare.options import Options
 from dat_rec.data.prepare.validation import words_of_start
-from dat_rec.data.schema import Side
 from dat_rec.data.source import (
     Attribute,
     Source,
@@ -29,7 +28,7 @@ from dat_rec.data.source import (
     quoted,
     random_share,
 )
-from dat_rec.data.sources.feature_kinds import kind_of
+from dat_rec.data.sources.features import Features, Reading
 from dat_rec.data.sources.iceberg import IcebergSnapshot
 from dat_rec.data.sources.ids import id_sql
 from dat_rec.data.sources.labels import labels_among, labels_from
@@ -103,10 +102,14 @@ class ParquetLog(Options):
     user_features: tuple[str, ...] = ()
     """Columns of users that become query features."""
     item_features: tuple[str, ...] = ()
-    """Columns of items that become item features, besides the category."""
+    """Columns of items that become item features, besides the category. A name that users and items
+    share gives two features, as user_country and item_country."""
     numbers: tuple[str, ...] = ()
     """Columns among the user and item features to cut into quantile buckets although they are
     integers; fractions always are."""
+    separator: Annotated[tuple[str, ...], arg(metavar="TEXT|COLUMN=TEXT [...]")] = ()
+    """What stands between several values in a column of text, e.g. '|' in Comedy|Drama: of all
+    such user and item features, or with COLUMN= in front of that one, e.g. genres='|'."""
     label: str | None = None
     """Column of interactions that holds a rating, a count or the kind of event. Without it,
     every interaction is a positive."""
@@ -147,21 +150,22 @@ class ParquetLog(Options):
 
         with unchanged():
             times = self._register_interactions(database, log)
-            attributes = self._register_items(database, items)
-            attributes += self._register_users(database, users)
-        unknown = set(self.numbers) - {attribute.name for attribute in attributes}
-        if unknown:
-            raise UserError(
-                f"--numbers {sorted(unknown)[0]}: is not among the features: name it there"
+            reading = self._reading()
+            sides = (
+                self._register_items(database, items, reading),
+                self._register_users(database, users, reading),
             )
+        reading.refuse_unused((*self._item_columns(), *self.user_features), sides)
         return Source(
             name="parquet",
-            category=self.category or NO_CATEGORY,
-            attributes=tuple(attributes),
+            category=reading.name(self.category or NO_CATEGORY, "item"),
+            attributes=tuple(attribute for side in sides for attribute in side.attributes),
             split=self._split(database, times),
             validation=self._validation(database, times),
             notes=(
                 *self._notes(times),
+                *reading.notes,
+                *(note for side in sides for note in side.notes),
                 *(table.note for table in (log, items, users) if table and table.note),
             ),
             unchanged=unchanged,
@@ -176,6 +180,13 @@ class ParquetLog(Options):
         """See Options."""
         paths = filter(self._is_in_catalog, self._paths())
         return tuple(f"{path}: {IcebergSnapshot(path, None, self.catalog).words}" for path in paths)
+
+    def _reading(self) -> Reading:
+        item = self._item_columns() if self.category else [NO_CATEGORY, *self.item_features]
+        return Reading.of(self.user_features, item, self.numbers, self.separator)
+
+    def _item_columns(self) -> list[str]:
+        return [*([self.category] if self.category else []), *self.item_features]
 
     def _paths(self) -> list[Path]:
         named = (self.interactions, self.items, self.users)
@@ -305,58 +316,52 @@ class ParquetLog(Options):
         return times_of(log, self.time, self.time_format)
 
     def _register_items(
-        self, database: duckdb.DuckDBPyConnection, parts: Table | None
-    ) -> list[Attribute]:
+        self, database: duckdb.DuckDBPyConnection, parts: Table | None, reading: Reading
+    ) -> Features:
+        no_category = reading.name(NO_CATEGORY, "item")
         if parts is None:
             # Ids that no catalogue can list are left to the checks of the interactions.
             type_ = columns_of(database, "raw_interactions")["item_id"]
             listed = {"BIGINT": " AND item_id >= 0", "VARCHAR": " AND item_id <> ''"}.get(type_, "")
             database.execute(
                 "CREATE VIEW raw_items AS SELECT item_id, item_id::VARCHAR AS title, "
-                f"NULL::VARCHAR AS {NO_CATEGORY}, min(file) AS file, min(row) AS row "
+                f"NULL::VARCHAR AS {named(no_category)}, min(file) AS file, min(row) AS row "
                 f"FROM raw_interactions WHERE item_id IS NOT NULL{listed} GROUP BY item_id"
             )
-            return [Attribute(NO_CATEGORY, "item")]
-        names = [*([self.category] if self.category else []), *self.item_features]
+            return Features((Attribute(no_category, "item"),), "")
+        names = self._item_columns()
         needed = [self.item_id, *names, *([self.title] if self.title else [])]
         table = parquet(database, parts, needed)
-        extra = "" if self.category else f", NULL::VARCHAR AS {NO_CATEGORY}"
-        chosen = "".join(f", {named(name)}" for name in names)
-        attributes = self._attributes(table, "item", names)
+        found = reading.features(table, "item", names, self.category)
         if not self.category:
-            attributes.insert(0, Attribute(NO_CATEGORY, "item"))
-        elif attributes[0].kind != "category":
+            attributes = (Attribute(no_category, "item"), *found.attributes)
+            sql = f", NULL::VARCHAR AS {named(no_category)}{found.sql}"
+            found = replace(found, attributes=attributes, sql=sql)
+        elif found.attributes[0].kind != "category":
             raise UserError(
                 f"{table.where}: category {self.category!r} is {table.types[self.category]}: "
                 "name a column of text or integers"
             )
         database.execute(
             f"CREATE VIEW raw_items AS SELECT {id_sql(table, self.item_id, as_text=self.text_ids)} "
-            f"AS item_id, {named(self.title or self.item_id)}::VARCHAR AS title{extra}{chosen}, "
+            f"AS item_id, {named(self.title or self.item_id)}::VARCHAR AS title{found.sql}, "
             f"{PLACE} FROM {table}"
         )
-        return attributes
+        return found
 
     def _register_users(
-        self, database: duckdb.DuckDBPyConnection, parts: Table | None
-    ) -> list[Attribute]:
+        self, database: duckdb.DuckDBPyConnection, parts: Table | None, reading: Reading
+    ) -> Features:
         if parts is None:
             database.execute(NO_USERS)
-            return []
+            return Features((), "")
         table = parquet(database, parts, [self.user_id, *self.user_features])
-        attributes = self._attributes(table, "query", self.user_features)
-        chosen = "".join(f", {named(name)}" for name in self.user_features)
+        found = reading.features(table, "query", self.user_features)
         database.execute(
             f"CREATE VIEW raw_users AS SELECT {id_sql(table, self.user_id, as_text=self.text_ids)} "
-            f"AS user_id{chosen}, {PLACE} FROM {table}"
+            f"AS user_id{found.sql}, {PLACE} FROM {table}"
         )
-        return attributes
-
-    def _attributes(self, table: Relation, side: Side, names: Sequence[str]) -> list[Attribute]:
-        return [
-            Attribute(name, side, kind_of(name, table.types[name], self.numbers, table.where))
-            for name in names
-        ]
+        return found
 
     def _split(self, database: duckdb.DuckDBPyConnection, times: Times | None) -> Split:
         if self.split == "random":

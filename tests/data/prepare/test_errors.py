@@ -166,12 +166,12 @@ def test_columns_that_make_no_dataset(
         ({"numbers": ("height",)}, "--numbers height: is not among the features"),
         ({"item_features": ("dept",)}, "--item-features dept: is the category already"),
         ({"user_features": ("history",)}, "attribute 'history': the name is reserved"),
-        ({"user_features": ("dept",)}, "feature 'dept' is named twice: rename the column"),
+        ({"user_features": ("age", "age")}, "feature 'age' is named twice: rename a column"),
     ],
 )
 def test_options_that_contradict(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     columns = good_columns()
-    columns["users"] |= {"history": ["x"] * 20, "dept": ["x"] * 20}
+    columns["users"] |= {"history": ["x"] * 20}
     write(tmp_path, columns)
     refused(tmp_path, words, **changes)
 
