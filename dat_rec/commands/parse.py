@@ -82,13 +82,21 @@ def _members(kind: Any) -> Iterator[Any]:
         yield kind
 
 
-def refuse_repeated(arguments: Arguments) -> None:
-    """Refuse a list of rules that is begun twice: tyro would forget the first, silently.
+RULES = ("--pin", "--model.fp16-tables", "--fp16-tables")
+"""Options that are lists of rules."""
+
+
+def refuse_repeated(arguments: Arguments, options: Sequence[str] = RULES) -> None:
+    """Refuse a list that is begun twice: tyro would forget the first, silently.
+
+    Args:
+        arguments: words behind the command's name.
+        options: those that take several values.
 
     Raises:
         UserError: names the option.
     """
-    options = [word.partition("=")[0].replace("_", "-") for word in arguments]
-    for option in ("--pin", "--model.fp16-tables", "--fp16-tables"):
-        if options.count(option) > 1:
+    given = [word.partition("=")[0].replace("_", "-") for word in arguments]
+    for option in options:
+        if given.count(option) > 1:
             raise UserError(f"{option} is given twice: give all its values behind one {option}")
