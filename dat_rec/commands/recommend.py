@@ -21,7 +21,8 @@ class RecommendOptions:
     queries: Location | None = None
     """Parquet file with the ids of the users to recommend to; without it, all known users."""
     user_id: str = "user_id"
-    """Column of QUERIES with the users' ids."""
+    """Column of QUERIES with the users' ids; or several that make one together, e.g.
+    store,customer."""
     overwrite: bool = False
     """Replace a file that is already at OUT."""
     show: int = 0

@@ -9,7 +9,8 @@ A source registers these DuckDB relations (tables or views) in the connection it
 Ids are BIGINT or VARCHAR, alike in all relations. ``time`` is BIGINT: microseconds since 1970 for
 timestamps, else the source's own order. A column ``sequence``, BIGINT, may order a user's
 interactions of equal time; without it they stand by item, and are counted. ``row`` counts the
-file's rows from 1. ``problem`` is NULL, or says what is wrong with the row, and ``value`` shows it.
+file's rows from 1. ``problem`` is NULL, or says what is wrong with the row, and ``value`` shows it;
+raw_items and raw_users may have the two as well.
 """
 
 from collections.abc import Callable

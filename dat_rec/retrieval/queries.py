@@ -1,8 +1,11 @@
 """A file of user ids in, the same ids in the export's type out, each once."""
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dat_rec.data.composite_ids import columns_of_id, decode, encode
 from dat_rec.data.dataset import read_parquet
 from dat_rec.data.rows import is_text
 from dat_rec.errors import UserError
@@ -14,19 +17,54 @@ EXACT_IN_FLOAT = {pa.float16(): 2**11, pa.float32(): 2**24, pa.float64(): 2**53}
 """Smallest whole number by type of float that another may share its float with."""
 
 
-def read_queries(path: Location, column: str, wanted: pa.DataType) -> pa.Array:
-    """The column's ids as ``wanted``, in the file's order.
+def read_queries(path: Location, column: str, known: pa.Array) -> pa.Array:
+    """The column's ids in the type of ``known``, in the file's order.
 
     Args:
         path: a Parquet file.
         column: text of any kind, UUIDs, or whole numbers of any kind: what the export's ids are.
-        wanted: type of the export's ids, text or an integer.
+            Or several, as store,customer, which together are an id (composite_ids.py).
+        known: ids of the export: text or integers.
 
     Raises:
         UserError: the file lacks the column, or the column holds nulls, duplicates, another type
             than the export's, or a number that is no such integer.
     """
-    ids = _plain(_read(pinned_file(path), column))
+    path = pinned_file(path)
+    columns = _columns(path, column)
+    if len(columns) > 1:
+        return _once(_composite(path, columns, known), path, column)
+    return _once(_ids(path, column, known.type), path, column)
+
+
+def _composite(path: Location, columns: Sequence[str], known: pa.Array) -> pa.Array:
+    """The ids that the columns make, of integers and texts as those of the export."""
+    wanted = decode(known[0].as_py()) if is_text(known.type) and len(known) else None
+    found = 1 if wanted is None else len(wanted)
+    if wanted is None or found != len(columns):
+        raise UserError(
+            f"{path}: --user-id {','.join(columns)}: the export's ids are of {found} columns, "
+            f"as {known[0].as_py() if len(known) else 'none'}: name as many"
+        )
+    kinds = [pa.int64() if isinstance(one, int) else pa.string() for one in wanted]
+    parts = [_ids(path, *one).to_pylist() for one in zip(columns, kinds, strict=True)]
+    return pa.array([encode(row) for row in zip(*parts, strict=True)], known.type)
+
+
+def _once(ids: pa.Array, path: Location, column: str) -> pa.Array:
+    counted = ids.value_counts()
+    repeated = counted.filter(pc.greater(counted.field("counts"), 1))
+    if len(repeated):
+        raise UserError(
+            f"{path}: {column} {repeated[0]['values'].as_py()!r} stands there "
+            f"{repeated[0]['counts'].as_py()} times: name each user once"
+        )
+    return ids
+
+
+def _ids(path: Location, column: str, wanted: pa.DataType) -> pa.Array:
+    """One column's values as ``wanted``."""
+    ids = _plain(_read(path, column))
     kind = ids.type
     if pa.types.is_null(kind) and not len(ids):  # pandas' type of nothing
         return pa.array([], wanted)
@@ -52,7 +90,7 @@ def read_queries(path: Location, column: str, wanted: pa.DataType) -> pa.Array:
                 "one id: write int64"
             )
     try:
-        cast = ids.cast(wanted)
+        cast: pa.Array = ids.cast(wanted)
     except pa.ArrowInvalid as error:
         row, value = next(
             (row, value) for row, value in enumerate(ids, 1) if not _can_be(value, wanted)
@@ -61,27 +99,27 @@ def read_queries(path: Location, column: str, wanted: pa.DataType) -> pa.Array:
             f"{path}: row {row}: {column} {value.as_py()} is no {wanted}, as the export's ids are: "
             "correct or remove it"
         ) from error
-    counted = cast.value_counts()
-    repeated = counted.filter(pc.greater(counted.field("counts"), 1))
-    if len(repeated):
-        raise UserError(
-            f"{path}: {column} {repeated[0]['values'].as_py()!r} stands there "
-            f"{repeated[0]['counts'].as_py()} times: name each user once"
-        )
     return cast
 
 
-def _read(path: Location, column: str) -> pa.Array:
+def _columns(path: Location, text: str) -> tuple[str, ...]:
+    """The columns that ``--user-id`` names, all of which the file has."""
     try:
         with open_parquet(path) as file:
             found = file.schema_arrow.names
     except (OSError, pa.ArrowException):
-        found = [column]  # what is wrong with the file is said below
-    if column not in found:
-        raise UserError(
-            f"{path}: column {column!r} is missing: it has {', '.join(found)}; "
-            "name the one with the users' ids by --user-id"
-        )
+        return (text,)  # what is wrong with the file is said when it is read
+    columns = columns_of_id("--user-id", text, found.__contains__)
+    for column in columns:
+        if column not in found:
+            raise UserError(
+                f"{path}: column {column!r} is missing: it has {', '.join(found)}; "
+                "name the one with the users' ids by --user-id"
+            )
+    return columns
+
+
+def _read(path: Location, column: str) -> pa.Array:
     return read_parquet(path, [column]).column(column).combine_chunks()
 
 

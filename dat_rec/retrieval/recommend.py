@@ -65,7 +65,7 @@ def recommend(
             users in the queries' order, ranks rising. On several ranks it is a folder with such a
             file of each rank, part-00000.parquet and so on, in that order together.
         queries: Parquet file of users' ids; without it, all users of the export.
-        user_id: the column of ``queries`` that holds them.
+        user_id: the column of ``queries`` that holds them, or several, as store,customer.
         overwrite: replace ``out`` if it is there.
 
     Raises:
@@ -82,7 +82,7 @@ def recommend(
             known = len(opened.user_ids)
             ids, rows = opened.user_ids, np.arange(known)
             if queries is not None:
-                ids = read_queries(queries, user_id, opened.user_ids.type)
+                ids = read_queries(queries, user_id, opened.user_ids)
                 rows = user_rows(opened, ids)
         facts = [manifest.sha256, hashlib.sha256(rows).hexdigest(), k, str(out)]
         check_same_on_all_ranks(json.dumps(facts), "the export, the queries or an option")

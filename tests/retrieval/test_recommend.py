@@ -161,10 +161,10 @@ def test_integers_are_read_from_every_exact_number(
 ) -> None:
     pq.write_table(pa.table({"user_id": ids}), tmp_path / "queries")
     if message is None:
-        assert read_queries(tmp_path / "queries", "user_id", pa.int64()).to_pylist() == [3, 4]
+        assert read_queries(tmp_path / "queries", "user_id", pa.array([3])).to_pylist() == [3, 4]
         return
     with pytest.raises(UserError, match=re.escape(f"{tmp_path / 'queries'}: {message}")) as error:
-        read_queries(tmp_path / "queries", "user_id", pa.int64())
+        read_queries(tmp_path / "queries", "user_id", pa.array([3]))
     assert "\n" not in str(error.value)
 
 
@@ -172,7 +172,7 @@ def test_uuids_are_text(tmp_path: Path) -> None:
     names = [uuid.UUID(int=number) for number in (3, 4)]
     ids = pa.array([name.bytes for name in names], pa.uuid())
     pq.write_table(pa.table({"user_id": ids}), tmp_path / "queries")
-    found = read_queries(tmp_path / "queries", "user_id", pa.string())
+    found = read_queries(tmp_path / "queries", "user_id", pa.array(["u3"]))
     assert found.to_pylist() == [str(name) for name in names]
 
 
@@ -180,8 +180,46 @@ def test_uuids_are_text(tmp_path: Path) -> None:
 def test_a_list_of_none_has_any_type(tmp_path: Path, kind: pa.DataType) -> None:
     """pandas cannot tell the type of an empty column."""
     pq.write_table(pa.table({"user_id": pa.array([], kind)}), tmp_path / "queries")
-    wanted = pa.string() if kind == pa.string() else pa.int64()
-    assert read_queries(tmp_path / "queries", "user_id", wanted).equals(pa.array([], wanted))
+    none = pa.array([], pa.string() if kind == pa.string() else pa.int64())
+    assert read_queries(tmp_path / "queries", "user_id", none).equals(none)
+
+
+KNOWN = pa.array(['["north",17]', '["south",3]'])
+STORES = pa.array(["south", "east"])
+
+
+@pytest.mark.parametrize("kind", [pa.int16(), pa.uint64(), pa.float64()])
+def test_columns_of_queries_make_the_id_that_they_made_in_the_log(
+    tmp_path: Path, kind: pa.DataType
+) -> None:
+    columns = {"store": STORES, "customer": pa.array([3, 5], kind), "x": [0, 0]}
+    pq.write_table(pa.table(columns), tmp_path / "queries")
+    found = read_queries(tmp_path / "queries", "store,customer", KNOWN)
+    assert found.equals(pa.array(['["south",3]', '["east",5]']))
+
+
+@pytest.mark.parametrize(
+    ("named", "known", "message"),
+    [
+        ("store,customer", pa.array(["u1"]), "the export's ids are of 1 columns, as u1: name as"),
+        ("store,customer", pa.array([7]), "the export's ids are of 1 columns, as 7"),
+        ("store,customer,x", KNOWN, "the export's ids are of 2 columns, as "),
+        ("customer,store", KNOWN, "customer is int64, the export's user_id is string: write it"),
+        ("store,text", KNOWN, "text is string, the export's user_id is int64: write it as int"),
+        ("store,none", KNOWN, "row 2: none is null: remove the row"),
+        ("store,who", KNOWN, "column 'who' is missing: it has store, customer, text, none, x"),
+        ("store,", KNOWN, "--user-id store,: a name is empty"),
+        ("x,customer", pa.array(["[1,2]"]), "stands there 2 times: name each user once"),
+    ],
+)
+def test_columns_that_are_not_those_of_the_log_are_refused(
+    tmp_path: Path, named: str, known: pa.Array, message: str
+) -> None:
+    table = {"store": STORES, "customer": [3, 3], "text": ["3", "5"], "none": [3, None]}
+    pq.write_table(pa.table({**table, "x": [0, 0]}), tmp_path / "queries")
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        read_queries(tmp_path / "queries", named, known)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

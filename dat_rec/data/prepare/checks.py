@@ -86,8 +86,9 @@ def _kind_of_interaction(columns: dict[str, str]) -> str:
 
 def _kind_of_row(name: str, columns: dict[str, str]) -> str:
     key = f"{name[:-1]}_id"
+    own = f"WHEN problem IS NOT NULL THEN problem || ' in {name}' " if "problem" in columns else ""
     return (
-        f"CASE {_bad_id(key, columns, f' in {name}')} "
+        f"CASE {own}{_bad_id(key, columns, f' in {name}')} "
         f"WHEN row_number() OVER (PARTITION BY {key} ORDER BY file, row) > 1 "
         f"THEN 'duplicate {key} in {name}' END"
     )
@@ -109,6 +110,8 @@ def _check_table(
         )
     else:
         value = f"{name[:-1]}_id::VARCHAR"
+        if "problem" in columns:
+            value = f"CASE WHEN problem IS NOT NULL THEN value ELSE {value} END"
     kept = ", ".join(f'"{c}"' for c in columns if c not in ("file", "problem", "value"))
     # A view leaves the bad rows out, so that a long log is written once.
     database.execute(

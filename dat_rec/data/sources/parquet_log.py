@@ -6,43 +6,32 @@ The options say which column holds what. The type of an attribute's column decid
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import duckdb
-import pyarrow as pa
 from tyro.conf import arg
 
 from dat_rec.data.prepare.options import Options
 from dat_rec.data.prepare.validation import words_of_start
 from dat_rec.data.source import (
-    Attribute,
     Source,
     Split,
     Validation,
-    columns_of,
     last_of_each_user,
     last_share_of_time,
-    named,
-    quoted,
     random_share,
 )
-from dat_rec.data.sources.features import Features, Reading
+from dat_rec.data.sources.features import Reading
 from dat_rec.data.sources.iceberg import IcebergSnapshot
-from dat_rec.data.sources.ids import id_sql
-from dat_rec.data.sources.labels import labels_among, labels_from
 from dat_rec.data.sources.named_paths import start_of
-from dat_rec.data.sources.named_tables import Table, named_table
-from dat_rec.data.sources.odd_times import spoilt_times
-from dat_rec.data.sources.sequence import sequence_sql
-from dat_rec.data.sources.snapshots import Snapshot
-from dat_rec.data.sources.tables import NO_USERS, PLACE, Relation, finite, parquet
-from dat_rec.data.sources.times import OTHER_FORM, Times, no_moment, read_moment, times_of
+from dat_rec.data.sources.named_tables import named_table
+from dat_rec.data.sources.raw_tables import NO_CATEGORY, TIME, RawTables
+from dat_rec.data.sources.tables import finite
+from dat_rec.data.sources.times import Times, read_moment
 from dat_rec.errors import UserError
 
-NO_CATEGORY = "category"
-TIME = "time"
 TEST_SHARE = 0.1
 
 
@@ -81,9 +70,10 @@ class ParquetLog(Options):
     """Iceberg catalog, as pyiceberg's own configuration calls it, in which a path that does not
     exist is the name of a table, e.g. shop.events."""
     user_id: str = "user_id"
-    """Column of interactions and users that holds the user's id: integers from 0, or text."""
+    """Column of interactions and users that holds the user's id: integers from 0, or text. Several
+    make one id together, e.g. store,customer: a JSON array of their values, ["north",17]."""
     item_id: str = "item_id"
-    """Column of interactions and items that holds the item's id: integers from 0, or text."""
+    """Column of interactions and items that holds the item's id, or several, e.g. tenant,sku."""
     text_ids: bool = False
     """Read integer ids as text, e.g. hashes, which may be negative or beyond int64."""
     time: str = TIME
@@ -149,13 +139,11 @@ class ParquetLog(Options):
                 yield
 
         with unchanged():
-            times = self._register_interactions(database, log)
             reading = self._reading()
-            sides = (
-                self._register_items(database, items, reading),
-                self._register_users(database, users, reading),
-            )
-        reading.refuse_unused((*self._item_columns(), *self.user_features), sides)
+            raw = RawTables(self, database, reading)
+            times = raw.interactions(log)
+            sides = (raw.items(items), raw.users(users))
+        reading.refuse_unused((*self.item_columns(), *self.user_features), sides)
         return Source(
             name="parquet",
             category=reading.name(self.category or NO_CATEGORY, "item"),
@@ -182,10 +170,11 @@ class ParquetLog(Options):
         return tuple(f"{path}: {IcebergSnapshot(path, None, self.catalog).words}" for path in paths)
 
     def _reading(self) -> Reading:
-        item = self._item_columns() if self.category else [NO_CATEGORY, *self.item_features]
+        item = self.item_columns() if self.category else [NO_CATEGORY, *self.item_features]
         return Reading.of(self.user_features, item, self.numbers, self.separator)
 
-    def _item_columns(self) -> list[str]:
+    def item_columns(self) -> list[str]:
+        """The items' columns that become features, the category first."""
         return [*([self.category] if self.category else []), *self.item_features]
 
     def _paths(self) -> list[Path]:
@@ -202,7 +191,7 @@ class ParquetLog(Options):
         if self.positive_labels:
             positives = f"{self.label} is {' or '.join(self.positive_labels)}"
         elif self.label:
-            positives = f"{self.label} >= {self._least():g}"
+            positives = f"{self.label} >= {self.least():g}"
         notes = [f"positives: {positives}"]
         if self.from_ is not None or self.to is not None:
             words = [f"from {self.from_}"] * (self.from_ is not None)
@@ -214,11 +203,12 @@ class ParquetLog(Options):
             notes.append("histories may hold what came after a held-out interaction")
         return notes
 
-    def _least(self) -> float:
+    def least(self) -> float:
+        """The minimum label of a positive."""
         return 1.0 if self.min_label is None else self.min_label
 
     def _check(self) -> None:
-        finite("--min-label", self._least())
+        finite("--min-label", self.least())
         if self.min_label is not None and self.positive_labels:
             raise UserError("--min-label and --positive-labels: both name the positives: pass one")
         if self.label is None and self.min_label is not None:
@@ -241,127 +231,6 @@ class ParquetLog(Options):
             raise UserError(f"--item-features {self.category}: is the category already: remove it")
         if self.category is None and NO_CATEGORY in self.item_features:
             raise UserError(f"--item-features {NO_CATEGORY}: pass it as --category {NO_CATEGORY}")
-
-    def _register_interactions(
-        self, database: duckdb.DuckDBPyConnection, parts: Table
-    ) -> Times | None:
-        """Make raw_interactions; return how its times are read, None for a log without times.
-
-        ``place`` counts its rows, where their order matters: for the last one of equal times that
-        no sequence orders, or because there are no times.
-        """
-        log, timed = self._log(database, parts)
-        if not timed and (self.sequence is not None or isinstance(parts, Snapshot)):
-            raise UserError(
-                f"{parts.where}: has no column {self.time!r}, and the rows are in no order: name "
-                f"one that orders them: --time {self.sequence or 'COLUMN'}"
-            )
-        place = ""
-        if (self.split == "last" and self.sequence is None) or not timed:
-            # A table: the view is read several times, and would sort the whole log each time.
-            database.execute(
-                "CREATE TABLE placed_log AS SELECT *, "
-                f"row_number() OVER (ORDER BY _source_file, _source_row) AS _place FROM {log}"
-            )
-            log = replace(log, sql="placed_log")
-            place = ", _place AS place"
-        where, missing = "", "false"
-        if self.label is not None:
-            where, missing = (
-                labels_among(log, self.label, self.positive_labels)
-                if self.positive_labels
-                else labels_from(log, self.label, self._least())
-            )
-        problem, value = f"CASE WHEN {missing} THEN 'missing label'", "NULL"
-        times, time = None, "_place"
-        if timed:
-            times, value = self._times(log, parts), named(self.time)
-            time = times.micros(value)
-            other = f"{times.other(value)} OR {spoilt_times(log, self.time, self.sequence)}"
-            problem += f" WHEN {other} THEN {quoted(OTHER_FORM)}"
-        if self.sequence is not None:
-            sequence = sequence_sql(log, self.sequence)
-            problem += f" WHEN {named(self.sequence)} IS NULL THEN 'missing sequence'"
-            place = f", {sequence} AS sequence"
-        label = named(self.label) if self.label else "NULL"
-        value = f"CASE WHEN {missing} THEN {label}::VARCHAR ELSE {value}::VARCHAR END"
-        database.execute(
-            "CREATE VIEW raw_interactions AS SELECT "
-            f"{id_sql(log, self.user_id, as_text=self.text_ids)} AS user_id, "
-            f"{id_sql(log, self.item_id, as_text=self.text_ids)} AS item_id, "
-            f"{time} AS time, {problem} END AS problem, {value} AS value, {PLACE}{place} "
-            f"FROM {log} {where}"
-        )
-        return times
-
-    def _log(self, database: duckdb.DuckDBPyConnection, parts: Table) -> tuple[Relation, bool]:
-        """The log with the columns that are asked for, and whether it has a time."""
-        more = [name for name in (self.label, self.sequence) if name is not None]
-        columns = [self.user_id, self.item_id, *more]
-        timed = self.time != TIME or parts.has(TIME)
-        wanted = [*columns, self.time] if timed or self.split == "time" else columns
-        try:
-            return parquet(database, parts, wanted, width_of=self.label), timed
-        except UserError as error:
-            if timed or self.split != "time":
-                raise
-            raise UserError(
-                f"{error}; of a log without times, pass --split last or --split random"
-            ) from error
-
-    def _times(self, log: Relation, parts: Table) -> Times:
-        # Parquet has no type for it: to DuckDB, it is an integer.
-        if pa.types.is_duration(parts.type_of(self.time) or pa.null()):
-            raise no_moment(log.where, self.time, "a duration")
-        return times_of(log, self.time, self.time_format)
-
-    def _register_items(
-        self, database: duckdb.DuckDBPyConnection, parts: Table | None, reading: Reading
-    ) -> Features:
-        no_category = reading.name(NO_CATEGORY, "item")
-        if parts is None:
-            # Ids that no catalogue can list are left to the checks of the interactions.
-            type_ = columns_of(database, "raw_interactions")["item_id"]
-            listed = {"BIGINT": " AND item_id >= 0", "VARCHAR": " AND item_id <> ''"}.get(type_, "")
-            database.execute(
-                "CREATE VIEW raw_items AS SELECT item_id, item_id::VARCHAR AS title, "
-                f"NULL::VARCHAR AS {named(no_category)}, min(file) AS file, min(row) AS row "
-                f"FROM raw_interactions WHERE item_id IS NOT NULL{listed} GROUP BY item_id"
-            )
-            return Features((Attribute(no_category, "item"),), "")
-        names = self._item_columns()
-        needed = [self.item_id, *names, *([self.title] if self.title else [])]
-        table = parquet(database, parts, needed)
-        found = reading.features(table, "item", names, self.category)
-        if not self.category:
-            attributes = (Attribute(no_category, "item"), *found.attributes)
-            sql = f", NULL::VARCHAR AS {named(no_category)}{found.sql}"
-            found = replace(found, attributes=attributes, sql=sql)
-        elif found.attributes[0].kind != "category":
-            raise UserError(
-                f"{table.where}: category {self.category!r} is {table.types[self.category]}: "
-                "name a column of text or integers"
-            )
-        database.execute(
-            f"CREATE VIEW raw_items AS SELECT {id_sql(table, self.item_id, as_text=self.text_ids)} "
-            f"AS item_id, {named(self.title or self.item_id)}::VARCHAR AS title{found.sql}, "
-            f"{PLACE} FROM {table}"
-        )
-        return found
-
-    def _register_users(
-        self, database: duckdb.DuckDBPyConnection, parts: Table | None, reading: Reading
-    ) -> Features:
-        if parts is None:
-            database.execute(NO_USERS)
-            return Features((), "")
-        table = parquet(database, parts, [self.user_id, *self.user_features])
-        found = reading.features(table, "query", self.user_features)
-        database.execute(
-            f"CREATE VIEW raw_users AS SELECT {id_sql(table, self.user_id, as_text=self.text_ids)} "
-            f"AS user_id{found.sql}, {PLACE} FROM {table}"
-        )
-        return found
 
     def _split(self, database: duckdb.DuckDBPyConnection, times: Times | None) -> Split:
         if self.split == "random":
