@@ -4,6 +4,7 @@ A local path stays a ``pathlib.Path``. An ``Address`` has the few methods of one
 the store; what does stands in ``read.py``.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NamedTuple
@@ -16,6 +17,8 @@ GOOGLE = ("gs", "gcs")
 AZURE = ("az", "abfs", "abfss", "azure", "adl")
 OBJECT_STORES = (*S3, *GOOGLE, *AZURE)
 """Schemes that can be read and written. Others are read through fsspec, hdfs:// among them."""
+
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Pin(NamedTuple):
@@ -135,6 +138,10 @@ def location(text: str, *, pattern: bool = False) -> Path | Address:
     key = key.strip("/")
     if not bucket and scheme in OBJECT_STORES:
         raise UserError(f"{text}: names no bucket: write {scheme}://BUCKET/…")
+    if scheme in OBJECT_STORES and not BUCKET.fullmatch(bucket.partition("@")[0]):
+        raise UserError(
+            f"{text}: {bucket} is no bucket's name: it has letters, digits, . _ and - alone"
+        )
     if scheme in AZURE and "@" in bucket:
         raise UserError(
             f"{text}: write {scheme}://CONTAINER/…, and the account in AZURE_STORAGE_ACCOUNT_NAME"

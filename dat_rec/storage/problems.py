@@ -14,6 +14,8 @@ STATUS = re.compile(r"non-2xx status code: (\d+)")
 CODE = re.compile(r"<Code>(\w+)</Code>")
 NO_KEY = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthenticationFailed", "InvalidToken")
 PASSING = ("SlowDown", "RequestTimeout", "ServerBusy", "OperationTimedOut", "InternalError")
+OBSTORES_OWN = ("InvalidPath", "NotSupported", "UnknownConfigurationKey")
+"""How obstore calls requests that it does not make."""
 METADATA = ("169.254.169.254", "metadata.google.internal", "metadata/identity")
 """Where a cloud's machines ask for their credentials: elsewhere, nobody answers."""
 
@@ -70,7 +72,9 @@ def problem_of(error: Exception, address: Address, doing: str) -> Problem:
         why = f"{address}: has changed meanwhile ({doing}): start again when nobody writes there"
         return Problem(ChangedError(why), code == "ConditionalRequestConflict")
     words = f"{address}: {doing}: {_words(text, code, status)}"
-    passing = status in (0, 408, 425, 429) or status >= 500 or code in PASSING
+    # Without a status, no answer has come; or obstore has refused the request itself.
+    unanswered = not status and not kind.startswith(OBSTORES_OWN)
+    passing = unanswered or status in (408, 425, 429) or status >= 500 or code in PASSING
     return Problem(StoreError(words) if passing else UserError(words), passing)
 
 

@@ -34,6 +34,8 @@ def test_any_other_text_is_a_path(text: str) -> None:
     ("text", "why"),
     [
         ("s3:///log", "names no bucket"),
+        ("s3://my logs/x", "my logs is no bucket's name"),
+        ("s3://user:key@bucket/x", "user:key@bucket is no bucket's name"),
         ("s3:/bucket/log", "is no address: write s3://bucket/log"),
         ("s3://bucket/../log", "has an empty part"),
         ("s3://bucket/a//log", "has an empty part"),

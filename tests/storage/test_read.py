@@ -139,6 +139,14 @@ def test_a_port_that_says_nothing_costs_seconds(
         assert time.monotonic() - begin < 10
 
 
+def test_what_cannot_be_asked_for_is_not_tried_again(object_store: ObjectStore) -> None:
+    begin = time.monotonic()
+    with pytest.raises(UserError, match=r"^s3://open/a//b: looking for it: ") as raised:
+        client(address("a")).head(Address("s3", "open", "a//b"))
+    assert not isinstance(raised.value, StoreError)
+    assert time.monotonic() - begin < 5
+
+
 def test_a_server_that_is_away_is_named_and_one_that_comes_back_costs_only_time(
     object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
