@@ -11,13 +11,14 @@ from dat_rec.data.digests import DIGESTS, digests_of, files_below
 from dat_rec.data.duckdb_errors import errors_in_one_line
 from dat_rec.data.prepare.journal import Journal, made_of
 from dat_rec.data.prepare.options import Options
-from dat_rec.data.prepare.remote import has_addresses, prepare_near
+from dat_rec.data.prepare.remote import address_in, has_addresses, prepare_near
 from dat_rec.data.prepare.stages import Stages
 from dat_rec.data.prepare.validation import check_validation
 from dat_rec.data.progress import Progress
 from dat_rec.data.schema import SCHEMA, Schema
 from dat_rec.errors import UserError
 from dat_rec.files import whole_folder, write_json
+from dat_rec.storage.address import Location
 
 
 def prepare(options: Options) -> Schema:
@@ -43,9 +44,18 @@ def prepare(options: Options) -> Schema:
         >>> schema.users, schema.items
         (200, 100)
     """
+    _check_numbers(options)
     if has_addresses(options):
-        return prepare_near(options, prepare, SCHEMA)
-    _check_options(options)
+        schema = prepare_near(options, _prepare, SCHEMA)
+    else:
+        schema = _prepare(options)
+    _report(address_in(options.out) or options.out, schema)
+    return schema
+
+
+def _prepare(options: Options) -> Schema:
+    """Make the dataset, of local paths alone."""
+    _check_paths(options)
     of = made_of(options)
     with (
         errors_in_one_line(options.inputs(), options.out, options.memory_limit),
@@ -64,7 +74,6 @@ def prepare(options: Options) -> Schema:
         schema.save(folder)
         _write_digests(folder, options.threads)
         shutil.rmtree(folder / "work")
-    _report(options.out, schema)
     return schema
 
 
@@ -77,7 +86,7 @@ def _write_digests(folder: Path, threads: int | None) -> None:
     write_json(folder / DIGESTS, found)
 
 
-def _check_options(options: Options) -> None:
+def _check_numbers(options: Options) -> None:
     if options.history_length < 1:
         raise UserError(f"--history-length {options.history_length}: must be at least 1")
     if not 0 <= options.max_rejected <= 1:
@@ -85,6 +94,9 @@ def _check_options(options: Options) -> None:
     if options.threads is not None and options.threads < 1:
         raise UserError(f"--threads {options.threads}: must be at least 1")
     check_validation(options)
+
+
+def _check_paths(options: Options) -> None:
     out = options.out.resolve()
     if "\\" in str(out):
         raise UserError(
@@ -97,7 +109,7 @@ def _check_options(options: Options) -> None:
             raise UserError(f"--out {options.out} holds the input {path}: name another folder")
 
 
-def _report(out: Path, schema: Schema) -> None:
+def _report(out: Location, schema: Schema) -> None:
     """Say on stderr what stands in the folder and what was left out."""
     validating = f"{schema.validation} of validation, " if schema.validation else ""
     lines = [

@@ -71,6 +71,7 @@ def test_a_log_and_a_dataset_in_a_store(
     said = capsys.readouterr().err
     assert "s3://open/remote/log: copying 2 objects, 0 MiB, to" in said
     assert "s3://open/remote/data: published" in said
+    assert "s3://open/remote/data: 360 examples" in said
     with pytest.raises(UserError, match=r"^s3://open/remote/data is already there: .*--overwrite"):
         prepare(source)
 
@@ -136,6 +137,8 @@ def test_an_address_that_holds_something_is_refused_before_any_work(
     object_store.put("remote/taken/x", b"1")
     with pytest.raises(UserError, match=r"^s3://open/remote/taken holds objects that were not pub"):
         prepare(Synthetic(out=Path("s3://open/remote/taken"), users=10**9, items=10**9))
+    with pytest.raises(UserError, match="--history-length 0: must be"):
+        prepare(ParquetLog(interactions=Path("s3://b/x"), out=Path("data"), history_length=0))
 
 
 def test_a_path_holds_an_address_by_its_letters() -> None:
