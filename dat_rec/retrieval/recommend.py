@@ -84,7 +84,7 @@ def recommend(
             if queries is not None:
                 ids = read_queries(queries, user_id, opened.user_ids)
                 rows = user_rows(opened, ids)
-        facts = [manifest.sha256, hashlib.sha256(rows).hexdigest(), k, str(out)]
+        facts = [manifest.sha256, hashlib.sha256(rows.data).hexdigest(), k, str(out)]
         check_same_on_all_ranks(json.dumps(facts), "the export, the queries or an option")
         try:
             path = _open_place(publication, out, overwrite=overwrite)
