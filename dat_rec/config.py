@@ -61,6 +61,9 @@ class ModelConfig:
     """Apply a ReLU after the last layer too, as in the paper."""
     augment: bool = True
     """Give each user and item an augmented vector, from tables of their own."""
+    residual: Annotated[bool, Absent(False)] = False
+    """Add the embeddings of ids, of the history's items too, and the augmented vector to each
+    tower's output, past its layers; embedding_dim and output_dim must be equal."""
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
     """The dtype of towers and losses. bfloat16: the dtype of the towers' matrix products alone,
     twice as fast where the processor multiplies such numbers. float64: runs at different world
@@ -258,7 +261,13 @@ class TrainConfig:
             parse_rule(pin)
         if isinstance(self.mirror, Path):
             raise UserError(f"--mirror {self.mirror}: is no address: write e.g. s3://BUCKET/RUN")
-        loss = self.loss
+        loss, model = self.loss, self.model
+        if model.residual and model.embedding_dim != model.output_dim:
+            raise UserError(
+                f"--model.residual with --model.embedding-dim {model.embedding_dim} and "
+                f"--model.output-dim {model.output_dim}: make them equal, or pass "
+                "--model.no-residual"
+            )
         if loss.main == "bce" and loss.negatives == 0:
             raise UserError("--loss.main bce needs negatives: pass --loss.negatives 1 or more")
         if not (loss.in_batch or loss.negatives or loss.shared_negatives):

@@ -132,11 +132,8 @@ class DAT(nn.Module):
                 config.fp16_tables,
             )
         _check_patterns(config.fp16_tables, schema, config)
-        extra = config.output_dim if config.augment else 0
-        query_width = len(self._query_keys) * config.embedding_dim + extra
-        item_width = len(item_keys) * config.embedding_dim + extra
         self.query_tower, self.item_tower = (
-            _tower(width, config, tower) for width in (query_width, item_width)
+            _tower(schema.side(side), config, tower) for side in ("query", "item")
         )
         self.dtype = torch.float64 if config.precision == "float64" else torch.float32
         self.query_tower.to(self.dtype)
@@ -206,12 +203,27 @@ class DAT(nn.Module):
         return keyed[key] / values_B.clamp(min=1).unsqueeze(1)
 
 
-def _tower(input_dim: int, config: ModelConfig, factory: TowerFactory | None) -> Tower | GivenTower:
+def _tower(
+    features: Sequence[Feature], config: ModelConfig, factory: TowerFactory | None
+) -> Tower | GivenTower:
+    """A tower for features and, behind them, the augmented vector."""
+    behind = len(features) * config.embedding_dim
+    input_dim = behind + (config.output_dim if config.augment else 0)
     bfloat16 = config.precision == "bfloat16"
     if factory is not None:
         return GivenTower(factory, input_dim, config.output_dim, bfloat16=bfloat16)
+    residual = []
+    if config.residual:
+        ids = (number for number, one in enumerate(features) if one.table in AUGMENTED)
+        residual = [number * config.embedding_dim for number in ids]
+        residual += [behind] if config.augment else []
     return Tower(
-        input_dim, config.hidden, config.output_dim, last_relu=config.last_relu, bfloat16=bfloat16
+        input_dim,
+        config.hidden,
+        config.output_dim,
+        last_relu=config.last_relu,
+        bfloat16=bfloat16,
+        residual=residual,
     )
 
 

@@ -48,12 +48,18 @@ class TowerFactory(Protocol):
 class Tower(nn.Module):
     """h_l = ReLU(W_l h_{l-1} + b_l), p = h_L / ‖h_L‖₂ (paper, section 2.3).
 
+    With residual ways, past the layers: p = r / ‖r‖₂, r = w_0·h_L + Σ_k w_k·x_k, where x_k are
+    parts of the input and each w is one number, learned from w_0 = 0 and w_k = 1. So the model
+    begins as a factorisation of ids, whose scores are products of (mean) embeddings, and the layers
+    add to it what they learn.
+
     Args:
         input_dim: F.
         hidden: widths of the hidden layers.
         output_dim: D.
         last_relu: whether to apply ReLU after the last layer too: the paper's letter, which
             confines scores to [0, 1].
+        residual: the columns of the input at which the x_k begin, each D wide.
         bfloat16: whether to multiply in bfloat16, and keep weights and outputs in float32
             (autocast).
     """
@@ -66,10 +72,16 @@ class Tower(nn.Module):
         *,
         last_relu: bool,
         bfloat16: bool = False,
+        residual: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.output_dim = output_dim
         self.in_bfloat16 = bfloat16
+        self._residual = tuple(residual)
+        self.gates: nn.Parameter | None = None
+        """(1 + K,): w_0, …, w_K; None without residual ways."""
+        if residual:
+            self.gates = nn.Parameter(torch.tensor([0.0, *[1.0] * len(residual)]))
         widths = [input_dim, *hidden, output_dim]
         layers: list[nn.Module] = []
         for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
@@ -80,7 +92,13 @@ class Tower(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (…, F) to unit vectors (…, D); a zero vector stays zero."""
-        return _unit_vectors(self.layers, features, bfloat16=self.in_bfloat16)
+        outputs = _outputs(self.layers, features, bfloat16=self.in_bfloat16)
+        if self.gates is not None:
+            outputs = self.gates[0] * outputs
+            for number, begin in enumerate(self._residual, 1):
+                part = features[..., begin : begin + self.output_dim]
+                outputs = outputs + self.gates[number] * part
+        return F.normalize(outputs, dim=-1)
 
 
 class GivenTower(nn.Module):
@@ -108,13 +126,14 @@ class GivenTower(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, F) to unit vectors (B, D); a zero vector stays zero."""
-        return _unit_vectors(self.given, features, bfloat16=self.in_bfloat16)
+        outputs = _outputs(self.given, features, bfloat16=self.in_bfloat16)
+        return F.normalize(outputs, dim=-1)
 
 
-def _unit_vectors(layers: nn.Module, features: Tensor, *, bfloat16: bool) -> Tensor:
+def _outputs(layers: nn.Module, features: Tensor, *, bfloat16: bool) -> Tensor:
     with torch.autocast(features.device.type, torch.bfloat16, enabled=bfloat16):
         outputs: Tensor = layers(features)
-    return F.normalize(outputs.to(features.dtype), dim=-1)
+    return outputs.to(features.dtype)
 
 
 def _check(tower: nn.Module, input_dim: int, output_dim: int) -> None:

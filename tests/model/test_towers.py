@@ -1,14 +1,16 @@
 """A tower of one's own: scaled to unit vectors, and refused where it could not be kept."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dat_rec.config import ModelConfig
+from dat_rec.data.stream.batch import to_kjt
 from dat_rec.errors import UserError
 from dat_rec.model.dat import DAT
 from dat_rec.model.towers import GivenTower, Tower
-from tests.model.test_dat import SCHEMA
+from tests.model.test_dat import SCHEMA, columns
 
 
 def linear(input_dim: int, output_dim: int) -> nn.Module:
@@ -48,6 +50,33 @@ def test_none_of_its_parameters_could_pass_for_ours() -> None:
     shapes = [tuple(parameter.shape) for parameter in own.parameters()]
     assert shapes == [tuple(parameter.shape) for parameter in given.parameters()]
     assert not set(own.state_dict()) & set(given.state_dict())
+
+
+def test_residual_ways_begin_as_a_factorisation_and_add_the_layers() -> None:
+    torch.manual_seed(0)
+    tower = Tower(8, (6,), 3, last_relu=False, residual=(0, 5))
+    inputs = torch.randn(4, 8)
+    parts = inputs[:, :3] + inputs[:, 5:]
+    torch.testing.assert_close(tower(inputs), parts / parts.norm(dim=1, keepdim=True))
+    assert tower.gates is not None
+    with torch.no_grad():
+        tower.gates.copy_(torch.tensor([2.0, 0.5, -3.0]))
+    first, _, last = tower.layers
+    hidden = (inputs @ first.weight.T + first.bias).clamp(min=0)
+    sums = 2 * (hidden @ last.weight.T + last.bias) + 0.5 * inputs[:, :3] - 3 * inputs[:, 5:]
+    torch.testing.assert_close(tower(inputs), sums / sums.norm(dim=1, keepdim=True))
+
+
+def test_the_models_residual_ways_are_ids_history_and_augmented_vectors() -> None:
+    config = ModelConfig(embedding_dim=8, output_dim=8, residual=True)
+    model = DAT(SCHEMA, config)
+    given = columns(5, 0, np.random.default_rng(0))
+    inputs = model.look_up(to_kjt(given, list(given), 5))
+    output = model.queries(inputs, *model.items(inputs))
+    user, history, a_u = inputs.query_BF.split(8, dim=1)
+    item, _, a_v = inputs.items_BF[0].split(8, dim=1)
+    for found, parts in ((output.query_BD, user + history + a_u), (output.item_BD, item + a_v)):
+        torch.testing.assert_close(found, parts / parts.norm(dim=1, keepdim=True))
 
 
 class Pair(nn.Module):
