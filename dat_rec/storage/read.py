@@ -83,18 +83,20 @@ class PinnedFile(io.RawIOBase):
         """
         begin = min(self.tell(), self._pin.size)
         stop = self._pin.size if size is None or size < 0 else min(begin + size, self._pin.size)
-        self._here.position = stop
         if begin == stop:
             return b""
         if begin >= self._in_tail:
             if self._tail is None:
                 self._tail = self._range(self._in_tail, self._pin.size)
-            return self._tail[begin - self._in_tail : stop - self._in_tail]
-        parts = [
-            self._range(start, min(start + RANGE_BYTES, stop))
-            for start in range(begin, stop, RANGE_BYTES)
-        ]
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            data = self._tail[begin - self._in_tail : stop - self._in_tail]
+        else:
+            parts = [
+                self._range(start, min(start + RANGE_BYTES, stop))
+                for start in range(begin, stop, RANGE_BYTES)
+            ]
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._here.position = stop
+        return data
 
     def readinto(self, buffer: Any) -> int:
         """Fill ``buffer``; the number of bytes read."""

@@ -53,6 +53,7 @@ class Retry:
                     raise problem.error from error
                 tried_s = time.monotonic() - begin
                 if tried_s >= self._deadline_s():
+                    self._away = False  # the next outage is said too
                     raise self._given_up(problem.error, tried_s) from error
                 if self._answered and not self._away:
                     self._away = True
