@@ -79,6 +79,13 @@ class Split:
     kind: Literal["time", "random", "last"] = "time"
     """What chooses: the time, chance, or each user's order. A share for validation is chosen alike
     (``prepare/validation.py``)."""
+    group: str | None = None
+    """What the groups are called, of a split that holds out a share of each; None for others."""
+    group_rule: str = ""
+    """``is_test`` with ``{share}`` in place of that share."""
+    parts_equals: bool = False
+    """Whether it may part interactions of one user, item and time (and sequence): they are then all
+    held out, as the test if one of them is."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +138,72 @@ def random_number(seed: int) -> str:
     return f"md5_number_lower(concat_ws('|', {seed}, user_id, item_id, time))"
 
 
-def last_of_each_user(order: str, cure: str = "give more data", *, sequence: bool = False) -> Split:
+def share_of_each_group(
+    kind: Literal["time", "random"],
+    share: float,
+    group: str,
+    name: str,
+    *,
+    seed: int = 0,
+    sequence: bool = False,
+    minimum: int = 2,
+) -> Split:
+    """Hold out a ``share`` of each group's interactions: the last by time, or random ones.
+
+    It is rounded, and one at least; equal times (and sequences), or equal interactions, stay
+    together. What would leave a group none to train on is trained on.
+
+    Args:
+        kind: what chooses.
+        share: share of each group's interactions.
+        group: the column of ``interactions`` that tells the groups apart.
+        name: the user's name of it, for the words.
+        seed: random seed.
+        sequence: whether ``interactions`` have a sequence.
+        minimum: minimum number of interactions of a group of which some are held out.
+
+    Raises:
+        UserError: the share is not between 0 and 1.
+    """
+    check_share("test share", share)
+    order = ["time", *(["sequence"] if sequence else [])]
+    if kind == "random":
+        order = [random_number(seed)]
+    down = ", ".join(f"{value} DESC" for value in order)
+    rule = (
+        f"rank() OVER (PARTITION BY {group} ORDER BY {down}) <= "
+        f"greatest(1, round({{share}} * count(*) OVER (PARTITION BY {group}))) "
+        f"AND rank() OVER (PARTITION BY {group} ORDER BY {', '.join(order)}) > 1"
+        f"{_of_minimum(group, minimum)}"
+    )
+    how = "the last" if kind == "time" else "a random"
+    words = f"test: {how} {share * 100:g} % of the interactions of each {name}"
+    words += f" that has {minimum} or more" if minimum > 2 else ""
+    words += f" (seed {seed})" if kind == "random" else ""
+    cure = f"no {name} has {minimum} that differ: lower --split-minimum, or leave --split-group out"
+    return Split(
+        rule.format(share=share),
+        words,
+        share,
+        if_none=cure,
+        kind=kind,
+        group=name,
+        group_rule=rule,
+        parts_equals=group != "user_id",
+    )
+
+
+def _of_minimum(group: str, minimum: int) -> str:
+    """SQL: whether the group has so many interactions, held out or not."""
+    if minimum <= 2:
+        return ""
+    many = f"SELECT {group} FROM interactions GROUP BY {group} HAVING count(*) >= {minimum}"
+    return f" AND {group} IN ({many})"
+
+
+def last_of_each_user(
+    order: str, cure: str = "give more data", *, sequence: bool = False, minimum: int = 2
+) -> Split:
     """Hold out each user's last interaction by time; a user's only one is trained on.
 
     Those of one user, item and time (and sequence) stay together: if not, the test would leak into
@@ -141,15 +213,18 @@ def last_of_each_user(order: str, cure: str = "give more data", *, sequence: boo
         order: a column of ``interactions`` that orders those of the same time.
         cure: what to do where no user has two.
         sequence: whether ``interactions`` have a sequence.
+        minimum: minimum number of interactions of a user of whom one is held out.
     """
     user = "PARTITION BY user_id"
     last = f"OVER ({user} ORDER BY time DESC, {order} DESC)"
     alike = ["item_id", "time", *(["sequence"] if sequence else [])]
+    many = "two" if minimum == 2 else str(minimum)
     are_last = " AND ".join(f"{name} = first_value({name}) {last}" for name in alike)
     return Split(
-        f"{are_last} AND count(*) OVER ({user}) > count(*) OVER ({user}, {', '.join(alike)})",
-        "test: the last interaction of each user who has two or more",
-        if_none=f"no user has two that differ: {cure}",
+        f"{are_last} AND count(*) OVER ({user}) > count(*) OVER ({user}, {', '.join(alike)})"
+        f"{_of_minimum('user_id', minimum)}",
+        f"test: the last interaction of each user who has {many} or more",
+        if_none=f"no user has {many} that differ: {cure}",
         by_order=True,
         kind="last",
     )

@@ -115,6 +115,7 @@ def _report(out: Location, schema: Schema) -> None:
     lines = [
         f"{out}: {schema.examples} examples, {schema.tests} test interactions, {validating}"
         f"{schema.users} users, {schema.items} items ({schema.trained_items} trained)",
+        schema.split,
         *schema.notes,
     ]
     lines += [f"rejected: {count} rows: {kind}" for kind, count in schema.rejected.items()]

@@ -17,6 +17,9 @@ FAR = 1.5
 """Ratio of the share that is held out to the one that was asked for, or the reverse, above which a
 warning says so."""
 
+FEW_USERS = 0.05
+"""Share of the users who are asked, under which a warning says so."""
+
 
 def keep_frequent(database: duckdb.DuckDBPyConnection, minimum: int) -> tuple[str, ...]:
     """Drop users and items with fewer interactions than ``minimum`` until none is left.
@@ -66,28 +69,56 @@ class HeldOut:
     """Number of all interactions."""
     asked: float | None
     """Share that was asked for; None where the split names none."""
+    part: str = "test"
+    """``test`` or ``validation``."""
     ties: int = 0
     """Number of held-out interactions that their order alone tells from a training one."""
+    users: int = 0
+    """Number of all users."""
+    asked_users: int = 0
+    """Number of the trained ones who have a held-out interaction with a trained item."""
+    joined: int = 0
+    """Number of those that the split would train on, and that are equal to held-out ones."""
 
     def __str__(self) -> str:
+        share = self.asked_users / max(1, self.users)
+        return (
+            f"{self._held_out}, and {self.asked_users} of {self.users} users have a {self.part} "
+            f"query that a model can answer ({share:.2%})"
+        )
+
+    @property
+    def _held_out(self) -> str:
         return f"{self.rows} of {self.of} are held out ({self.rows / self.of:.2%})"
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A line, if the share is far from the one that was asked for, or there are ties."""
+        """A line each, if the share is far from the one asked for, there are ties, or few users."""
+        lines = []
+        share = self.rows / self.of
+        if self.joined:
+            lines.append(
+                f"{self.joined} interactions have the user, item and time of a held-out one, and "
+                "are held out with it"
+            )
         if self.ties:
-            return (
+            lines.append(
                 f"warning: {self.ties} held-out interactions have the user and time of one that is "
                 "trained on: the order of the rows chose them: name a column that orders them "
-                "(--sequence of parquet)",
+                "(--sequence of parquet)"
             )
-        share = self.rows / self.of
-        if self.asked is None or self.asked / FAR <= share <= self.asked * FAR:
-            return ()
-        return (
-            f"warning: {self}, where {self.asked:.2%} were asked for: interactions that the split "
-            "cannot tell apart stay together, and one is the least",
-        )
+        elif self.asked is not None and not self.asked / FAR <= share <= self.asked * FAR:
+            lines.append(
+                f"warning: {self._held_out}, where {self.asked:.2%} were asked for: interactions "
+                "that the split cannot tell apart stay together, and one is the least"
+            )
+        if self.asked_users < FEW_USERS * self.users:
+            lines.append(
+                f"warning: the {self.part} asks {self.asked_users} of {self.users} users, fewer "
+                f"than {FEW_USERS:.0%} (a query's user and item must be trained): hold out more, "
+                "or of each user (parquet: --split last, or --split-group user_id)"
+            )
+        return tuple(lines)
 
 
 def hold_out(
@@ -111,6 +142,7 @@ def hold_out(
         )
     else:
         _mark_in_turn(database, split, validation, columns)
+    joined = _join_equals(database, columns) if split.parts_equals else 0
     rows = count_rows(database, "marked_interactions")
     tested = count_rows(database, "marked_interactions WHERE part = 'test'")
     if rows == 1:
@@ -120,7 +152,9 @@ def hold_out(
     if tested == 0:
         raise UserError(f"no interaction is held out to test on ({split.words}): {split.if_none}")
     ties = _ties(database, "test", moment) if split.by_order else 0
-    held_out = HeldOut(tested, rows, split.share, ties)
+    users = count_rows(database, "(SELECT DISTINCT user_id FROM marked_interactions)")
+    asked = _asked_users(database, "test")
+    held_out = HeldOut(tested, rows, split.share, "test", ties, users, asked, joined)
     if validation is None:
         return (held_out,)
     validating = count_rows(database, "marked_interactions WHERE part = 'validation'")
@@ -136,7 +170,8 @@ def hold_out(
             "hold out more"
         )
     ties = _ties(database, "validation", moment) if split.by_order else 0
-    return held_out, HeldOut(validating, left, validation.share, ties)
+    asked = _asked_users(database, "validation")
+    return held_out, HeldOut(validating, left, validation.share, "validation", ties, users, asked)
 
 
 def _mark_in_turn(
@@ -152,6 +187,34 @@ def _mark_in_turn(
         f"CASE WHEN {validation.is_validation} THEN 'validation' ELSE 'train' END FROM training; "
         "DROP VIEW training; DROP TABLE tested"
     )
+
+
+def _join_equals(database: duckdb.DuckDBPyConnection, columns: str) -> int:
+    """Let equal interactions be of one part: else the test would leak into training.
+
+    Returns:
+        How many are no longer trained on.
+    """
+    before = count_rows(database, "marked_interactions WHERE part = 'train'")
+    equal = f"OVER (PARTITION BY {columns})"
+    database.execute(
+        "ALTER TABLE marked_interactions RENAME TO parted; "
+        f"CREATE TABLE marked_interactions AS SELECT {columns}, CASE "
+        f"WHEN bool_or(part = 'test') {equal} THEN 'test' "
+        f"WHEN bool_or(part = 'validation') {equal} THEN 'validation' ELSE 'train' END AS part "
+        "FROM parted; DROP TABLE parted"
+    )
+    return before - count_rows(database, "marked_interactions WHERE part = 'train'")
+
+
+def _asked_users(database: duckdb.DuckDBPyConnection, part: str) -> int:
+    """The number of trained users who have an interaction of the part with a trained item."""
+    trained = " AND ".join(
+        f"{key} IN (SELECT {key} FROM marked_interactions WHERE part = 'train')"
+        for key in ("user_id", "item_id")
+    )
+    query = f"SELECT DISTINCT user_id FROM marked_interactions WHERE part = '{part}' AND {trained}"
+    return count_rows(database, f"({query})")
 
 
 def _ties(database: duckdb.DuckDBPyConnection, part: str, moment: str) -> int:

@@ -52,7 +52,8 @@ def share_of_training(split: Split, share: float, seed: int) -> Validation:
     """Hold out a share of what the split leaves, chosen as the split chose the test.
 
     By time: the last share, equal times together. At random: a random share, equal ones together.
-    Of a split of each user's last: the last that is left, of a random share of the users.
+    Of a split of each user's last: the last that is left, of a random share of the users. Of one
+    by groups: a share of each.
 
     Raises:
         UserError: the share is not between 0 and 1.
@@ -70,6 +71,10 @@ def share_of_training(split: Split, share: float, seed: int) -> Validation:
         words = f"validation: the last other interaction of {whose}, where two or more are left"
         return Validation(f"({split.is_test}) AND {chosen}", words)
     check_share("--validation-share", share)
+    if split.group is not None:
+        how = "the last" if split.kind == "time" else "a random"
+        words = f"validation: {how} {percent} of the others of each {split.group}"
+        return Validation(split.group_rule.format(share=share), words, share)
     if split.kind == "random":
         number = random_number(seed)
         words = f"validation: a random {percent} of the others (seed {seed})"

@@ -14,25 +14,18 @@ import duckdb
 from tyro.conf import arg
 
 from dat_rec.data.prepare.options import Options
-from dat_rec.data.prepare.validation import words_of_start
 from dat_rec.data.source import (
     Source,
-    Split,
-    Validation,
-    last_of_each_user,
-    last_share_of_time,
-    random_share,
 )
 from dat_rec.data.sources.features import Reading
 from dat_rec.data.sources.iceberg import IcebergSnapshot
+from dat_rec.data.sources.log_split import TEST_SHARE, check_split, split_of, validation_of
 from dat_rec.data.sources.named_paths import start_of
 from dat_rec.data.sources.named_tables import named_table
 from dat_rec.data.sources.raw_tables import NO_CATEGORY, TIME, RawTables
 from dat_rec.data.sources.tables import finite
-from dat_rec.data.sources.times import Times, read_moment
+from dat_rec.data.sources.times import Times
 from dat_rec.errors import UserError
-
-TEST_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +104,15 @@ class ParquetLog(Options):
     split: Literal["time", "random", "last"] = "time"
     """How the test set is held out: the last share of interactions by time, a random share, or
     each user's last interaction. Without times, interactions are in the order of their rows."""
+    split_column: str | None = None
+    """Column of interactions that says of each which part it is of, in place of --split: train,
+    validation (or valid, val, dev) or test."""
+    split_group: str | None = None
+    """Column of interactions, with --split time or random: the share is held out of each of its
+    values' interactions, e.g. of each user's with --split-group user_id."""
+    split_minimum: int | None = None
+    """Minimum number of interactions of a user, or group, of which some are held out, with --split
+    last or --split-group; those with fewer are trained on whole. Without it, 2."""
     test_share: float = TEST_SHARE
     """Share of the interactions that is held out for testing, with --split time or random."""
     test_from: str | None = None
@@ -148,8 +150,8 @@ class ParquetLog(Options):
             name="parquet",
             category=reading.name(self.category or NO_CATEGORY, "item"),
             attributes=tuple(attribute for side in sides for attribute in side.attributes),
-            split=self._split(database, times),
-            validation=self._validation(database, times),
+            split=split_of(self, database, times),
+            validation=validation_of(self, database, times, said=raw.says_validation),
             notes=(
                 *self._notes(times),
                 *reading.notes,
@@ -199,7 +201,7 @@ class ParquetLog(Options):
             notes.append(f"partitions: {' '.join(words)}")
         if times is None:
             notes.append("the log has no times: the order of its rows, files by name, stands in")
-        if self.split == "random":
+        if self.split == "random" or self.split_column is not None:
             notes.append("histories may hold what came after a held-out interaction")
         return notes
 
@@ -215,13 +217,7 @@ class ParquetLog(Options):
             raise UserError("--min-label needs --label: name the column")
         if self.label is None and self.positive_labels:
             raise UserError("--positive-labels needs --label: name the column")
-        if self.split != "time" and self.test_from is not None:
-            raise UserError(f"--test-from needs --split time: it is {self.split}: leave one out")
-        if self.split == "last" and self.test_share != TEST_SHARE:
-            raise UserError(
-                "--test-share has no meaning for --split last, which holds out one interaction of "
-                "each user: leave one out"
-            )
+        check_split(self)
         for field in ("category", "title", "item_features"):
             if self.items is None and getattr(self, field):
                 raise UserError(f"--{field.replace('_', '-')} needs --items: name the items' file")
@@ -231,37 +227,3 @@ class ParquetLog(Options):
             raise UserError(f"--item-features {self.category}: is the category already: remove it")
         if self.category is None and NO_CATEGORY in self.item_features:
             raise UserError(f"--item-features {NO_CATEGORY}: pass it as --category {NO_CATEGORY}")
-
-    def _split(self, database: duckdb.DuckDBPyConnection, times: Times | None) -> Split:
-        if self.split == "random":
-            return random_share(self.test_share, self.seed)
-        if self.split == "last":
-            order = "place" if self.sequence is None else "sequence DESC, item_id"
-            cure = "pass --split time or --split random"
-            return last_of_each_user(order, cure, sequence=self.sequence is not None)
-        if self.test_from is None or times is None:
-            return last_share_of_time(self.test_share, "pass --split last or --split random")
-        start = _start(database, times, "--test-from", self.test_from)
-        return Split(f"time >= {start}", f"test: from {self.test_from} on")
-
-    def _validation(
-        self, database: duckdb.DuckDBPyConnection, times: Times | None
-    ) -> Validation | None:
-        if self.validation_from is None:
-            return None
-        if times is None:
-            raise UserError(
-                f"--validation-from {self.validation_from}: the log has no times: pass "
-                "--validation-share, or name their column by --time"
-            )
-        start = _start(database, times, "--validation-from", self.validation_from)
-        return Validation(f"time >= {start}", words_of_start(self.validation_from))
-
-
-def _start(database: duckdb.DuckDBPyConnection, times: Times, option: str, text: str) -> int:
-    """The moment that an option names, in the form of the log's times."""
-    start = read_moment(database, times, text)
-    if start is None:
-        kind = "integer" if times.integers else "timestamp"
-        raise UserError(f"{option} {text}: is no {kind}, as the times are: write one")
-    return start

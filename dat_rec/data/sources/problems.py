@@ -20,10 +20,11 @@ class Problem:
 
 def kind_sql(problems: Sequence[Problem]) -> str:
     """SQL: the kind of the first problem that a row has; NULL for a good row."""
-    return f"CASE{''.join(f' WHEN {p.test} THEN {quoted(p.kind)}' for p in problems)} END"
+    cases = "".join(f" WHEN {p.test} THEN {quoted(p.kind)}" for p in problems)
+    return f"CASE{cases} END" if cases else "NULL::VARCHAR"
 
 
 def value_sql(problems: Sequence[Problem], other: str = "NULL") -> str:
     """SQL: the value of that problem as text; that of ``other`` for a row without one."""
     cases = "".join(f" WHEN {p.test} THEN ({p.shown})::VARCHAR" for p in problems)
-    return f"CASE{cases} ELSE ({other})::VARCHAR END"
+    return f"CASE{cases} ELSE ({other})::VARCHAR END" if cases else f"({other})::VARCHAR"

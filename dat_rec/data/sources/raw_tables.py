@@ -16,6 +16,7 @@ from dat_rec.data.sources.odd_times import spoilt_times
 from dat_rec.data.sources.problems import Problem, kind_sql, value_sql
 from dat_rec.data.sources.sequence import sequence_sql
 from dat_rec.data.sources.snapshots import Snapshot
+from dat_rec.data.sources.split_columns import SplitColumn, groups, said_parts
 from dat_rec.data.sources.tables import NO_USERS, PLACE, Relation, parquet
 from dat_rec.data.sources.times import OTHER_FORM, Times, no_moment, times_of
 from dat_rec.errors import UserError
@@ -44,6 +45,8 @@ class RawTables:
         self._reading = reading
         self._ids: dict[str, tuple[Id, str]] = {}
         """Those of the interactions, by name, and the log."""
+        self.says_validation = False
+        """Whether the split's column says of an interaction that it validates."""
 
     def interactions(self, parts: Table) -> Times | None:
         """Make raw_interactions; return how its times are read, None for a log without times.
@@ -90,16 +93,19 @@ class RawTables:
             problems.append(
                 Problem(f"{named(options.sequence)} IS NULL", "missing sequence", value)
             )
+        if (dividing := self._dividing(log)) is not None:
+            place += dividing.sql
+            problems.append(dividing.problem)
         chosen = ""
         for name, columns in ids.items():
             found = id_of(log, name, columns, as_text=options.text_ids)
             self._ids[name] = found, log.where
             problems += found.problems
             chosen += f"{found.sql} AS {name}, "
-        problem = kind_sql(problems) if problems else "NULL::VARCHAR"
         self._database.execute(
-            f"CREATE VIEW raw_interactions AS SELECT {chosen}{time} AS time, {problem} AS problem, "
-            f"{value_sql(problems, value)} AS value, {PLACE}{place} FROM {log} {where}"
+            f"CREATE VIEW raw_interactions AS SELECT {chosen}{time} AS time, "
+            f"{kind_sql(problems)} AS problem, {value_sql(problems, value)} AS value, "
+            f"{PLACE}{place} FROM {log} {where}"
         )
         return times
 
@@ -110,17 +116,33 @@ class RawTables:
     def _log(self, parts: Table, ids: list[str]) -> tuple[Relation, bool]:
         """The log with the columns that are asked for, and whether it has a time."""
         options = self._options
-        columns = [*ids, *(name for name in (options.label, options.sequence) if name is not None)]
+        more = (options.label, options.sequence, options.split_column, self._group())
+        columns = [*ids, *(name for name in more if name is not None)]
         timed = options.time != TIME or parts.has(TIME)
-        wanted = [*columns, options.time] if timed or options.split == "time" else columns
+        by_time = options.split == "time" and options.split_column is None
+        wanted = [*columns, options.time] if timed or by_time else columns
         try:
             return parquet(self._database, parts, wanted, width_of=options.label), timed
         except UserError as error:
-            if timed or options.split != "time":
+            if timed or not by_time:
                 raise
             raise UserError(
                 f"{error}; of a log without times, pass --split last or --split random"
             ) from error
+
+    def _group(self) -> str | None:
+        """The column of the groups of a split, if it is none of the ids."""
+        group = self._options.split_group
+        return None if group in (self._options.user_id, self._options.item_id) else group
+
+    def _dividing(self, log: Relation) -> SplitColumn | None:
+        """The column of the log that its split reads, if any."""
+        if self._options.split_column is not None:
+            found = said_parts(log, self._options.split_column)
+            self.says_validation = found.says_validation
+            return found
+        group = self._group()
+        return None if group is None else groups(log, group)
 
     def _times(self, log: Relation, parts: Table) -> Times:
         # Parquet has no type for it: to DuckDB, it is an integer.
