@@ -4,9 +4,9 @@ What is asked for travels as it is: unlike a sum of the ranks' parts, as TorchRe
 gives for a bag of values, it has the same bits on any number of ranks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from dat_rec.checkpoint.damage import rank_and_ranks
 
 Ints = NDArray[np.int64]
-Number = TypeVar("Number", np.uint64, np.int64)
+Number = TypeVar("Number", np.uint64, np.int64, np.int32, np.float32)
 
 
 @dataclass(frozen=True)
@@ -147,3 +147,17 @@ def sum_of_ranks(own: NDArray[Any]) -> NDArray[Any]:
     total = torch.from_numpy(own.copy())
     dist.all_reduce(total)
     return total.numpy()
+
+
+class Messages(NamedTuple):
+    """What the ranks tell one another of their arrays; each call is collective."""
+
+    add_up: Callable[[NDArray[Any]], NDArray[Any]]
+    """Returns the sum of all ranks' arrays."""
+    gather: Callable[[NDArray[Any]], NDArray[Any]]
+    """Returns all ranks' arrays, joined at their first dimension in the ranks' order."""
+
+
+BETWEEN_RANKS = Messages(sum_of_ranks, gather)
+ALONE = Messages(lambda own: own, lambda own: own)
+"""For one process that asks nobody, whatever group it is in."""

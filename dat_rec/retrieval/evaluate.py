@@ -1,17 +1,17 @@
-"""A run in, RUN/metrics.json and a printed table out: the model beside rules without one."""
+"""A run in, RUN/metrics.json out: the model's figures beside those of the baselines."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from dat_rec.checkpoint.damage import rank_and_ranks
-from dat_rec.dist.agree import together
+from dat_rec.dist.agree import broadcast_from_rank_0, together
 from dat_rec.files import write_json
 from dat_rec.model.towers import TowerFactory
-from dat_rec.retrieval.baselines import baselines
-from dat_rec.retrieval.divided import sum_of_ranks
+from dat_rec.retrieval.baselines import Settings
+from dat_rec.retrieval.divided import BETWEEN_RANKS
 from dat_rec.retrieval.encode import (
     each_ranks_block,
     encode_blocks,
@@ -20,10 +20,12 @@ from dat_rec.retrieval.encode import (
     rounds,
     user_kinds,
 )
-from dat_rec.retrieval.metrics import CUTOFFS, blocks
+from dat_rec.retrieval.kept_baselines import Found, baselines
+from dat_rec.retrieval.metrics import USER_CUTOFFS, blocks, check_cutoffs
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.ranking import Ranking, Ranks, item_columns
 from dat_rec.retrieval.ranks import Threads, all_ranks, one_thread_each
+from dat_rec.retrieval.top_lists import TopLists
 from dat_rec.retrieval.trained import Trained, load_model
 from dat_rec.runs.figures import METRICS, read_summary
 from dat_rec.storage.address import Location
@@ -35,6 +37,8 @@ def evaluate(
     data: Location | None = None,
     checkpoint: str = "newest",
     *,
+    k: Sequence[int] = USER_CUTOFFS,
+    fitted_baselines: bool = True,
     tower: TowerFactory | None = None,
 ) -> dict[str, Any]:
     """Rank every held-out item among all items, and write the figures to ``RUN/metrics.json``.
@@ -46,15 +50,20 @@ def evaluate(
         data: the dataset, if it is no longer where the run found it.
         checkpoint: which of the run's: the number of its steps, ``best`` (the lowest main loss) or
             ``newest``.
+        k: the Ks of Recall@K and NDCG@K, means over users, and of coverage and popularity of the
+            lists. HR@K stays at 50 and 100.
+        fitted_baselines: whether ItemCF and iALS are fitted and tuned. Their figures are kept with
+            the dataset, so that the next evaluation has them at once.
         tower: the tower that the run was trained with, if it was not dat_rec's own.
 
     Returns:
         What metrics.json holds: ``dataset``, ``checkpoint`` (steps), the blocks of
-        ``dat_rec.retrieval.metrics.blocks`` and ``baselines``.
+        ``dat_rec.retrieval.metrics.blocks``, ``baselines`` with the same blocks by name, and
+        ``baselines_left_out``, why one is missing, by name.
 
     Raises:
-        UserError: no whole checkpoint, one with another tower, a malformed dataset, or vectors that
-            are not finite.
+        UserError: a K below 1, no whole checkpoint, one with another tower, a malformed dataset, or
+            vectors that are not finite.
 
     Example:
         >>> metrics = dat_rec.evaluate(Path("run"))
@@ -63,15 +72,21 @@ def evaluate(
         >>> 0 < metrics["all"]["MRR"] < 1
         True
     """
+    cutoffs = check_cutoffs(k)
     with all_ranks(), one_thread_each() as threads:
         trained = load_model(run, data, checkpoint, tower)
         with together():
             protocol = Protocol.read(trained.dataset)
+        lists = TopLists(protocol, cutoffs, BETWEEN_RANKS)
+        ranks = model_ranks(trained, protocol, threads, lists)
+        settings = Settings(protocol, cutoffs)
+        found = _baselines(run, trained, settings, threads, fitted=fitted_baselines)
         metrics = {
             "dataset": trained.dataset.schema.source,
             "checkpoint": trained.step,
-            **blocks(protocol, model_ranks(trained, protocol, threads)),
-            "baselines": baselines(protocol),
+            **blocks(protocol, ranks, lists, cutoffs),
+            "baselines": found.figures,
+            "baselines_left_out": found.left_out,
         }
         with together():
             if rank_and_ranks()[0] == 0:
@@ -81,10 +96,18 @@ def evaluate(
     return metrics
 
 
-def model_ranks(trained: Trained, protocol: Protocol, threads: Threads) -> Ranks:
+def model_ranks(
+    trained: Trained, protocol: Protocol, threads: Threads, lists: TopLists | None = None
+) -> Ranks:
     """Rank every query's item by the model's vectors. Collective: ranks divide users and items.
 
     Each rank encodes some of the users, block by block; every block goes to all ranks.
+
+    Args:
+        trained: the model, and its dataset.
+        protocol: the queries.
+        threads: that compute side by side.
+        lists: takes the best items of each user, if they are wanted.
 
     Raises:
         UserError: a vector is not finite, or a file cannot be read.
@@ -94,7 +117,7 @@ def model_ranks(trained: Trained, protocol: Protocol, threads: Threads) -> Ranks
     items = item_columns(rows, kind, protocol.trained_items)
     source, users = user_kinds(dataset, protocol.users)
     first_rows = protocol.users[users.first]
-    ranking = Ranking(protocol, items, users.kind, threads, sum_of_ranks)
+    ranking = Ranking(protocol, items, users.kind, threads, BETWEEN_RANKS, lists=lists)
     encoded = encode_blocks(model, dataset.schema, source, first_rows, query_tower, threads)
     shown = tqdm(
         encoded, "rank", rounds(len(first_rows)), unit="block", disable=rank_and_ranks()[0] > 0
@@ -105,35 +128,13 @@ def model_ranks(trained: Trained, protocol: Protocol, threads: Threads) -> Ranks
     return ranking.ranks()
 
 
-def table(metrics: dict[str, Any]) -> str:
-    """The figures as an aligned text table: the model's rows, then the baselines'."""
-    names = [*(f"HR@{k}" for k in CUTOFFS), "MRR"]
-    rows = list(_rows(metrics))
-    width = max(len(label) for label, _ in rows)
-    lines = [f"{'':{width}}  {'queries':>9}" + "".join(f"  {name:>6}" for name in names)]
-    for label, block in rows:
-        cells = ["-" if block[name] is None else f"{block[name]:.4f}" for name in names]
-        lines.append(
-            f"{label:{width}}  {block['queries']:>9,}" + "".join(f"  {cell:>6}" for cell in cells)
-        )
-    lines.append(
-        f"{metrics['all']['unanswerable']:,} test interactions of unseen users or items are "
-        "in the cold rows only."
-    )
-    return "\n".join(lines)
-
-
-def _rows(metrics: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    category = metrics["largest_category"]
-    model = f"model, step {metrics['checkpoint']:,}"
-    yield f"{model}: all pairs", metrics["all"]
-    yield f"{model}: new pairs", metrics["new_pairs"]
-    yield f"{model}: largest category ({category['name']})", category["largest"]
-    yield f"{model}: all other categories", category["others"]
-    yield f"{model}: warm, whole catalogue", metrics["warm"]
-    yield f"{model}: cold, whole catalogue", metrics["cold"]
-    yield f"{model}: cold, unseen users", metrics["cold"]["new_users"]
-    yield f"{model}: cold, unseen items", metrics["cold"]["new_items"]
-    for name, of_rule in metrics["baselines"].items():
-        yield f"{name}: all pairs", of_rule["all"]
-        yield f"{name}: new pairs", of_rule["new_pairs"]
+def _baselines(
+    run: Path, trained: Trained, settings: Settings, threads: Threads, *, fitted: bool
+) -> Found:
+    """Compute the baselines on rank 0, for all. Collective; the others wait without a timeout."""
+    found: Found | None = None
+    with together():
+        if rank_and_ranks()[0] == 0:
+            found = baselines(run, trained.dataset, settings, threads, fitted=fitted)
+    shared: Found = broadcast_from_rank_0(found)
+    return shared

@@ -1,4 +1,7 @@
-"""Ranks or vectors in, the evaluation's figures out: HR@K and MRR for each set of queries."""
+"""Ranks or vectors in, the evaluation's figures out.
+
+HR@K and MRR for each set of queries, Recall@K and NDCG@K for each user, and what the lists show.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,10 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dat_rec.errors import UserError
+from dat_rec.retrieval.per_user import per_user
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.ranking import BLOCK_BYTES, Floats, Ranks, exact_ranks
+from dat_rec.retrieval.top_lists import TopLists
 
 CUTOFFS = (50, 100)
+"""The Ks of HR@K. They stay, so that runs compare."""
+USER_CUTOFFS = (20, 50, 100)
+"""The Ks of the figures for each user and of the lists, unless others are asked for."""
+
+
+def check_cutoffs(cutoffs: Sequence[int], option: str = "--k") -> tuple[int, ...]:
+    """Return cutoffs, rising and each once.
+
+    Raises:
+        UserError: there is none, or one is below 1.
+    """
+    if not cutoffs or min(cutoffs) < 1:
+        raise UserError(f"{option} is {tuple(cutoffs)}: give lengths of lists, 1 or more each")
+    return tuple(sorted(set(cutoffs)))
 
 
 def hit_rate(ranks: Floats, k: int) -> float:
@@ -38,11 +57,21 @@ def largest_category(protocol: Protocol) -> int:
     return int(np.argmax(np.bincount(protocol.category, weights=protocol.train_count)))
 
 
-def blocks(protocol: Protocol, ranks: Ranks) -> dict[str, Any]:
+def blocks(
+    protocol: Protocol, ranks: Ranks, lists: TopLists, cutoffs: Sequence[int]
+) -> dict[str, Any]:
     """Every block of figures, as metrics.json has them.
 
     ``all`` and ``new_pairs`` rank among trained items and leave out what training cannot
-    answer; ``warm`` (answerable) and ``cold`` (not) rank among the whole catalogue.
+    answer; ``warm`` (answerable) and ``cold`` (not) rank among the whole catalogue. ``per_user``
+    has the means over users of the new pairs (``dat_rec.retrieval.per_user``), ``lists`` coverage
+    and popularity (``dat_rec.retrieval.top_lists``).
+
+    Args:
+        protocol: the queries.
+        ranks: of each.
+        lists: of each user.
+        cutoffs: the Ks of ``per_user`` and ``lists``.
     """
     category = protocol.category[protocol.item_index]
     answerable, new_pair = protocol.answerable, protocol.new_pair
@@ -72,6 +101,8 @@ def blocks(protocol: Protocol, ranks: Ranks) -> dict[str, Any]:
             "largest": of_category(category == largest),
             "others": of_category(category != largest),
         },
+        "per_user": per_user(protocol, ranks, cutoffs),
+        "lists": lists.figures(),
     }
 
 
@@ -80,6 +111,8 @@ def protocol_metrics(
     query_UD: NDArray[np.float32],
     item_ND: NDArray[np.float32],
     block_bytes: int = BLOCK_BYTES,
+    *,
+    k: Sequence[int] = USER_CUTOFFS,
 ) -> dict[str, Any]:
     """Every figure of ``dat_rec.evaluate``, for any model that gives vectors; see ``blocks``.
 
@@ -88,11 +121,15 @@ def protocol_metrics(
         query_UD: (U, D) vectors of ``protocol.users``, in that order.
         item_ND: (N, D) vectors of the whole catalogue, by item_index.
         block_bytes: maximum bytes of scores in memory at a time.
+        k: the Ks of ``per_user`` and ``lists``.
 
     Raises:
-        UserError: a vector is not finite.
+        UserError: a vector is not finite, or a K is below 1.
     """
-    return blocks(protocol, exact_ranks(protocol, query_UD, item_ND, block_bytes))
+    cutoffs = check_cutoffs(k, "k")
+    lists = TopLists(protocol, cutoffs)
+    ranks = exact_ranks(protocol, query_UD, item_ND, block_bytes, lists)
+    return blocks(protocol, ranks, lists, cutoffs)
 
 
 def metrics_from_vectors(

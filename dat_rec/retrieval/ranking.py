@@ -9,13 +9,14 @@ all items that have this vector.
 Each rank scores the users with its own items, in products that are the same on any number of
 ranks, and counts those above each target. The counts add up.
 
+Beside the ranks come each user's best items, if they are wanted (``top_lists``).
+
 Shapes: Q test interactions of U users, N items of which the first T are trained, D wide; K distinct
 item vectors, of which this rank has some.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,23 +26,32 @@ from torch import Tensor
 from dat_rec.dist.agree import together
 from dat_rec.errors import UserError
 from dat_rec.retrieval.distinct import Distinct, kinds, vector_hashes
-from dat_rec.retrieval.divided import DividedRows, equal_bounds, fetch, gather, own_range
+from dat_rec.retrieval.divided import (
+    ALONE,
+    DividedRows,
+    Messages,
+    equal_bounds,
+    fetch,
+    gather,
+    own_range,
+)
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.ranks import Threads, one_thread_each
+from dat_rec.retrieval.top_lists import TopLists, best
 
 BLOCK_BYTES = 32 * 2**20
 """Maximum bytes of scores in memory at a time, on all ranks together; one user's row is the
 least."""
 COLUMNS = 2048
 """Number of items scored at once: few enough that the float64 scores stay in the cache."""
+USERS = 4096
+"""Maximum number of users who are counted for at once."""
 FEW = 8
 """Number of targets up to which comparing with each is cheaper than sorting the pool."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Number = TypeVar("Number", np.float32, np.int64)
-AddUp = Callable[[NDArray[Any]], NDArray[Any]]
-"""Returns the sum of all ranks' arrays."""
 
 
 class Ranks(NamedTuple):
@@ -53,13 +63,14 @@ class Ranks(NamedTuple):
     """Among the trained items without the user's own; for new pairs."""
     catalogue: Floats
     """Among all N items; for every query."""
+    tied: Floats
+    """Number of items with the same score among those of ``unseen``, itself included."""
 
 
-def count_above(pool: NDArray[Number], targets: NDArray[Number]) -> Floats:
-    """Count, for each target, the members of the pool above it, plus half of those equal to it.
+def compare(pool: NDArray[Number], targets: NDArray[Number]) -> tuple[Floats, Floats]:
+    """Count, for each target, the members of the pool above it, and those equal to it.
 
-    A target that is itself in the pool counts as half a tie, so that its rank is
-    ½ + count_above; pools add up and subtract. (K,) pool, (M,) targets → (M,) float64.
+    (K,) pool, (M,) targets → twice (M,) float64.
     """
     if len(targets) <= FEW:
         above = (pool > targets[:, None]).sum(axis=1)
@@ -68,7 +79,17 @@ def count_above(pool: NDArray[Number], targets: NDArray[Number]) -> Floats:
         ordered = np.sort(pool)
         above = len(pool) - np.searchsorted(ordered, targets, "right")
         not_below = len(pool) - np.searchsorted(ordered, targets, "left")
-    return np.asarray((above + not_below) / 2, np.float64)
+    return above.astype(np.float64), (not_below - above).astype(np.float64)
+
+
+def count_above(pool: NDArray[Number], targets: NDArray[Number]) -> Floats:
+    """Count, for each target, the members of the pool above it, plus half of those equal to it.
+
+    A target that is itself in the pool counts as half a tie, so that its rank is
+    ½ + count_above; pools add up and subtract. (K,) pool, (M,) targets → (M,) float64.
+    """
+    above, equal = compare(pool, targets)
+    return above + equal / 2
 
 
 @dataclass(frozen=True)
@@ -85,6 +106,10 @@ class ItemColumns:
     """The columns of the trained items of this rank, one for each."""
     others: slice | Ints
     """The columns of its other items."""
+    trained_item: NDArray[np.int32]
+    """The trained items of this rank, rising: item_index of each of ``trained``."""
+    place: NDArray[np.int32]
+    """(T,): where in ``trained_item`` each trained item stands; −1 where another rank has it."""
 
 
 def item_columns(rows: DividedRows, kind: Ints, trained_items: int) -> ItemColumns:
@@ -111,13 +136,32 @@ def _columns(item_KD: Tensor, alike: Distinct, start: int, trained_items: int) -
     """The columns of the distinct vectors from number ``start`` on."""
     own = (alike.kind >= start) & (alike.kind < start + len(item_KD))
     column = np.where(own, alike.kind - start, -1).astype(np.int32)
+    return columns_of(column, trained_items, item_KD.double(), len(alike.first))
+
+
+def columns_of(
+    column: NDArray[np.int32], trained_items: int, item_KD: Tensor, distinct: int
+) -> ItemColumns:
+    """The columns of a rank.
+
+    Args:
+        column: (N,): of each item; −1 where another rank has it.
+        trained_items: T.
+        item_KD: (columns, D) float64.
+        distinct: K, of all ranks.
+    """
     trained, others = column[:trained_items], column[trained_items:]
+    here = np.flatnonzero(trained >= 0).astype(np.int32)
+    place = np.full(trained_items, -1, np.int32)
+    place[here] = np.arange(len(here), dtype=np.int32)
     return ItemColumns(
-        item_KD.double(),
-        len(alike.first),
+        item_KD,
+        distinct,
         column,
-        _slice_if_possible(trained[trained >= 0]),
+        _slice_if_possible(trained[here]),
         _slice_if_possible(others[others >= 0]),
+        here,
+        place,
     )
 
 
@@ -136,8 +180,9 @@ class Ranking:
         items: this rank's.
         kind: (U,): the kind of each of ``protocol.users``; those of one kind have one vector.
         threads: that compute side by side.
-        add_up: adds up the ranks' numbers.
+        messages: between the ranks.
         block_bytes: maximum bytes of scores in memory at a time.
+        lists: takes the best items of each user, if they are wanted.
     """
 
     def __init__(
@@ -146,17 +191,19 @@ class Ranking:
         items: ItemColumns,
         kind: Ints,
         threads: Threads,
-        add_up: AddUp,
+        messages: Messages,
         block_bytes: int = BLOCK_BYTES,
+        lists: TopLists | None = None,
     ) -> None:
         self._protocol = protocol
         self._items = items
         self._by_kind = np.argsort(kind, kind="stable")
         self._kind = kind[self._by_kind]
         self._threads = threads
-        self._add_up = add_up
+        self._messages = messages
         self._block = max(1, block_bytes // max(1, 4 * items.distinct))
-        self._trained, self._own, self._others = np.zeros((3, len(protocol.user_row)))
+        self._lists = lists
+        self._trained, self._own, self._others, self._tied = np.zeros((4, len(protocol.user_row)))
 
     def add(self, query_BD: Tensor, first: int) -> None:
         """Count for all users of some kinds. Collective.
@@ -175,39 +222,66 @@ class Ranking:
 
     def ranks(self) -> Ranks:
         """Return the ranks, when all users have been added. Collective."""
-        sums = self._add_up(np.stack([self._trained, self._own, self._others]))
-        trained, own, others = sums
+        sums = np.stack([self._trained, self._own, self._others, self._tied])
+        trained, own, others, tied = self._messages.add_up(sums)
         protocol = self._protocol
         return Ranks(
             np.where(protocol.answerable, 0.5 + trained, np.nan),
             np.where(protocol.new_pair, 0.5 + trained - own, np.nan),
             0.5 + trained + others,
+            np.where(protocol.new_pair, tied, np.nan),
         )
 
     def _add(self, query_BD: Tensor, first: int) -> None:
-        protocol = self._protocol
         scores_BK = self._scores(query_BD)
         ends = np.searchsorted(self._kind, [first, first + len(query_BD)])
-        users = self._by_kind[ends[0] : ends[1]]
-        row = self._kind[ends[0] : ends[1]] - first
+        self.count(
+            self._by_kind[ends[0] : ends[1]], self._kind[ends[0] : ends[1]] - first, scores_BK
+        )
+
+    def count(self, users: Ints, row: Ints, scores_BK: NDArray[np.float32]) -> None:
+        """Count for users whose scores are known. Collective.
+
+        Args:
+            users: (M,) their numbers in ``protocol.users``.
+            row: (M,) each one's row of the scores; users may share one.
+            scores_BK: (B, columns) scores of this rank's columns.
+        """
+        for start in range(0, len(users), USERS):
+            part = slice(start, start + USERS)
+            self._count(users[part], row[part], scores_BK)
+
+    def _count(self, users: Ints, row: Ints, scores_BK: NDArray[np.float32]) -> None:
+        protocol, items = self._protocol, self._items
         queries = [protocol.queries_by_user[user] for user in users]
         lengths = [len(one) for one in queries]
-        column = self._items.column[protocol.item_index[np.concatenate(queries)]]
+        column = items.column[protocol.item_index[np.concatenate(queries)]]
         # What another rank has scored is 0 here, until the ranks add up.
         target = np.zeros(len(column), np.float32)
         here = np.flatnonzero(column >= 0)
         target[here] = scores_BK[np.repeat(row, lengths)[here], column[here]]
-        targets = np.split(self._add_up(target), np.cumsum(lengths)[:-1])
+        targets = np.split(self._messages.add_up(target), np.cumsum(lengths)[:-1])
+        found = None if self._lists is None else self._lists.empty(len(users))
 
         def count(number: int) -> None:
             scores_K, wanted, mine = scores_BK[row[number]], targets[number], queries[number]
-            seen = protocol.seen_item[protocol.seen_slice(protocol.users[users[number]])]
-            own = self._items.column[seen]
-            self._trained[mine] = count_above(scores_K[self._items.trained], wanted)
-            self._others[mine] = count_above(scores_K[self._items.others], wanted)
-            self._own[mine] = count_above(scores_K[own[own >= 0]], wanted)
+            own = items.place[
+                protocol.seen_item[protocol.seen_slice(protocol.users[users[number]])]
+            ]
+            own = own[own >= 0]
+            trained_C = scores_K[items.trained]
+            above, tied = compare(trained_C, wanted)
+            own_above, own_tied = compare(trained_C[own], wanted)
+            self._trained[mine] = above + tied / 2
+            self._own[mine] = own_above + own_tied / 2
+            self._tied[mine] = tied - own_tied
+            self._others[mine] = count_above(scores_K[items.others], wanted)
+            if found is not None:
+                found.put(number, *best(trained_C, own, items.trained_item, found.longest))
 
         self._threads.in_turns(count, len(users))
+        if self._lists is not None and found is not None:
+            self._lists.add(users, found)
 
     def _scores(self, query_BD: Tensor) -> NDArray[np.float32]:
         """(B, columns) inner products of float64 vectors, rounded to float32."""
@@ -232,6 +306,7 @@ def exact_ranks(
     query_UD: NDArray[np.float32],
     item_ND: NDArray[np.float32],
     block_bytes: int = BLOCK_BYTES,
+    lists: TopLists | None = None,
 ) -> Ranks:
     """Rank every query's item by its inner products with the whole catalogue, in this process.
 
@@ -242,6 +317,7 @@ def exact_ranks(
         query_UD: (U, D) vectors of ``protocol.users``, in that order.
         item_ND: (N, D) vectors of the whole catalogue, by item_index.
         block_bytes: maximum bytes of scores in memory at a time.
+        lists: takes the best items of each user, if they are wanted.
 
     Raises:
         UserError: a vector is not finite.
@@ -251,13 +327,9 @@ def exact_ranks(
     alike, users = kinds(vector_hashes(item_ND)), kinds(vector_hashes(query_UD))
     items = _columns(torch.from_numpy(item_ND[alike.first]), alike, 0, protocol.trained_items)
     with one_thread_each() as threads:
-        ranking = Ranking(protocol, items, users.kind, threads, _alone, block_bytes)
+        ranking = Ranking(protocol, items, users.kind, threads, ALONE, block_bytes, lists)
         ranking.add(torch.from_numpy(query_UD[users.first]), 0)
         return ranking.ranks()
-
-
-def _alone(own: NDArray[Any]) -> NDArray[Any]:
-    return own
 
 
 def _check_finite(name: str, vectors: NDArray[np.float32], first: int) -> None:

@@ -1,6 +1,7 @@
 """Ranks and figures as one would do them by hand: one query, one item at a time."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from math import log2
 from typing import Any
 
 from dat_rec.retrieval.protocol import Protocol
@@ -41,7 +42,62 @@ def seen_items(protocol: Protocol, user: int) -> dict[int, int]:
     return {int(protocol.seen_item[pair]): int(protocol.seen_count[pair]) for pair in own}
 
 
-def metrics(protocol: Protocol, score: Score) -> dict[str, Any]:
+def per_user(protocol: Protocol, score: Score, cutoffs: Sequence[int]) -> dict[str, Any]:
+    """Recall and NDCG of each user with a new pair, position by position; and their means."""
+    found: dict[str, list[float]] = {
+        f"{name}@{k}": [] for k in cutoffs for name in ("Recall", "NDCG")
+    }
+    pairs = 0
+    trained = [item for item, count in enumerate(protocol.train_count) if count > 0]
+    asked = list(zip(protocol.user_row.tolist(), protocol.item_index.tolist(), strict=True))
+    for user in sorted({user for user, _ in asked if protocol.user_trained[user]}):
+        own = seen_items(protocol, user)
+        corpus = [item for item in trained if item not in own]
+        relevant = {item for who, item in asked if who == user} & set(corpus)
+        pairs += len(relevant)
+        if not relevant:
+            continue
+        for k in cutoffs:
+            hits = gain = 0.0
+            for item in relevant:
+                mine = score(user, item)
+                above = sum(score(user, other) > mine for other in corpus)
+                tied = sum(score(user, other) == mine for other in corpus)
+                for position in range(above + 1, above + tied + 1):
+                    if position <= k:
+                        hits += 1 / tied
+                        gain += 1 / tied / log2(position + 1)
+            ideal = sum(1 / log2(position + 1) for position in range(1, min(k, len(relevant)) + 1))
+            found[f"Recall@{k}"].append(hits / len(relevant))
+            found[f"NDCG@{k}"].append(gain / ideal)
+    users = len(found[f"NDCG@{cutoffs[0]}"])
+    means = {name: sum(values) / users if users else None for name, values in found.items()}
+    return means | {"users": users, "pairs": pairs}
+
+
+def lists(protocol: Protocol, score: Score, cutoffs: Sequence[int]) -> dict[str, Any]:
+    """Coverage and ARP of the lists of all who are asked: sorted, equal ones by item_index."""
+    trained = [item for item, count in enumerate(protocol.train_count) if count > 0]
+    shown: dict[int, set[int]] = {k: set() for k in cutoffs}
+    popularity: dict[int, list[float]] = {k: [] for k in cutoffs}
+    for user in sorted(set(protocol.user_row.tolist())):
+        corpus = [item for item in trained if item not in seen_items(protocol, user)]
+        ordered = sorted(corpus, key=lambda item: score(user, item), reverse=True)
+        for k in cutoffs if corpus else ():
+            shown[k] |= set(ordered[:k])
+            counts = [int(protocol.train_count[item]) for item in ordered[:k]]
+            popularity[k].append(sum(counts) / len(counts))
+    users = len(popularity[cutoffs[0]])
+    return {
+        **{f"Coverage@{k}": len(items) / len(trained) for k, items in shown.items()},
+        **{f"ARP@{k}": sum(v) / users if users else None for k, v in popularity.items()},
+        "users": users,
+    }
+
+
+def metrics(
+    protocol: Protocol, score: Score, cutoffs: Sequence[int] = (20, 50, 100)
+) -> dict[str, Any]:
     everything = range(len(protocol.train_count))
     trained = [item for item in everything if protocol.train_count[item] > 0]
     found: dict[str, list[float]] = {}
@@ -86,6 +142,8 @@ def metrics(protocol: Protocol, score: Score) -> dict[str, Any]:
             "largest": block("largest"),
             "others": block("others"),
         },
+        "per_user": per_user(protocol, score, cutoffs),
+        "lists": lists(protocol, score, cutoffs),
     }
 
 

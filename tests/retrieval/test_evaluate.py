@@ -9,8 +9,8 @@ import pytest
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
-from dat_rec.retrieval.baselines import baselines
-from dat_rec.retrieval.evaluate import evaluate, table
+from dat_rec.retrieval.evaluate import evaluate
+from dat_rec.retrieval.evaluation_text import text
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.trained import load_model
 from tests.retrieval import brute_force
@@ -31,30 +31,65 @@ def test_metrics_json_holds_the_brute_force_figures(run: Path) -> None:
     expected = brute_force.metrics(protocol, lambda user, item: scores[user, item])
     assert found.pop("dataset") == "by hand"
     assert found.pop("checkpoint") == 12
-    assert brute_force.approximately(found.pop("baselines")) == brute_force.approximately(
-        baselines(protocol)
-    )
+    assert list(found.pop("baselines")) == ["MostPop", "own history", "ItemCF", "iALS"]
+    assert found.pop("baselines_left_out") == {}
     assert brute_force.approximately(found) == brute_force.approximately(expected)
 
 
-def test_table_prints_every_figure_in_its_column(run: Path) -> None:
-    metrics = evaluate(run)
+def test_text_prints_every_figure_in_its_column(run: Path) -> None:
+    metrics = evaluate(run, k=(5,))
     metrics["cold"]["new_users"] = {"HR@50": None, "HR@100": None, "MRR": None, "queries": 0}
     metrics["all"]["queries"] = 1_234_567
-    lines = table(metrics).splitlines()
-    assert len({len(line) for line in lines[:-1]}) == 1
+    tables = [part.splitlines() for part in text(metrics).split("\n\n")]
+    for lines in tables[:3]:
+        assert len({len(line) for line in lines}) == 1
+    assert [len(lines) for lines in tables[:3]] == [1 + 8 * 5, 1 + 5, 1 + 5]
+    lines = tables[0]
     assert lines[0].split() == ["queries", "HR@50", "HR@100", "MRR"]
-    figures = metrics["all"]
-    assert lines[1].split()[-4:] == [
-        "1,234,567",
-        f"{figures['HR@50']:.4f}",
-        f"{figures['HR@100']:.4f}",
-        f"{figures['MRR']:.4f}",
-    ]
-    (empty,) = (line for line in lines if "unseen users" in line and "model" in line)
+    figures = [f"{metrics['all'][name]:.4f}" for name in ("HR@50", "HR@100", "MRR")]
+    assert lines[1].split() == ["all", "pairs", "model", "1,234,567", *figures]
+    (empty,) = (line for line in lines if line.startswith("cold, unseen users"))
     assert empty.split()[-4:] == ["0", "-", "-", "-"]
-    assert any(line.startswith("own history: new pairs") for line in lines)
-    assert lines[-1].startswith(f"{metrics['all']['unanswerable']:,} test interactions")
+    of_users, of_lists = metrics["baselines"]["iALS"]["per_user"], metrics["lists"]
+    assert tables[1][0].split() == ["users", "Recall@5", "NDCG@5"]
+    assert tables[1][5].split() == [
+        "iALS",
+        f"{of_users['Recall@5']:.4f}",
+        f"{of_users['NDCG@5']:.4f}",
+    ]
+    assert tables[2][1].split()[1:] == [
+        "model",
+        str(of_lists["users"]),
+        f"{of_lists['Coverage@5']:.4f}",
+        f"{of_lists['ARP@5']:.1f}",
+    ]
+    assert f"{metrics['all']['unanswerable']:,} test interactions of unseen" in tables[3][1]
+
+
+def test_a_line_says_where_a_baseline_is_ahead(run: Path) -> None:
+    metrics = evaluate(run)
+    for name, found in [("model", metrics), *metrics["baselines"].items()]:
+        high = 0.9 if name == "model" else 0.1
+        for block in (found["all"], found["new_pairs"]):
+            block |= {"HR@50": high, "HR@100": high, "MRR": high}
+    metrics["baselines"]["ItemCF"]["new_pairs"] |= {"HR@50": 0.95, "HR@100": 0.9}
+    metrics["baselines"]["iALS"]["new_pairs"]["HR@50"] = 0.93
+    lines = [line for line in text(metrics).splitlines() if "new pairs" in line and "ahead" in line]
+    assert "ItemCF is ahead on new pairs: HR@50 0.9500 against 0.9000." in lines
+    assert not [line for line in lines if "HR@100" in line]
+    assert "ahead on all pairs" not in text(metrics)
+
+
+def test_baselines_that_need_fitting_can_be_left_out(run: Path) -> None:
+    metrics = evaluate(run, fitted_baselines=False)
+    assert list(metrics["baselines"]) == ["MostPop", "own history"]
+    assert "iALS is left out: not asked for." in text(metrics).splitlines()
+
+
+@pytest.mark.parametrize("k", [(), (0, 10), (-1,)])
+def test_lengths_of_lists_below_one_are_refused(run: Path, k: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"--k is .*: give lengths of lists, 1 or more each"):
+        evaluate(run, k=k)
 
 
 def test_protocol_is_read_as_it_was_written(tmp_path: Path) -> None:
