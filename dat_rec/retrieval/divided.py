@@ -58,14 +58,14 @@ def fetch(wanted: Sequence[tuple[DividedRows, Tensor]]) -> list[Tensor]:
         The (M, D) float32 rows of each.
     """
     if rank_and_ranks()[1] == 1:
-        return [rows.local.index_select(0, numbers).float() for rows, numbers in wanted]
+        return [_take(rows, numbers) for rows, numbers in wanted]
     asked = _ask(wanted)
     answers: list[list[Tensor]] = []
     for of_rank in asked:
         answers.append([])
         for (rows, _), numbers in zip(wanted, of_rank, strict=True):
             first = own_range(rows.bounds)[0]
-            answers[-1].append(rows.local.index_select(0, numbers - first).float().flatten())
+            answers[-1].append(_take(rows, numbers - first).flatten())
     ends = [_ends(rows, numbers) for rows, numbers in wanted]
     dims = [rows.dim for rows, _ in wanted]
     sizes = [
@@ -81,6 +81,11 @@ def fetch(wanted: Sequence[tuple[DividedRows, Tensor]]) -> list[Tensor]:
         for number, part in enumerate(message.split(lengths)):
             found[number].append(part.view(-1, dims[number]))
     return [torch.cat(parts) for parts in found]
+
+
+def _take(rows: DividedRows, places: Tensor) -> Tensor:
+    """Return rows of this rank, float32 and on the CPU: those of live tables may be on a GPU."""
+    return rows.local.index_select(0, places.to(rows.local.device)).float().cpu()
 
 
 def _ask(wanted: Sequence[tuple[DividedRows, Tensor]]) -> list[list[Tensor]]:

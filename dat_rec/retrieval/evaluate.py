@@ -7,8 +7,10 @@ from typing import Any
 from tqdm import tqdm
 
 from dat_rec.checkpoint.damage import rank_and_ranks
+from dat_rec.data.dataset import Dataset
 from dat_rec.dist.agree import broadcast_from_rank_0, together
 from dat_rec.files import write_json
+from dat_rec.model.dat import DAT
 from dat_rec.model.towers import TowerFactory
 from dat_rec.retrieval.baselines import Settings
 from dat_rec.retrieval.divided import BETWEEN_RANKS
@@ -27,9 +29,9 @@ from dat_rec.retrieval.ranking import Ranking, Ranks, item_columns
 from dat_rec.retrieval.ranks import Threads, all_ranks, one_thread_each
 from dat_rec.retrieval.top_lists import TopLists
 from dat_rec.retrieval.trained import Trained, load_model
+from dat_rec.runs.curves import log_metrics
 from dat_rec.runs.figures import METRICS, read_summary
 from dat_rec.storage.address import Location
-from dat_rec.training.metrics_log import log_metrics
 
 
 def evaluate(
@@ -48,8 +50,8 @@ def evaluate(
     Args:
         run: folder that ``dat_rec.train`` made.
         data: the dataset, if it is no longer where the run found it.
-        checkpoint: which of the run's: the number of its steps, ``best`` (the lowest main loss) or
-            ``newest``.
+        checkpoint: which of the run's: the number of its steps, ``best`` (in validation, else by
+            the main loss) or ``newest``.
         k: the Ks of Recall@K and NDCG@K, means over users, and of coverage and popularity of the
             lists. HR@K stays at 50 and 100.
         fitted_baselines: whether ItemCF and iALS are fitted and tuned. Their figures are kept with
@@ -78,7 +80,7 @@ def evaluate(
         with together():
             protocol = Protocol.read(trained.dataset)
         lists = TopLists(protocol, cutoffs, BETWEEN_RANKS)
-        ranks = model_ranks(trained, protocol, threads, lists)
+        ranks = model_ranks(trained.model, trained.dataset, protocol, threads, lists)
         settings = Settings(protocol, cutoffs)
         found = _baselines(run, trained, settings, threads, fitted=fitted_baselines)
         metrics = {
@@ -97,32 +99,37 @@ def evaluate(
 
 
 def model_ranks(
-    trained: Trained, protocol: Protocol, threads: Threads, lists: TopLists | None = None
+    model: DAT,
+    dataset: Dataset,
+    protocol: Protocol,
+    threads: Threads,
+    lists: TopLists | None = None,
+    *,
+    shown: bool = True,
 ) -> Ranks:
     """Rank every query's item by the model's vectors. Collective: ranks divide users and items.
 
     Each rank encodes some of the users, block by block; every block goes to all ranks.
 
     Args:
-        trained: the model, and its dataset.
+        model: of ``load_model``, or a ``LiveModel``'s.
+        dataset: the catalogue and the users.
         protocol: the queries.
         threads: that compute side by side.
         lists: takes the best items of each user, if they are wanted.
+        shown: show the progress, on rank 0.
 
     Raises:
         UserError: a vector is not finite, or a file cannot be read.
     """
-    model, dataset = trained.model, trained.dataset
     rows, kind = encode_items(model, dataset, threads)
     items = item_columns(rows, kind, protocol.trained_items)
     source, users = user_kinds(dataset, protocol.users)
     first_rows = protocol.users[users.first]
     ranking = Ranking(protocol, items, users.kind, threads, BETWEEN_RANKS, lists=lists)
     encoded = encode_blocks(model, dataset.schema, source, first_rows, query_tower, threads)
-    shown = tqdm(
-        encoded, "rank", rounds(len(first_rows)), unit="block", disable=rank_and_ranks()[0] > 0
-    )
-    for block in shown:
+    hidden = not shown or rank_and_ranks()[0] > 0
+    for block in tqdm(encoded, "rank", rounds(len(first_rows)), unit="block", disable=hidden):
         for start, vectors in each_ranks_block(block):
             ranking.add(vectors, start)
     return ranking.ranks()

@@ -7,6 +7,7 @@ those that the training data cannot answer (cold).
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -49,15 +50,26 @@ class Protocol:
     """(P,): number of times the pair occurs in training."""
 
     @staticmethod
-    def read(dataset: Dataset) -> "Protocol":
+    def read(
+        dataset: Dataset, span: Literal["test", "validation"] = "test", most: int = 0, seed: int = 0
+    ) -> "Protocol":
         """Read test.parquet, seen.parquet and what they need of users and items.
+
+        Args:
+            dataset: a prepared dataset.
+            span: which interactions are the queries: the file's name.
+            most: maximum number of queries: of more, so many are drawn at random; 0: all.
+            seed: decides which ones.
 
         Raises:
             UserError: a table cannot be read or names a row that is not there, the catalogue
                 does not begin with its trained items, or nothing is held out.
         """
         schema, folder = dataset.schema, dataset.folder
-        test = dataset.table("test", ["user_row", "item_index"])
+        test = dataset.table(span, ["user_row", "item_index"])
+        if most and test.num_rows > most:
+            drawn = np.random.default_rng(seed).choice(test.num_rows, most, replace=False)
+            test = test.take(np.sort(drawn))
         items = dataset.table("items", ["category_name", "train_count"])
         train_count = _numbers(items, "train_count", f"{folder / 'items.parquet'}")
         trained = np.arange(schema.items) < schema.trained_items
@@ -66,7 +78,7 @@ class Protocol:
                 f"{folder / 'items.parquet'}: train_count must be above 0 in the first "
                 f"{schema.trained_items} rows and 0 after them: prepare the dataset anew"
             )
-        where_test = f"{folder / 'test.parquet'}"
+        where_test = f"{folder / span}.parquet"
         if not test.num_rows:
             raise UserError(f"{where_test}: holds no interaction: hold some out, to rank them")
         user_row = _numbers(test, "user_row", where_test, schema.users)

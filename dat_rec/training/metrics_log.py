@@ -20,6 +20,7 @@ from torchrec.distributed.types import ShardedModule
 from tqdm import tqdm
 
 from dat_rec.disk import reason, say
+from dat_rec.runs.curves import tag
 from dat_rec.runs.figures import BLOCKS, CUTOFFS
 
 QUEUE = 10_000
@@ -186,25 +187,6 @@ class MetricsLog:
                 self._writer.close()
 
 
-def log_metrics(run: Path, metrics: dict[str, Any]) -> None:
-    """Write an evaluation's figures to ``RUN/tensorboard``, beside the curves of the training.
-
-    Args:
-        run: folder of a run that has ended: TensorBoard reads one file of a folder after another,
-            and would not come back to that of a training that goes on.
-        metrics: what metrics.json holds.
-    """
-    with SummaryWriter(str(run / "tensorboard")) as writer:
-        for block in BLOCKS:
-            for name in CUTOFFS:
-                if (value := metrics[block][name]) is not None:
-                    writer.add_scalar(_tag(block, name), value, metrics["checkpoint"])
-
-
-def _tag(block: str, name: str) -> str:
-    return f"evaluation/{block}/{name}"
-
-
 def _hyperparameters(options: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Return summaries for TensorBoard's page of hyperparameters: experiment, start, and end.
 
@@ -215,7 +197,7 @@ def _hyperparameters(options: dict[str, Any]) -> tuple[Any, Any, Any]:
         name: value if type(value) in (int, float, str) else json.dumps(value)
         for name, value in options.items()
     }
-    tags = ["loss/main", "samples_per_s", *(_tag(b, name) for b in BLOCKS for name in CUTOFFS)]
+    tags = ["loss/main", "samples_per_s", *(tag(b, name) for b in BLOCKS for name in CUTOFFS)]
     found: tuple[Any, Any, Any] = hparams(simple, dict.fromkeys(tags, 0.0))
     return found
 

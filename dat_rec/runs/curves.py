@@ -1,0 +1,28 @@
+"""Write an evaluation's figures to a run's TensorBoard, beside the curves of its training."""
+
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from dat_rec.runs.figures import BLOCKS, CUTOFFS
+
+
+def log_metrics(run: Path, metrics: dict[str, Any]) -> None:
+    """Write an evaluation's figures to ``RUN/tensorboard``, beside the curves of the training.
+
+    Args:
+        run: folder of a run that has ended: TensorBoard reads one file of a folder after another,
+            and would not come back to that of a training that goes on.
+        metrics: what metrics.json holds.
+    """
+    with SummaryWriter(str(run / "tensorboard")) as writer:
+        for block in BLOCKS:
+            for name in CUTOFFS:
+                if (value := metrics[block][name]) is not None:
+                    writer.add_scalar(tag(block, name), value, metrics["checkpoint"])
+
+
+def tag(block: str, name: str) -> str:
+    """Return the curve of a figure of the test: block and name, as in metrics.json."""
+    return f"evaluation/{block}/{name}"
