@@ -33,6 +33,27 @@ from dat_rec.storage.address import Location
 
 Preset = Literal["modern", "paper", "two-tower"]
 Device = Literal["auto", "cpu", "cuda"]
+StopBy = Literal[
+    "all/HR@50",
+    "all/HR@100",
+    "all/MRR",
+    "new_pairs/HR@50",
+    "new_pairs/HR@100",
+    "new_pairs/MRR",
+    "warm/HR@50",
+    "warm/HR@100",
+    "warm/MRR",
+    "cold/HR@50",
+    "cold/HR@100",
+    "cold/MRR",
+    "per_user/Recall@20",
+    "per_user/Recall@50",
+    "per_user/Recall@100",
+    "per_user/NDCG@20",
+    "per_user/NDCG@50",
+    "per_user/NDCG@100",
+]
+"""Block and figure, as metrics.json has them."""
 MAXIMUM_TIMEOUT_S = 7 * 24 * 3600
 MAXIMUM_MEMORY_GB = 2**20
 """A PiB."""
@@ -44,6 +65,7 @@ PRESETS: tuple[Preset, ...] = get_args(Preset)
 OTHER_VERSION = "read it with the version of dat_rec that wrote it, or train anew"
 WITH_BCE = Void("with --loss.main bce", lambda config: config.loss.main == "bce")
 WITHOUT_AUGMENT = Void("without augmented vectors", lambda config: not config.model.augment)
+WITHOUT_VALIDATION = Void("without --validate-every", lambda config: config.validate_every == 0)
 WITH_SHARED = Void("with --loss.shared-negatives", lambda config: config.loss.shared_negatives > 0)
 
 
@@ -195,8 +217,23 @@ class TrainConfig:
     keep_checkpoints: Annotated[int, Ge(1), MAY_CHANGE] = 2
     """Maximum number of checkpoints to keep: the newest."""
     keep_best: Annotated[int, Ge(0), MAY_CHANGE] = 0
-    """Maximum number of checkpoints to keep besides: those with the lowest main loss, mean over
-    the steps since the checkpoint before (each batch is scored before it is trained on)."""
+    """Maximum number of checkpoints to keep besides: with --validate-every those with the highest
+    --stop-by, else those with the lowest main loss, mean over the steps since the checkpoint before
+    (each batch is scored before it is trained on)."""
+    validate_every: Annotated[int, Ge(0), MAY_CHANGE, Absent(0)] = 0
+    """Number of steps between validations, in which the model ranks the dataset's validation span
+    as `dat-rec evaluate` ranks the test; there is one more at the end. 0: none."""
+    validation_queries: Annotated[int, Ge(0), WITHOUT_VALIDATION, Absent(20_000)] = 20_000
+    """Maximum number of interactions that a validation ranks: of more, those of users whom the
+    random seed draws, the same each time. 0: all."""
+    stop_by: Annotated[StopBy, WITHOUT_VALIDATION, Absent("new_pairs/HR@100")] = "new_pairs/HR@100"
+    """Metric of the validation that decides which checkpoint is the best, and when to stop: block
+    and figure, as in metrics.json. Pairs that are repeats say how well a model remembers, new ones
+    how well it finds."""
+    patience: Annotated[int, Ge(0), MAY_CHANGE, WITHOUT_VALIDATION, Absent(0)] = 0
+    """Number of validations in a row without a better --stop-by after which the run ends (early
+    stopping); the best checkpoint is kept. --epochs is the maximum then, to which the decay of the
+    learning rates runs. 0: the run goes on to its last epoch."""
     background_saves: Annotated[bool, MAY_CHANGE] = True
     """Write checkpoints in the background, from a copy; without memory for one, training waits."""
     disk_patience_s: Annotated[int, Ge(0), MAY_CHANGE, Absent(0)] = 600

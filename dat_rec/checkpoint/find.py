@@ -16,7 +16,7 @@ from dat_rec.checkpoint.damage import (
     seen_by_rank_0,
 )
 from dat_rec.checkpoint.listing import checkpoints
-from dat_rec.checkpoint.retention import saved_loss
+from dat_rec.checkpoint.retention import standing
 from dat_rec.disk import say
 from dat_rec.errors import DiskError, SharedError, UserError
 
@@ -68,9 +68,9 @@ def chosen_whole(run: Path, wanted: str) -> FoundCheckpoint | None:
 
     Args:
         run: the run's folder.
-        wanted: the number of its steps, ``newest`` or ``best``. The best is the one of the lowest
-            loss; of equals, the newest. A damaged one is passed over, and named on stderr, unless
-            it is the wanted step's.
+        wanted: the number of its steps, ``newest`` or ``best``: of those that were validated the
+            one with the highest value, else the one of the lowest loss (``retention.Standing``). A
+            damaged one is passed over, and named on stderr, unless it is the wanted step's.
 
     Raises:
         UserError: there are checkpoints, and none is the wanted one, or all are damaged.
@@ -96,18 +96,18 @@ def chosen_whole(run: Path, wanted: str) -> FoundCheckpoint | None:
 
 def _best_whole(run: Path, found: list[tuple[int, Path]]) -> FoundCheckpoint:
     try:
-        losses = {
-            folder: read_patiently(partial(saved_loss, folder), folder) for _, folder in found
+        standings = {
+            step: read_patiently(partial(standing, step, folder), folder) for step, folder in found
         }
     except OSError as error:
         raise cannot_read(run / "checkpoints", error) from error
-    for step, folder in sorted(found, key=lambda one: (losses[one[1]], -one[0])):
+    for step, folder in sorted(found, key=lambda one: standings[one[0]]):
         damage = damage_of(folder)
         if damage is not None:
             say(f"{folder}: damaged ({damage.words}): looking for the next best")
-        elif losses[folder] < float("inf"):
+        elif standings[step].is_known:
             return FoundCheckpoint(step, folder)
-    raise UserError(f"{run}: no whole checkpoint says its loss: name one by its step")
+    raise UserError(f"{run}: no whole checkpoint says how good it is: name one by its step")
 
 
 def _listed(run: Path) -> list[tuple[int, Path]]:

@@ -55,7 +55,7 @@ class WriteJob:
         run: the run's folder.
         step: number of steps done.
         facts: what else checkpoint.json shall hold.
-        kept: numbers of newest checkpoints, and of those of the lowest loss, that stay.
+        kept: numbers of newest checkpoints, and of the best ones, that stay.
         group: of all ranks, without a timeout.
         fence: is checked before anything is published or removed. None: nobody else writes.
     """

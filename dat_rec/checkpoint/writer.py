@@ -35,7 +35,7 @@ class CheckpointWriter:
         run: the run's folder.
         context: this process's.
         keep: number of newest checkpoints that stay.
-        keep_best: number of checkpoints of the lowest loss that stay besides.
+        keep_best: number of the best checkpoints that stay besides, of ``retention``.
         background: write beside training.
         copies: number of copies of the tables (2D parallelism).
         fence: is checked before anything is published or removed. None: nobody else writes.
@@ -87,7 +87,8 @@ class CheckpointWriter:
             step: number of steps done.
             model: sharded.
             optimizer: of ``build_optimizer``.
-            facts: what else checkpoint.json shall hold; ``loss`` decides which one is best.
+            facts: what else checkpoint.json shall hold; ``validation``, or else ``loss``, decides
+                which one is best.
             last: whether this start ends with it.
 
         Raises:

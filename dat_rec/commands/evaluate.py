@@ -18,8 +18,9 @@ class EvaluateOptions:
     data: Location | None = None
     """Folder or address of the dataset, if it is no longer where the run found it."""
     checkpoint: str = "newest"
-    """Checkpoint to evaluate: the number of its steps, `best` (the lowest main loss, mean over the
-    steps since the checkpoint before it) or `newest`."""
+    """Checkpoint to evaluate: the number of its steps, `best` or `newest`. The best has the
+    highest --stop-by of its validation or, in a run without any, the lowest main loss, mean over
+    the steps since the checkpoint before it."""
     k: tuple[int, ...] = (20, 50, 100)
     """Lengths of lists, for Recall@K and NDCG@K as means over users, coverage and popularity. HR@K
     of interactions stays at 50 and 100, so that all runs compare."""

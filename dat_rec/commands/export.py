@@ -21,8 +21,9 @@ class ExportOptions:
     data: Location | None = None
     """Folder or address of the dataset, if it is no longer where the run found it."""
     checkpoint: str = "newest"
-    """Checkpoint to export: the number of its steps, `best` (the lowest main loss, mean over the
-    steps since the checkpoint before it) or `newest`."""
+    """Checkpoint to export: the number of its steps, `best` or `newest`. The best has the
+    highest --stop-by of its validation or, in a run without any, the lowest main loss, mean over
+    the steps since the checkpoint before it."""
     overwrite: bool = False
     """Replace an export that is already in OUT."""
 

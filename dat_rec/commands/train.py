@@ -18,7 +18,8 @@ def run(arguments: Arguments) -> None:
 
     summary = train(config)
     if os.environ.get("RANK", "0") == "0":
-        print(f"{config.out}: {trained_words(summary)}; next: {next_command(config.out, None)}")
+        follows = next_command(config.out, summary, None)
+        print(f"{config.out}: {trained_words(summary)}; next: {follows}")
 
 
 def parse_train(arguments: Arguments) -> TrainConfig:

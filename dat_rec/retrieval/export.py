@@ -73,7 +73,7 @@ def export(
         out: the export's folder, which the hosts of all ranks must see, or its address in a store;
             then all ranks must be on one host.
         data: the dataset, if it is no longer where the run found it.
-        checkpoint: which of the run's: the number of its steps, ``best`` (the lowest main loss) or
+        checkpoint: which of the run's: the number of its steps, ``best`` (as of ``evaluate``) or
             ``newest``.
         overwrite: whether to replace an export that stands in ``out``.
         tower: the tower that the run was trained with, if it was not dat_rec's own.

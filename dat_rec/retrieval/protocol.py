@@ -58,7 +58,8 @@ class Protocol:
         Args:
             dataset: a prepared dataset.
             span: which interactions are the queries: the file's name.
-            most: maximum number of queries: of more, so many are drawn at random; 0: all.
+            most: maximum number of queries: of more, those of users who are drawn at random, as
+                many as go into it (one at least), so that each user's are together; 0: all.
             seed: decides which ones.
 
         Raises:
@@ -68,8 +69,7 @@ class Protocol:
         schema, folder = dataset.schema, dataset.folder
         test = dataset.table(span, ["user_row", "item_index"])
         if most and test.num_rows > most:
-            drawn = np.random.default_rng(seed).choice(test.num_rows, most, replace=False)
-            test = test.take(np.sort(drawn))
+            test = test.filter(_of_some_users(test["user_row"].to_numpy(), most, seed))
         items = dataset.table("items", ["category_name", "train_count"])
         train_count = _numbers(items, "train_count", f"{folder / 'items.parquet'}")
         trained = np.arange(schema.items) < schema.trained_items
@@ -161,6 +161,18 @@ class Protocol:
     def seen_slice(self, user: int) -> slice:
         """Where ``seen_item`` and ``seen_count`` hold the user's training pairs."""
         return slice(int(self.seen_offsets[user]), int(self.seen_offsets[user + 1]))
+
+
+def _of_some_users(user_row: Ints, most: int, seed: int) -> Flags:
+    """(Q,): whether the query's user is one of those who are drawn."""
+    users, place, queries = np.unique(user_row, return_inverse=True, return_counts=True)
+    drawn = np.random.default_rng(seed).permutation(len(users))
+    taken = np.cumsum(queries[drawn]) <= most
+    taken[0] = True
+    chosen = np.zeros(len(users), np.bool_)
+    chosen[drawn[taken]] = True
+    kept: Flags = chosen[place]
+    return kept
 
 
 def _seen(dataset: Dataset, asked: Ints) -> tuple[Ints, Ints, Ints]:

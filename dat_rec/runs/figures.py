@@ -90,6 +90,12 @@ def trained_words(summary: dict[str, Any]) -> str:
         words.append(f"main loss {loss:.4f}")
     if rate is not None:
         words.append(f"{rate:,.0f} samples/s")
+    found = summary.get("validation")
+    if isinstance(found, dict):
+        best = figure(found.get("best"), ".4f")
+        words.append(f"best {found.get('metric')} {best} after step {found.get('best_step', 0):,}")
+        if found.get("stopped_early"):
+            words.append("stopped early")
     return ", ".join(words)
 
 
@@ -102,9 +108,17 @@ def metrics_words(metrics: dict[str, Any]) -> str:
     return f"step {metrics['checkpoint']:,}: {'; '.join(blocks)}"
 
 
-def next_command(run: Path, metrics: dict[str, Any] | None) -> str:
-    """Return the command that comes next once a run has ended: evaluate it, then export it."""
+def next_command(run: Path, summary: dict[str, Any], metrics: dict[str, Any] | None) -> str:
+    """Return the command that comes next once a run has ended: evaluate it, then export it.
+
+    Args:
+        run: the run's folder.
+        summary: what train.json holds.
+        metrics: of ``read_metrics``; None if the run was not evaluated.
+    """
     where = shlex.quote(str(run))
+    found = summary.get("validation")
+    best = " --checkpoint best" if isinstance(found, dict) and found.get("stopped_early") else ""
     if metrics is None:
-        return f"dat-rec evaluate --run {where}"
-    return f"dat-rec export --run {where} --out EXPORT"
+        return f"dat-rec evaluate --run {where}{best}"
+    return f"dat-rec export --run {where} --out EXPORT{best}"

@@ -25,6 +25,7 @@ from dat_rec.runs.failure_record import FAILURE, SUMMARY
 from dat_rec.runs.fence import JOB
 from dat_rec.runs.rank_zero import on_rank_0, patiently
 from dat_rec.runs.run_folder import OpenRun
+from dat_rec.runs.validations import VALIDATIONS
 from dat_rec.storage.address import Address, below
 from dat_rec.storage.client import client
 from dat_rec.storage.read import exists, read_bytes, read_json
@@ -34,7 +35,7 @@ LOOK_S = 1.0
 """Seconds between two looks at the run's folder."""
 CONFIG = "config.json"
 GONE = (0, 0)
-KEPT = (CONFIG, "schema.json", "plan.json", "plan.txt", "start.txt", SUMMARY, FAILURE)
+KEPT = (CONFIG, "schema.json", "plan.json", "plan.txt", "start.txt", VALIDATIONS, SUMMARY, FAILURE)
 """Files beside the checkpoints that are copied."""
 
 

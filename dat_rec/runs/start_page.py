@@ -42,15 +42,22 @@ class Start:
     """Words for the categories that the alignment loss compares; None without that loss."""
 
 
-def start_page(config: TrainConfig, start: Start) -> str:
-    """Return the page."""
+def start_page(config: TrainConfig, start: Start, queries: int | None = None) -> str:
+    """Return the page.
+
+    Args:
+        config: every option of the run.
+        start: what else it states.
+        queries: number of interactions that each validation ranks; None: there are none.
+    """
     run, context = str(config.out.resolve()), start.context
     hosts = sorted(set(start.hosts), key=start.hosts.index)
     ranks = ", ".join(f"{host} {_ranges(start.hosts, host)}" for host in hosts)
     begins = f"goes on after step {start.done:,}" if start.done else "begins"
     batch = f"{start.global_batch:,} examples a step, {_share(start)}{start.rows:,} on each rank"
     kept = f"the newest {config.keep_checkpoints}"
-    kept += f" and the best {config.keep_best}" if config.keep_best else ""
+    best = max(config.keep_best, 1) if config.patience else config.keep_best
+    kept += f" and the best {best}" if best else ""
     rows = [
         ("run", f"{run}, {begins}"),
         ("data", f"{config.data.resolve()}, {start.examples:,} examples an epoch"),
@@ -58,6 +65,7 @@ def start_page(config: TrainConfig, start: Start) -> str:
         ("steps", f"{start.steps:,} (epochs: {config.epochs}), {batch}"),
         *([("categories", start.compared)] if start.compared is not None else []),
         ("checkpoints", f"{run}/checkpoints, every {config.checkpoint_every:,} steps; {kept}"),
+        *([("validation", _validation(config, queries))] if queries is not None else []),
         ("curves", f"tensorboard --logdir {shlex.quote(run)}/tensorboard"),
         ("logs", os.environ.get(LOGS, "what the ranks print, where their launcher keeps it")),
         ("status", f"dat-rec status --run {shlex.quote(run)}"),
@@ -68,6 +76,15 @@ def start_page(config: TrainConfig, start: Start) -> str:
     lines = [f"{name:<13}{text}" for name, text in rows]
     lines += ["tables"] + [f"  {line}" for line in plan_to_text(start.plan).splitlines()]
     return "\n".join(lines + _estimates(config, start))
+
+
+def _validation(config: TrainConfig, queries: int) -> str:
+    ends = (
+        f", ends the run after {config.patience} without a better {config.stop_by}"
+        if config.patience
+        else ""
+    )
+    return f"every {config.validate_every:,} steps, {queries:,} interactions{ends}"
 
 
 def _share(start: Start) -> str:

@@ -20,6 +20,7 @@ from dat_rec.runs.figures import (
     read_summary,
     trained_words,
 )
+from dat_rec.runs.validations import read_validations, validation_words
 
 State = Literal["training", "ended", "failed", "stopped", "begun"]
 
@@ -48,6 +49,8 @@ class Status:
     """Command to go on with the run; empty if it trains or has ended."""
     training: dict[str, Any] | None = None
     """What train.json holds once the run has ended: steps, loss, samples_per_s and more."""
+    validation: dict[str, Any] | None = None
+    """The last record of ``dat_rec.runs.validations``, where the model is validated."""
     metrics: dict[str, Any] | None = None
     """What ``dat_rec.runs.figures.read_metrics`` returns once the run was evaluated."""
 
@@ -63,12 +66,14 @@ class Status:
             lines.append(f"its processes, on {self.host}, died without a word (killed?)")
         if self.training:
             lines.append(trained_words(self.training))
+        elif self.validation:
+            lines.append(f"validated at {validation_words(self.validation)}")
         if self.metrics:
             lines.append(f"evaluated at {metrics_words(self.metrics)}")
         if self.command:
             lines.append(f"to go on: {self.command}")
         if self.training:
-            lines.append(f"next: {next_command(Path(self.run), self.metrics)}")
+            lines.append(f"next: {next_command(Path(self.run), self.training, self.metrics)}")
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
@@ -95,6 +100,7 @@ def status(run: Path) -> Status:
     writer = read_writer(run)
     found = checkpoints(run)
     state = _state(run, failure, has_checkpoint=bool(found))
+    validations = read_validations(run)
     ended_or_trains = state in ("ended", "training")
     return Status(
         run=str(run),
@@ -106,6 +112,7 @@ def status(run: Path) -> Status:
         failure=failure,
         command="" if ended_or_trains else writer.get("command") or usual_command(run),
         training=read_summary(run),
+        validation=validations[-1] if validations else None,
         metrics=read_metrics(run),
     )
 

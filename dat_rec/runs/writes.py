@@ -24,6 +24,7 @@ from dat_rec.runs.fence import JOB
 from dat_rec.runs.figures import METRICS
 from dat_rec.runs.rank_zero import on_rank_0, patiently
 from dat_rec.runs.run_folder import OpenRun, record_failures
+from dat_rec.runs.validations import VALIDATIONS
 from dat_rec.runs.warm_start import ROWS
 
 T = TypeVar("T")
@@ -73,6 +74,8 @@ def _record(
     for name in ("checkpoints", "tensorboard"):
         if (folder / name).exists() and not run.resume:
             shutil.rmtree(folder / name)
+    if not run.resume:
+        (folder / VALIDATIONS).unlink(missing_ok=True)
     for left in folder.glob("checkpoints/*" + PARTIAL_SUFFIX):
         # An earlier start that finds itself overtaken may be removing it too.
         shutil.rmtree(left, ignore_errors=True)

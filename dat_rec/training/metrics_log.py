@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dat_rec.disk import reason, say
 from dat_rec.runs.curves import tag
-from dat_rec.runs.figures import BLOCKS, CUTOFFS
+from dat_rec.runs.figures import BLOCKS, CUTOFFS, figure
 
 QUEUE = 10_000
 """Maximum number of scalars that wait for the disk."""
@@ -99,6 +99,7 @@ class MetricsLog:
         self._bar = tqdm(
             total=steps, initial=done, unit="step", desc="train", disable=not first, mininterval=0.5
         )
+        self._shown: dict[str, str] = {}
         self._global_batch = global_batch
         self._clocks = clocks
         self._since = time.perf_counter()
@@ -122,7 +123,8 @@ class MetricsLog:
             losses: loss terms of that step by name, mean over ranks.
             lr: factor on the peak learning rates.
         """
-        self._bar.set_postfix({"loss": f"{losses['main']:.4f}"}, refresh=False)
+        self._shown["loss"] = f"{losses['main']:.4f}"
+        self._bar.set_postfix(self._shown, refresh=False)
         losses = {f"loss/{name}": value for name, value in losses.items()}
         seconds = time.perf_counter() - self._since
         samples = self._steps_since * self._global_batch
@@ -135,6 +137,29 @@ class MetricsLog:
         self.totals["seconds"] += seconds
         self.totals["samples"] += samples
         self._since, self._steps_since = time.perf_counter(), 0
+        self._add(step, scalars)
+
+    def validated(self, step: int, record: dict[str, Any]) -> None:
+        """Log what a validation found.
+
+        Args:
+            step: number (from 1) of the step that was done last.
+            record: of ``runs/validations.py``.
+        """
+        self._shown[record["metric"]] = (
+            f"{figure(record['value'], '.4f')} (best {figure(record['best'], '.4f')})"
+        )
+        self._bar.set_postfix(self._shown, refresh=False)
+        found = {
+            f"validation/{block}/{name}": value
+            for block in (*BLOCKS, "per_user")
+            for name, value in record[block].items()
+            # Beside numbers of queries, users and pairs, which stay the same.
+            if isinstance(value, float)
+        }
+        self._add(step, found)
+
+    def _add(self, step: int, scalars: dict[str, float]) -> None:
         with self._given_up_on_error():
             if self._failed_at is not None and time.monotonic() > self._failed_at + AGAIN_S:
                 self._writer, self._failed_at = self._open(step), None

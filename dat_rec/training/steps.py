@@ -1,4 +1,4 @@
-"""Do the steps of one start of a run: train, log, watch the loss, save, and stop on SIGTERM."""
+"""Do the steps of one start of a run: train, log, watch the loss, validate, save, and stop."""
 
 import resource
 import sys
@@ -25,6 +25,7 @@ from dat_rec.training.metrics_log import LookupTimer, MetricsLog
 from dat_rec.training.objective import logged_terms
 from dat_rec.training.optimizers import LearningRates
 from dat_rec.training.preemption import StopVote
+from dat_rec.training.validation import Validation
 from dat_rec.training.watch import LossWatch
 
 
@@ -37,6 +38,7 @@ class Training:
         optimizer: of ``build_optimizer``.
         reader: reads from ``start_step`` on, the number of steps that were done before.
         loss_sums: of the checkpoint that the run goes on from, which its last loss counts in.
+        validation: scores the model now and then, and ends the run early; None: nobody does.
     """
 
     def __init__(
@@ -46,22 +48,26 @@ class Training:
         optimizer: CombinedOptimizer,
         reader: ExampleReader,
         loss_sums: list[dict[str, Any]] | None = None,
+        validation: Validation | None = None,
     ) -> None:
         config, context = run.config, run.context
         self._config = config
         self._model, self._optimizer, self._reader = model, optimizer, reader
         self._done = reader.start_step
+        self._validation = validation
         self._watch = LossWatch(self._examples, config.log_every)
         if loss_sums:
             self._watch.load_state(loss_sums)
         copies = 1
         if config.sharding_group_size:
             copies = context.world_size // config.sharding_group_size
+        # What early stopping goes back to must be there.
+        self._keep_best = max(config.keep_best, 1) if config.patience else config.keep_best
         self._writer = CheckpointWriter(
             config.out,
             context,
             config.keep_checkpoints,
-            config.keep_best,
+            self._keep_best,
             background=config.background_saves,
             copies=copies,
             fence=run.fence,
@@ -86,6 +92,8 @@ class Training:
             "lookup": lambda: lookup.seconds,
             "checkpoint": lambda: self._writer.stall_s,
         }
+        if (validation := self._validation) is not None:
+            clocks["validation"] = lambda: validation.seconds
         options = {
             name: value
             for name, value in flatten(to_json(run.config)).items()
@@ -96,19 +104,21 @@ class Training:
         )
 
     def run(self) -> dict[str, Any]:
-        """Train to the run's end.
+        """Train to the run's end, or until validation says that it is reached.
 
         Returns:
-            ``loss``, mean over the examples of the last ``loss_steps`` steps, and the figures of
-            ``MetricsLog.summary``.
+            ``steps``, done in the whole run; ``loss``, mean over the examples of the last
+            ``loss_steps`` steps; the figures of ``MetricsLog.summary`` and ``Validation.summary``.
         """
         config, steps = self._config, self._reader.steps
         rates = LearningRates(self._optimizer, config.optimizer, steps)
         shown = logged_terms(config.model, config.loss)
         # A slow disk may have kept a rank until here; from now on the timeout counts.
         wait_for_all_ranks()
+        step = self._done
         with self._log:
-            for step in range(self._done + 1, steps + 1):
+            while step < steps and not self._is_over():
+                step += 1
                 factor = rates.set(step - 1)
                 self._watch.add(self._pipeline.progress(self._batches))
                 if config.sharding_group_size:
@@ -116,13 +126,17 @@ class Training:
                 self._log.step()
                 stop = self._vote.cast() and step < steps
                 save_now = stop or step % config.checkpoint_every == 0 or step == steps
-                if save_now or step % config.log_every == 0:
+                validate_now = self._validation is not None and self._validation.due(step, steps)
+                if save_now or validate_now or step % config.log_every == 0:
                     losses = self._watch.look(step, self._reader.where, self._cure)
                     losses = {name: losses[name] for name in shown}
                     self._log.point(step, losses, factor)
+                if validate_now and self._validate(step):
+                    save_now = True
+                over = step == steps or self._is_over()
                 if save_now:
-                    self._save(step, last=stop or step == steps)
-                if stop:
+                    self._save(step, last=stop or over)
+                if stop and not over:
                     self._writer.finish()
                     raise StoppedError(
                         f"{config.out}: stopped by SIGTERM after step {step} of {steps}, whose "
@@ -133,12 +147,26 @@ class Training:
         loss = {name: means[name] for name in shown if name in means}
         # Rank 0 comes here when its curves are on the disk.
         peaks = all_gather_object(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        validated = {} if self._validation is None else {"validation": self._validation.summary()}
         return {
+            "steps": step,
             "loss": loss,
             "loss_steps": averaged,
             **self._log.summary(),
+            **validated,
             "peak_memory_mb": peaks,
         }
+
+    def _is_over(self) -> bool:
+        """Return whether validation ends the run, now or in an earlier start."""
+        return self._validation is not None and self._validation.rule.is_over
+
+    def _validate(self, step: int) -> bool:
+        """Score the model; return whether this step needs a checkpoint, whatever its number."""
+        assert self._validation is not None
+        record, better = self._validation.look(step)
+        self._log.validated(step, record)
+        return (better and self._keep_best > 0) or self._validation.rule.is_over
 
     def _examples(self, step: int) -> int:
         """Return the examples in a step, whose number counts from 1: the last may have fewer."""
@@ -155,6 +183,8 @@ class Training:
             "loss": self._watch.mean_main(),
             "loss_sums": self._watch.state(),
         }
+        if self._validation is not None:
+            facts["validation"] = self._validation.rule.state(step)
         self._writer.save(step, self._model, self._optimizer, facts, last=last)
 
     def _cure(self) -> str:

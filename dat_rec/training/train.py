@@ -35,6 +35,7 @@ from dat_rec.runs.writes import announce, begin, earlier_summary, finish, take_o
 from dat_rec.training.build import build_model, reader_options
 from dat_rec.training.optimizers import build_optimizer
 from dat_rec.training.steps import Training
+from dat_rec.training.validation import Validation, validation_queries
 
 
 def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str, Any]:
@@ -73,6 +74,7 @@ def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str
         fill_from_mirror(config, context)
         run = open_run(config, dataset, context)
         reader = _reader(run)
+        asked = validation_queries(config, dataset)
 
         estimate = PlanEstimate()
         model, plan = build_model(config, dataset, context, reader.rows, estimate, tower)
@@ -86,16 +88,21 @@ def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str
         begin(run, plan, reader.steps, damaged)
         if done and context.is_rank_zero:
             print(f"resumed after step {done} of {reader.steps}", file=sys.stderr)
-        if done == reader.steps and (summary := earlier_summary(run)):
+        validation = None
+        if asked is not None:
+            validation = Validation(run, model, asked, state.get("validation"), done, tower)
+        over = validation is not None and validation.rule.is_over
+        if (done == reader.steps or over) and (summary := earlier_summary(run)):
             return summary
-        announce(run, start_page(config, _start(run, reader, plan, estimate)))
+        queries = None if asked is None else len(asked.user_row)
+        announce(run, start_page(config, _start(run, reader, plan, estimate), queries))
 
-        training = Training(run, model, optimizer, reader, state.get("loss_sums"))
+        sums = state.get("loss_sums")
+        training = Training(run, model, optimizer, reader, sums, validation)
         with mirrored(run):
             with closing(training):
                 results = training.run()
             facts = {
-                "steps": reader.steps,
                 "resumed_after": done,
                 "examples_an_epoch": reader.examples,
                 "world_size": context.world_size,
