@@ -58,8 +58,10 @@ MODERN: dict[str, Any] = {
     "examples.shuffle_mb": 512,
     "examples.lanes": 0,
     "warm_start": None,
+    "validation_queries": 20_000,
+    "stop_by": "new_pairs/HR@100",
 }
-"""All that decides a run's numbers."""
+"""All that decides a run's numbers, or what its validations measure."""
 PAPER = MODERN | {
     "batch_size": 256,
     "model.last_relu": True,
@@ -83,6 +85,8 @@ HOW_IT_RUNS = {
     "checkpoint_every",
     "keep_checkpoints",
     "keep_best",
+    "validate_every",
+    "patience",
     "background_saves",
     "disk_patience_s",
     "log_every",
@@ -112,6 +116,10 @@ OTHER = TrainConfig(
     checkpoint_every=5,
     keep_checkpoints=3,
     keep_best=1,
+    validate_every=3,
+    validation_queries=5,
+    stop_by="all/MRR",
+    patience=2,
     background_saves=False,
     disk_patience_s=60,
     log_every=2,
@@ -179,6 +187,9 @@ POSITIVE = (
 NOT_NEGATIVE = (
     "seed",
     "keep_best",
+    "validate_every",
+    "validation_queries",
+    "patience",
     "memory_gb",
     "sharding_group_size",
     "loss.negatives",

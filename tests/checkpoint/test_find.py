@@ -67,8 +67,22 @@ def test_no_checkpoint_is_best_where_none_says_its_loss(run: Path) -> None:
     for folder in (run / "checkpoints").iterdir():
         write_json(folder / "checkpoint.json", {"step": 1})
         write_json(folder / "sha256.json", {"checkpoint.json": sha256(folder / "checkpoint.json")})
-    with pytest.raises(UserError, match="no whole checkpoint says its loss: name one"):
+    with pytest.raises(UserError, match="no whole checkpoint says how good it is: name one"):
         chosen_whole(run, "best")
+
+
+def test_the_best_is_the_first_of_the_highest_that_was_validated(run: Path) -> None:
+    """Whatever the losses say; one between validations counts for less than any of them."""
+    for step, value in ((10, 0.1), (20, 0.3), (30, None), (40, 0.3)):
+        folder = run / "checkpoints" / f"step-{step:08d}"
+        facts = {"step": step, "loss": 5.0 - step / 10, "validation": {"value": value}}
+        write_json(folder / "checkpoint.json", facts)
+        write_json(folder / "sha256.json", {"checkpoint.json": sha256(folder / "checkpoint.json")})
+    assert step_of(run, "best") == 20
+    damage(run, 20)
+    assert step_of(run, "best") == 40
+    damage(run, 40)
+    assert step_of(run, "best") == 10
 
 
 def test_before_the_first_checkpoint_there_is_none(tmp_path: Path) -> None:

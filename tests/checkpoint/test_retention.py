@@ -34,6 +34,18 @@ def test_the_newest_stay_and_those_of_the_lowest_loss(
     assert steps(tmp_path) == left
 
 
+@pytest.mark.parametrize(
+    ("keep_best", "left"), [(0, [50]), (1, [20, 50]), (2, [20, 30, 50]), (3, [10, 20, 30, 50])]
+)
+def test_the_newest_stay_and_those_of_the_best_validation(
+    keep_best: int, left: list[int], planted: Dataset, tmp_path: Path
+) -> None:
+    """Of equal values the first; the lowest losses are those that were not validated."""
+    values = [(10, 5.0, 0.1), (20, 4.0, 0.3), (30, 3.0, 0.3), (40, 1.0, None), (50, 2.0, 0.0)]
+    write(planted, tmp_path, 1, keep_best, values)
+    assert steps(tmp_path) == left
+
+
 def test_a_damaged_later_checkpoint_does_not_drive_out_whole_ones(
     planted: Dataset, tmp_path: Path
 ) -> None:

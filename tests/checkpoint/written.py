@@ -20,7 +20,7 @@ PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EAGAIN, *A
 
 
 def write(dataset: Dataset, run: Path, keep: int, keep_best: int, saves: list[Any]) -> None:
-    """Save at the given (step, loss); a path among them is a file to damage."""
+    """Save at the given (step, loss) or (step, loss, value); a path is a file to damage."""
     with process_group(60) as context:
         model, optimizer = build(dataset, Case("two-tower"), context)
         writer = CheckpointWriter(run, context, keep, keep_best)
@@ -29,7 +29,10 @@ def write(dataset: Dataset, run: Path, keep: int, keep_best: int, saves: list[An
                 writer.finish()
                 save.write_bytes(b"rubbish")
             else:
-                writer.save(save[0], model, optimizer, {"loss": save[1]})
+                facts = {"loss": save[1]}
+                if len(save) > 2:
+                    facts["validation"] = {"value": save[2]}
+                writer.save(save[0], model, optimizer, facts)
         writer.finish()
         writer.close()
 

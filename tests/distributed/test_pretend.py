@@ -25,6 +25,9 @@ from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.plan_and_shard import plan_and_shard
+from dat_rec.retrieval.encode import encode_items
+from dat_rec.retrieval.live import LiveModel
+from dat_rec.retrieval.ranks import one_thread_each
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.training.objective import TrainTask
 from dat_rec.training.optimizers import build_optimizer
@@ -96,6 +99,13 @@ def state(model: Any, optimizer: Any) -> dict[str, Tensor]:
     return {f"{b.name}@{b.offsets}": b.tensor for b in copied(blocks_of(model, optimizer))}
 
 
+def live_vectors(dataset: Dataset, case: Case, model: Any) -> dict[str, Tensor]:
+    """This rank's item vectors of the model as it stands, as a validation has them."""
+    with one_thread_each() as threads:
+        live = LiveModel(dataset.schema, case.model, model).now()
+        return {"items": encode_items(live, dataset, threads).rows.local}
+
+
 def on(device: torch.device, plan: ShardingPlan) -> ShardingPlan:
     """The plan for the same ranks with other devices, which TorchRec's planner does not know."""
     for tables in plan.plan.values():
@@ -125,12 +135,14 @@ def on_both(dataset: Dataset, case: Case, run: Path) -> dict[str, Any]:
         batches = last_batches(dataset, case, context)
         model, optimizer, plan = build(dataset, case, context, None)
         found = {"cpu": trained(model, optimizer, batches, context)}
+        found["cpu vectors"] = live_vectors(dataset, case, model)
         found["cpu, one more step"] = trained(model, optimizer, batches[:1], context)
         there, plan = replace(context, device=DEVICE), on(DEVICE, plan)
         with Accelerator():
             model, optimizer, _ = build(dataset, case, there, plan)
             found["devices"] = {str(parameter.device) for parameter in model.parameters()}
             found["accelerator"] = trained(model, optimizer, batches, there)
+            found["accelerator vectors"] = live_vectors(dataset, case, model)
             writer = CheckpointWriter(run, there, keep=1)
             writer.save(STEPS, model, optimizer, facts)
             writer.finish()
@@ -150,6 +162,7 @@ def test_training_on_an_accelerator_is_that_on_cpu(
     for rank in run_ranks(on_both, world, planted, CASES[name], tmp_path / "run"):
         assert rank["devices"] == {"pretend:0"}
         assert_same(rank["loaded"]["state"], rank["accelerator"]["state"], rtol=0, atol=0)
+        assert_same(rank["accelerator vectors"], rank["cpu vectors"], rtol=1e-4, atol=1e-5)
         for steps in ("", ", one more step"):
             cpu, accelerator = rank["cpu" + steps], rank["accelerator" + steps]
             assert accelerator["losses"] == pytest.approx(cpu["losses"])

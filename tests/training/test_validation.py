@@ -199,7 +199,7 @@ def test_a_run_killed_between_validations_stops_at_the_same_step_with_the_same_b
     for name in ("out", "err"):
         (tmp_path / name).touch()
     process.start()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(checkpoints(out)) < 2 and time.monotonic() < deadline and process.is_alive():
         time.sleep(0.002)
     process.kill()
