@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -21,7 +23,6 @@ from dat_rec.data.schema import Schema
 from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.errors import SharedError
 from dat_rec.retrieval.evaluate import evaluate
-from dat_rec.retrieval.protocol import Protocol
 from dat_rec.runs.status import status
 from dat_rec.runs.validations import figures_of, read_validations
 from dat_rec.training import validation as validation_module
@@ -38,7 +39,8 @@ FLAGS = (
     *("--optimizer.table-lr", "0.5", "--optimizer.tower-lr", "0.03"),
     *("--keep-checkpoints", "100"),
 )
-VALIDATE = ("--validate-every", "5", "--validation-queries", "300", "--stop-by", METRIC)
+MOST = 300
+VALIDATE = ("--validate-every", "5", "--validation-queries", str(MOST), "--stop-by", METRIC)
 PATIENCE = ("--patience", "2")
 EVERY_TYPE = (
     *("--pin", "item=column_wise,min_partition:4", "user=row_wise", "category=data_parallel"),
@@ -62,25 +64,28 @@ def stopped(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def as_test(data: Path, folder: Path, most: int, seed: int = 0) -> Path:
+def as_test(data: Path, folder: Path) -> Path:
     """The dataset with the validation's queries in place of the test's."""
-    import pyarrow.parquet as pq
-
     shutil.copytree(data, folder)
     table = pq.read_table(folder / "validation.parquet")
-    # The sample, by hand: the rows that are drawn, in their order.
-    drawn = Protocol.read(Dataset.open(data), "validation", most, seed)
-    assert len(drawn.user_row) == min(most, table.num_rows)
-    rows = list(zip(*(table[name].to_pylist() for name in ("user_row", "item_index")), strict=True))
-    chosen, place = [], 0
-    for pair in zip(drawn.user_row.tolist(), drawn.item_index.tolist(), strict=True):
-        place = rows.index(pair, place)
-        chosen.append(place)
-        place += 1
-    pq.write_table(table.take(chosen), folder / "test.parquet")
-    schema = Schema.load(folder)
-    replace(schema, tests=len(chosen)).save(folder)
+    chosen = set(sampled(data))
+    table = table.filter([user in chosen for user in table["user_row"].to_pylist()])
+    pq.write_table(table, folder / "test.parquet")
+    replace(Schema.load(folder), tests=table.num_rows).save(folder)
     return folder
+
+
+def sampled(data: Path) -> list[int]:
+    """The users whose queries are asked, by hand: those who are drawn first, as many as go in."""
+    users = pq.read_table(data / "validation.parquet")["user_row"].to_pylist()
+    drawn = np.random.default_rng(0).permutation(len(set(users)))
+    names, chosen, queries = sorted(set(users)), [], 0
+    for number in drawn:
+        queries += users.count(names[number])
+        if queries > MOST:
+            return chosen
+        chosen.append(names[number])
+    raise AssertionError("all users go in: the sample is none")
 
 
 def records(run: Path) -> list[dict[str, Any]]:
@@ -90,12 +95,12 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 def test_the_figures_are_those_of_evaluate(data: Path, stopped: Path, tmp_path: Path) -> None:
     """To the last bit, of the checkpoints that were written at the same steps."""
-    other = as_test(data, tmp_path / "data", 300)
+    other = as_test(data, tmp_path / "data")
     found = {record["step"]: record for record in records(stopped)}
     common = [step for step, _ in checkpoints(stopped) if step in found]
     assert len(common) >= 3
     for step in common[:1] + common[-2:]:
-        expected = figures_of(evaluate(stopped, other, str(step)))
+        expected = figures_of(evaluate(stopped, other, str(step), fitted_baselines=False))
         assert {name: found[step][name] for name in expected} == expected
 
 
@@ -112,7 +117,7 @@ def test_the_run_ends_where_the_metric_no_longer_rises(stopped: Path) -> None:
         < json.loads((stopped / "config.json").read_text())["steps"]
     )
     told = summary["validation"]
-    assert told["queries"] == 300
+    assert told["queries"] == found[0]["all"]["queries"] + found[0]["cold"]["queries"] <= MOST
     assert (told["best"], told["best_step"]) == (max(values), 5 * (first + 1))
     assert told["stopped_early"].startswith("all/MRR has not risen in 2 validations: best 0.")
     steps = [step for step, _ in checkpoints(stopped)]
@@ -123,14 +128,16 @@ def test_the_run_ends_where_the_metric_no_longer_rises(stopped: Path) -> None:
     text = status(stopped).text()
     assert "stopped early" in text
     assert text.endswith("--checkpoint best")
-    assert evaluate(stopped, checkpoint="best")["checkpoint"] == told["best_step"]
+    best = evaluate(stopped, checkpoint="best", fitted_baselines=False)
+    assert best["checkpoint"] == told["best_step"]
 
 
 def test_the_curves_show_every_validation(stopped: Path) -> None:
     events = EventAccumulator(str(stopped / "tensorboard")).Reload()
-    curve = [(event.step, event.value) for event in events.Scalars("validation/new_pairs/HR@50")]
-    wanted = [(one["step"], one["new_pairs"]["HR@50"]) for one in records(stopped)]
-    assert curve == [(step, pytest.approx(value, rel=1e-6)) for step, value in wanted]
+    for block, name in (("new_pairs", "HR@50"), ("per_user", "Recall@20")):
+        curve = [(one.step, one.value) for one in events.Scalars(f"validation/{block}/{name}")]
+        wanted = [(one["step"], one[block][name]) for one in records(stopped)]
+        assert curve == [(step, pytest.approx(value, rel=1e-6)) for step, value in wanted]
 
 
 def test_training_does_not_notice_on_one_rank(data: Path, stopped: Path, tmp_path: Path) -> None:
@@ -161,8 +168,8 @@ def test_training_does_not_notice_on_two_ranks_under_any_plan(data: Path, tmp_pa
     # One more at the end, which is none of the fives.
     assert found[-1]["step"] == last
     assert last % 5
-    other = as_test(data, tmp_path / "data", 300)
-    expected = figures_of(evaluate(runs["validated"], other))
+    other = as_test(data, tmp_path / "data")
+    expected = figures_of(evaluate(runs["validated"], other, fitted_baselines=False))
     assert {name: found[-1][name] for name in expected} == expected
 
 
@@ -285,7 +292,9 @@ def test_the_sample_is_drawn_by_the_seed_and_all_is_all(data: Path, tmp_path: Pa
     assert len(everything) == dataset.schema.validation
     assert rows(validation_queries=dataset.schema.validation) == everything
     some = rows(validation_queries=200)
-    assert len(some) == 200
+    assert 150 < len(some) <= 200
+    # All of each user's.
+    assert sorted(some) == sorted(row for row in everything if row[0] in dict(some))
     assert some == rows(validation_queries=200)
     assert some != rows(validation_queries=200, seed=1)
-    assert not set(some) - set(everything)
+    assert len(dict(rows(validation_queries=1))) == 1
