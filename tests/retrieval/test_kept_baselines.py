@@ -1,0 +1,173 @@
+"""Baselines are tuned once for a dataset, and anew when what they were made of has changed."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dat_rec.data.dataset import Dataset
+from dat_rec.data.validate.files import file_faults
+from dat_rec.retrieval import kept_baselines, tuning
+from dat_rec.retrieval.baselines import Settings
+from dat_rec.retrieval.fitted import read_training
+from dat_rec.retrieval.kept_baselines import Found, baselines
+from dat_rec.retrieval.protocol import Protocol
+from dat_rec.retrieval.ranks import Threads, one_thread_each
+from tests.retrieval.world import write_dataset
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    with one_thread_each() as found:
+        yield found
+
+
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The trials, as they are made."""
+    found: list[str] = []
+    figure = tuning._figure
+
+    def told(name: str, *rest: Any) -> Any:
+        found.append(name)
+        return figure(name, *rest)
+
+    monkeypatch.setattr(tuning, "_figure", told)
+    return found
+
+
+def found_for(data: Path, run: Path, threads: Threads, cutoffs: tuple[int, ...] = (20,)) -> Found:
+    dataset = Dataset.open(data)
+    settings = Settings(Protocol.read(dataset), cutoffs)
+    return baselines(run, dataset, settings, threads, fitted=True)
+
+
+def test_a_second_evaluation_finds_what_the_first_has_kept(
+    tmp_path: Path, threads: Threads, tried: list[str]
+) -> None:
+    data = write_dataset(tmp_path / "data")
+    first = found_for(data, tmp_path / "run", threads)
+    trials = len(tried)
+    assert trials == sum(1 + sum(len(v) - 1 for v in g.values()) for g in tuning.GRIDS.values())
+    assert found_for(data, tmp_path / "other", threads) == first
+    # Other cutoffs need other figures, and no other settings.
+    more = found_for(data, tmp_path / "other", threads, (5, 20))
+    assert len(tried) == trials
+    for name, of_baseline in first.figures.items():
+        both = more.figures[name]["per_user"]
+        assert {key: both[key] for key in of_baseline["per_user"]} == of_baseline["per_user"]
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    faults = file_faults(data, Dataset.open(data).schema)
+    assert not [one for one in faults if "baselines" in one]
+
+
+@pytest.mark.parametrize("table", ["seen", "test"])
+def test_what_has_changed_is_made_anew(
+    tmp_path: Path, threads: Threads, tried: list[str], table: str
+) -> None:
+    data = write_dataset(tmp_path / "data")
+    first = found_for(data, tmp_path, threads)
+    trials = len(tried)
+    path = data / f"{table}.parquet"
+    rows = pq.read_table(path)
+    changed = rows.to_pandas()
+    if table == "seen":
+        changed.loc[0, "count"] += 1
+    else:
+        changed.loc[:20, "item_index"] = 0
+    pq.write_table(pa.Table.from_pandas(changed, preserve_index=False), path)
+    second = found_for(data, tmp_path, threads)
+    assert len(tried) == trials * (2 if table == "seen" else 1)
+    assert second.figures["MostPop"]["all"] != first.figures["MostPop"]["all"] or table == "seen"
+
+
+@pytest.mark.parametrize("kept", ["", "[]", "{}", '{"ranked_for": 3}'])
+def test_a_file_that_holds_something_else_is_written_anew(
+    tmp_path: Path, threads: Threads, kept: str
+) -> None:
+    data = write_dataset(tmp_path / "data")
+    (data / ".baselines.json").write_text(kept)
+    found = found_for(data, tmp_path, threads)
+    again = json.loads((data / ".baselines.json").read_text())
+    assert again["figures"] == found.figures
+    assert again["tuned"]["iALS"]["settings"] == found.figures["iALS"]["settings"]
+
+
+def test_a_dataset_that_cannot_be_written_has_its_figures_with_the_run(
+    tmp_path: Path, threads: Threads, tried: list[str]
+) -> None:
+    data = write_dataset(tmp_path / "data")
+    (data / ".baselines.json").mkdir()  # root may write in any folder
+    first = found_for(data, tmp_path / "run", threads)
+    trials = len(tried)
+    assert found_for(data, tmp_path / "run", threads) == first
+    assert len(tried) == trials
+    assert list((tmp_path / "run").iterdir()) == [tmp_path / "run" / "baselines.json"]
+
+
+@pytest.mark.parametrize(
+    ("bound", "left", "words"),
+    [
+        ("MOST_PAIRS", {"ItemCF", "iALS"}, "training pairs, over 10"),
+        ("MOST_SCORES", {"ItemCF", "iALS"}, "scores of asked users, over 10"),
+        ("MOST_NEIGHBOURS", {"ItemCF"}, "pairs of items to compare, over 10"),
+    ],
+)
+def test_what_would_take_too_long_is_left_out_with_the_reason(
+    tmp_path: Path,
+    threads: Threads,
+    monkeypatch: pytest.MonkeyPatch,
+    bound: str,
+    left: set[str],
+    words: str,
+) -> None:
+    monkeypatch.setattr(kept_baselines, bound, 10)
+    found = found_for(write_dataset(tmp_path / "data"), tmp_path, threads)
+    assert set(found.left_out) == left
+    assert all(words in why for why in found.left_out.values())
+    assert set(found.figures) == {"MostPop", "own history", "ItemCF", "iALS"} - left
+
+
+def test_a_tenth_of_the_pairs_of_those_who_are_asked_is_held_out(
+    tmp_path: Path, threads: Threads
+) -> None:
+    dataset = Dataset.open(write_dataset(tmp_path / "data"))
+    protocol = Protocol.read(dataset)
+    training = read_training(dataset, protocol, threads)
+    held = tuning.validation_of(dataset, protocol, training)
+    wanted = set(
+        zip(held.protocol.user_row.tolist(), held.protocol.item_index.tolist(), strict=True)
+    )
+    left = set(zip(*(axis.tolist() for axis in held.training.pairs.nonzero()), strict=True))
+    every = set(zip(*(axis.tolist() for axis in training.pairs.nonzero()), strict=True))
+    assert wanted | left == every
+    assert not wanted & left
+    assert {user for user, _ in wanted} <= set(protocol.users.tolist())
+    assert 0.05 < len(wanted) / len(every) < 0.15
+    assert held.protocol.new_pair.all()
+    again = tuning.validation_of(dataset, protocol, training)
+    assert np.array_equal(again.protocol.item_index, held.protocol.item_index)
+
+
+def test_a_validation_of_the_dataset_is_used_and_nothing_else_held_out(
+    tmp_path: Path, threads: Threads
+) -> None:
+    data = write_dataset(tmp_path / "data")
+    pq.write_table(
+        pa.table({"user_row": [3, 3, 5], "item_index": [1, 50, 2], "time": [0, 1, 2]}),
+        data / "validation.parquet",
+    )
+    dataset = Dataset.open(data)
+    protocol = Protocol.read(dataset)
+    training = read_training(dataset, protocol, threads)
+    held = tuning.validation_of(dataset, protocol, training)
+    assert held.training is training
+    assert held.protocol.user_row.tolist() == [3, 3, 5]
+    for user in (3, 5):
+        ours, whole = held.protocol.seen_slice(user), protocol.seen_slice(user)
+        assert np.array_equal(held.protocol.seen_item[ours], protocol.seen_item[whole])
