@@ -73,6 +73,10 @@ def evaluate(
         ['HR@100', 'HR@50', 'MRR', 'queries', 'unanswerable']
         >>> 0 < metrics["all"]["MRR"] < 1
         True
+        >>> sorted(name for name in metrics["per_user"] if name.startswith("NDCG"))
+        ['NDCG@100', 'NDCG@20', 'NDCG@50']
+        >>> list(metrics["baselines"])
+        ['MostPop', 'own history', 'ItemCF', 'iALS']
     """
     cutoffs = check_cutoffs(k)
     with all_ranks(), one_thread_each() as threads:
