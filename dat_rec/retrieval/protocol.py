@@ -71,7 +71,7 @@ class Protocol:
         if most and test.num_rows > most:
             test = test.filter(_of_some_users(test["user_row"].to_numpy(), most, seed))
         items = dataset.table("items", ["category_name", "train_count"])
-        train_count = _numbers(items, "train_count", f"{folder / 'items.parquet'}")
+        train_count = numbers(items, "train_count", f"{folder / 'items.parquet'}")
         trained = np.arange(schema.items) < schema.trained_items
         if np.any((train_count > 0) != trained):
             raise UserError(
@@ -81,13 +81,13 @@ class Protocol:
         where_test = f"{folder / span}.parquet"
         if not test.num_rows:
             raise UserError(f"{where_test}: holds no interaction: hold some out, to rank them")
-        user_row = _numbers(test, "user_row", where_test, schema.users)
+        user_row = numbers(test, "user_row", where_test, schema.users)
         user, item, count = _seen(dataset, user_row)
         names = items.column("category_name").combine_chunks().fill_null("(unknown)")
         category = pc.dictionary_encode(names)
         return Protocol(
             user_row=user_row,
-            item_index=_numbers(test, "item_index", where_test, schema.items),
+            item_index=numbers(test, "item_index", where_test, schema.items),
             user_trained=dataset.table("users", ["trained"]).column("trained").to_numpy(),
             train_count=train_count,
             category=category.indices.to_numpy().astype(np.int64),
@@ -187,16 +187,16 @@ def _seen(dataset: Dataset, asked: Ints) -> tuple[Ints, Ints, Ints]:
     parts = [np.zeros((3, 0), np.int64)]
     for group in range(len(source.bounds) - 1):
         table, where = source.read(group), str(path)
-        user = _numbers(table, "user_row", where, schema.users)
-        item = _numbers(table, "item_index", where, schema.trained_items)
-        pairs = np.stack([user, item, _numbers(table, "count", where)])
+        user = numbers(table, "user_row", where, schema.users)
+        item = numbers(table, "item_index", where, schema.trained_items)
+        pairs = np.stack([user, item, numbers(table, "count", where)])
         parts.append(pairs[:, kept[user]])
     user, item, count = np.concatenate(parts, axis=1)
     order = np.lexsort((item, user))
     return user[order], item[order], count[order]
 
 
-def _numbers(table: pa.Table, column: str, where: str, rows: int | None = None) -> Ints:
+def numbers(table: pa.Table, column: str, where: str, rows: int | None = None) -> Ints:
     """A column as int64; with ``rows``, each value must be a row number below it."""
     array = table.column(column)
     if not pa.types.is_integer(array.type) or array.null_count:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from dat_rec.data.dataset import Dataset
 from dat_rec.retrieval.fitted import FITTED, SEED, Chosen, Training, score_ranks
 from dat_rec.retrieval.per_user import per_user
-from dat_rec.retrieval.protocol import Protocol
+from dat_rec.retrieval.protocol import Protocol, numbers
 from dat_rec.retrieval.ranks import Threads
 from dat_rec.storage.read import exists
 
@@ -73,7 +73,9 @@ def validation_of(dataset: Dataset, protocol: Protocol, training: Training) -> V
     pairs = training.pairs
     if exists(dataset.folder / f"{VALIDATION}.parquet"):
         table = dataset.table(VALIDATION, ["user_row", "item_index"])
-        user, item = (table[name].to_numpy().astype(np.int64) for name in table.column_names)
+        where = f"{dataset.folder / VALIDATION}.parquet"
+        user = numbers(table, "user_row", where, dataset.schema.users)
+        item = numbers(table, "item_index", where, dataset.schema.items)
         chosen = np.isin(user, _some(np.unique(user), protocol, rng))
         return Validation(training, _asking(protocol, user[chosen], item[chosen], pairs))
     several = np.diff(pairs.indptr)[protocol.users] > 1

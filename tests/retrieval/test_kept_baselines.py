@@ -12,6 +12,7 @@ import pytest
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.validate.files import file_faults
+from dat_rec.errors import UserError
 from dat_rec.retrieval import kept_baselines, tuning
 from dat_rec.retrieval.baselines import Settings
 from dat_rec.retrieval.fitted import read_training
@@ -171,3 +172,10 @@ def test_a_validation_of_the_dataset_is_used_and_nothing_else_held_out(
     for user in (3, 5):
         ours, whole = held.protocol.seen_slice(user), protocol.seen_slice(user)
         assert np.array_equal(held.protocol.seen_item[ours], protocol.seen_item[whole])
+
+
+def test_a_validation_that_names_no_row_is_refused(tmp_path: Path, threads: Threads) -> None:
+    data = write_dataset(tmp_path / "data")
+    pq.write_table(pa.table({"user_row": [30], "item_index": [1]}), data / "validation.parquet")
+    with pytest.raises(UserError, match=r"validation.parquet: .* names row 30, outside 0 … 29"):
+        found_for(data, tmp_path, threads)
