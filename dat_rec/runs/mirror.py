@@ -1,4 +1,4 @@
-"""Copies of a run's checkpoints in a store, made behind training; and the way back.
+"""Copies of a run's checkpoints in a store, made behind training (back: ``from_mirror.py``).
 
 A thread of rank 0 looks for what is new in the run's folder. A checkpoint's files go below a new
 prefix of ``MIRROR/checkpoints/step-N``, and its manifest comes last, so that it is there whole or
@@ -16,20 +16,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dat_rec.checkpoint.listing import DIGESTS, checkpoint_folder, checkpoints
-from dat_rec.config import TrainConfig
+from dat_rec.config import TrainConfig, differences, from_json, may_change_on_resume
 from dat_rec.disk import say
-from dat_rec.dist.rank_context import RankContext
-from dat_rec.errors import StoppedError, StoreError, SupersededError, UserError
-from dat_rec.files import PARTIAL_SUFFIX, publish, sha256
+from dat_rec.errors import StoppedError, SupersededError, UserError
+from dat_rec.files import PARTIAL_SUFFIX, sha256
 from dat_rec.runs.failure_record import FAILURE, SUMMARY
-from dat_rec.runs.fence import JOB
-from dat_rec.runs.rank_zero import on_rank_0, patiently
 from dat_rec.runs.run_folder import OpenRun
 from dat_rec.runs.validations import VALIDATIONS
 from dat_rec.storage.address import Address, below
 from dat_rec.storage.client import client
-from dat_rec.storage.read import exists, read_bytes, read_json
-from dat_rec.storage.snapshot import MANIFEST, Manifest, ManifestFile, fetch, pinned, read_manifest
+from dat_rec.storage.read import exists, read_json
+from dat_rec.storage.snapshot import MANIFEST, Manifest, ManifestFile, read_manifest
 
 LOOK_S = 1.0
 """Seconds between two looks at the run's folder."""
@@ -106,6 +103,8 @@ class Mirror:
     def _look(self) -> None:
         if self._seen is None:
             self._remove_old()
+        elif not self._sent:
+            refuse_other_run(self._run.config, self._address)
         self._copy_files()
         there = checkpoints(self._folder)
         if there and there[-1][0] not in self._done:
@@ -147,7 +146,7 @@ class Mirror:
             shutil.rmtree(held, ignore_errors=True)
 
     def _upload(self, step: int, folder: Path) -> None:
-        where = _checkpoint(self._address, step)
+        where = copy_of(self._address, step)
         manifest = None
         with suppress(UserError):  # what cannot be read is written anew
             manifest = read_manifest(where)
@@ -184,12 +183,13 @@ class Mirror:
         self._seen = here
 
 
-def _checkpoint(address: Address, step: int) -> Address:
+def copy_of(address: Address, step: int) -> Address:
+    """Where the copy of a step's checkpoint lies."""
     return address / "checkpoints" / checkpoint_folder(Path(), step).name
 
 
 def _remove(address: Address, step: int) -> None:
-    where = _checkpoint(address, step)
+    where = copy_of(address, step)
     client(where).delete([where / MANIFEST])
     client(where).delete([where.with_key(key) for key in client(where).list_below(where)])
 
@@ -203,71 +203,17 @@ def mirrored_steps(address: Address) -> list[int]:
     return sorted(int(number) for number in numbers if number.isdecimal())
 
 
-def fill_from_mirror(config: TrainConfig, context: RankContext) -> None:
-    """Take the newest whole checkpoint from the mirror where the run's folder has none.
-
-    That is done for a run that is resumed, and for a job that its scheduler starts again. All ranks
-    call this, and rank 0 does it.
+def refuse_other_run(config: TrainConfig, mirror: Address) -> None:
+    """Refuse the mirror of a run that was made with other options.
 
     Raises:
-        SharedError: the mirror holds a run that is neither resumed nor replaced, or cannot be read.
+        UserError: names one, or the mirror cannot be read.
     """
-    mirror = config.mirror
-    if isinstance(mirror, Address):
-        on_rank_0(context, lambda: patiently(lambda: _fill(config, mirror), config.out, 0))
-
-
-def _fill(config: TrainConfig, mirror: Address) -> None:
-    if checkpoints(config.out):
+    if not exists(mirror / CONFIG):
         return
-    steps = mirrored_steps(mirror)
-    if not steps:
-        return
-    job = os.environ.get(JOB, "")
-    facts = read_json(mirror / CONFIG, "the run's configuration")
-    restarted = bool(job) and isinstance(facts, dict) and facts.get("job") == job
-    if config.resume or restarted:
-        _take_newest(steps, mirror, config.out)
-        # Last: it says that this folder is a run.
-        (config.out / CONFIG).write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-    elif not config.overwrite:
+    before = from_json(read_json(mirror / CONFIG, "the run's configuration"), str(mirror / CONFIG))
+    if differing := differences(config, before, but=may_change_on_resume()):
         raise UserError(
-            f"--mirror {mirror} holds a run: pass --resume to go on with it, --overwrite to "
-            "replace it, or name another address"
+            f"--mirror {mirror} holds another run: {differing[0]}, in brackets what that one was "
+            "made with: name this run's own mirror, or a new one"
         )
-
-
-def _take_newest(steps: list[int], mirror: Address, run: Path) -> None:
-    for step in reversed(steps):
-        if damage := _fetch_checkpoint(mirror, step, run):
-            say(f"{_checkpoint(mirror, step)}: damaged ({damage}): looking for an older one")
-        else:
-            break
-    else:
-        raise UserError(f"{mirror}: every checkpoint is damaged: train anew, with --overwrite")
-    for name in KEPT:
-        if name not in (CONFIG, FAILURE) and exists(mirror / name):
-            (run / name).write_bytes(read_bytes(mirror / name))
-    say(f"{run}: the checkpoint of step {step} was taken from {mirror}")
-
-
-def _fetch_checkpoint(mirror: Address, step: int, run: Path) -> str:
-    """Copy a checkpoint into the run's folder, or return what is wrong with it."""
-    where, target = _checkpoint(mirror, step), checkpoint_folder(run, step)
-    partial = target.with_name(target.name + PARTIAL_SUFFIX)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        manifest = read_manifest(where)
-        source = pinned(where, MANIFEST)
-        assert manifest is not None
-        assert isinstance(source, Address)
-        for name, file in manifest.files.items():
-            fetch(source / name, partial / name)
-            if sha256(partial / name) != file.sha256:
-                return f"{name}: SHA-256 differs from {MANIFEST}"
-    except StoreError:  # that says nothing of the copy
-        raise
-    except UserError as error:
-        return str(error)
-    publish(partial, target)
-    return ""

@@ -27,7 +27,8 @@ from dat_rec.model.towers import TowerFactory
 from dat_rec.option_marks import to_json
 from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.preflight.preflight import require
-from dat_rec.runs.mirror import fill_from_mirror, mirrored
+from dat_rec.runs.from_mirror import fill_from_mirror
+from dat_rec.runs.mirror import mirrored
 from dat_rec.runs.run_folder import OpenRun, open_run
 from dat_rec.runs.start_page import Start, start_page
 from dat_rec.runs.warm_start import warm_start

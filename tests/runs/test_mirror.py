@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.config import TrainConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import StoreError, UserError
-from dat_rec.runs import mirror as mirror_module
+from dat_rec.runs import from_mirror
 from dat_rec.runs.mirror import mirrored_steps
 from dat_rec.storage.address import Address, location
 from dat_rec.storage.retry import DEADLINE
@@ -56,7 +57,7 @@ def test_a_mirror_follows_the_run_and_is_no_other_ones(
         fetch(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mirror_module, "fetch", fetch_from_a_dead_server)
+        patch.setattr(from_mirror, "fetch", fetch_from_a_dead_server)
         with pytest.raises(StoreError, match=r"reading bytes .*, tried for"):
             train(resumed)
     object_store.start()
@@ -67,6 +68,19 @@ def test_a_mirror_follows_the_run_and_is_no_other_ones(
     assert f"{newest}: the manifest is not valid JSON" in said
     assert f"the checkpoint of step {steps[-2]} was taken from s3://open/mirrored" in said
     steps = [step for step, _ in checkpoints(tmp_path / "again")]
+    assert mirrored_steps(mirror) == steps
+
+    # Of another run nothing is taken, and nothing is removed there.
+    other = dataclasses.replace(resumed, out=tmp_path / "third", seed=1)
+    with pytest.raises(UserError, match=r"holds another run: --seed 1 \(0\), in brackets"):
+        train(other)
+    assert not other.out.exists()
+    train(dataclasses.replace(other, resume=False, mirror=None))
+    shutil.copytree(other.out, tmp_path / "moved")
+    (tmp_path / "moved" / "train.json").unlink()  # as if it had not ended
+    train(dataclasses.replace(other, out=tmp_path / "moved"))
+    said = capsys.readouterr().err
+    assert "mirror: --mirror s3://open/mirrored holds another run: --seed 1 (0)" in said
     assert mirrored_steps(mirror) == steps
 
     # Begun anew with other checkpoints: those of before must not be taken for its own.
