@@ -37,7 +37,7 @@ def train(
 
     Args:
         extra: more arguments of `dat-rec train`, after `--`, e.g. `-- --epochs 2 --overwrite`
-        data: folder that `dat-rec prepare` made, the same path on every host
+        data: folder that `dat-rec prepare` made, the same path on every host, or its address
         out: folder of the run, the same path on every host
         preset: modern, paper or two-tower
         j: {hosts}x{workers on each}, or {minimum}:{maximum}x{workers} for an elastic job
@@ -83,7 +83,7 @@ def evaluate(
 
     Args:
         run: folder that `train` made
-        data: the dataset, if it is no longer where the run found it
+        data: folder or address of the dataset, if it is no longer where the run found it
         j: {hosts}x{workers on each}; each worker is one rank, on CPUs
         name: the job's name
         image: container image; empty for hosts that share this checkout and its .venv
@@ -127,8 +127,8 @@ def export(
 
     Args:
         run: folder that `train` made
-        out: folder of the export
-        data: the dataset, if it is no longer where the run found it
+        out: folder of the export, or its address; for an address, all workers on one host
+        data: folder or address of the dataset, if it is no longer where the run found it
         overwrite: replace an export that stands in `out`
         j: {hosts}x{workers on each}; each worker is one rank, on CPUs
         name: the job's name
@@ -179,10 +179,10 @@ def recommend(
     """Write the best items of each user, from an export.
 
     Args:
-        export: folder that `export` made
-        out: Parquet file to write; with several ranks, a folder with a file of each
+        export: folder that `export` made, or its address
+        out: Parquet file to write, or its address; of several ranks, a folder with a file of each
         k: number of items for each user
-        queries: Parquet file with the ids of the users; empty for all users of the export
+        queries: Parquet file with the ids of the users, or its address; empty for all users
         user_id: column of `queries` with the ids
         overwrite: replace what stands in `out`
         j: {hosts}x{workers on each}; each worker is one rank, on CPUs
