@@ -62,4 +62,4 @@ def _gains(k: int) -> Floats:
 
 def _sums(user: np.ndarray[Any, np.dtype[np.int64]], values: Floats, users: int) -> Floats:
     """(users,): the sum of each user's values."""
-    return np.bincount(user, weights=values, minlength=users)
+    return np.asarray(np.bincount(user, weights=values, minlength=users), np.float64)
