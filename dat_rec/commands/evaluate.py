@@ -24,6 +24,9 @@ class EvaluateOptions:
     k: tuple[int, ...] = (20, 50, 100)
     """Lengths of lists, for Recall@K and NDCG@K as means over users, coverage and popularity. HR@K
     of interactions stays at 50 and 100, so that all runs compare."""
+    queries: int = 0
+    """Maximum number of test interactions to ask; of more, those of users drawn at random, all of a
+    user's together. metrics.json says so. 0: all."""
     fitted_baselines: bool = True
     """Fit and tune ItemCF and iALS on the dataset, which takes minutes for a million interactions;
     what comes of it is kept with the dataset. MostPop and own history take no time."""
@@ -41,6 +44,7 @@ def run(arguments: Arguments) -> None:
         options.data,
         options.checkpoint,
         k=options.k,
+        queries=options.queries,
         fitted_baselines=options.fitted_baselines,
     )
     if os.environ.get("RANK", "0") == "0":

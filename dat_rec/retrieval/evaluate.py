@@ -9,6 +9,7 @@ from tqdm import tqdm
 from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.agree import broadcast_from_rank_0, together
+from dat_rec.errors import UserError
 from dat_rec.files import write_json
 from dat_rec.model.dat import DAT
 from dat_rec.model.towers import TowerFactory
@@ -40,6 +41,7 @@ def evaluate(
     checkpoint: str = "newest",
     *,
     k: Sequence[int] = USER_CUTOFFS,
+    queries: int = 0,
     fitted_baselines: bool = True,
     tower: TowerFactory | None = None,
 ) -> dict[str, Any]:
@@ -54,12 +56,15 @@ def evaluate(
             the main loss) or ``newest``.
         k: the Ks of Recall@K and NDCG@K, means over users, and of coverage and popularity of the
             lists. HR@K stays at 50 and 100.
+        queries: maximum number of test interactions to ask; of more, those of users drawn at
+            random; 0: all.
         fitted_baselines: whether ItemCF and iALS are fitted and tuned. Their figures are kept with
             the dataset, so that the next evaluation has them at once.
         tower: the tower that the run was trained with, if it was not dat_rec's own.
 
     Returns:
-        What metrics.json holds: ``dataset``, ``checkpoint`` (steps), the blocks of
+        What metrics.json holds: ``dataset``, ``checkpoint`` (steps), ``asked`` and ``tests``, the
+        numbers of test interactions that were asked and that there are, the blocks of
         ``dat_rec.retrieval.metrics.blocks``, ``baselines`` with the same blocks by name, and
         ``baselines_left_out``, why one is missing, by name.
 
@@ -79,10 +84,12 @@ def evaluate(
         ['MostPop', 'own history', 'ItemCF', 'iALS']
     """
     cutoffs = check_cutoffs(k)
+    if queries < 0:
+        raise UserError(f"--queries {queries}: must be at least 0")
     with all_ranks(), one_thread_each() as threads:
         trained = load_model(run, data, checkpoint, tower)
         with together():
-            protocol = Protocol.read(trained.dataset)
+            protocol = Protocol.read(trained.dataset, most=queries)
         lists = TopLists(protocol, cutoffs, BETWEEN_RANKS)
         ranks = model_ranks(trained.model, trained.dataset, protocol, threads, lists)
         settings = Settings(protocol, cutoffs)
@@ -90,6 +97,8 @@ def evaluate(
         metrics = {
             "dataset": trained.dataset.schema.source,
             "checkpoint": trained.step,
+            "asked": len(protocol.user_row),
+            "tests": trained.dataset.schema.tests,
             **blocks(protocol, ranks, lists, cutoffs),
             "baselines": found.figures,
             "baselines_left_out": found.left_out,

@@ -48,11 +48,21 @@ def text(metrics: dict[str, Any]) -> str:
         f"{metrics['largest_category']['name']}",
         f"{metrics['all']['unanswerable']:,} test interactions of unseen users or items are "
         "in the cold rows only.",
+        *_asked(metrics),
         *_settings(metrics),
         *(f"{name} is left out: {why}." for name, why in metrics["baselines_left_out"].items()),
         *ahead(metrics),
     ]
     return "\n\n".join([*tables, "\n".join(lines)])
+
+
+def _asked(metrics: dict[str, Any]) -> list[str]:
+    """A line, if a sample was asked."""
+    if metrics["asked"] == metrics["tests"]:
+        return []
+    return [
+        f"{metrics['asked']:,} of {metrics['tests']:,} test interactions were asked (--queries)."
+    ]
 
 
 def ahead(metrics: dict[str, Any]) -> list[str]:

@@ -67,7 +67,7 @@ def baselines(
     """
     if not fitted:
         return Found(rules(settings), dict.fromkeys(("ItemCF", "iALS"), "not asked for"))
-    tuned_on, ranked_for = _digests(dataset, settings.cutoffs)
+    tuned_on, ranked_for = _digests(dataset, settings)
     kept = _read(run, dataset)
     if kept.get("ranked_for") == ranked_for:
         return Found(kept["figures"], kept["left_out"])
@@ -138,7 +138,7 @@ def _too_large(dataset: Dataset, protocol: Protocol) -> dict[str, str]:
     return dict.fromkeys(("ItemCF", "iALS"), why) if why else {}
 
 
-def _digests(dataset: Dataset, cutoffs: tuple[int, ...]) -> tuple[str, str]:
+def _digests(dataset: Dataset, settings: Settings) -> tuple[str, str]:
     """SHA-256 of what decides the settings, and the figures."""
     told = [str(VERSION), metadata.version("implicit"), dataset.versions()]
     if isinstance(dataset.folder, Path):
@@ -151,7 +151,9 @@ def _digests(dataset: Dataset, cutoffs: tuple[int, ...]) -> tuple[str, str]:
         parts = [*told, *(f"{name} {of_files.get(name)}" for name in names), *more]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    return digest(TUNED_ON), digest(RANKED_FOR, repr(cutoffs))
+    # The tuning holds out pairs of users who are asked.
+    asked = f"{len(settings.protocol.user_row)} queries"
+    return digest(TUNED_ON, asked), digest(RANKED_FOR, asked, repr(settings.cutoffs))
 
 
 def _places(run: Path, dataset: Dataset) -> list[Path]:

@@ -31,9 +31,23 @@ def test_metrics_json_holds_the_brute_force_figures(run: Path) -> None:
     expected = brute_force.metrics(protocol, lambda user, item: scores[user, item])
     assert found.pop("dataset") == "by hand"
     assert found.pop("checkpoint") == 12
+    assert found.pop("asked") == found.pop("tests") == len(protocol.user_row)
     assert list(found.pop("baselines")) == ["MostPop", "own history", "ItemCF", "iALS"]
     assert found.pop("baselines_left_out") == {}
     assert brute_force.approximately(found) == brute_force.approximately(expected)
+
+
+def test_of_many_queries_whole_users_are_asked(run: Path) -> None:
+    metrics = evaluate(run, queries=20, fitted_baselines=False)
+    dataset = load_model(run).dataset
+    asked, everyone = Protocol.read(dataset, most=20), Protocol.read(dataset)
+    assert 0 < metrics["asked"] == len(asked.user_row) <= 20 < metrics["tests"]
+    for user in asked.users:
+        assert (asked.user_row == user).sum() == (everyone.user_row == user).sum()
+    assert metrics["all"]["queries"] == asked.answerable.sum()
+    assert f"{metrics['asked']} of {metrics['tests']} test interactions were asked" in text(metrics)
+    with pytest.raises(UserError, match="--queries -1"):
+        evaluate(run, queries=-1)
 
 
 def test_text_prints_every_figure_in_its_column(run: Path) -> None:
