@@ -25,7 +25,6 @@ from dat_rec.retrieval.fitted import FITTED, SEED, Chosen, Training, score_ranks
 from dat_rec.retrieval.per_user import per_user
 from dat_rec.retrieval.protocol import Protocol, numbers
 from dat_rec.retrieval.ranks import Threads
-from dat_rec.storage.read import exists
 
 VALIDATION = "validation"
 """The dataset's table of interactions that are held out of training for choices."""
@@ -71,7 +70,7 @@ def validation_of(dataset: Dataset, protocol: Protocol, training: Training) -> V
     """
     rng = np.random.default_rng(SEED)
     pairs = training.pairs
-    if exists(dataset.folder / f"{VALIDATION}.parquet"):
+    if dataset.schema.validation:
         table = dataset.table(VALIDATION, ["user_row", "item_index"])
         where = f"{dataset.folder / VALIDATION}.parquet"
         user = numbers(table, "user_row", where, dataset.schema.users)

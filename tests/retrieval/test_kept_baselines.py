@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.schema import Schema
 from dat_rec.data.validate.files import file_faults
 from dat_rec.errors import UserError
 from dat_rec.retrieval import kept_baselines, tuning
@@ -155,15 +157,18 @@ def test_a_tenth_of_the_pairs_of_those_who_are_asked_is_held_out(
     assert np.array_equal(again.protocol.item_index, held.protocol.item_index)
 
 
+def with_validation(folder: Path, user_row: list[int], item_index: list[int]) -> Path:
+    data = write_dataset(folder)
+    held_out = {"user_row": user_row, "item_index": item_index, "time": list(range(len(user_row)))}
+    pq.write_table(pa.table(held_out), data / "validation.parquet")
+    replace(Schema.load(data), validation=len(user_row)).save(data)
+    return data
+
+
 def test_a_validation_of_the_dataset_is_used_and_nothing_else_held_out(
     tmp_path: Path, threads: Threads
 ) -> None:
-    data = write_dataset(tmp_path / "data")
-    pq.write_table(
-        pa.table({"user_row": [3, 3, 5], "item_index": [1, 50, 2], "time": [0, 1, 2]}),
-        data / "validation.parquet",
-    )
-    dataset = Dataset.open(data)
+    dataset = Dataset.open(with_validation(tmp_path / "data", [3, 3, 5], [1, 50, 2]))
     protocol = Protocol.read(dataset)
     training = read_training(dataset, protocol, threads)
     held = tuning.validation_of(dataset, protocol, training)
@@ -175,7 +180,6 @@ def test_a_validation_of_the_dataset_is_used_and_nothing_else_held_out(
 
 
 def test_a_validation_that_names_no_row_is_refused(tmp_path: Path, threads: Threads) -> None:
-    data = write_dataset(tmp_path / "data")
-    pq.write_table(pa.table({"user_row": [30], "item_index": [1]}), data / "validation.parquet")
+    data = with_validation(tmp_path / "data", [30], [1])
     with pytest.raises(UserError, match=r"validation.parquet: .* names row 30, outside 0 … 29"):
         found_for(data, tmp_path, threads)
