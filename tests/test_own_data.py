@@ -53,9 +53,11 @@ def test_ratings_as_movielens_has_them(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_check_ins_as_gowalla_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = ["test" if row % 5 == 0 else "train" for row in ROWS]
-    write(tmp_path / "checkins.parquet", user_id=USERS, item_id=ITEMS, split=said)
+    users, items = [row // 25 for row in ROWS], [row % 25 for row in ROWS]
+    write(tmp_path / "checkins.parquet", user_id=users, item_id=items, split=said)
     schema = made(tmp_path, "checkins.parquet", monkeypatch)
     assert (schema.tests, schema.validation, schema.examples) == (120, 48, 432)
+    assert schema.histories == "others"
 
 
 def test_events_of_many_shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from dat_rec.errors import UserError
 if TYPE_CHECKING:
     from dat_rec.data.sources.parquet_log import ParquetLog
 
+TIME = "time"
 TEST_SHARE = 0.1
 MINIMUM = 2
 """Minimum number of interactions of a user, or group, of which some are held out."""
@@ -54,6 +55,20 @@ def check_split(options: "ParquetLog") -> None:
         raise UserError(
             f"--split-group {options.split_group} has no meaning for {other}: leave one out"
         )
+    ordering = {
+        f"--split {split}": split != "random" and column is None,
+        "--time": options.time != TIME,
+        "--time-format": options.time_format is not None,
+        "--sequence": options.sequence is not None,
+        "--test-from": options.test_from is not None,
+        "--validation-from": options.validation_from is not None,
+    }
+    if options.unordered and any(ordering.values()):
+        first = next(option for option, is_given in ordering.items() if is_given)
+        raise UserError(
+            f"--unordered and {first}, which needs times: pass --split random or --split-column, "
+            "or leave --unordered out"
+        )
     minimum = options.split_minimum
     if minimum is not None:
         if split != "last" and options.split_group is None:
@@ -81,7 +96,7 @@ def split_of(
             if_none="no good row says so: correct the column",
             if_all="every good row says so: correct the column",
             kind="random" if times is None else "time",
-            parts_equals=times is not None,
+            parts_equals=times is not None or options.unordered,
         )
     if options.split == "last":
         order = "place" if not ordered else "sequence DESC, item_id"

@@ -19,10 +19,10 @@ from dat_rec.data.source import (
 )
 from dat_rec.data.sources.features import Reading
 from dat_rec.data.sources.iceberg import IcebergSnapshot
-from dat_rec.data.sources.log_split import TEST_SHARE, check_split, split_of, validation_of
+from dat_rec.data.sources.log_split import TEST_SHARE, TIME, check_split, split_of, validation_of
 from dat_rec.data.sources.named_paths import start_of
 from dat_rec.data.sources.named_tables import named_table
-from dat_rec.data.sources.raw_tables import NO_CATEGORY, TIME, RawTables
+from dat_rec.data.sources.raw_tables import NO_CATEGORY, RawTables
 from dat_rec.data.sources.tables import finite
 from dat_rec.data.sources.times import Times
 from dat_rec.errors import UserError
@@ -75,6 +75,9 @@ class ParquetLog(Options):
     sequence: str | None = None
     """Column of interactions that orders those of one user and time: integers or timestamps.
     Without it they stand by item, and how many there are is said."""
+    unordered: bool = False
+    """Read no times: no interaction is earlier than another, and a history holds the user's other
+    items. With --split random or --split-column."""
     time_format: str | None = None
     """Format of times in text, in the strptime codes that DuckDB knows, e.g. '%d.%m.%Y %H:%M'.
     Without it, the format is found in the data, where the year comes first."""
@@ -199,9 +202,9 @@ class ParquetLog(Options):
             words = [f"from {self.from_}"] * (self.from_ is not None)
             words += [f"to {self.to}"] * (self.to is not None)
             notes.append(f"partitions: {' '.join(words)}")
-        if times is None:
+        if times is None and not self.unordered:
             notes.append("the log has no times: the order of its rows, files by name, stands in")
-        if self.split == "random" or self.split_column is not None:
+        if not self.unordered and (self.split == "random" or self.split_column is not None):
             notes.append("histories may hold what came after a held-out interaction")
         return notes
 

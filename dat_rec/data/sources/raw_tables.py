@@ -11,6 +11,7 @@ from dat_rec.data.source import Attribute, columns_of, named
 from dat_rec.data.sources.features import Features, Reading
 from dat_rec.data.sources.id_columns import Id, id_of
 from dat_rec.data.sources.labels import labels_among, labels_from
+from dat_rec.data.sources.log_split import TIME
 from dat_rec.data.sources.named_tables import Table
 from dat_rec.data.sources.odd_times import spoilt_times
 from dat_rec.data.sources.problems import Problem, kind_sql, value_sql
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from dat_rec.data.sources.parquet_log import ParquetLog
 
 NO_CATEGORY = "category"
-TIME = "time"
 
 
 class RawTables:
@@ -49,7 +49,7 @@ class RawTables:
         """Whether the split's column says of an interaction that it validates."""
 
     def interactions(self, parts: Table) -> Times | None:
-        """Make raw_interactions; return how its times are read, None for a log without times.
+        """Make raw_interactions; return how its times are read, None for none.
 
         ``place`` counts its rows, where their order matters: for the last one of equal times that
         no sequence orders, or because there are no times.
@@ -60,13 +60,14 @@ class RawTables:
         options = self._options
         ids = {name: self._id_columns(name, parts) for name in ("user_id", "item_id")}
         log, timed = self._log(parts, [column for columns in ids.values() for column in columns])
-        if not timed and (options.sequence is not None or isinstance(parts, Snapshot)):
+        placed = not timed and not options.unordered
+        if placed and (options.sequence is not None or isinstance(parts, Snapshot)):
             raise UserError(
                 f"{parts.where}: has no column {options.time!r}, and the rows are in no order: "
                 f"name one that orders them: --time {options.sequence or 'COLUMN'}"
             )
         place = ""
-        if (options.split == "last" and options.sequence is None) or not timed:
+        if (options.split == "last" and options.sequence is None) or placed:
             # A table: the view is read several times, and would sort the whole log each time.
             self._database.execute(
                 "CREATE TABLE placed_log AS SELECT *, "
@@ -82,7 +83,7 @@ class RawTables:
                 else labels_from(log, options.label, options.least())
             )
             problems.append(Problem(missing, "missing label", named(options.label)))
-        times, time, value = None, "_place", "NULL"
+        times, time, value = None, "_place" if placed else "0::BIGINT", "NULL"
         if timed:
             times, value = self._times(log, parts), named(options.time)
             time = times.micros(value)
@@ -118,7 +119,7 @@ class RawTables:
         options = self._options
         more = (options.label, options.sequence, options.split_column, self._group())
         columns = [*ids, *(name for name in more if name is not None)]
-        timed = options.time != TIME or parts.has(TIME)
+        timed = not options.unordered and (options.time != TIME or parts.has(TIME))
         by_time = options.split == "time" and options.split_column is None
         wanted = [*columns, options.time] if timed or by_time else columns
         try:

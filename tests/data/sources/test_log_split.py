@@ -148,6 +148,32 @@ def test_equal_interactions_are_held_out_together(tmp_path: Path) -> None:
     assert any(note.startswith(words) for note in made.schema.notes)
 
 
+@pytest.mark.parametrize("way", [{"split_column": "split"}, {"split": "random"}])
+def test_a_log_without_order_knows_no_earlier_item(tmp_path: Path, way: dict[str, str]) -> None:
+    """Histories are the user's other items, whatever the order of the rows; times are not read."""
+    rows = sorted({(user % 9, item, 0) for user, item, _ in ROWS})
+    says = ["test" if row % 4 == 0 else "validation" if row % 9 == 0 else "train" for row in
+            range(len(rows))]  # fmt: skip
+    options = {"unordered": True, "validation_share": None if "split_column" in way else 0.2, **way}
+    found = []
+    for order in (1, -1):
+        users, items, _ = zip(*rows[::order], strict=True)
+        columns = {"user_id": users, "item_id": items, "time": ["?"] * len(rows)}
+        write(tmp_path / "log.parquet", **columns, split=says[::order])
+        made = Prepared(own(tmp_path, overwrite=True, **options))
+        assert validate(tmp_path / "out") == []
+        of_user = defaultdict(set)
+        for row in made.train:
+            of_user[row["user_id"]].add(row["item_id"])
+        for row in made.train:
+            assert set(row["history"]) == of_user[row["user_id"]] - {row["item_id"]}
+        found.append([made.triples(part) for part in ("train", "validation", "test")])
+    assert found[0] == found[1]
+    assert by_time(row for part in found[0] for row in part) == by_time(rows)
+    if "split_column" in way:
+        assert found[0][2] == by_time(rows[::4])
+
+
 @pytest.mark.parametrize("value", [None, "", "  "])
 def test_a_row_that_says_nothing_is_bad(tmp_path: Path, value: str | None) -> None:
     path = log(tmp_path, split=[*SAID[:6], value, *SAID[7:]])
@@ -185,6 +211,12 @@ def test_a_row_without_a_group_is_bad(tmp_path: Path) -> None:
         ({"split_group": "list"}, "--split-group list: {log}: the column is a list: name one of"),
         ({"split_group": "user_id", "test_share": 1.0}, "test share 1.0: must lie between 0 and 1"),
         ({"split_group": "time"}, "no time has 2 that differ: lower --split-minimum, or leave"),
+        (
+            {"unordered": True},
+            "--unordered and --split time, which needs times: pass --split random",
+        ),
+        ({"unordered": True, "split": "last"}, "--unordered and --split last, which needs times"),
+        ({"unordered": True, "split": "random", "time": "number"}, "--unordered and --time, which"),
         ({"split_minimum": 3}, "--split-minimum needs --split last or --split-group: pass one"),
         ({"split": "last", "split_minimum": 1}, "--split-minimum 1: must be at least 2"),
         ({"split": "last", "split_minimum": 999}, "no user has 999 that differ: pass --split time"),
