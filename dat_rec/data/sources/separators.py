@@ -105,7 +105,6 @@ def note_of(table: Relation, column: str, separator: str) -> str:
     test = f"contains({named(column)}, {quoted(separator)})"
     if table.first(test, "1") is None:
         return (
-            f"warning: {OPTION}: {table.where}: no row of {column!r} holds {separator!r}: each "
-            "text is one value"
+            f"warning: {OPTION}: no row of {column!r} holds {separator!r}: each text is one value"
         )
     return f"{column}: several values, split at {separator!r}"
