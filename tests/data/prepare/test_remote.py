@@ -76,6 +76,33 @@ def test_a_log_and_a_dataset_in_a_store(
         prepare(source)
 
 
+def test_ids_splits_and_tags_are_those_of_a_log_on_a_disk(
+    object_store: ObjectStore, tmp_path: Path
+) -> None:
+    """An id of a folder's name and a column, groups by the folder, and text that is split."""
+    log = write_log(tmp_path / "in" / "log")
+    items = pa.table({"item_id": list(range(31)), "tags": ["a|b", "b", ""] * 10 + [None]})
+    pq.write_table(items, tmp_path / "in" / "items.parquet")
+    object_store.put_folder(tmp_path / "in", "remote/columns")
+    far = Path("s3://open/remote/columns")
+    for folder, out in ((log.parent, "near"), (far, "far")):
+        prepare(
+            ParquetLog(
+                interactions=folder / "log",
+                items=folder / "items.parquet",
+                out=tmp_path / out,
+                to="day=2",
+                user_id="day,user_id",
+                item_features=("tags",),
+                separator=("|",),
+                split_group="day",
+            )
+        )
+    assert everything(tmp_path / "near") == everything(tmp_path / "far")
+    users = pq.read_table(tmp_path / "far" / "users.parquet")["user_id"].to_pylist()
+    assert sorted(users) == sorted(f"[{day},{user}]" for day in (1, 2) for user in range(20))
+
+
 def test_a_pattern_and_several_addresses_on_the_command_line(
     object_store: ObjectStore, tmp_path: Path
 ) -> None:
