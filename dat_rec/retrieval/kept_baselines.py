@@ -33,7 +33,7 @@ MOST_PAIRS = 10_000_000
 """Maximum number of training pairs to which ItemCF and iALS are fitted."""
 MOST_SCORES = 20_000_000_000
 """Maximum number of scores of asked users, one for each trained item, that are ranked for each."""
-MOST_NEIGHBOURS = 4_000_000_000
+MOST_NEIGHBOURS = 2_000_000_000
 """Maximum number of pairs of items that some user has both of, counted for each user: what ItemCF
 adds up."""
 TUNED_ON = ("seen", "validation", "items")
