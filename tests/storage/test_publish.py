@@ -41,6 +41,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "DEAD_S", 1.0)
 
 
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers show no life, as if their machine stood still."""
+    monkeypatch.setattr(lease_module, "RENEW_S", 3600)
+
+
 def fill(folder: Path, text: str) -> None:
     (folder / "inner").mkdir(parents=True)
     (folder / MARKER).write_text(text)
@@ -172,7 +178,7 @@ def test_a_writer_that_was_overtaken_publishes_nothing(
 
 
 def test_a_writer_that_was_overtaken_leaves_the_right_to_the_other(
-    object_store: ObjectStore, where: Address
+    object_store: ObjectStore, where: Address, still: None
 ) -> None:
     first = Lease(where, "data-" + 32 * "1")
     object_store.put(f"{where.key}/{WRITER}", b"of the other")
@@ -181,7 +187,11 @@ def test_a_writer_that_was_overtaken_leaves_the_right_to_the_other(
 
 
 def test_a_writer_that_was_wrongly_taken_for_dead_harms_nobody(
-    object_store: ObjectStore, where: Address, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    object_store: ObjectStore,
+    where: Address,
+    still: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """It stood still while another one published, and goes on."""
     fill(tmp_path / "a", "a")
@@ -200,7 +210,11 @@ def test_a_writer_that_was_wrongly_taken_for_dead_harms_nobody(
 
 
 def test_what_another_writer_has_begun_is_removed_by_who_publishes_alone(
-    object_store: ObjectStore, where: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    object_store: ObjectStore,
+    where: Address,
+    still: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So that the slow one may still publish what it has, if it is the first."""
 
