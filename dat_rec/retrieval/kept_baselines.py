@@ -36,9 +36,8 @@ MOST_SCORES = 20_000_000_000
 MOST_NEIGHBOURS = 2_000_000_000
 """Maximum number of pairs of items that some user has both of, counted for each user: what ItemCF
 adds up."""
-TUNED_ON = ("seen", "validation", "items")
-RANKED_FOR = (*TUNED_ON, "test")
-"""Tables of a dataset that decide settings, and figures."""
+MADE_OF = ("seen", "validation", "test", "items")
+"""Tables of a dataset that decide settings and figures; the test, by the users who are asked."""
 
 
 class Found(NamedTuple):
@@ -140,20 +139,16 @@ def _too_large(dataset: Dataset, protocol: Protocol) -> dict[str, str]:
 
 def _digests(dataset: Dataset, settings: Settings) -> tuple[str, str]:
     """SHA-256 of what decides the settings, and the figures."""
-    told = [str(VERSION), metadata.version("implicit"), dataset.versions()]
+    parts = [str(VERSION), metadata.version("implicit"), dataset.versions()]
     if isinstance(dataset.folder, Path):
-        paths = {name: dataset.folder / f"{name}.parquet" for name in RANKED_FOR}
-        of_files = {name: sha256(path) for name, path in paths.items() if path.exists()}
-    else:
-        of_files = {}
+        paths = [dataset.folder / f"{name}.parquet" for name in MADE_OF]
+        parts += [f"{path.name} {sha256(path)}" for path in paths if path.exists()]
+    parts.append(f"{len(settings.protocol.user_row)} queries")
 
-    def digest(names: tuple[str, ...], *more: str) -> str:
-        parts = [*told, *(f"{name} {of_files.get(name)}" for name in names), *more]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    def digest(*more: str) -> str:
+        return hashlib.sha256("\n".join([*parts, *more]).encode()).hexdigest()
 
-    # The tuning holds out pairs of users who are asked.
-    asked = f"{len(settings.protocol.user_row)} queries"
-    return digest(TUNED_ON, asked), digest(RANKED_FOR, asked, repr(settings.cutoffs))
+    return digest(), digest(repr(settings.cutoffs))
 
 
 def _places(run: Path, dataset: Dataset) -> list[Path]:
