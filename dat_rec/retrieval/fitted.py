@@ -16,6 +16,7 @@ The same pairs and settings give the same bits on any number of threads: implici
 by itself, and BLAS is held to one.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from implicit.als import AlternatingLeastSquares
 from implicit.nearest_neighbours import CosineRecommender
+from implicit.utils import ParameterWarning
 from numpy.typing import NDArray
 from scipy import sparse
 from threadpoolctl import threadpool_limits
@@ -93,7 +95,10 @@ def item_cf(training: Training, chosen: Chosen) -> Scores:
     per_user = np.maximum(np.diff(pairs.indptr), 1).astype(np.float32)
     damped = sparse.diags(per_user ** np.float32(-chosen["damping"])) @ pairs
     model = CosineRecommender(K=chosen["neighbours"], num_threads=training.threads)
-    model.fit(damped.tocsr(), show_progress=False)
+    with warnings.catch_warnings():
+        # implicit warns of what it hands to itself.
+        warnings.simplefilter("ignore", ParameterWarning)
+        model.fit(damped.tocsr(), show_progress=False)
     similarity = model.similarity
 
     def scores(users: Ints) -> NDArray[np.float32]:

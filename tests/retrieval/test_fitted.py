@@ -96,6 +96,7 @@ def test_figures_equal_a_loop_over_queries_and_items(
 
 
 @pytest.mark.parametrize("name", FITTED)
+@pytest.mark.filterwarnings("error")
 def test_threads_do_not_change_a_bit(training: Training, name: str) -> None:
     def scores(threads: int) -> NDArray[np.float32]:
         other = Training(training.pairs, training.popularity, threads)
