@@ -33,6 +33,7 @@ from dat_rec.storage.address import Location
 
 Preset = Literal["modern", "paper", "two-tower"]
 Device = Literal["auto", "cpu", "cuda"]
+Pooling = Literal["mean", "sqrt"]
 StopBy = Literal[
     "all/HR@50",
     "all/HR@100",
@@ -83,6 +84,9 @@ class ModelConfig:
     """Apply a ReLU after the last layer too, as in the paper."""
     augment: bool = True
     """Give each user and item an augmented vector, from tables of their own."""
+    pooling: Annotated[Pooling, Absent("mean")] = "mean"
+    """What a bag of n values becomes, a history for one: their mean, or their sum / √n, so that a
+    long history weighs more than a short one beside the id."""
     residual: Annotated[bool, Absent(False)] = False
     """Add the embeddings of ids, of the history's items too, and the augmented vector to each
     tower's output, past its layers; embedding_dim and output_dim must be equal."""

@@ -14,7 +14,7 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, Poo
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from dat_rec.config import ModelConfig
+from dat_rec.config import ModelConfig, Pooling
 from dat_rec.data.schema import ITEM, USER, Feature, Schema
 from dat_rec.data.stream.batch import negative_key
 from dat_rec.errors import UserError
@@ -103,6 +103,7 @@ class DAT(nn.Module):
         tower: TowerFactory | None = None,
     ) -> None:
         super().__init__()
+        self.pooling = config.pooling
         self._shared_negatives = shared_negatives
         self._query_keys = [feature.name for feature in schema.side("query")]
         item_keys = [feature.name for feature in schema.side("item")]
@@ -156,9 +157,9 @@ class DAT(nn.Module):
         pooled = self.embeddings(features)
         augmented = None if self.augmented is None else self.augmented(features)
         keyed = pooled.to_dict()
-        query = [self._mean(keyed, features, key) for key in self._query_keys]
+        query = [self._pooled(keyed, features, key) for key in self._query_keys]
         candidates = [
-            [self._mean(keyed, features, key) for key in keys] for keys in self._candidate_keys
+            [self._pooled(keyed, features, key) for key in keys] for keys in self._candidate_keys
         ]
         a_u = a_v = None
         if augmented is not None:
@@ -195,12 +196,26 @@ class DAT(nn.Module):
             augmented_item_BD=inputs.augmented_item_BD,
         )
 
-    def _mean(self, keyed: dict[str, Tensor], features: KeyedJaggedTensor, key: str) -> Tensor:
-        """One feature's vectors, bags of several values as their mean: (B, dim)."""
+    def _pooled(self, keyed: dict[str, Tensor], features: KeyedJaggedTensor, key: str) -> Tensor:
+        """One feature's vectors, bags of several values as their mean or sum / √n: (B, dim)."""
         if key not in self._pooled_keys:
             return keyed[key]
         values_B: Tensor = features[key].lengths()
-        return keyed[key] / values_B.clamp(min=1).unsqueeze(1)
+        return pooled(keyed[key], values_B, self.pooling)
+
+
+def pooled(sum_BD: Tensor, values_B: Tensor, pooling: Pooling) -> Tensor:
+    """Make sums of n vectors to what the towers take of a bag: (B, D).
+
+    Args:
+        sum_BD: (B, D) sums.
+        values_B: (B,) n, number of values of each bag; an empty one's sum of zeros stays so.
+        pooling: ``mean`` divides by n, ``sqrt`` by √n (the ``sqrtn`` of TensorFlow's lookups).
+    """
+    divisor_B = values_B.clamp(min=1)
+    if pooling == "sqrt":
+        divisor_B = divisor_B.to(sum_BD.dtype).sqrt()
+    return sum_BD / divisor_B.unsqueeze(1)
 
 
 def _tower(
@@ -255,7 +270,7 @@ def _collection(
 ) -> EmbeddingBagCollection:
     """Tables that pool to the sum; each serves every feature that names it, and its negatives.
 
-    The mean is taken outside (``DAT._mean``), for TorchRec's own depends on the plan: where
+    The mean is taken outside (``pooled``), for TorchRec's own depends on the plan: where
     any of a collection's tables with a mean is row-wise, the table-wise ones' bags are divided
     by their lengths twice, and all by 1 + 1e-6 (tests/distributed/test_shard.py). The sum is
     also five times faster in FBGEMM's CPU kernel (benchmarks/LOG.md).

@@ -14,7 +14,7 @@ from torch.fx.experimental import _config as shape_config
 
 from dat_rec.data.columns import Column
 from dat_rec.data.schema import USER, Feature
-from dat_rec.model.dat import AUGMENTED, DAT
+from dat_rec.model.dat import AUGMENTED, DAT, pooled
 from dat_rec.retrieval.divided import DividedRows
 
 Inputs = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -47,6 +47,7 @@ class QueryEncoder(nn.Module):
             self.augmented = _bag(rows)
             self.contents["augmented.weight"] = rows
         self.tower = model.query_tower
+        self._pooling = model.pooling
         self._dtype = model.dtype
 
     def forward(self, values: dict[str, Tensor], offsets: dict[str, Tensor]) -> Tensor:
@@ -57,7 +58,12 @@ class QueryEncoder(nn.Module):
             offsets: for each feature (B + 1,) int64: user i has values[offsets[i]:offsets[i + 1]].
                 An empty bag counts as a zero vector.
         """
-        inputs = [self.tables[table](values[name], offsets[name]) for name, table in self._lookups]
+        inputs = [
+            pooled(
+                self.tables[table](values[name], offsets[name]), offsets[name].diff(), self._pooling
+            )
+            for name, table in self._lookups
+        ]
         if self.augmented is not None:
             inputs.append(self.augmented(values[USER], offsets[USER]))
         vectors: Tensor = self.tower(torch.cat(inputs, dim=-1).to(self._dtype))
@@ -69,7 +75,7 @@ def _bag(rows: DividedRows) -> nn.EmbeddingBag:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
     untouched = mmap.mmap(-1, 4 * shape[0] * shape[1], flags=flags)
     weight = torch.frombuffer(untouched, dtype=torch.float32).view(shape)
-    return nn.EmbeddingBag.from_pretrained(weight, mode="mean", include_last_offset=True)
+    return nn.EmbeddingBag.from_pretrained(weight, mode="sum", include_last_offset=True)
 
 
 def to_inputs(columns: Mapping[str, Column]) -> Inputs:

@@ -170,8 +170,8 @@ def _train(rng: np.random.Generator) -> tuple[list[str], bool, float]:
     preset = str(rng.choice(["modern", "modern", "paper", "two-tower"]))
     precision = str(rng.choice(["float32", "float64", "float64", "bfloat16"]))
     options = ["--preset", preset, "--model.precision", precision]
-    options += [f"--model.embedding-dim={rng.choice([4, 8, 12])}"]
-    options += [f"--model.output-dim={rng.choice([4, 8])}"]
+    widths = rng.choice([4, 8, 12]), rng.choice([4, 8])
+    options += [f"--model.embedding-dim={widths[0]}", f"--model.output-dim={widths[1]}"]
     options += ["--model.hidden", *rng.choice(["4", "8", "16"], rng.integers(1, 3))]
     options += [f"--epochs={rng.integers(1, 4)}", f"--seed={rng.integers(1000)}"]
     options += [f"--checkpoint-every={rng.choice([1, 3, 8])}", "--keep-checkpoints", "1000"]
@@ -189,5 +189,8 @@ def _train(rng: np.random.Generator) -> tuple[list[str], bool, float]:
     options += now_and_then(0.4, "--sharding-types", *types)
     options += now_and_then(0.3, "--pin", f"item={rng.choice(TYPES)},min_partition:4")
     half = now_and_then(0.15, "--comms", "fp16") + now_and_then(0.15, "--model.fp16-tables", "*")
+    options += now_and_then(0.4, "--model.pooling", "sqrt")
+    if widths[0] == widths[1]:
+        options += now_and_then(0.6, "--model.residual")
     tolerance = {"float32": 1e-5, "float64": 1e-5, "bfloat16": 3e-2}[precision]
     return options + half, precision == "float64" and not half, tolerance

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dat_rec.config import ModelConfig
+from dat_rec.config import ModelConfig, Pooling
 from dat_rec.data.columns import Column
 from dat_rec.data.schema import ExampleFile, Feature, Schema
 from dat_rec.data.stream.batch import Items, negative_key, to_kjt
@@ -59,12 +59,16 @@ def tower_by_hand(layers: list[tuple[Tensor, Tensor]], x: Tensor, last_relu: boo
     return x / x.pow(2).sum().sqrt().clamp(min=1e-12)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "sqrt"])
 @pytest.mark.parametrize("last_relu", [False, True])
 @pytest.mark.parametrize("augment", [False, True])
-def test_output_is_section_2_3_example_by_example(augment: bool, last_relu: bool) -> None:
+def test_output_is_section_2_3_example_by_example(
+    augment: bool, last_relu: bool, pooling: Pooling
+) -> None:
     torch.manual_seed(0)
     rows, negatives = 6, 2
-    model = DAT(SCHEMA, replace(CONFIG, augment=augment, last_relu=last_relu), negatives)
+    config = replace(CONFIG, augment=augment, last_relu=last_relu, pooling=pooling)
+    model = DAT(SCHEMA, config, negatives)
     given = columns(rows, negatives, np.random.default_rng(0))
     output = model(to_kjt(given, list(given), rows))
     vectors = torch.cat([output.item_BD, output.negative_ND])
@@ -88,6 +92,8 @@ def test_output_is_section_2_3_example_by_example(augment: bool, last_relu: bool
         assert offsets is not None
         history = given["history"].values[offsets[row] : offsets[row + 1]]
         pooled = weights["item"][history].mean(0) if len(history) else torch.zeros(8)
+        if pooling == "sqrt":
+            pooled = pooled * len(history) ** 0.5
         z_u = [weights["user"][user], pooled]
         if augment:
             z_u.append(weights["augmented_user"][user])
