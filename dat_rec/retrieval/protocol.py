@@ -68,8 +68,6 @@ class Protocol:
         """
         schema, folder = dataset.schema, dataset.folder
         test = dataset.table(span, ["user_row", "item_index"])
-        if most and test.num_rows > most:
-            test = test.filter(_of_some_users(test["user_row"].to_numpy(), most, seed))
         items = dataset.table("items", ["category_name", "train_count"])
         train_count = numbers(items, "train_count", f"{folder / 'items.parquet'}")
         trained = np.arange(schema.items) < schema.trained_items
@@ -82,6 +80,9 @@ class Protocol:
         if not test.num_rows:
             raise UserError(f"{where_test}: holds no interaction: hold some out, to rank them")
         user_row = numbers(test, "user_row", where_test, schema.users)
+        if most and len(user_row) > most:
+            kept = _of_some_users(user_row, most, seed)
+            test, user_row = test.filter(pa.array(kept)), user_row[kept]
         user, item, count = _seen(dataset, user_row)
         names = items.column("category_name").combine_chunks().fill_null("(unknown)")
         category = pc.dictionary_encode(names)
