@@ -4,7 +4,8 @@ What is asked for travels as it is: unlike a sum of the ranks' parts, as TorchRe
 gives for a bag of values, it has the same bits on any number of ranks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -33,6 +34,34 @@ class DividedRows:
     def dim(self) -> int:
         """D."""
         return int(self.local.shape[1])
+
+
+_groups: list[dist.ProcessGroup] = []
+"""That of the innermost ``messages_over``, last."""
+
+
+@contextmanager
+def messages_over(chosen: dist.ProcessGroup | None) -> Iterator[None]:
+    """Let the ranks' messages of the block go over another group than the default one.
+
+    They are tensors on the CPU, of which NCCL, the default group of training on GPUs, takes none.
+
+    Args:
+        chosen: a gloo group of all ranks; None: the default one.
+    """
+    if chosen is None:
+        yield
+        return
+    _groups.append(chosen)
+    try:
+        yield
+    finally:
+        _groups.pop()
+
+
+def group() -> dist.ProcessGroup | None:
+    """Return the group that messages go over; None: the default one."""
+    return _groups[-1] if _groups else None
 
 
 def equal_bounds(rows: int, step: int = 1) -> Ints:
@@ -97,7 +126,7 @@ def _ask(wanted: Sequence[tuple[DividedRows, Tensor]]) -> list[list[Tensor]]:
     ends = np.stack([_ends(rows, numbers) for rows, numbers in wanted])
     counts = torch.from_numpy(np.diff(ends).T.copy())
     theirs = torch.empty_like(counts)
-    dist.all_to_all_single(theirs, counts)
+    dist.all_to_all_single(theirs, counts, group=group())
     questions = [
         torch.cat(
             [numbers[end[r] : end[r + 1]] for (_, numbers), end in zip(wanted, ends, strict=True)]
@@ -116,7 +145,8 @@ def _ends(rows: DividedRows, numbers: Tensor) -> Ints:
 def _exchange(parts: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
     """Send each rank its part; return what came from each, of ``sizes`` numbers."""
     received = parts[0].new_empty(sum(sizes))
-    dist.all_to_all_single(received, torch.cat(list(parts)), list(sizes), [len(p) for p in parts])
+    own = [len(part) for part in parts]
+    dist.all_to_all_single(received, torch.cat(list(parts)), list(sizes), own, group=group())
     return list(received.split(list(sizes)))
 
 
@@ -130,14 +160,14 @@ def gather(own: NDArray[Number]) -> NDArray[Number]:
     if ranks == 1:
         return own
     lengths = torch.empty(ranks, dtype=torch.int64)
-    dist.all_gather_into_tensor(lengths, torch.tensor([len(own)]))
+    dist.all_gather_into_tensor(lengths, torch.tensor([len(own)]), group=group())
     most = int(lengths.max())
     # gloo knows no unsigned numbers: bytes travel.
     padded = np.zeros((most, *own.shape[1:]), own.dtype)
     padded[: len(own)] = own
     sent = torch.from_numpy(padded.reshape(most, -1).view(np.uint8).copy())
     arrived = [torch.empty_like(sent) for _ in range(ranks)]
-    dist.all_gather(arrived, sent)
+    dist.all_gather(arrived, sent, group=group())
     parts = [
         one.numpy()[:length].view(own.dtype).reshape(length, *own.shape[1:])
         for one, length in zip(arrived, lengths.tolist(), strict=True)
@@ -150,7 +180,7 @@ def sum_of_ranks(own: NDArray[Any]) -> NDArray[Any]:
     if rank_and_ranks()[1] == 1:
         return own
     total = torch.from_numpy(own.copy())
-    dist.all_reduce(total)
+    dist.all_reduce(total, group=group())
     return total.numpy()
 
 

@@ -21,7 +21,7 @@ from dat_rec.data.stream.batch import to_kjt
 from dat_rec.dist.agree import all_gather_object, together
 from dat_rec.model.dat import DAT, TowerInputs
 from dat_rec.retrieval.distinct import Distinct, kinds
-from dat_rec.retrieval.divided import DividedRows, equal_bounds, own_range
+from dat_rec.retrieval.divided import DividedRows, equal_bounds, group, own_range
 from dat_rec.retrieval.feature_rows import FeatureRows
 from dat_rec.retrieval.ranks import Threads
 
@@ -114,7 +114,7 @@ def each_ranks_block(own: EncodedBlock) -> Iterator[EncodedBlock]:
     for rank, (start, shape) in enumerate(shapes):
         if shape[0]:
             vectors = own.vectors if rank == rank_and_ranks()[0] else torch.empty(shape)
-            dist.broadcast(vectors, rank)
+            dist.broadcast(vectors, rank, group=group())
             yield EncodedBlock(start, vectors)
 
 

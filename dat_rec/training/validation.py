@@ -16,7 +16,7 @@ from dat_rec.disk import reason, say
 from dat_rec.dist.agree import broadcast_from_rank_0, together
 from dat_rec.errors import SharedError, SupersededError, UserError
 from dat_rec.model.towers import TowerFactory
-from dat_rec.retrieval.divided import BETWEEN_RANKS
+from dat_rec.retrieval.divided import BETWEEN_RANKS, messages_over
 from dat_rec.retrieval.evaluate import model_ranks
 from dat_rec.retrieval.live import LiveModel
 from dat_rec.retrieval.metrics import USER_CUTOFFS, blocks
@@ -87,6 +87,8 @@ class Validation:
         self._dataset = dataclasses.replace(run.dataset, bad_ids=config.examples.bad_ids)
         self._live = LiveModel(run.dataset.schema, config.model, model, tower)
         self._protocol = protocol
+        # Training's own may take no tensors of the CPU.
+        self._group = run.context.own_group() if run.context.world_size > 1 else None
         self.rule = StopRule(config.stop_by, config.patience)
         if state is not None:
             self.rule.load_state(state)
@@ -109,7 +111,7 @@ class Validation:
         """
         begin = time.perf_counter()
         try:
-            with one_thread_each() as threads:
+            with messages_over(self._group), one_thread_each() as threads:
                 lists = TopLists(self._protocol, USER_CUTOFFS, BETWEEN_RANKS)
                 ranks = model_ranks(
                     self._live.now(), self._dataset, self._protocol, threads, lists, shown=False

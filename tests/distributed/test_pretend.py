@@ -25,6 +25,7 @@ from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.plan_and_shard import plan_and_shard
+from dat_rec.retrieval.divided import messages_over
 from dat_rec.retrieval.encode import encode_items
 from dat_rec.retrieval.live import LiveModel
 from dat_rec.retrieval.ranks import one_thread_each
@@ -99,9 +100,11 @@ def state(model: Any, optimizer: Any) -> dict[str, Tensor]:
     return {f"{b.name}@{b.offsets}": b.tensor for b in copied(blocks_of(model, optimizer))}
 
 
-def live_vectors(dataset: Dataset, case: Case, model: Any) -> dict[str, Tensor]:
+def live_vectors(
+    dataset: Dataset, case: Case, model: Any, context: RankContext
+) -> dict[str, Tensor]:
     """This rank's item vectors of the model as it stands, as a validation has them."""
-    with one_thread_each() as threads:
+    with messages_over(context.own_group()), one_thread_each() as threads:
         live = LiveModel(dataset.schema, case.model, model).now()
         return {"items": encode_items(live, dataset, threads).rows.local}
 
@@ -135,14 +138,14 @@ def on_both(dataset: Dataset, case: Case, run: Path) -> dict[str, Any]:
         batches = last_batches(dataset, case, context)
         model, optimizer, plan = build(dataset, case, context, None)
         found = {"cpu": trained(model, optimizer, batches, context)}
-        found["cpu vectors"] = live_vectors(dataset, case, model)
+        found["cpu vectors"] = live_vectors(dataset, case, model, context)
         found["cpu, one more step"] = trained(model, optimizer, batches[:1], context)
         there, plan = replace(context, device=DEVICE), on(DEVICE, plan)
         with Accelerator():
             model, optimizer, _ = build(dataset, case, there, plan)
             found["devices"] = {str(parameter.device) for parameter in model.parameters()}
             found["accelerator"] = trained(model, optimizer, batches, there)
-            found["accelerator vectors"] = live_vectors(dataset, case, model)
+            found["accelerator vectors"] = live_vectors(dataset, case, model, there)
             writer = CheckpointWriter(run, there, keep=1)
             writer.save(STEPS, model, optimizer, facts)
             writer.finish()
