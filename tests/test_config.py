@@ -34,6 +34,8 @@ MODERN: dict[str, Any] = {
     "model.output_dim": 32,
     "model.last_relu": False,
     "model.augment": True,
+    "model.pooling": "mean",
+    "model.residual": False,
     "model.precision": "float32",
     "model.fp16_tables": (),
     "loss.main": "softmax",
@@ -132,7 +134,9 @@ OTHER = TrainConfig(
     sharding_group_size=2,
     timeout_s=30,
     preflight=False,
-    model=ModelConfig(8, (16, 12, 10), 4, True, False, "float64", ("item", "augmented_*")),
+    model=ModelConfig(
+        8, (16, 12, 10), 8, True, False, "sqrt", True, "float64", ("item", "augmented_*")
+    ),
     loss=LossConfig("bce", 2, 0, True, 0.5, 0.05, 0.0, 0.0, 0.0, 1.3),
     optimizer=OptimizerConfig("adagrad", 0.1, 0.01, 3, "none", 0.2),
     examples=DataConfig(0.1, True, "unknown", 8, 3),
@@ -246,6 +250,11 @@ def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:
             "loss",
             LossConfig(main="bce", in_batch=False),
             "--loss.in-batch is False, and does nothing with --loss.main bce",
+        ),
+        (
+            "model",
+            ModelConfig(output_dim=16, residual=True),
+            "--model.residual with --model.embedding-dim 32 and --model.output-dim 16: make them",
         ),
         (
             "loss",
