@@ -92,7 +92,11 @@ def to_inputs(columns: Mapping[str, Column]) -> Inputs:
 def query_program(
     encoder: QueryEncoder, features: Sequence[Feature]
 ) -> torch.export.ExportedProgram:
-    """Trace the encoder with ``torch.export``; any number of users and values may come in."""
+    """Trace the encoder with ``torch.export``; any number of users and values may come in.
+
+    The program does not say where on this machine its source lies: the file would, and would differ
+    from machine to machine.
+    """
     example = {feature.name: torch.zeros(6, dtype=torch.int64) for feature in features}
     bounds = {feature.name: torch.arange(0, 7, 2) for feature in features}
     free = {feature.name: {0: torch.export.Dim.DYNAMIC} for feature in features}
@@ -100,4 +104,12 @@ def query_program(
     # taken for constants.
     any_size = shape_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
     with any_size, torch.no_grad():
-        return torch.export.export(encoder.eval(), (example, bounds), dynamic_shapes=(free, free))
+        program = torch.export.export(
+            encoder.eval(), (example, bounds), dynamic_shapes=(free, free)
+        )
+    for module in program.graph_module.modules():
+        # Autocast makes a graph of its own within the program's.
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    return program

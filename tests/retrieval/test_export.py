@@ -4,13 +4,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+import dat_rec
 from dat_rec.errors import UserError
 from dat_rec.retrieval.export import export
 from dat_rec.retrieval.exported import FILES, Export
@@ -48,6 +51,16 @@ for folder in sys.argv[1:]:
     together, none = encode(tower, users), encode(tower, [])
     np.savez(f"{folder}/answers.npz", together=together, alone=alone, none=none)
 """
+
+
+def test_query_tower_does_not_tell_where_its_source_lay(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "export")
+    with zipfile.ZipFile(tmp_path / "export" / "query_tower.pt2") as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    (program,) = (content for name, content in records.items() if name.endswith("model.json"))
+    assert json.loads(program)["graph_module"]
+    for folder in (Path(dat_rec.__file__).parents[1], Path(torch.__file__).parent):
+        assert not [name for name, content in records.items() if str(folder).encode() in content]
 
 
 def test_query_tower_runs_on_torch_alone(run: Path, tmp_path: Path) -> None:
