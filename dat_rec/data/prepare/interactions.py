@@ -11,6 +11,7 @@ import duckdb
 
 from dat_rec.data.prepare.user_ranges import UserRange
 from dat_rec.data.prepare.write import write_query
+from dat_rec.data.scan import scan_parquet
 from dat_rec.data.source import SEQUENCE, columns_of, quoted
 from dat_rec.files import fsync_tree
 
@@ -69,7 +70,7 @@ def is_unordered(database: duckdb.DuckDBPyConnection, training: Path) -> bool:
     moment = "time, sequence" if has_sequence(database) else "time"
     # A range is enough where there is an order, as almost always.
     for folder in sorted(training.iterdir()):
-        rows = f"read_parquet({quoted(folder / '*.parquet')})"
+        rows = scan_parquet(sorted(folder.iterdir()))
         two = f"SELECT 1 FROM {rows} GROUP BY user_row HAVING min(({moment})) < max(({moment}))"
         if database.execute(f"{two} LIMIT 1").fetchone():
             return False

@@ -94,7 +94,8 @@ def test_of_a_sequence_with_ties_those_are_counted(tmp_path: Path) -> None:
     rows = [(user, item, 5, item // 2) for user in range(3) for item in range(6)]
     pq.write_table(table(rows), tmp_path / "log.parquet")
     notes = Prepared(options(tmp_path, sequence="offset", split="last")).schema.notes
-    assert notes[-2].startswith("warning: 3 held-out interactions")
+    assert notes[-3].startswith("warning: 3 held-out interactions")
+    assert notes[-2].startswith("warning: the test asks 0 of 3 users")  # the last item is theirs
     assert notes[-1].startswith("6 of 15 training interactions")
 
 
