@@ -13,7 +13,10 @@ from tests.end_to_end.forked import forked
 
 FLAGS = ("--epochs", "1", "--batch-size", "512", "--checkpoint-every", "10")
 CONFIG = Path(__file__).parents[1] / "config_of_the_previous_release.json"
-NEW = {"device", "disk_patience_s", "mirror", "order"}
+NEW = {
+    *("device", "disk_patience_s", "mirror", "order"),
+    *("patience", "stop_by", "validate_every", "validation_queries"),
+}
 """What config.json has since."""
 
 
@@ -24,10 +27,11 @@ def test_a_run_of_the_previous_release_is_of_use(planted: Dataset, tmp_path: Pat
     config = json.loads((run / "config.json").read_text())
     before = {name: config[name] for name in json.loads(CONFIG.read_text())}
     assert config.keys() - before.keys() == NEW
-    new = config["examples"].keys() - json.loads(CONFIG.read_text())["examples"].keys()
-    assert new == {"lanes", "shuffle_mb"}
-    for name in new:
-        del before["examples"][name]
+    for group, names in (("examples", {"lanes", "shuffle_mb"}), ("model", {"pooling", "residual"})):
+        new = config[group].keys() - json.loads(CONFIG.read_text())[group].keys()
+        assert new == names
+        for name in new:
+            del before[group][name]
     (run / "config.json").write_text(json.dumps(before, indent=2))
     shutil.rmtree(run / "checkpoints" / "step-00000016")
     (run / "train.json").unlink()
