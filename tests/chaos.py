@@ -40,6 +40,7 @@ EVERY = 7
 FLAGS = (
     *("--batch-size", "80", "--model.embedding-dim", "8", "--model.hidden", "16"),
     *("--epochs", "2", "--checkpoint-every", str(EVERY), "--log-every", "5"),
+    *("--examples.lanes", "4"),
 )
 
 
