@@ -117,7 +117,12 @@ def order_interactions(
 
 
 def order_at_random(
-    user: NDArray[np.int32], item: NDArray[np.int32], time: Ints, length: int, seed: int
+    user: NDArray[np.int32],
+    item: NDArray[np.int32],
+    time: Ints,
+    length: int,
+    seed: int,
+    sequence: Ints | None = None,
 ) -> Sequences:
     """Sort the interactions of a log without order, and find each one's history.
 
@@ -129,6 +134,7 @@ def order_at_random(
         time: (R,): of each user the same.
         length: N, maximum length of a history.
         seed: decides the order of a user's items.
+        sequence: (R,): of each user the same; None: there is none.
     """
     pair = user.astype(np.int64) << 32 | item
     order = np.lexsort((pair, shuffle_keys(pair, seed), user))
@@ -137,7 +143,8 @@ def order_at_random(
     first, after = _runs(pair)
     others = (end - begin) - (after - first)
     windows = Windows(after, np.minimum(others, length), np.stack([begin, end]))
-    return Sequences(user, item, time, begin, windows, 0, None)
+    sequence = None if sequence is None else sequence[order]
+    return Sequences(user, item, time, begin, windows, 0, sequence)
 
 
 def _runs(values: NDArray[np.signedinteger]) -> tuple[Ints, Ints]:

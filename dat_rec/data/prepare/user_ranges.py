@@ -135,12 +135,12 @@ def _read(of: UserRange, shared: Shared) -> Sequences:
         np.concatenate([np.empty(0, dtype), *(part[name].to_numpy() for part in parts)])
         for name, dtype in (("user_row", np.int32), ("item_index", np.int32), ("time", np.int64))
     )
-    if shared.unordered:
-        return order_at_random(user, item, time, shared.history_length, shared.seed)
     sequence = None
     if shared.has_sequence:
         found = [part[SEQUENCE].to_numpy() for part in parts]
         sequence = np.concatenate([np.empty(0, np.int64), *found])
+    if shared.unordered:
+        return order_at_random(user, item, time, shared.history_length, shared.seed, sequence)
     return order_interactions(user, item, time, shared.history_length, sequence)
 
 

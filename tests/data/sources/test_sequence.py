@@ -10,6 +10,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from dat_rec.data.sources.parquet_log import ParquetLog
+from dat_rec.data.validate.validate import validate
 from tests.data.sources.prepared import Prepared, refused
 
 Row = tuple[int, int, int, int]
@@ -97,6 +98,15 @@ def test_of_a_sequence_with_ties_those_are_counted(tmp_path: Path) -> None:
     assert notes[-3].startswith("warning: 3 held-out interactions")
     assert notes[-2].startswith("warning: the test asks 0 of 3 users")  # the last item is theirs
     assert notes[-1].startswith("6 of 15 training interactions")
+
+
+def test_a_sequence_stays_where_each_user_trains_on_one_interaction(tmp_path: Path) -> None:
+    rows = [(user, (user + place) % 6, user, place) for user in range(8) for place in range(2)]
+    pq.write_table(table(rows), tmp_path / "log.parquet")
+    made = Prepared(options(tmp_path, sequence="offset", split="last"))
+    assert made.schema.histories == "others"
+    assert [row["sequence"] for row in made.train] == [0] * 8
+    assert not validate(tmp_path / "out")
 
 
 @pytest.mark.parametrize("unit", ["s", "us", "ns"])
