@@ -81,6 +81,11 @@ class Comparison:
         ]
         if "row_digest" in differing:
             lines.append("the datasets differ: losses and metrics do not compare")
+        elif len({one.metrics["all"]["queries"] for one in self.runs if one.metrics}) > 1:
+            lines.append(
+                "the runs were asked different samples of the test (dat-rec evaluate --queries): "
+                "metrics do not compare"
+            )
         for one in self.runs:
             if one.training is None:
                 lines.append(f"{one.run}: has not ended: dat-rec status --run {_quoted(one)}")

@@ -91,6 +91,17 @@ def test_runs_of_different_datasets_are_said_not_to_compare(tmp_path: Path) -> N
     assert not any(line.startswith("row_digest") for line in lines)
 
 
+def test_runs_that_were_asked_different_queries_are_said_not_to_compare(tmp_path: Path) -> None:
+    runs = []
+    for name, queries in (("a", 8), ("b", 8), ("c", 5)):
+        block = figures(0.5) | {"queries": queries}
+        blocks = dict.fromkeys(("all", "new_pairs", "warm", "cold"), block)
+        runs.append(write_run(tmp_path / name, {"seed": 1}, {}, {"checkpoint": 3, **blocks}))
+    said = "different samples of the test"
+    assert said not in compare(runs[:2]).text()
+    assert said in compare(runs).text().splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
