@@ -89,8 +89,8 @@ class DAT(nn.Module):
         tower: makes towers of your own, in place of those that ``config`` describes.
 
     Raises:
-        UserError: a pattern of ``fp16_tables`` fits no table, or ``tower`` makes none that can be
-            trained.
+        UserError: a pattern of ``fp16_tables`` fits no table, ``tower`` makes none that can be
+            trained, or is given beside ``residual``.
     """
 
     def __init__(
@@ -226,6 +226,11 @@ def _tower(
     input_dim = behind + (config.output_dim if config.augment else 0)
     bfloat16 = config.precision == "bfloat16"
     if factory is not None:
+        if config.residual:
+            raise UserError(
+                "--model.residual with a tower of your own, whose output is its own: let it add "
+                "what it wants to, and pass --model.no-residual (residual=False)"
+            )
         return GivenTower(factory, input_dim, config.output_dim, bfloat16=bfloat16)
     residual = []
     if config.residual:

@@ -27,7 +27,8 @@ class TowerFactory(Protocol):
     output to length 1. Each of its parameters must learn, and it must have neither buffers nor
     dropout (a LayerNorm, not a BatchNorm, for checkpoints hold parameters and no random state);
     ``torch.export`` must understand it. ``--model.hidden`` and
-    ``--model.last-relu`` describe the towers of dat_rec, and mean nothing to it.
+    ``--model.last-relu`` describe the towers of dat_rec, and mean nothing to it;
+    ``--model.residual`` is refused beside it.
 
     A run does not keep the function: to resume, evaluate or export it, give the same one again.
 

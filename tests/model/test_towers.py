@@ -79,6 +79,12 @@ def test_the_models_residual_ways_are_ids_history_and_augmented_vectors() -> Non
         torch.testing.assert_close(found, parts / parts.norm(dim=1, keepdim=True))
 
 
+def test_residual_ways_beside_a_tower_of_ones_own_are_refused() -> None:
+    config = ModelConfig(embedding_dim=8, output_dim=8, residual=True)
+    with pytest.raises(UserError, match="residual with a tower of your own"):
+        DAT(SCHEMA, config, tower=linear)
+
+
 class Pair(nn.Module):
     def __init__(self) -> None:
         super().__init__()
