@@ -217,12 +217,12 @@ def _wrong_histories(
         f"SELECT file, row FROM ({wanted}) WHERE length <> stop - begin "
         "OR hashes <> wanted OR in_order <> wanted_in_order"
     )
-    paths = [*(folder / file.path for file in schema.example_files), folder / "users.parquet"]
     what = (
         f"history must be the user's last {schema.history_length} training items strictly earlier, "
         "most recent last, those of one time (and sequence) by item_index"
     )
-    yield from _first(database, query, paths, what, "make the histories of the examples alone")
+    files = _files_with_histories(folder, schema)
+    yield from _first(database, query, files, what, "make the histories of the examples alone")
 
 
 def _wrong_others(
@@ -254,10 +254,15 @@ def _wrong_others(
         f"SELECT DISTINCT file, row FROM ({values}) LEFT JOIN ({seen}) USING (user, value) "
         "WHERE value = item_index + 1 OR times > coalesce(count, 0)"
     )
-    paths = [*(folder / file.path for file in schema.example_files), folder / "users.parquet"]
     what = (
         "in a log without order a history must hold the user's training items but the example's "
         f"own, or {schema.history_length} of them where there are more"
     )
     cure = "make the histories of the training interactions alone"
-    yield from _first(database, f"{length} UNION {wrong}", paths, what, cure)
+    files = _files_with_histories(folder, schema)
+    yield from _first(database, f"{length} UNION {wrong}", files, what, cure)
+
+
+def _files_with_histories(folder: Path, schema: Schema) -> list[Path]:
+    """By their numbers in SQL: the example files, and the users' behind them."""
+    return [*(folder / file.path for file in schema.example_files), folder / "users.parquet"]
