@@ -80,7 +80,7 @@ def test_events_of_many_shops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert {json.loads(one)[0] for one in ids} == {7, 8}
     assert schema.examples + schema.tests == 150
     query = "SELECT count(*) FROM 'data/users.parquet' WHERE (user_id ->> 0)::BIGINT = 7"
-    assert duckdb.execute(query).fetchone() == (sum(one.startswith("[7,") for one in ids),)
+    assert duckdb.sql(query).fetchall() == [(sum(one.startswith("[7,") for one in ids),)]
 
 
 def test_the_page_names_all_that_a_column_may_say() -> None:

@@ -27,8 +27,8 @@ VALUES: list[tuple[Any, ...]] = [
 @pytest.mark.parametrize("values", VALUES)
 def test_duckdb_and_python_write_the_same_json(values: tuple[Any, ...]) -> None:
     query = f"SELECT {array_sql(['?'] * len(values))}"
-    found = duckdb.execute(query, [*values]).fetchone()
-    assert found == (encode(values),)
+    found = duckdb.sql(query, params=[*values]).fetchall()
+    assert found == [(encode(values),)]
     assert tuple(json.loads(encode(values))) == decode(encode(values)) == values
 
 

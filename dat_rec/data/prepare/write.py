@@ -45,6 +45,8 @@ def write_user_rows(
 
 def write_query(database: duckdb.DuckDBPyConnection, query: str, path: Path) -> int:
     """Write the rows of an ordered query, and return their number."""
+    # DuckDB refuses sql() while a result of execute() has not been read to its end.
+    database.complete()
     reader = database.sql(query).to_arrow_reader(ROW_GROUP)
     return write_batches(reader, reader.schema, path)
 

@@ -158,6 +158,8 @@ class Snapshot:
         reader = pa.RecordBatchReader.from_batches(first.schema, all_batches())
         chosen = ", ".join(named(name) for name in [*dict.fromkeys(columns), "_source_row"])
         within = " AND ".join(bound.sql() for bound in self._bounds)
+        # DuckDB refuses register() while a result of execute() has not been read to its end.
+        database.complete()
         try:
             database.register("_batches", reader)
             database.execute(
