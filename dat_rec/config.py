@@ -65,6 +65,14 @@ RUN_FACTS = ("world_size", "global_batch", "row_digest", "launch", "job", "steps
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 OTHER_VERSION = "read it with the version of dat_rec that wrote it, or train anew"
 WITH_BCE = Void("with --loss.main bce", lambda config: config.loss.main == "bce")
+WITHOUT_SOFTMAX = Void("without --loss.main softmax", lambda config: config.loss.main != "softmax")
+WITHOUT_TEMPERATURE = Void(
+    "with --loss.main bce or contrastive",
+    lambda config: config.loss.main in ("bce", "contrastive"),
+)
+WITHOUT_CONTRASTIVE = Void(
+    "without --loss.main contrastive", lambda config: config.loss.main != "contrastive"
+)
 WITHOUT_AUGMENT = Void("without augmented vectors", lambda config: not config.model.augment)
 WITHOUT_VALIDATION = Void("without --validate-every", lambda config: config.validate_every == 0)
 WITH_SHARED = Void("with --loss.shared-negatives", lambda config: config.loss.shared_negatives > 0)
@@ -107,23 +115,30 @@ class ModelConfig:
 class LossConfig:
     """What is minimised: main + mimic_user·(2u) + mimic_item·(2v) + alignment·(3)."""
 
-    main: Literal["softmax", "bce"] = "softmax"
-    """Main loss: sampled softmax over the global batch, or the paper's binary cross entropy (4)."""
+    main: Literal["softmax", "bce", "contrastive"] = "softmax"
+    """Main loss: sampled softmax or SimpleX's cosine contrastive loss, over the global batch's
+    candidates, or the paper's binary cross entropy (4)."""
     negatives: Annotated[int, Ge(0), WITH_SHARED] = 1
-    """Number S of negatives drawn for each example. With softmax, all ranks' negatives are
-    shared."""
+    """Number S of negatives drawn for each example. Without bce, all examples' negatives are
+    every example's candidates."""
     shared_negatives: Annotated[int, Ge(0), WITH_BCE] = 0
-    """Softmax: number of negatives drawn for each global batch, in place of S for each example."""
+    """Number of negatives drawn for each global batch, in place of S for each example; not with
+    bce."""
     in_batch: Annotated[bool, WITH_BCE] = True
-    """Softmax: use the other examples' positives as candidates too."""
+    """Use the other examples' positives as candidates too; not with bce."""
     negative_power: Annotated[float, Ge(0)] = 0.0
     """Power of the distribution that negatives are drawn from, ∝ (training count)^power: 0 is
     uniform, 1 by popularity."""
-    temperature: Annotated[float, Gt(0), WITH_BCE] = 0.05
+    temperature: Annotated[float, Gt(0), WITHOUT_TEMPERATURE] = 0.05
     """Softmax: temperature by which inner products are divided."""
-    log_q: Annotated[float, Ge(0), WITH_BCE] = 1.2
+    log_q: Annotated[float, Ge(0), WITHOUT_SOFTMAX] = 1.2
     """Softmax: strength of the sampling-bias correction (log Q): 0 none, 1 as sampled; somewhat
     more ranked best on KuaiRand's validation days (benchmarks/LOG.md)."""
+    margin: Annotated[float, Ge(-1), Lt(1), WITHOUT_CONTRASTIVE, Absent(0.9)] = 0.9
+    """Contrastive: cosine that a negative may have at no cost; .9 is SimpleX's on Gowalla."""
+    negative_weight: Annotated[float, Ge(0), WITHOUT_CONTRASTIVE, Absent(150.0)] = 150.0
+    """Contrastive: weight of all negatives of an example together; 150 is SimpleX's for some 1,000
+    uniform ones, as of --loss.shared-negatives 1000 --loss.no-in-batch."""
     mimic_user: Annotated[float, Ge(0), WITHOUT_AUGMENT] = 0.5
     """Weight λ1 of the user's adaptive-mimic loss (equation 2)."""
     mimic_item: Annotated[float, Ge(0), WITHOUT_AUGMENT] = 0.5
@@ -313,7 +328,7 @@ class TrainConfig:
             raise UserError("--loss.main bce needs negatives: pass --loss.negatives 1 or more")
         if not (loss.in_batch or loss.negatives or loss.shared_negatives):
             raise UserError(
-                "--loss.no-in-batch leaves the softmax without candidates: pass "
+                f"--loss.no-in-batch leaves --loss.main {loss.main} without candidates: pass "
                 "--loss.shared-negatives or --loss.negatives"
             )
 

@@ -45,6 +45,8 @@ MODERN: dict[str, Any] = {
     "loss.negative_power": 0.0,
     "loss.temperature": 0.05,
     "loss.log_q": 1.2,
+    "loss.margin": 0.9,
+    "loss.negative_weight": 150.0,
     "loss.mimic_user": 0.5,
     "loss.mimic_item": 0.5,
     "loss.alignment": 1.0,
@@ -137,12 +139,17 @@ OTHER = TrainConfig(
     model=ModelConfig(
         8, (16, 12, 10), 8, True, False, "sqrt", True, "float64", ("item", "augmented_*")
     ),
-    loss=LossConfig("bce", 2, 0, True, 0.5, 0.05, 0.0, 0.0, 0.0, 1.3),
+    loss=LossConfig(
+        "bce", 2, negative_power=0.5, log_q=0.0, mimic_user=0.0, mimic_item=0.0, alignment=1.3
+    ),
     optimizer=OptimizerConfig("adagrad", 0.1, 0.01, 3, "none", 0.2),
     examples=DataConfig(0.1, True, "unknown", 8, 3),
 )
-USUAL = ["data", "out", "loss.shared_negatives", "loss.in_batch", "loss.temperature"]
-"""Its only fields as by default; those of the softmax would be void beside bce."""
+USUAL = [
+    *("data", "out", "loss.shared_negatives", "loss.in_batch", "loss.temperature"),
+    *("loss.margin", "loss.negative_weight"),
+]
+"""Its only fields as by default; those of other losses would be void beside bce."""
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:
@@ -200,6 +207,7 @@ NOT_NEGATIVE = (
     "loss.shared_negatives",
     "loss.negative_power",
     "loss.log_q",
+    "loss.negative_weight",
     "loss.mimic_user",
     "loss.mimic_item",
     "loss.alignment",
@@ -217,6 +225,7 @@ NOT_NEGATIVE = (
         *((field, -1) for field in NOT_NEGATIVE),
         *((field, float(bad)) for field in NOT_NEGATIVE for bad in ("nan", "inf")),
         *(("loss.temperature", value) for value in (0.0, -0.1, float("nan"), float("inf"))),
+        *(("loss.margin", value) for value in (-1.1, 1.0, float("nan"))),
         *(("examples.id_dropout", value) for value in (-0.1, 1.0, float("nan"))),
     ],
 )
@@ -259,7 +268,28 @@ def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:
         (
             "loss",
             LossConfig(negatives=0, in_batch=False),
-            "--loss.no-in-batch leaves the softmax without candidates",
+            "--loss.no-in-batch leaves --loss.main softmax without candidates",
+        ),
+        (
+            "loss",
+            LossConfig("contrastive", negatives=0, in_batch=False),
+            "--loss.no-in-batch leaves --loss.main contrastive without candidates",
+        ),
+        ("loss.margin", 0.5, "--loss.margin is 0.5, and does nothing without --loss.main contr"),
+        (
+            "loss.negative_weight",
+            1,
+            "--loss.negative-weight is 1, and does nothing without --loss.main contrastive",
+        ),
+        (
+            "loss",
+            LossConfig("contrastive", temperature=0.1),
+            "--loss.temperature is 0.1, and does nothing with --loss.main bce or contrastive",
+        ),
+        (
+            "loss",
+            LossConfig("contrastive", log_q=1.0),
+            "--loss.log-q is 1.0, and does nothing without --loss.main softmax",
         ),
         (
             "loss",

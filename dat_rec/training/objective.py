@@ -21,6 +21,7 @@ from dat_rec.model.losses import (
     binary_cross_entropy,
     category_alignment,
     category_moments,
+    cosine_contrastive,
     max_categories,
     mimic,
     sampled_softmax,
@@ -29,7 +30,7 @@ from dat_rec.model.towers import TowerFactory
 from dat_rec.sharding.gather import gather_rows, sum_over_ranks
 
 TERMS = ("main", "mimic_user", "mimic_item", "alignment")
-"""The loss terms before weighting: equation (4) or softmax, (2) for u, (2) for v, (3)."""
+"""The loss terms before weighting: the main loss, (2) for u, (2) for v, (3)."""
 
 
 def logged_terms(model: ModelConfig, loss: LossConfig) -> tuple[str, ...]:
@@ -87,7 +88,7 @@ class Exchange(nn.Module):
         config, rank = self._config, dist.get_rank()
         own, own_negatives = counts[rank], negative_counts[rank]
         candidates = moments = None
-        if config.main == "softmax":
+        if config.main != "bce":
             parts = [(negative_ND, negatives, negative_counts)]
             if config.in_batch:
                 parts.insert(0, (item_BD, positives, counts))
@@ -163,18 +164,12 @@ class Objective(nn.Module):
     def _of_candidates(
         self, output: DATOutput, positive: Items, candidates: tuple[Tensor, Items], queries: float
     ) -> Tensor:
-        """The softmax: each query with its own positive and all ranks' candidates."""
-        candidate_ND, candidate = candidates
-        return sampled_softmax(
-            query_BD=output.query_BD,
-            positive_BD=output.item_BD,
-            candidate_ND=candidate_ND,
-            positive=positive,
-            candidate=candidate,
-            num_queries=queries,
-            temperature=self._config.temperature,
-            log_q_strength=self._config.log_q,
-        )
+        """Each query with its own positive and all ranks' candidates."""
+        config = self._config
+        shared = (output.query_BD, output.item_BD, candidates[0], positive, candidates[1], queries)
+        if config.main == "contrastive":
+            return cosine_contrastive(*shared, config.margin, config.negative_weight)
+        return sampled_softmax(*shared, config.temperature, config.log_q)
 
     def _weighted(self, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The sum of weight times term, and all terms, detached; those that are not there are 0."""

@@ -36,6 +36,7 @@ MODEL = ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8, precision="floa
 LOSSES = {
     "softmax": LossConfig(negatives=2),
     "shared": LossConfig(negatives=0, shared_negatives=70, in_batch=False),
+    "contrastive": LossConfig(main="contrastive", negatives=2, margin=0.1),
     "bce": LossConfig(main="bce", negatives=2),
 }
 Gradients = dict[str, Tensor]

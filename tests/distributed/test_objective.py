@@ -24,6 +24,8 @@ LOSSES = {
     "negatives alone": LossConfig(negatives=S, in_batch=False, temperature=0.3),
     "shared negatives": LossConfig(shared_negatives=SHARED, temperature=0.3),
     "shared negatives alone": LossConfig(shared_negatives=SHARED, in_batch=False, temperature=0.3),
+    "contrastive": LossConfig(main="contrastive", negatives=S, margin=0.2, negative_weight=3),
+    "contrastive, shared negatives": LossConfig(main="contrastive", shared_negatives=SHARED),
     "bce": LossConfig(main="bce", negatives=S),
 }
 COUNTS = {2: [(5, 5), (3, 4), (0, 4)], 3: [(4, 5, 3), (4, 0, 1), (0, 0, 4)]}

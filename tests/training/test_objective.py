@@ -43,6 +43,10 @@ MAIN = {
     "bce": LossConfig(main="bce", negatives=S),
     "softmax": LossConfig(main="softmax", negatives=S, temperature=0.3, log_q=0.8),
     "negatives alone": LossConfig(negatives=S, in_batch=False, temperature=0.3, log_q=0.8),
+    "contrastive": LossConfig("contrastive", negatives=S, margin=0.1, negative_weight=5.0),
+    "contrastive, negatives alone": LossConfig(
+        "contrastive", negatives=S, in_batch=False, margin=0.1, negative_weight=5.0
+    ),
 }
 
 
@@ -101,6 +105,32 @@ def softmax(x: Vectors, config: LossConfig) -> float:
     return total / B
 
 
+def other_scores(x: Vectors, config: LossConfig, i: int) -> list[float]:
+    """Of query ``i`` and the candidates that are not its own item."""
+    return [
+        float(x.p_u[i] @ x.p_v[k, j])
+        for k in range(B)
+        for j in range(1 + S)
+        if ITEMS[k, j] != ITEMS[i, 0] and (j > 0 or config.in_batch)
+    ]
+
+
+def contrastive(x: Vectors, config: LossConfig) -> float:
+    """Mao et al. (CIKM 2021), equation (1)."""
+    total = 0.0
+    for i in range(B):
+        others = other_scores(x, config, i)
+        costs = sum(max(0.0, score - config.margin) for score in others)
+        total += 1 - x.p_u[i] @ x.p_v[i, 0] + config.negative_weight * costs / len(others)
+    return total / B
+
+
+def main_loss(x: Vectors, config: LossConfig) -> float:
+    if config.main == "bce":
+        return equation_4(x)
+    return {"softmax": softmax, "contrastive": contrastive}[config.main](x, config)
+
+
 def equation_2(a: Array, partner: Array, pairs: int) -> float:
     """1/T Σ [y·a + (1 − y)·p − p]²: the pairs with y = 0 cost nothing."""
     return float(sum(((a[i] - partner[i]) ** 2).sum() for i in range(B))) / pairs
@@ -114,10 +144,9 @@ def equation_3(x: Vectors) -> float:
 
 def expected_terms(config: LossConfig, x: Vectors, held: Vectors) -> dict[str, float]:
     """The paper's terms; the mimic losses' targets, into which no gradient flows, are ``held``."""
-    bce = config.main == "bce"
-    pairs = B * (1 + S) if bce else B
+    pairs = B * (1 + S) if config.main == "bce" else B
     return {
-        "main": equation_4(x) if bce else softmax(x, config),
+        "main": main_loss(x, config),
         "mimic_user": equation_2(x.a_u, held.p_v[:, 0], pairs),
         "mimic_item": equation_2(x.a_v, held.p_u, pairs),
         "alignment": equation_3(x),

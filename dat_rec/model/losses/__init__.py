@@ -2,16 +2,19 @@
 
 ======================  ==============================================================
 ``bce.py``              equation (4): binary cross entropy of positives and negatives
-``softmax.py``          sampled softmax, the other main loss; built on the next three
+``contrastive.py``      SimpleX's cosine contrastive loss, another main loss
+``softmax.py``          sampled softmax, the usual main loss
 ``log_q.py``            … its correction for how candidates were sampled
-``accidental_hits.py``  … candidates that are the query's own item, so not negatives
 ``blockwise.py``        … and how it is computed without all logits at once
+``pairwise.py``         the same for losses in which each candidate costs something by itself
+``blocks.py``           … how both cut logits into blocks
+``accidental_hits.py``  … candidates that are the query's own item, so not negatives
 ``adaptive_mimic.py``   equation (2): the augmented vector follows the other tower
 ``alignment.py``        equation (3): compares covariances of the categories' items
 ``moments.py``          … sums over the items of each category, which add up over ranks
 ======================  ==============================================================
 
-Equations (2) and (4) and the softmax are means; what a mean is over is an argument, since the
+Equation (2) and the main losses are means; what a mean is over is an argument, since the
 caller may hold a part of the examples alone, of any size, none included.
 
 Shapes: B examples, S negatives for each, D width of the vectors, N candidates, K categories.
@@ -21,6 +24,7 @@ Equation numbers are the paper's (Yu et al., DLP-KDD 2021).
 from dat_rec.model.losses.adaptive_mimic import mimic
 from dat_rec.model.losses.alignment import category_alignment
 from dat_rec.model.losses.bce import binary_cross_entropy
+from dat_rec.model.losses.contrastive import cosine_contrastive
 from dat_rec.model.losses.moments import CategoryMoments, category_moments, max_categories
 from dat_rec.model.losses.softmax import sampled_softmax
 
@@ -29,6 +33,7 @@ __all__ = [
     "binary_cross_entropy",
     "category_alignment",
     "category_moments",
+    "cosine_contrastive",
     "max_categories",
     "mimic",
     "sampled_softmax",

@@ -56,6 +56,16 @@ def hit_positions(
             yield _positions(first_R, count_R, order_C, begin_R[: len(count_R)], total)
 
 
+def other_candidates(item_B: Tensor, item_N: Tensor) -> Tensor:
+    """(B,) int64: for each query, the number of candidates that are no hits.
+
+    Args:
+        item_B: (B,) int64: the queries' own items.
+        item_N: (N,) int64: the candidates' items.
+    """
+    return len(item_N) - _runs(item_B, item_N, 1, len(item_N)).count_MB[0]
+
+
 def _runs(item_B: Tensor, item_N: Tensor, blocks: int, columns: int) -> _Runs:
     """Sort each block's items once, so that all occurrences of an item are one run."""
     lacking = blocks * columns - len(item_N)

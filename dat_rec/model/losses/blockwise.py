@@ -14,7 +14,6 @@ Shapes: B queries in groups of R, N candidates in M blocks of C, D width of the 
 
 import math
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -22,30 +21,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dat_rec.model.losses.accidental_hits import hit_positions
+from dat_rec.model.losses.blocks import Blocks, cut
 
 LOG2_E = math.log2(math.e)
 """Bits in one natural unit: logits times this are in bits."""
-CACHE_LINE = 64
-"""Bytes."""
-
-
-class BlockSize(NamedTuple):
-    """How many logits are computed at once."""
-
-    logits: int
-    """Logits of a block; on CPU, as many as stay in the cache."""
-    candidates: int
-    """Maximum number of candidates in a block: the rest of its logits are more queries."""
-    held: int
-    """Maximum number of logits in all blocks of the same queries: with very many candidates,
-    fewer queries are taken at once."""
-
-
-BLOCK_SIZE = {
-    "cpu": BlockSize(2**19, 2**11, 2**26),
-    "cuda": BlockSize(2**26, 2**22, 2**26),
-}
-"""The block's size by type of device."""
 
 
 def cross_entropy_of_products(
@@ -78,40 +57,6 @@ def cross_entropy_of_products(
         query_BD, positive_BD, candidate_ND, offset_B, offset_N, item_B, item_N
     )
     return loss
-
-
-class _Blocks(NamedTuple):
-    """Room for the logits of R queries, and how candidates are cut into blocks."""
-
-    logits_MRS: Tensor
-    """(M, R, S): a row has S numbers, C or more, for the sake of the cache."""
-    columns: int
-    """C, the number of candidates in a block; the last one may have fewer."""
-
-    @staticmethod
-    def of(query_BD: Tensor, candidates: int) -> "_Blocks":
-        """Blocks that fit the cache.
-
-        A row is an odd number of cache lines long, since rows a power of two apart share the
-        cache's sets, and push one another out.
-        """
-        size = BLOCK_SIZE.get(query_BD.device.type, BLOCK_SIZE["cuda"])
-        blocks = -(-candidates // size.candidates)
-        columns = -(-candidates // max(1, blocks))
-        number = query_BD.element_size()
-        lines = (columns * number + CACHE_LINE - 1) // CACHE_LINE | 1
-        stride = lines * CACHE_LINE // number
-        rows = min(size.logits // stride, size.held // max(1, blocks * stride), len(query_BD))
-        return _Blocks(query_BD.new_empty(blocks, max(1, rows), stride), max(1, columns))
-
-    def groups(self, queries: int) -> list[slice]:
-        """The queries that are taken at once, R at a time."""
-        return _cut(queries, self.logits_MRS.shape[1])
-
-
-def _cut(total: int, size: int) -> list[slice]:
-    """0 … total in slices of ``size``; the last one may be smaller."""
-    return [slice(*ends) for ends in pairwise([*range(0, total, size), total])]
 
 
 class _Weights(NamedTuple):
@@ -154,7 +99,7 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
         bits_BD, bits_N = query_BD * LOG2_E, offset_N * LOG2_E
         own_B = (bits_BD * positive_BD).sum(dim=1) + offset_B * LOG2_E
         loss = query_BD.new_zeros(())
-        blocks = _Blocks.of(query_BD, len(candidate_ND))
+        blocks = Blocks.of(query_BD, len(candidate_ND))
         hits = hit_positions(item_B, item_N, blocks.columns, blocks.logits_MRS)
         for group in blocks.groups(len(query_BD)):
             own_R, gradient_RD = own_B[group], gradient_BD[group]
@@ -185,7 +130,7 @@ def _see_candidates(
     own_R: Tensor,
     candidate_ND: Tensor,
     bits_N: Tensor,
-    blocks: _Blocks,
+    blocks: Blocks,
     hits: Iterator[Tensor],
     gradient_RD: Tensor,
 ) -> _Totals:
@@ -203,7 +148,7 @@ def _see_candidates(
     top_R, total_R = own_R, torch.ones_like(own_R)
     seen = []
     for block, logits_RS in zip(
-        _cut(len(candidate_ND), blocks.columns), blocks.logits_MRS, strict=True
+        cut(len(candidate_ND), blocks.columns), blocks.logits_MRS, strict=True
     ):
         candidate_CD = candidate_ND[block]
         weight_RC = logits_RS[: len(bits_RD), : len(candidate_CD)]

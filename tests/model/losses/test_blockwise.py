@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dat_rec.model.losses import sampled_softmax
-from dat_rec.model.losses.blockwise import BLOCK_SIZE, BlockSize
+from dat_rec.model.losses.blocks import BLOCK_SIZE, BlockSize
 from tests.model.losses.vectors import D, known, unit
 
 
@@ -27,7 +27,9 @@ class Sizes(TorchDispatchMode):
         for one in found if isinstance(found, (tuple, list)) else [found]:
             if isinstance(one, Tensor):
                 whole = one.is_floating_point()
-                self.most[whole] = max(self.most[whole], one.numel() * one.element_size())
+                # A tensor that is expanded has fewer than it has numbers.
+                size = min(one.numel() * one.element_size(), one.untyped_storage().nbytes())
+                self.most[whole] = max(self.most[whole], size)
         return found
 
 
