@@ -115,9 +115,9 @@ class ModelConfig:
 class LossConfig:
     """What is minimised: main + mimic_user·(2u) + mimic_item·(2v) + alignment·(3)."""
 
-    main: Literal["softmax", "bce", "contrastive"] = "softmax"
-    """Main loss: sampled softmax or SimpleX's cosine contrastive loss, over the global batch's
-    candidates, or the paper's binary cross entropy (4)."""
+    main: Literal["softmax", "bce", "contrastive", "bpr"] = "softmax"
+    """Main loss: sampled softmax, SimpleX's cosine contrastive loss or Bayesian personalised
+    ranking (bpr), over the global batch's candidates; or the paper's binary cross entropy (4)."""
     negatives: Annotated[int, Ge(0), WITH_SHARED] = 1
     """Number S of negatives drawn for each example. Without bce, all examples' negatives are
     every example's candidates."""
@@ -130,7 +130,7 @@ class LossConfig:
     """Power of the distribution that negatives are drawn from, ∝ (training count)^power: 0 is
     uniform, 1 by popularity."""
     temperature: Annotated[float, Gt(0), WITHOUT_TEMPERATURE] = 0.05
-    """Softmax: temperature by which inner products are divided."""
+    """Softmax and bpr: temperature by which inner products are divided."""
     log_q: Annotated[float, Ge(0), WITHOUT_SOFTMAX] = 1.2
     """Softmax: strength of the sampling-bias correction (log Q): 0 none, 1 as sampled; somewhat
     more ranked best on KuaiRand's validation days (benchmarks/LOG.md)."""

@@ -275,6 +275,11 @@ def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:
             LossConfig("contrastive", negatives=0, in_batch=False),
             "--loss.no-in-batch leaves --loss.main contrastive without candidates",
         ),
+        (
+            "loss",
+            LossConfig("bpr", margin=0.5),
+            "--loss.margin is 0.5, and does nothing without --loss.main contrastive",
+        ),
         ("loss.margin", 0.5, "--loss.margin is 0.5, and does nothing without --loss.main contr"),
         (
             "loss.negative_weight",
@@ -288,7 +293,7 @@ def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:
         ),
         (
             "loss",
-            LossConfig("contrastive", log_q=1.0),
+            LossConfig("bpr", log_q=1.0),
             "--loss.log-q is 1.0, and does nothing without --loss.main softmax",
         ),
         (
@@ -311,6 +316,8 @@ def test_what_cannot_be_trained_with_is_refused(field: str, value: object, messa
         *((field, 0) for field in NOT_NEGATIVE),
         ("model.hidden", ()),
         ("examples.id_dropout", 0.0),
+        ("loss", LossConfig("bpr", temperature=0.1)),
+        ("loss", LossConfig("contrastive", margin=-1.0, negative_weight=1.0)),
     ],
 )
 def test_the_least_allowed_value_passes(field: str, value: object) -> None:

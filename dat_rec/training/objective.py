@@ -18,6 +18,7 @@ from dat_rec.data.stream.batch import Batch, Items
 from dat_rec.model.dat import DAT, DATOutput
 from dat_rec.model.losses import (
     CategoryMoments,
+    bayesian_personalised_ranking,
     binary_cross_entropy,
     category_alignment,
     category_moments,
@@ -169,6 +170,8 @@ class Objective(nn.Module):
         shared = (output.query_BD, output.item_BD, candidates[0], positive, candidates[1], queries)
         if config.main == "contrastive":
             return cosine_contrastive(*shared, config.margin, config.negative_weight)
+        if config.main == "bpr":
+            return bayesian_personalised_ranking(*shared, config.temperature)
         return sampled_softmax(*shared, config.temperature, config.log_q)
 
     def _weighted(self, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,7 @@ LOSSES = {
     "softmax": LossConfig(negatives=2),
     "shared": LossConfig(negatives=0, shared_negatives=70, in_batch=False),
     "contrastive": LossConfig(main="contrastive", negatives=2, margin=0.1),
+    "bpr": LossConfig(main="bpr", negatives=2),
     "bce": LossConfig(main="bce", negatives=2),
 }
 Gradients = dict[str, Tensor]

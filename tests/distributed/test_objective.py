@@ -26,6 +26,7 @@ LOSSES = {
     "shared negatives alone": LossConfig(shared_negatives=SHARED, in_batch=False, temperature=0.3),
     "contrastive": LossConfig(main="contrastive", negatives=S, margin=0.2, negative_weight=3),
     "contrastive, shared negatives": LossConfig(main="contrastive", shared_negatives=SHARED),
+    "bpr": LossConfig(main="bpr", negatives=S, temperature=0.3),
     "bce": LossConfig(main="bce", negatives=S),
 }
 COUNTS = {2: [(5, 5), (3, 4), (0, 4)], 3: [(4, 5, 3), (4, 0, 1), (0, 0, 4)]}

@@ -47,6 +47,7 @@ MAIN = {
     "contrastive, negatives alone": LossConfig(
         "contrastive", negatives=S, in_batch=False, margin=0.1, negative_weight=5.0
     ),
+    "bpr": LossConfig("bpr", negatives=S, temperature=0.3),
 }
 
 
@@ -125,10 +126,21 @@ def contrastive(x: Vectors, config: LossConfig) -> float:
     return total / B
 
 
+def bpr(x: Vectors, config: LossConfig) -> float:
+    """Rendle et al. (UAI 2009): the mean of −ln σ over pairs, then over queries."""
+    total = 0.0
+    for i in range(B):
+        own = x.p_u[i] @ x.p_v[i, 0]
+        others = other_scores(x, config, i)
+        sigmoids = [1 / (1 + math.exp((score - own) / config.temperature)) for score in others]
+        total -= sum(math.log(sigmoid) for sigmoid in sigmoids) / len(others)
+    return total / B
+
+
 def main_loss(x: Vectors, config: LossConfig) -> float:
     if config.main == "bce":
         return equation_4(x)
-    return {"softmax": softmax, "contrastive": contrastive}[config.main](x, config)
+    return {"softmax": softmax, "contrastive": contrastive, "bpr": bpr}[config.main](x, config)
 
 
 def equation_2(a: Array, partner: Array, pairs: int) -> float:

@@ -2,6 +2,7 @@
 
 ======================  ==============================================================
 ``bce.py``              equation (4): binary cross entropy of positives and negatives
+``bpr.py``              Bayesian personalised ranking, another main loss
 ``contrastive.py``      SimpleX's cosine contrastive loss, another main loss
 ``softmax.py``          sampled softmax, the usual main loss
 ``log_q.py``            … its correction for how candidates were sampled
@@ -24,12 +25,14 @@ Equation numbers are the paper's (Yu et al., DLP-KDD 2021).
 from dat_rec.model.losses.adaptive_mimic import mimic
 from dat_rec.model.losses.alignment import category_alignment
 from dat_rec.model.losses.bce import binary_cross_entropy
+from dat_rec.model.losses.bpr import bayesian_personalised_ranking
 from dat_rec.model.losses.contrastive import cosine_contrastive
 from dat_rec.model.losses.moments import CategoryMoments, category_moments, max_categories
 from dat_rec.model.losses.softmax import sampled_softmax
 
 __all__ = [
     "CategoryMoments",
+    "bayesian_personalised_ranking",
     "binary_cross_entropy",
     "category_alignment",
     "category_moments",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -25,6 +26,13 @@ def hinge(score_RC: Tensor) -> Tensor:
     """max(0, s), as a ``Cost``."""
     cost_R = score_RC.clamp_(min=0).sum(dim=1)
     score_RC.sign_()
+    return cost_R
+
+
+def softplus(score_RC: Tensor) -> Tensor:
+    """log(1 + exp(s)), as a ``Cost``."""
+    cost_R = F.softplus(score_RC).sum(dim=1)
+    score_RC.sigmoid_()
     return cost_R
 
 
