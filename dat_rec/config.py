@@ -60,6 +60,8 @@ MAXIMUM_MEMORY_GB = 2**20
 """A PiB."""
 MAXIMUM_SHUFFLE_MB = 2**30
 MAXIMUM_LANES = 2**12
+LEAST_TEMPERATURE = 0.01
+"""Minimum of a learned temperature: CLIP's (Radford et al., ICML 2021)."""
 RUN_FACTS = ("world_size", "global_batch", "row_digest", "launch", "job", "steps", "order")
 """What a run's config.json holds beside the configuration."""
 PRESETS: tuple[Preset, ...] = get_args(Preset)
@@ -131,6 +133,9 @@ class LossConfig:
     uniform, 1 by popularity."""
     temperature: Annotated[float, Gt(0), WITHOUT_TEMPERATURE] = 0.05
     """Softmax and bpr: temperature by which inner products are divided."""
+    learn_temperature: Annotated[bool, WITHOUT_TEMPERATURE, Absent(False)] = False
+    """Learn the temperature, with the towers' learning rate, from --loss.temperature on; it stays
+    at .01 or above."""
     log_q: Annotated[float, Ge(0), WITHOUT_SOFTMAX] = 1.2
     """Softmax: strength of the sampling-bias correction (log Q): 0 none, 1 as sampled; somewhat
     more ranked best on KuaiRand's validation days (benchmarks/LOG.md)."""
@@ -323,6 +328,11 @@ class TrainConfig:
                 f"--model.residual with --model.embedding-dim {model.embedding_dim} and "
                 f"--model.output-dim {model.output_dim}: make them equal, or pass "
                 "--model.no-residual"
+            )
+        if loss.learn_temperature and loss.temperature < LEAST_TEMPERATURE:
+            raise UserError(
+                f"--loss.learn-temperature with --loss.temperature {loss.temperature}: make it "
+                f"{LEAST_TEMPERATURE} or more, the least that is learned"
             )
         if loss.main == "bce" and loss.negatives == 0:
             raise UserError("--loss.main bce needs negatives: pass --loss.negatives 1 or more")

@@ -44,6 +44,7 @@ MODERN: dict[str, Any] = {
     "loss.in_batch": True,
     "loss.negative_power": 0.0,
     "loss.temperature": 0.05,
+    "loss.learn_temperature": False,
     "loss.log_q": 1.2,
     "loss.margin": 0.9,
     "loss.negative_weight": 150.0,
@@ -147,7 +148,7 @@ OTHER = TrainConfig(
 )
 USUAL = [
     *("data", "out", "loss.shared_negatives", "loss.in_batch", "loss.temperature"),
-    *("loss.margin", "loss.negative_weight"),
+    *("loss.learn_temperature", "loss.margin", "loss.negative_weight"),
 ]
 """Its only fields as by default; those of other losses would be void beside bce."""
 
@@ -277,6 +278,16 @@ def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:
         ),
         (
             "loss",
+            LossConfig("contrastive", learn_temperature=True),
+            "--loss.learn-temperature is True, and does nothing with --loss.main bce or contr",
+        ),
+        (
+            "loss",
+            LossConfig(temperature=0.009, learn_temperature=True),
+            "--loss.learn-temperature with --loss.temperature 0.009: make it 0.01 or more",
+        ),
+        (
+            "loss",
             LossConfig("bpr", margin=0.5),
             "--loss.margin is 0.5, and does nothing without --loss.main contrastive",
         ),
@@ -317,6 +328,7 @@ def test_what_cannot_be_trained_with_is_refused(field: str, value: object, messa
         ("model.hidden", ()),
         ("examples.id_dropout", 0.0),
         ("loss", LossConfig("bpr", temperature=0.1)),
+        ("loss", LossConfig("bpr", temperature=0.01, learn_temperature=True)),
         ("loss", LossConfig("contrastive", margin=-1.0, negative_weight=1.0)),
     ],
 )

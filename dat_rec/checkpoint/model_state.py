@@ -107,8 +107,14 @@ def load_into(files: TensorFiles, model: nn.Module, optimizer: CombinedOptimizer
 
 
 @torch.no_grad()
-def load_towers(files: TensorFiles, model: nn.Module) -> None:
-    """Fill the towers' parameters.
+def load_towers(files: TensorFiles, model: nn.Module, may_lack: str | None = None) -> None:
+    """Fill the parameters that are no tables.
+
+    Args:
+        files: of the checkpoint.
+        model: sharded or not.
+        may_lack: beginning of the names of parameters that stay as they are if the checkpoint has
+            none of them. None: all must be there.
 
     Raises:
         UserError: the checkpoint holds another kind of towers, or a parameter is missing or has
@@ -122,9 +128,12 @@ def load_towers(files: TensorFiles, model: nn.Module) -> None:
         raise UserError("it was trained with another tower: give the same one as `tower`")
     for name, parameter in model.named_parameters():
         if not is_table(name):
+            plain = plain_name(name)
+            if may_lack and plain.startswith(may_lack) and f"towers/{plain}" not in theirs:
+                continue
             shape = tuple(parameter.shape)
             zero = (0,) * len(shape)
-            files.read_into(f"towers/{plain_name(name)}", parameter.data, zero, shape)
+            files.read_into(f"towers/{plain}", parameter.data, zero, shape)
 
 
 def check_finite(blocks: list[Block]) -> None:

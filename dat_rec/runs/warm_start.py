@@ -37,6 +37,9 @@ from dat_rec.sharding.table_shards import TableShard, table_shards
 ROWS = "rows"
 """Name of the folder in a run that says what its embedding rows stand for."""
 
+LOSSES = "objective."
+"""Beginning of the names of the losses' parameters; a run may learn what that one did not."""
+
 
 def check_warm_start(config: TrainConfig, schema: Schema) -> None:
     """Refuse a run to begin from whose towers or tables mean something else than this one's.
@@ -109,7 +112,7 @@ def warm_start(run: Path, dataset: Dataset, model: nn.Module, optimizer: Combine
     def take() -> Counter[str]:
         kept: Counter[str] = Counter()
         _, files = read_index(found.folder)
-        load_towers(files, model)
+        load_towers(files, model, may_lack=LOSSES)
         for shard in table_shards(model, optimizer):
             rows = files.kind(f"tables/{shard.table}/weight")[1][0]
             source = _source_rows(run, rows, dataset, shard)

@@ -3,10 +3,10 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import torch.distributed as dist
@@ -115,13 +115,20 @@ class MetricsLog:
         self._bar.update()
         self._steps_since += 1
 
-    def point(self, step: int, losses: dict[str, float], lr: float) -> None:
+    def point(
+        self,
+        step: int,
+        losses: dict[str, float],
+        lr: float,
+        learned: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         """Log one point of every curve.
 
         Args:
             step: number (from 1) of the step that was done last.
             losses: loss terms of that step by name, mean over ranks.
             lr: factor on the peak learning rates.
+            learned: more curves by name: scalars that the model learns.
         """
         self._shown["loss"] = f"{losses['main']:.4f}"
         self._bar.set_postfix(self._shown, refresh=False)
@@ -129,6 +136,7 @@ class MetricsLog:
         seconds = time.perf_counter() - self._since
         samples = self._steps_since * self._global_batch
         scalars = losses | {"lr_factor": lr, "samples_per_s": samples / seconds}
+        scalars |= learned
         for name, read in self._clocks.items():
             spent = read() - self._clock_marks[name]
             scalars[f"share/{name}"] = spent / seconds

@@ -18,6 +18,7 @@ from dat_rec.data.stream.batch import Batch, Items
 from dat_rec.model.dat import DAT, DATOutput
 from dat_rec.model.losses import (
     CategoryMoments,
+    LearnedTemperature,
     bayesian_personalised_ranking,
     binary_cross_entropy,
     category_alignment,
@@ -106,11 +107,15 @@ class Objective(nn.Module):
 
     Args:
         config: names the main loss, and holds the weights λ.
+        dtype: of the losses.
     """
 
-    def __init__(self, config: LossConfig) -> None:
+    def __init__(self, config: LossConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self._config = config
+        self.temperature: LearnedTemperature | None = None
+        if config.learn_temperature:
+            self.temperature = LearnedTemperature(config.temperature, dtype)
 
     def forward(
         self,
@@ -170,9 +175,10 @@ class Objective(nn.Module):
         shared = (output.query_BD, output.item_BD, candidates[0], positive, candidates[1], queries)
         if config.main == "contrastive":
             return cosine_contrastive(*shared, config.margin, config.negative_weight)
+        temperature = config.temperature if self.temperature is None else self.temperature()
         if config.main == "bpr":
-            return bayesian_personalised_ranking(*shared, config.temperature)
-        return sampled_softmax(*shared, config.temperature, config.log_q)
+            return bayesian_personalised_ranking(*shared, temperature)
+        return sampled_softmax(*shared, temperature, config.log_q)
 
     def _weighted(self, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The sum of weight times term, and all terms, detached; those that are not there are 0."""
@@ -221,6 +227,14 @@ def _send(
     return arrive
 
 
+def learned_temperature(model: nn.Module) -> float | None:
+    """The temperature that a model's losses would take now; None where it is not learned."""
+    for module in model.modules():
+        if isinstance(module, LearnedTemperature):
+            return module.value()
+    return None
+
+
 class TrainTask(nn.Module):
     """The model with its objective: what the pipeline calls for each batch.
 
@@ -248,7 +262,7 @@ class TrainTask(nn.Module):
         self.dat = DAT(schema, model, negatives, shared, embedding_device, tower)
         categories = schema.feature(schema.category).rows
         self.exchange = Exchange(loss, min(categories, 1 + max_categories(model.output_dim)))
-        self.objective = Objective(loss)
+        self.objective = Objective(loss, self.dat.dtype)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """This rank's share of the loss, and its terms in the order of ``TERMS``, detached."""

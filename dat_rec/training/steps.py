@@ -22,7 +22,7 @@ from dat_rec.option_marks import flatten, to_json
 from dat_rec.runs.run_folder import OpenRun
 from dat_rec.sharding.copies import average_copies
 from dat_rec.training.metrics_log import LookupTimer, MetricsLog
-from dat_rec.training.objective import logged_terms
+from dat_rec.training.objective import learned_temperature, logged_terms
 from dat_rec.training.optimizers import LearningRates
 from dat_rec.training.preemption import StopVote
 from dat_rec.training.validation import Validation
@@ -108,7 +108,8 @@ class Training:
 
         Returns:
             ``steps``, done in the whole run; ``loss``, mean over the examples of the last
-            ``loss_steps`` steps; the figures of ``MetricsLog.summary`` and ``Validation.summary``.
+            ``loss_steps`` steps; ``temperature`` if it is learned; the figures of
+            ``MetricsLog.summary`` and ``Validation.summary``.
         """
         config, steps = self._config, self._reader.steps
         rates = LearningRates(self._optimizer, config.optimizer, steps)
@@ -130,7 +131,7 @@ class Training:
                 if save_now or validate_now or step % config.log_every == 0:
                     losses = self._watch.look(step, self._reader.where, self._cure)
                     losses = {name: losses[name] for name in shown}
-                    self._log.point(step, losses, factor)
+                    self._log.point(step, losses, factor, self._learned())
                 if validate_now and self._validate(step):
                     save_now = True
                 over = step == steps or self._is_over()
@@ -152,10 +153,16 @@ class Training:
             "steps": step,
             "loss": loss,
             "loss_steps": averaged,
+            **self._learned(),
             **self._log.summary(),
             **validated,
             "peak_memory_mb": peaks,
         }
+
+    def _learned(self) -> dict[str, float]:
+        """Return what is learned beside towers and tables, by name."""
+        temperature = learned_temperature(self._model)
+        return {} if temperature is None else {"temperature": temperature}
 
     def _is_over(self) -> bool:
         """Return whether validation ends the run, now or in an earlier start."""

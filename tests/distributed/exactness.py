@@ -4,7 +4,7 @@ The reference knows nothing of TorchRec's sharding, FBGEMM or process groups of 
 plain autograd on ``nn.EmbeddingBag``, Adagrad written out, and PyTorch's Adam.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,12 @@ class Case:
     optimizer: str = "rowwise_adagrad"
     comms: str = "fp32"
     fp16_tables: tuple[str, ...] = ()
+    of_loss: tuple[tuple[str, Any], ...] = ()
+    """Fields of the preset's losses that have another value."""
 
     def loss(self) -> LossConfig:
         config: TrainConfig = preset(self.preset, Path(), Path())  # type: ignore[arg-type]
-        return config.loss
+        return replace(config.loss, **dict(self.of_loss))
 
     def model(self) -> ModelConfig:
         augment = self.preset != "two-tower"

@@ -23,6 +23,7 @@ from dat_rec.dist.process_group import process_group
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.sharding.options import ShardingOptions
+from dat_rec.sharding.table_shards import is_table
 from dat_rec.training.objective import TrainTask
 from tests.distributed.ranks import run_ranks
 
@@ -35,9 +36,10 @@ CASES = {
 MODEL = ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8, precision="float64")
 LOSSES = {
     "softmax": LossConfig(negatives=2),
+    "softmax, learned temperature": LossConfig(negatives=2, learn_temperature=True),
     "shared": LossConfig(negatives=0, shared_negatives=70, in_batch=False),
     "contrastive": LossConfig(main="contrastive", negatives=2, margin=0.1),
-    "bpr": LossConfig(main="bpr", negatives=2),
+    "bpr": LossConfig(main="bpr", negatives=2, learn_temperature=True),
     "bce": LossConfig(main="bce", negatives=2),
 }
 Gradients = dict[str, Tensor]
@@ -84,7 +86,8 @@ def on_one_rank(dataset: Dataset, cases: list[str]) -> dict[tuple[str, str], Gra
 
 
 def tower_gradients(model: torch.nn.Module) -> Gradients:
-    found = {name: p.grad for name, p in model.named_parameters() if "_tower." in name}
+    """Those of a learned temperature too."""
+    found = {name: p.grad for name, p in model.named_parameters() if not is_table(name)}
     return {name: gradient for name, gradient in found.items() if gradient is not None}
 
 

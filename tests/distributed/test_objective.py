@@ -21,20 +21,22 @@ ROWS, S, D, K = 5, 2, 4, 3
 SHARED = 11
 LOSSES = {
     "softmax": LossConfig(negatives=S, temperature=0.3),
+    "learned temperature": LossConfig(negatives=S, temperature=0.3, learn_temperature=True),
     "negatives alone": LossConfig(negatives=S, in_batch=False, temperature=0.3),
     "shared negatives": LossConfig(shared_negatives=SHARED, temperature=0.3),
     "shared negatives alone": LossConfig(shared_negatives=SHARED, in_batch=False, temperature=0.3),
     "contrastive": LossConfig(main="contrastive", negatives=S, margin=0.2, negative_weight=3),
     "contrastive, shared negatives": LossConfig(main="contrastive", shared_negatives=SHARED),
-    "bpr": LossConfig(main="bpr", negatives=S, temperature=0.3),
+    "bpr": LossConfig(main="bpr", negatives=S, temperature=0.3, learn_temperature=True),
     "bce": LossConfig(main="bce", negatives=S),
 }
 COUNTS = {2: [(5, 5), (3, 4), (0, 4)], 3: [(4, 5, 3), (4, 0, 1), (0, 0, 4)]}
 """By world size: how many of its ROWS rows are examples, on each rank."""
 NEGATIVE = 2
 """Place of the negatives' gradient in a result."""
-Result = tuple[Tensor, Tensor, list[Tensor]]
-"""Loss, its terms, and the gradients of p_u, p_v of positives and negatives, a_u, a_v."""
+Result = tuple[Tensor, Tensor, list[Tensor], list[Tensor]]
+"""Loss, its terms, the gradients of p_u, p_v of positives and negatives, a_u, a_v, and those of
+what the objective learns."""
 Counts = tuple[tuple[int, ...], tuple[int, ...]]
 """Examples and negatives of each rank."""
 
@@ -80,9 +82,13 @@ def evaluate(
     everywhere = Exchange(loss, 3 * K + 2)(
         output.item_BD, output.negative_ND, positives, Items(*negatives[1:]), *counts
     )
-    value, terms = Objective(loss)(output, everywhere, positives, *counts)
+    objective = Objective(loss, torch.float64)
+    value, terms = objective(output, everywhere, positives, *counts)
     value.backward()
-    return value.detach(), terms, [leaf.grad for leaf in leaves if leaf.grad is not None]
+    learned = list(objective.parameters())
+    assert len(learned) == loss.learn_temperature
+    gradients = ([x.grad for x in leaf if x.grad is not None] for leaf in (leaves, learned))
+    return value.detach(), terms, *gradients
 
 
 def on_one_rank() -> dict[tuple[str, tuple[int, ...]], Result]:
@@ -112,6 +118,9 @@ def test_uneven_ranks_have_together_the_loss_and_the_gradients_of_one(world: int
         equal(torch.stack([result[0] for result in results]).mean(), whole[0])
         equal(torch.stack([result[1] for result in results]).mean(dim=0), whole[1])
         assert whole[1].all(), "a term that is zero shows nothing"
+        for number, gradient in enumerate(whole[3]):
+            assert gradient.any()
+            equal(torch.stack([result[3][number] for result in results]).mean(dim=0), gradient)
         for number, gradient in enumerate(whole[2]):
             pieces = [result[2][number] for result in results]
             each = both[number == NEGATIVE]

@@ -176,10 +176,14 @@ def expected_loss(config: LossConfig, x: Vectors, held: Vectors) -> float:
     )
 
 
+def known() -> tuple[Items, Items]:
+    """Positives and negatives."""
+    of_all = [torch.tensor(x) for x in (ITEMS, CATEGORIES, LOG_Q)]
+    return Items(*(x[:, 0] for x in of_all)), Items(*(x[:, 1:].flatten() for x in of_all))
+
+
 def objective(config: LossConfig, output: DATOutput) -> tuple[Tensor, dict[str, Tensor]]:
-    known = [torch.tensor(x) for x in (ITEMS, CATEGORIES, LOG_Q)]
-    positives = Items(*(x[:, 0] for x in known))
-    negatives = Items(*(x[:, 1:].flatten() for x in known))
+    positives, negatives = known()
     counts = ((B,), (B * S,))
     everywhere = Exchange(config, K)(
         output.item_BD, output.negative_ND, positives, negatives, *counts
@@ -231,6 +235,29 @@ def differences(config: LossConfig, name: str, step: float = 1e-5) -> Array:
             getattr(moved, name)[place] += sign * step
             gradient[place] += sign * expected_loss(config, moved, vectors()) / (2 * step)
     return gradient
+
+
+@pytest.mark.parametrize("main", ["softmax", "bpr"])
+def test_a_learned_temperature_has_the_gradient_of_the_loss_by_its_log(main: str) -> None:
+    config, step = configured(main, "all"), 1e-5
+    positives, negatives = known()
+    output = as_output(leaves(vectors()))
+    learns = Objective(replace(config, learn_temperature=True), torch.float64)
+    counts = (B,), (B * S,)
+    everywhere = Exchange(config, K)(
+        output.item_BD, output.negative_ND, positives, negatives, *counts
+    )
+    loss, _ = learns(output, everywhere, positives, *counts)
+    loss.backward()
+    (parameter,) = learns.parameters()
+    assert parameter.item() == pytest.approx(-math.log(config.temperature))
+    around = [
+        expected_loss(replace(config, temperature=tau), vectors(), vectors())
+        for tau in (config.temperature * math.exp(-step), config.temperature * math.exp(step))
+    ]
+    assert parameter.grad is not None
+    expected = (around[0] - around[1]) / (2 * step)
+    assert parameter.grad.item() == pytest.approx(expected, abs=1e-8)
 
 
 @pytest.mark.parametrize("lambdas", ["none", "user", "item"])

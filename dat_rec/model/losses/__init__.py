@@ -5,6 +5,7 @@
 ``bpr.py``              Bayesian personalised ranking, another main loss
 ``contrastive.py``      SimpleX's cosine contrastive loss, another main loss
 ``softmax.py``          sampled softmax, the usual main loss
+``temperature.py``      τ of both of these, as a parameter
 ``log_q.py``            … its correction for how candidates were sampled
 ``blockwise.py``        … and how it is computed without all logits at once
 ``pairwise.py``         the same for losses in which each candidate costs something by itself
@@ -29,9 +30,11 @@ from dat_rec.model.losses.bpr import bayesian_personalised_ranking
 from dat_rec.model.losses.contrastive import cosine_contrastive
 from dat_rec.model.losses.moments import CategoryMoments, category_moments, max_categories
 from dat_rec.model.losses.softmax import sampled_softmax
+from dat_rec.model.losses.temperature import LearnedTemperature
 
 __all__ = [
     "CategoryMoments",
+    "LearnedTemperature",
     "bayesian_personalised_ranking",
     "binary_cross_entropy",
     "category_alignment",

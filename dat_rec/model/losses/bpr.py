@@ -13,7 +13,7 @@ def bayesian_personalised_ranking(
     positive: Items,
     candidate: Items,
     num_queries: float,
-    temperature: float,
+    temperature: float | Tensor,
 ) -> Tensor:
     """−1/T Σ_i 1/|N_i| Σ_{j ∈ N_i} log σ((s_i − s_ij) / τ), scores s being inner products.
 
@@ -29,7 +29,7 @@ def bayesian_personalised_ranking(
         positive: B items.
         candidate: N items.
         num_queries: T, the number of queries that the mean is over.
-        temperature: τ.
+        temperature: τ; gradients flow into a scalar tensor.
 
     Returns:
         Scalar, Σ over the B queries divided by ``num_queries``.

@@ -14,7 +14,7 @@ def sampled_softmax(
     positive: Items,
     candidate: Items,
     num_queries: float,
-    temperature: float,
+    temperature: float | Tensor,
     log_q_strength: float = 1.0,
 ) -> Tensor:
     """Softmax over sampled candidates, corrected for how they were sampled.
@@ -33,7 +33,7 @@ def sampled_softmax(
         positive: B items.
         candidate: N items.
         num_queries: T, the number of queries that the mean is over.
-        temperature: τ.
+        temperature: τ; gradients flow into a scalar tensor.
         log_q_strength: w.
 
     Returns:
