@@ -6,8 +6,12 @@ vectors u, v around the centres of the categories. An interaction of a user is d
     p(v | u) ∝ exp(sharpness · ⟨u, v⟩ + log popularity(v))
 
 in two steps, the group and then the item in it by popularity, which is the same distribution. In
-worlds of up to 4,096 users and 1,024 items each has a vector of its own; in larger ones T · G stays
-at 4 million, so that the world costs T · G, and its log nothing but its length.
+worlds of up to 4,096 users and 1,024 items each has a vector of its own, if no smaller number of
+tastes is asked for; in larger ones T · G stays at 4 million, so that the world costs T · G, and its
+log nothing but its length.
+
+Where a world has repeats, the k-th interaction of a user (k > 1) is with the chance ρ one with the
+item of an earlier one, each of the k − 1 as likely (a Pólya urn), and otherwise drawn as above.
 """
 
 from dataclasses import dataclass
@@ -16,6 +20,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from dat_rec.data.sources.world_shapes import WorldShape
 from dat_rec.data.stream.negatives import generator
 
 Floats = NDArray[np.float64]
@@ -27,9 +32,7 @@ MOST_GROUPS = 1 << 10
 """Maximum number of groups; more only where there are more categories."""
 MOST_CHANCES = 1 << 22
 """Maximum of tastes · groups."""
-MOST_SCORES = 1 << 22
-"""Number of scores that are sorted at a time to find the best."""
-WORLD, LOG = range(2)
+WORLD, LOG, REPEATS = range(3)
 """Independent streams of random numbers."""
 
 
@@ -39,6 +42,8 @@ class World:
 
     seed: int
     sharpness: float
+    repeats: float
+    """ρ: chance that an interaction takes the item of an earlier one of the user."""
     taste: Floats
     """(T, dim): unit vectors."""
     taste_of: NDArray[np.int32]
@@ -92,23 +97,48 @@ class World:
     def draw(self, block: int, size: int) -> tuple[Ints, Ints, Floats]:
         """Draw the interactions ``block · size`` to ``(block + 1) · size − 1``, or to the last.
 
-        The draw depends on the seed, the block's number and its size alone.
+        The draw depends on the seed, the block's number and its size alone. With repeats a block
+        has all interactions of the users whose first one is in it, in the order of their times.
 
         Returns:
             (rows,) users in rising order, (rows,) items, (rows,) times between 0 and 1.
         """
         begin, end = block * size, min((block + 1) * size, int(self.first[-1]))
-        low, high = np.searchsorted(self.first, (begin, end - 1), "right") - 1
+        if self.repeats:
+            begin, end = (int(self.first[np.searchsorted(self.first, at)]) for at in (begin, end))
+        low, high = np.searchsorted(self.first, (begin, max(begin, end - 1)), "right") - 1
         edges = np.clip(self.first[low : high + 2], begin, end)
-        user = np.repeat(np.arange(low, high + 1), np.diff(edges))
+        user = np.repeat(np.arange(low, low + len(edges) - 1), np.diff(edges))
         of_group, of_item, time = generator(self.seed, LOG, block).random((3, end - begin))
-        taste, groups = self.taste_of[user].astype(np.int64), len(self.group)
+        item = self._draw_items(self.taste_of[user].astype(np.int64), of_group, of_item)
+        if self.repeats:
+            time = time[np.lexsort((time, user))]
+            item = item[self._origins(block, self.first[user] - begin)]
+        return user, item, time
+
+    def _draw_items(self, taste: Ints, of_group: Floats, of_item: Floats) -> Ints:
+        """(rows,) items of interactions of these tastes, by two uniform numbers each."""
+        groups = len(self.group)
         group = _found(self._group_edges, taste + of_group) - taste * groups
         group = np.clip(group, 0, groups - 1)
         order, item_begin, item_edges = self._items
         place = _found(item_edges, group + of_item)
-        item = order[np.clip(place, item_begin[group], item_begin[group + 1] - 1)]
-        return user, item, time
+        return order[np.clip(place, item_begin[group], item_begin[group + 1] - 1)]
+
+    def _origins(self, block: int, first: Ints) -> Ints:
+        """(rows,) which of the block's rows each has its item from; itself, if it is no repeat.
+
+        Args:
+            block: its number.
+            first: (rows,) the first row of each one's user.
+        """
+        row = np.arange(len(first))
+        coin, which = generator(self.seed, REPEATS, block).random((2, len(first)))
+        earlier = first + (which * (row - first)).astype(np.int64)
+        origin = np.where((coin < self.repeats) & (row > first), earlier, row)
+        while np.any((before := origin[origin]) != origin):
+            origin = before
+        return origin
 
 
 def _found(edges: Floats, values: Floats) -> Ints:
@@ -119,44 +149,70 @@ def _found(edges: Floats, values: Floats) -> Ints:
     return found
 
 
-def make_world(
-    *,
-    users: int,
-    items: int,
-    interactions: int,
-    categories: int,
-    dim: int,
-    sharpness: float,
-    skew: float,
-    seed: int,
-) -> World:
-    """Draw a world; the arguments are those of ``prepare synthetic``.
+def make_world(shape: WorldShape, seed: int) -> World:
+    """Draw a world of the numbers of ``shape``.
 
     It holds 12 bytes for each user, 16 for each item, and some 70 MB for tastes and groups.
     """
     rng = generator(seed, WORLD, 0)
-    groups = min(items, max(MOST_GROUPS, categories))
-    tastes = max(1, min(users, MOST_CHANCES // groups))
-    share = _zipf(categories, skew)
-    centre = _unit(rng.standard_normal((categories, dim)))
+    users, items, categories = shape.users, shape.items, shape.categories
+    groups = groups_of(items, categories)
+    tastes = most_tastes(users, groups) if shape.tastes is None else shape.tastes
+    category_skew = shape.skew if shape.category_skew is None else shape.category_skew
+    activity_skew = shape.skew if shape.activity_skew is None else shape.activity_skew
+    share = _zipf(categories, category_skew)
+    centre = _unit(rng.standard_normal((categories, shape.dim)))
     category = rng.choice(categories, groups, p=share)
     likes = rng.choice(categories, tastes, p=share)
     # In turns, so that no group is without an item, and no taste without a user.
     group_of = rng.permutation(np.arange(items, dtype=np.int32) % groups)
     taste_of = rng.permutation(np.arange(users, dtype=np.int32) % tastes)
-    activity = rng.permutation(_zipf(users, skew))
-    counts = 1 + rng.multinomial(interactions - users, activity)
+    activity = rng.permutation(_zipf(users, activity_skew))
+    counts = shape.least + rng.multinomial(shape.interactions - shape.least * users, activity)
+    category_of = category.astype(np.int32)[group_of]
+    taste, group = _around(centre[likes], rng), _around(centre[category], rng)
+    popularity = rng.permutation(_zipf(items, shape.skew))
     return World(
         seed=seed,
-        sharpness=sharpness,
-        taste=_around(centre[likes], rng),
+        sharpness=shape.sharpness,
+        repeats=shape.repeats,
+        taste=taste,
         taste_of=taste_of,
-        group=_around(centre[category], rng),
+        group=group,
         group_of=group_of,
-        category=category.astype(np.int32)[group_of],
-        popularity=rng.permutation(_zipf(items, skew)),
+        category=category_of,
+        popularity=_within(popularity, category_of, shape.skew)
+        if shape.even_categories
+        else popularity,
         first=np.concatenate(([0], np.cumsum(counts))),
     )
+
+
+def groups_of(items: int, categories: int) -> int:
+    """G, of so many items and categories."""
+    return min(items, max(MOST_GROUPS, categories))
+
+
+def most_tastes(users: int, groups: int) -> int:
+    """Maximum of T, of so many users and groups."""
+    return max(1, min(users, MOST_CHANCES // groups))
+
+
+def _within(popularity: Floats, category: NDArray[np.int32], skew: float) -> Floats:
+    """(items,) popularity ∝ 1/rank^skew in each category, of which each has the same share.
+
+    Args:
+        popularity: (items,): orders those of a category.
+        category: (items,)
+        skew: the exponent.
+    """
+    order = np.lexsort((-popularity, category))
+    sorted_category = category[order]
+    begin = np.searchsorted(sorted_category, sorted_category)
+    weights = (np.arange(len(order)) - begin + 1.0) ** -float(skew)
+    found = np.empty(len(order))
+    found[order] = weights / np.bincount(sorted_category, weights)[sorted_category]
+    return np.asarray(found / found.sum())
 
 
 def _zipf(size: int, exponent: float) -> Floats:
@@ -171,75 +227,3 @@ def _unit(vectors: Floats) -> Floats:
 def _around(centre: Floats, rng: np.random.Generator) -> Floats:
     noise = rng.standard_normal(centre.shape) / np.sqrt(centre.shape[1])
     return _unit(centre + CLUSTER_NOISE * noise)
-
-
-def best_hit_rates(
-    world: World, queries: Ints, trained: NDArray[np.bool_], cutoffs: tuple[int, ...]
-) -> dict[int, float]:
-    """The expected HR@K of ranking by the true p(v | u) over the trained items, for each K.
-
-    A test item of user u is one of u's K most probable trained items with probability
-    Σ_{top K} p(v | u) / Σ_{trained} p(v | u); the mean over the answerable test interactions is
-    the best that any model can expect.
-
-    Args:
-        world: what is planted.
-        queries: (T,) answerable test interactions of the users of each taste.
-        trained: (items,) items with a training interaction.
-        cutoffs: the numbers K.
-    """
-    share_KG = _first_shares(world, trained, max(cutoffs))
-    share = world.popularity / world.group_popularity[world.group_of]
-    known_G = np.bincount(world.group_of[trained], share[trained], minlength=len(world.group))
-    hits = dict.fromkeys(cutoffs, 0.0)
-    asked = np.flatnonzero(queries)
-    at_once = max(1, MOST_SCORES // len(world.group))
-    for start in range(0, len(asked), at_once):
-        tastes = asked[start : start + at_once]
-        chance_TG = world.chances[tastes]
-        best_TK = _best_scores(chance_TG, share_KG) / (chance_TG @ known_G)[:, None]
-        for cutoff in cutoffs:
-            hits[cutoff] += float(queries[tastes] @ best_TK[:, :cutoff].sum(1))
-    total = max(1, int(queries.sum()))
-    return {cutoff: hit / total for cutoff, hit in hits.items()}
-
-
-def _first_shares(world: World, trained: NDArray[np.bool_], most: int) -> Floats:
-    """(most, G): shares of each group's most popular trained items, falling; 0 where none is."""
-    share = world.popularity / world.group_popularity[world.group_of]
-    order = np.lexsort((-share, world.group_of))
-    order = order[trained[order]]
-    group = world.group_of[order]
-    place = np.arange(len(order)) - np.searchsorted(group, np.arange(len(world.group)))[group]
-    kept = place < most
-    found = np.zeros((most, len(world.group)))
-    found[place[kept], group[kept]] = share[order[kept]]
-    return found
-
-
-def _best_scores(chance_TG: Floats, share_KG: Floats) -> Floats:
-    """(T, K): the K largest of all chance · share of each taste, falling; 0 where there are fewer.
-
-    K items reach the K-th best of the groups' first items, so that the K best of all do, too: what
-    is below is left out.
-    """
-    tastes, (most, groups) = len(chance_TG), share_KG.shape
-    first_TG = chance_TG * share_KG[0]
-    least_T = np.zeros(tastes)
-    if groups > most:
-        least_T = np.partition(first_TG, -most, axis=1)[:, -most]
-    taste, group = np.nonzero((first_TG >= least_T[:, None]) & (first_TG > 0))
-    scores, owners = [], []
-    for share_G in share_KG:
-        score = chance_TG[taste, group] * share_G[group]
-        kept = (score >= least_T[taste]) & (score > 0)
-        taste, group = taste[kept], group[kept]
-        scores.append(score[kept])
-        owners.append(taste)
-    score, owner = np.concatenate(scores), np.concatenate(owners)
-    order = np.lexsort((-score, owner))
-    score, owner = score[order], owner[order]
-    place = np.arange(len(owner)) - np.searchsorted(owner, np.arange(tastes))[owner]
-    best_TK = np.zeros((tastes, most))
-    best_TK[owner[place < most], place[place < most]] = score[place < most]
-    return best_TK

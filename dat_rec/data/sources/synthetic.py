@@ -9,7 +9,7 @@ its own, so that neither threads nor a restart change it.
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import duckdb
@@ -24,8 +24,11 @@ from dat_rec.data.prepare.validation import start_in_utc, words_of_start
 from dat_rec.data.progress import Progress
 from dat_rec.data.scan import scan_parquet
 from dat_rec.data.source import Attribute, Source, Split, Validation, check_share
-from dat_rec.data.sources.planted_world import World, best_hit_rates, make_world
+from dat_rec.data.sources.best_rankings import Log, best_hit_rates, is_affordable
+from dat_rec.data.sources.planted_world import World, groups_of, make_world, most_tastes
 from dat_rec.data.sources.tables import NO_PROBLEM
+from dat_rec.data.sources.taste_oracle import taste_hit_rates
+from dat_rec.data.sources.world_shapes import SHAPES, ShapeName, WorldShape
 from dat_rec.errors import UserError
 from dat_rec.files import whole_file
 
@@ -50,108 +53,148 @@ LOG_SCHEMA = pa.schema([(name, pa.int64()) for name in ("user_id", "item_id", "t
 class Synthetic(Options):
     """Make a planted world, whose best possible HR is known, for tests and benchmarks."""
 
-    users: int = 2_000
-    """Number of users; each has at least one interaction."""
-    items: int = 1_000
-    """Number of items in the catalogue."""
-    interactions: int = 40_000
-    """Number of interactions, the test's included."""
-    categories: int = 10
-    """Number of item categories, which are of very uneven size."""
-    dim: int = 16
-    """Dimension of the planted vectors."""
-    sharpness: float = 8.0
-    """Weight of the user's taste in an interaction: 0 is popularity alone."""
-    skew: float = 0.8
-    """Exponent s of popularity, of the categories' sizes and of the users' activity."""
+    shape: ShapeName = "plain"
+    """Which numbers to begin with. dense: many interactions of each user. sparse: five to a dozen,
+    and many items. ids: no category, no times. repeats: half of the interactions repeat an earlier
+    one of the user. skewed: categories of very uneven size, each as sharply preferred, with a few
+    popular items."""
+    users: int | None = None
+    """Number of users; by default 2,000, or the shape's, as for what follows."""
+    items: int | None = None
+    """Number of items in the catalogue; by default 1,000."""
+    interactions: int | None = None
+    """Number of interactions, the test's included; by default 40,000."""
+    categories: int | None = None
+    """Number of item categories, which are of uneven size; by default 10."""
+    dim: int | None = None
+    """Dimension of the planted vectors; by default 16."""
+    tastes: int | None = None
+    """Number of tastes that users share; by default each user has one, in a world of up to 4,096
+    users and 1,024 items."""
+    sharpness: float | None = None
+    """Weight of the user's taste in an interaction: 0 is popularity alone; by default 8."""
+    repeats: float | None = None
+    """Chance that an interaction repeats one of the user's earlier ones; by default 0."""
+    skew: float | None = None
+    """Exponent s of popularity, of the categories' sizes and of the users' activity; by default .8,
+    and in some shapes one of them has its own."""
     world_seed: int = 0
     """Random seed of the world; --seed decides the order of its examples only."""
 
     def register(self, database: duckdb.DuckDBPyConnection, work: Path) -> Source:
         """See Options."""
-        self._check()
-        world = self.world()
-        files = write_log(world, self.interactions, work / "log", threads_of(database))
-        items = {"item_id": np.arange(self.items), "category": world.category}
+        shape = self.numbers()
+        self._check(shape)
+        world = make_world(shape, self.world_seed)
+        files = write_log(world, work / "log", threads_of(database))
+        items = {"item_id": np.arange(shape.items), "category": world.category}
         pq.write_table(pa.table(items), work / "items.parquet")
-        database.execute(
-            f"CREATE VIEW raw_interactions AS SELECT user_id, item_id, time, {PLACE}, {NO_PROBLEM} "
-            f"FROM {scan_parquet(files)}; "
-            "CREATE VIEW raw_items AS SELECT item_id, 'category ' || category AS category, "
-            f"format('item {{}} (category {{}})', item_id, category) AS title, {PLACE} "
-            f"FROM {scan_parquet([work / 'items.parquet'])}; "
-            f"CREATE VIEW raw_users AS SELECT range AS user_id, {PLACE} FROM range({self.users})"
-        )
         validation, trained_until = self._validation(database)
-        best = best_hit_rates(world, *_queries(world, files, trained_until), CUTOFFS)
+        # Of a log without times, a number says whether its interactions train, validate or test.
+        time = f"((time >= {trained_until})::BIGINT + (time >= {TEST_FROM_US})::BIGINT)"
+        named = "'category ' || category AS category, "
+        named += "format('item {} (category {})', item_id, category) AS title"
+        if shape.ids_only:
+            named = "NULL::VARCHAR AS category, format('item {}', item_id) AS title"
+        database.execute(
+            f"CREATE VIEW raw_interactions AS SELECT user_id, item_id, "
+            f"{time if shape.ids_only else 'time'} AS time, {PLACE}, {NO_PROBLEM} "
+            f"FROM {scan_parquet(files)}; "
+            f"CREATE VIEW raw_items AS SELECT item_id, {named}, {PLACE} "
+            f"FROM {scan_parquet([work / 'items.parquet'])}; "
+            f"CREATE VIEW raw_users AS SELECT range AS user_id, {PLACE} FROM range({shape.users})"
+        )
+        how = f"the last {TEST_SHARE:.0%} of the time span"
+        test = Split(f"time >= {TEST_FROM_US}", f"test: {how}")
+        if shape.ids_only:
+            test = Split("time = 2", f"test: a random {TEST_SHARE:.0%} of interactions")
         return Source(
             name="synthetic",
             category="category",
             attributes=(Attribute("category", "item"),),
-            split=Split(
-                f"time >= {TEST_FROM_US}", f"test: the last {TEST_SHARE:.0%} of the time span"
-            ),
+            split=test,
             validation=validation,
-            notes=(f"planted world, world seed {self.world_seed}, sharpness {self.sharpness:g}",),
-            facts={f"best HR@{cutoff}": share for cutoff, share in best.items()},
+            notes=(self._note(shape),),
+            facts=_facts(world, files, trained_until),
         )
+
+    def numbers(self) -> WorldShape:
+        """The shape, with the options that were given in place of its own."""
+        shape = SHAPES[self.shape]
+        names = {field.name for field in fields(shape)} & {field.name for field in fields(self)}
+        given = {name: getattr(self, name) for name in names}
+        return replace(shape, **{n: value for n, value in given.items() if value is not None})
 
     def world(self) -> World:
         """Draw the world that the options stand for."""
-        return make_world(
-            users=self.users,
-            items=self.items,
-            interactions=self.interactions,
-            categories=self.categories,
-            dim=self.dim,
-            sharpness=self.sharpness,
-            skew=self.skew,
-            seed=self.world_seed,
-        )
+        return make_world(self.numbers(), self.world_seed)
+
+    def _note(self, shape: WorldShape) -> str:
+        words = [f"world seed {self.world_seed}, sharpness {shape.sharpness:g}"]
+        if self.shape != "plain":
+            words.insert(0, f"shape {self.shape}")
+        return f"planted world, {', '.join(words)}"
 
     def _validation(self, database: duckdb.DuckDBPyConnection) -> tuple[Validation | None, int]:
         """What is held out for validation, and the time up to which interactions are trained on."""
+        ids_only = SHAPES[self.shape].ids_only
+        share = self.validation_share
         if self.validation_from is not None:
+            if ids_only:
+                raise UserError(
+                    f"--validation-from {self.validation_from}: the shape {self.shape} has no "
+                    "times: pass --validation-share"
+                )
             start = start_in_utc(database, self.validation_from)
             words = words_of_start(self.validation_from)
-        elif (share := self.validation_share) is not None:
+        elif share is not None:
             check_share("--validation-share", share)
             start = EPOCH_US + round(SPAN_US * (1 - TEST_SHARE) * (1 - share))
             words = f"validation: the last {share * 100:g} % of the time span before it"
         else:
             return None, TEST_FROM_US
+        if ids_only and share is not None:
+            words = f"validation: a random {share * 100:g} % of the others"
+            return Validation("time = 1", words), start
         return Validation(f"time >= {start}", words), min(start, TEST_FROM_US)
 
-    def _check(self) -> None:
-        for name, least in (
-            ("users", 1),
-            ("items", 2),
-            ("categories", 1),
-            ("dim", 1),
-            ("interactions", self.users),
+    def _check(self, shape: WorldShape) -> None:
+        groups = groups_of(max(shape.items, 1), max(shape.categories, 1))
+        for name, least, why in (
+            ("users", 1, ""),
+            ("items", 2, ""),
+            ("categories", 1, ""),
+            ("dim", 1, ""),
+            ("interactions", shape.least * shape.users, _of_each_user(shape.least)),
         ):
-            if getattr(self, name) < least:
+            if getattr(shape, name) < least:
+                raise UserError(f"--{name} {getattr(shape, name)}: must be at least {least}{why}")
+        limits = [("sharpness", 0, MOST_SHARPNESS), ("skew", 0, MOST_SKEW), ("repeats", 0, 1)]
+        if shape.tastes is not None:
+            limits.append(("tastes", 1, most_tastes(shape.users, groups)))
+        for name, least, most in limits:
+            if not least <= getattr(shape, name) <= most:
                 raise UserError(
-                    f"--{name} {getattr(self, name)}: must be at least {least}"
-                    + (" (one for each user)" if name == "interactions" else "")
+                    f"--{name} {getattr(shape, name)}: must lie between {least} and {most}"
                 )
-        for name, most in (("sharpness", MOST_SHARPNESS), ("skew", MOST_SKEW)):
-            if not 0 <= getattr(self, name) <= most:
-                raise UserError(f"--{name} {getattr(self, name)}: must lie between 0 and {most}")
         if not 0 <= self.world_seed < 2**63:
             raise UserError(f"--world-seed {self.world_seed}: must lie between 0 and 2^63 − 1")
 
 
-def write_log(world: World, interactions: int, folder: Path, threads: int) -> list[Path]:
+def _of_each_user(least: int) -> str:
+    return " (one for each user)" if least == 1 else f" ({least} for each user)"
+
+
+def write_log(world: World, folder: Path, threads: int) -> list[Path]:
     """Draw every interaction and its time: files with the columns of ``LOG_SCHEMA``.
 
     Args:
         world: what is planted.
-        interactions: number of rows.
         folder: where the files go; those that are there stay.
         threads: maximum number of files that are written at a time.
     """
     folder.mkdir(exist_ok=True)
+    interactions = int(world.first[-1])
     blocks = range(-(-interactions // BLOCK))
 
     def write(number: int) -> Path:
@@ -168,6 +211,21 @@ def write_log(world: World, interactions: int, folder: Path, threads: int) -> li
 
     with closing(Progress("prepare: draw", interactions)) as bar:
         return bar.in_threads(write, range(-(-len(blocks) // FILE_BLOCKS)), threads)
+
+
+def _facts(world: World, files: Sequence[Path], trained_until: int) -> dict[str, float]:
+    """The best hit rates, as far as the world's size lets them be known."""
+    if is_affordable(world):
+        parts = [pq.read_table(path) for path in files]
+        user, item, time = (
+            np.concatenate([part[name].to_numpy() for part in parts]) for name in LOG_SCHEMA.names
+        )
+        log = Log(user, item, time < trained_until, time >= TEST_FROM_US)
+        return best_hit_rates(world, log, CUTOFFS)
+    if world.repeats:
+        return {}
+    best = taste_hit_rates(world, *_queries(world, files, trained_until), CUTOFFS)
+    return {f"best HR@{cutoff}": share for cutoff, share in best.items()}
 
 
 def _queries(
