@@ -124,6 +124,31 @@ def test_comms(run: Run) -> None:
         assert 0 < row["loss_difference"] < 0.01
 
 
+def test_worlds(run: Run, tmp_path: Path) -> None:
+    *lines, head, rule, first, second = run("worlds", *SMOKE, "--work", tmp_path)
+    found = rows(lines)
+    assert [row["shape"] for row in found] == ["ids", "repeats"]
+    for row in found:
+        best, bayes = (row[name]["HR@100"] for name in ("best", "bayes"))
+        assert 0.3 < row["all"]["HR@100"] < 1.05 * bayes
+        assert bayes < best <= 1
+        assert row["ratio"] == pytest.approx(row["all"]["HR@100"] / bayes)
+        fitted = [row["baselines"][name]["all"]["HR@100"] for name in ("ItemCF", "iALS")]
+        assert row["lead"] == pytest.approx(row["all"]["HR@100"] / max(fitted))
+    assert head.startswith("| shape | seed | oracle | Bayes | ours | ItemCF | iALS | ratio |")
+    assert len({line.count("|") for line in (head, rule, first, second)}) == 1
+
+
+def test_worlds_are_judged_on_validation(run: Run, tmp_path: Path) -> None:
+    flags = ("--validation-share", "0.2", "--flags=--loss.temperature .1")
+    found = rows(run("worlds", *SMOKE, "--work", tmp_path, *flags))
+    assert [row["shape"] for row in found] == ["ids", "repeats"]
+    for row in found:
+        assert row["flags"][:2] == ["--loss.temperature", ".1"]
+        assert 0.3 < row["validation"]["all"]["HR@100"] < 1
+        assert row["validation"]["all"]["queries"] > 300
+
+
 def test_plot(run: Run, tmp_path: Path) -> None:
     drawn = [Path(line) for line in run("plot", "--out", tmp_path)]
     assert drawn
