@@ -77,11 +77,11 @@ class PlainDAT(nn.Module):
         items = F.normalize(self.item_tower(inputs), dim=1)
         positive = items[:rows]
         index = torch.cat([batch.positives.index, batch.negatives.index])
-        log_q = torch.cat([batch.positives.log_q, batch.negatives.log_q])
+        offset = torch.cat([batch.positives.offset, batch.negatives.offset])
 
         first = 0 if loss.in_batch else rows
-        logits = query @ items[first:].T / loss.temperature - loss.log_q * log_q[first:]
-        own = (query * positive).sum(1) / loss.temperature - loss.log_q * log_q[:rows]
+        logits = query @ items[first:].T / loss.temperature + offset[first:]
+        own = (query * positive).sum(1) / loss.temperature + offset[:rows]
         hits = index[:rows, None] == index[first:]
         logits = torch.cat([own[:, None], logits.masked_fill(hits, float("-inf"))], dim=1)
         zeros = torch.zeros(rows, dtype=torch.int64, device=query.device)

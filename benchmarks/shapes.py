@@ -130,11 +130,11 @@ class Shape:
             )
             for name in (ITEM, "category")
         )
-        log_q = torch.full(index.shape, -np.log(self.item_rows[0])).float()
+        offset = torch.full(index.shape, np.log(self.item_rows[0])).float()
         return Batch(
             features=to_kjt(columns, list(columns), rows + shared),
-            positives=Items(index[:rows], category[:rows], log_q[:rows]),
-            negatives=Items(index[rows:], category[rows:], log_q[rows:]),
+            positives=Items(index[:rows], category[:rows], offset[:rows]),
+            negatives=Items(index[rows:], category[rows:], offset[rows:]),
             counts=(rows,) * ranks,
             negative_counts=(len(index) - rows,) * ranks,
         )

@@ -68,6 +68,7 @@ PRESETS: tuple[Preset, ...] = get_args(Preset)
 OTHER_VERSION = "read it with the version of dat_rec that wrote it, or train anew"
 WITH_BCE = Void("with --loss.main bce", lambda config: config.loss.main == "bce")
 WITHOUT_SOFTMAX = Void("without --loss.main softmax", lambda config: config.loss.main != "softmax")
+WITH_LEARNED = Void("with --loss.learn-temperature", lambda config: config.loss.learn_temperature)
 WITHOUT_TEMPERATURE = Void(
     "with --loss.main bce or contrastive",
     lambda config: config.loss.main in ("bce", "contrastive"),
@@ -139,6 +140,10 @@ class LossConfig:
     log_q: Annotated[float, Ge(0), WITHOUT_SOFTMAX] = 1.2
     """Softmax: strength of the sampling-bias correction (log Q): 0 none, 1 as sampled; somewhat
     more ranked best on KuaiRand's validation days (benchmarks/LOG.md)."""
+    popularity: Annotated[float, Ge(0), WITHOUT_SOFTMAX, WITH_LEARNED, Absent(0.0)] = 0.0
+    """Softmax: weight of an item's popularity in its score, which is then inner product /
+    temperature + popularity · log(training count): what the towers, whose vectors have length 1,
+    need not learn. It is a coordinate of its own of the vectors that are served."""
     margin: Annotated[float, Ge(-1), Lt(1), WITHOUT_CONTRASTIVE, Absent(0.9)] = 0.9
     """Contrastive: cosine that a negative may have at no cost; .9 is SimpleX's on Gowalla."""
     negative_weight: Annotated[float, Ge(0), WITHOUT_CONTRASTIVE, Absent(150.0)] = 150.0

@@ -139,6 +139,9 @@ class DAT(nn.Module):
         self.dtype = torch.float64 if config.precision == "float64" else torch.float32
         self.query_tower.to(self.dtype)
         self.item_tower.to(self.dtype)
+        self.popularity_R: Tensor | None = None
+        """(rows of the item table,) float32: what is served behind p_v, beside a 1 behind p_u
+        (``dat_rec.retrieval.popularity``); None while the model is trained."""
 
     def forward(self, features: KeyedJaggedTensor) -> DATOutput:
         """Embed one batch.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.columns import Column
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.schema import Schema
+from dat_rec.data.schema import ITEM, Schema
 from dat_rec.data.stream.batch import to_kjt
 from dat_rec.dist.agree import all_gather_object, together
 from dat_rec.model.dat import DAT, TowerInputs
@@ -39,14 +39,14 @@ class EncodedBlock(NamedTuple):
     start: int
     """Number of the first kind."""
     vectors: Tensor
-    """(B, D) float32 unit vectors."""
+    """(B, D) float32: unit vectors, and what popularity adds behind them where it has a weight."""
 
 
 class EncodedItems(NamedTuple):
     """Item vectors p_v of the whole catalogue, those of one kind once, divided over the ranks."""
 
     rows: DividedRows
-    """(K, D) float32 unit vectors of K kinds of items."""
+    """(K, D) float32: those of K kinds of items."""
     kind: Ints
     """(items,): the kind of each item; row = item_index."""
 
@@ -124,7 +124,7 @@ def encode_queries(
     """Query vectors p_u of rows of the query features. Collective: each rank brings its own.
 
     Returns:
-        (rows, D) float32, unit vectors.
+        (rows, D) float32: unit vectors, and a 1 behind them where popularity has a weight.
     """
     return _encode(model, schema, columns, query_tower, threads)
 
@@ -148,7 +148,13 @@ def _encode(
     # A KeyedJaggedTensor has one row at least, with empty bags.
     tower, inputs_BF = side(model, model.look_up(to_kjt(columns, keys, max(1, rows))))
     parts = threads.map(tower, inputs_BF[:rows].split(TOWER_ROWS))
-    return torch.cat(parts).float()
+    vectors = torch.cat(parts).float()
+    if model.popularity_R is None:
+        return vectors
+    last = torch.ones(rows)
+    if side is item_tower:
+        last = model.popularity_R[torch.from_numpy(columns[ITEM].values.astype(np.int64))]
+    return torch.cat([vectors, last.unsqueeze(1)], dim=1)
 
 
 def _bounds(rows: int) -> Ints:

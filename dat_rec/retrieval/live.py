@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import nn
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from dat_rec.config import ModelConfig
-from dat_rec.data.schema import Schema
+from dat_rec.config import TrainConfig
+from dat_rec.data.dataset import Dataset
 from dat_rec.dist.agree import all_gather_object
 from dat_rec.model.dat import DAT
 from dat_rec.model.towers import TowerFactory
@@ -29,23 +29,23 @@ class LiveModel:
     """What a sharded model would be without its sharding, on CPU and without gradients.
 
     Args:
-        schema: of the dataset that it is trained on.
-        config: its shape.
+        dataset: that it is trained on.
+        config: of its run.
         sharded: the model; its tables' optimizers may be fused.
         tower: the tower that it is trained with, if it is not dat_rec's own.
     """
 
     def __init__(
         self,
-        schema: Schema,
-        config: ModelConfig,
+        dataset: Dataset,
+        config: TrainConfig,
         sharded: nn.Module,
         tower: TowerFactory | None = None,
     ) -> None:
         self._sharded = sharded
         # New towers draw their first weights, which nobody wants: training's random numbers stay.
         with torch.random.fork_rng(devices=[]):
-            model = without_tables(schema, config, tower)
+            model = without_tables(dataset, config, tower)
         model.embeddings = LiveTables(model.embeddings)
         self._tables = {"embeddings": model.embeddings}
         if model.augmented is not None:

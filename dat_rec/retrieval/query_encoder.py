@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental import _config as shape_config
 
@@ -49,9 +50,10 @@ class QueryEncoder(nn.Module):
         self.tower = model.query_tower
         self._pooling = model.pooling
         self._dtype = model.dtype
+        self._popularity = model.popularity_R is not None
 
     def forward(self, values: dict[str, Tensor], offsets: dict[str, Tensor]) -> Tensor:
-        """Encode B users as (B, D) float32 unit vectors.
+        """Encode B users as (B, D) float32: unit vectors, and a 1 behind where popularity counts.
 
         Args:
             values: for each feature its row numbers, int64, user after user.
@@ -67,7 +69,10 @@ class QueryEncoder(nn.Module):
         if self.augmented is not None:
             inputs.append(self.augmented(values[USER], offsets[USER]))
         vectors: Tensor = self.tower(torch.cat(inputs, dim=-1).to(self._dtype))
-        return vectors.float()
+        vectors = vectors.float()
+        if self._popularity:
+            vectors = F.pad(vectors, (0, 1), value=1.0)
+        return vectors
 
 
 def _bag(rows: DividedRows) -> nn.EmbeddingBag:

@@ -16,14 +16,14 @@ from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.checkpoint.find import chosen_whole
 from dat_rec.checkpoint.model_state import load_towers
 from dat_rec.checkpoint.restore import CURE, read_index, read_together
-from dat_rec.config import ModelConfig
+from dat_rec.config import TrainConfig
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.schema import Schema
 from dat_rec.dist.agree import check_same_on_all_ranks, together
 from dat_rec.errors import UserError
 from dat_rec.model.dat import DAT
 from dat_rec.model.towers import TowerFactory
 from dat_rec.option_marks import to_json
+from dat_rec.retrieval.popularity import popularity_of_rows
 from dat_rec.retrieval.tables import DividedTables
 from dat_rec.runs.recorded import check_same_rows, load_config
 from dat_rec.storage.address import Location
@@ -43,12 +43,18 @@ class Trained:
     """Number of steps done when the checkpoint was written."""
 
 
-def without_tables(schema: Schema, config: ModelConfig, tower: TowerFactory | None) -> DAT:
+def without_tables(dataset: Dataset, config: TrainConfig, tower: TowerFactory | None) -> DAT:
     """Make a model whose tables are on the meta device, for queries and items alone.
 
     They are embedded apart: there are no negatives beside them.
+
+    Raises:
+        UserError: the dataset's items cannot be read.
     """
-    return DAT(schema, config, embedding_device=torch.device("meta"), tower=tower)
+    meta = torch.device("meta")
+    model = DAT(dataset.schema, config.model, embedding_device=meta, tower=tower)
+    model.popularity_R = popularity_of_rows(dataset, config.loss)
+    return model
 
 
 def load_model(
@@ -82,8 +88,10 @@ def load_model(
             check_same_rows(run, dataset)
     facts = [to_json(config), str(dataset.schema), dataset.versions()]
     check_same_on_all_ranks(json.dumps(facts), "the run or the dataset")
+    # Ids that were trained as unknown are encoded as unknown.
+    dataset = dataclasses.replace(dataset, bad_ids=config.examples.bad_ids)
     with together():
-        model = without_tables(dataset.schema, config.model, tower)
+        model = without_tables(dataset, config, tower)
 
     def load() -> None:
         _, files = read_index(found.folder)
@@ -98,6 +106,4 @@ def load_model(
         collections["augmented"] = model.augmented
     problem = f"{found.folder}: does not fit the model"
     read_together(load, found.folder, problem, CURE)
-    # Ids that were trained as unknown are encoded as unknown.
-    dataset = dataclasses.replace(dataset, bad_ids=config.examples.bad_ids)
     return Trained(model.requires_grad_(False).eval(), dataset, found.step)

@@ -178,7 +178,7 @@ class Objective(nn.Module):
         temperature = config.temperature if self.temperature is None else self.temperature()
         if config.main == "bpr":
             return bayesian_personalised_ranking(*shared, temperature)
-        return sampled_softmax(*shared, temperature, config.log_q)
+        return sampled_softmax(*shared, temperature)
 
     def _weighted(self, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The sum of weight times term, and all terms, detached; those that are not there are 0."""
@@ -208,8 +208,8 @@ def _send(
         A function that waits, and gives vectors and items rank after rank, part after part.
     """
     of_parts = (items.tensors() for _, items, _ in parts)
-    index, category, log_q = (torch.cat(kind) for kind in zip(*of_parts, strict=True))
-    bits = log_q.double().view(torch.int64)
+    index, category, offset = (torch.cat(kind) for kind in zip(*of_parts, strict=True))
+    bits = offset.double().view(torch.int64)
     arrive_known = gather_rows(torch.stack([index, category, bits], dim=1))
     arrive_vectors = gather_rows(torch.cat([vectors for vectors, _, _ in parts]))
     sizes = [(len(vectors), counts) for vectors, _, counts in parts]
@@ -222,7 +222,7 @@ def _send(
             kept = torch.cat(there).to(vectors.device)
             vectors, known = vectors[kept], known[kept]
         index, category, bits = known.T.contiguous()
-        return vectors, Items(index, category, bits.view(torch.float64).to(log_q.dtype))
+        return vectors, Items(index, category, bits.view(torch.float64).to(offset.dtype))
 
     return arrive
 

@@ -49,9 +49,9 @@ def counts_of(loss: LossConfig, examples: tuple[int, ...]) -> Counts:
 
 
 def inputs(counts: Counts) -> tuple[list[Tensor], list[Tensor]]:
-    """What one process has, a row for each example: p_u, p_v, a_u, a_v, item, category, log Q.
+    """What one process has, a row for each example: p_u, p_v, a_u, a_v, item, category, offset.
 
-    Then what it has with a row for each negative: p_v, item, category, log Q.
+    Then what it has with a row for each negative: p_v, item, category, offset.
     """
     examples, negatives = (sum(each) for each in counts)
     generator = torch.manual_seed(10 * examples + negatives)
@@ -62,8 +62,8 @@ def inputs(counts: Counts) -> tuple[list[Tensor], list[Tensor]]:
     known = []
     for rows in (examples, negatives):
         items = torch.randint(0, 9, (rows,), generator=generator)
-        log_q = torch.randn(rows, dtype=torch.float64, generator=generator)
-        known.append([items, items % K, log_q])
+        offset = torch.randn(rows, dtype=torch.float64, generator=generator)
+        known.append([items, items % K, offset])
     return [*vectors[:4], *known[0]], [vectors[4], *known[1]]
 
 

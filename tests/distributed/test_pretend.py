@@ -105,7 +105,7 @@ def live_vectors(
 ) -> dict[str, Tensor]:
     """This rank's item vectors of the model as it stands, as a validation has them."""
     with messages_over(context.own_group()), one_thread_each() as threads:
-        live = LiveModel(dataset.schema, case.model, model).now()
+        live = LiveModel(dataset, case, model).now()
         return {"items": encode_items(live, dataset, threads).rows.local}
 
 

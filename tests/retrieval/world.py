@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 from dat_rec.checkpoint.write_tensors import Block, write_blocks
-from dat_rec.config import ModelConfig, preset
+from dat_rec.config import LossConfig, ModelConfig, preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import ExampleFile, Feature, Schema
 from dat_rec.files import sha256, write_json
@@ -118,11 +118,13 @@ def write_run(
     augment: bool = True,
     precision: Literal["float32", "float64", "bfloat16"] = "float32",
     bad_ids: Literal["refuse", "unknown"] = "refuse",
+    loss: LossConfig | None = None,
 ) -> Path:
     """A run whose one checkpoint holds random weights: as good as trained for what follows."""
     config = preset("modern", data, folder)
     config = replace(config, model=ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8))
     config = replace(config, model=replace(config.model, augment=augment, precision=precision))
+    config = replace(config, loss=loss or config.loss)
     config = replace(config, examples=replace(config.examples, bad_ids=bad_ids))
     torch.manual_seed(7)
     task = TrainTask(Schema.load(data), config.model, config.loss)

@@ -29,7 +29,7 @@ ITEMS = np.array([[1, 2, 3, 4], [2, 5, 6, 1], [7, 8, 1, 3], [1, 2, 9, 5], [6, 6,
 """With accidental hits: item 1 is a positive twice, item 6 its own example's negative."""
 CATEGORIES = np.array([[1, 2, 1, 3], [2, 2, 1, 1], [0, 3, 1, 0], [1, 2, 3, 2], [1, 0, 0, 1]])
 """Category 1 is the largest; 0 is the unknown one, of which equation (3) knows nothing."""
-LOG_Q = np.log(np.linspace(0.01, 0.4, B * (1 + S))).reshape(B, 1 + S)
+OFFSET = np.log(np.linspace(0.01, 0.4, B * (1 + S))).reshape(B, 1 + S)
 
 LAMBDAS = {
     "none": (0.0, 0.0, 0.0),
@@ -41,8 +41,8 @@ LAMBDAS = {
 """λ1, λ2, λ3."""
 MAIN = {
     "bce": LossConfig(main="bce", negatives=S),
-    "softmax": LossConfig(main="softmax", negatives=S, temperature=0.3, log_q=0.8),
-    "negatives alone": LossConfig(negatives=S, in_batch=False, temperature=0.3, log_q=0.8),
+    "softmax": LossConfig(main="softmax", negatives=S, temperature=0.3),
+    "negatives alone": LossConfig(negatives=S, in_batch=False, temperature=0.3),
     "contrastive": LossConfig("contrastive", negatives=S, margin=0.1, negative_weight=5.0),
     "contrastive, negatives alone": LossConfig(
         "contrastive", negatives=S, in_batch=False, margin=0.1, negative_weight=5.0
@@ -94,14 +94,14 @@ def equation_4(x: Vectors) -> float:
 
 def softmax(x: Vectors, config: LossConfig) -> float:
     """Yi et al. (RecSys 2019), with what is the positive's item elsewhere left out."""
-    total, tau, strength = 0.0, config.temperature, config.log_q
+    total, tau = 0.0, config.temperature
     for i in range(B):
         logits = {}
         for k in range(B):
             for j in range(1 + S):
                 candidate = ITEMS[k, j] != ITEMS[i, 0] and (j > 0 or config.in_batch)
                 if (k, j) == (i, 0) or candidate:
-                    logits[k, j] = x.p_u[i] @ x.p_v[k, j] / tau - strength * LOG_Q[k, j]
+                    logits[k, j] = x.p_u[i] @ x.p_v[k, j] / tau + OFFSET[k, j]
         total += math.log(sum(math.exp(logit) for logit in logits.values())) - logits[i, 0]
     return total / B
 
@@ -178,7 +178,7 @@ def expected_loss(config: LossConfig, x: Vectors, held: Vectors) -> float:
 
 def known() -> tuple[Items, Items]:
     """Positives and negatives."""
-    of_all = [torch.tensor(x) for x in (ITEMS, CATEGORIES, LOG_Q)]
+    of_all = [torch.tensor(x) for x in (ITEMS, CATEGORIES, OFFSET)]
     return Items(*(x[:, 0] for x in of_all)), Items(*(x[:, 1:].flatten() for x in of_all))
 
 

@@ -26,6 +26,7 @@ from dat_rec.data.stream.negatives import (
     NEGATIVES,
     NegativeSampler,
     log_candidate_share,
+    logit_offsets,
     uniform,
 )
 from dat_rec.data.stream.reader_options import ReaderOptions
@@ -41,6 +42,7 @@ class BatchAssembler:
         catalogue: item features of the whole catalogue; row = item_index.
         categories: which of them equation (3) compares.
         counts: (trained items,) how often each is a positive in one epoch.
+        popularity: (trained items,) how often each stands in the training log.
         rows: B, the largest number of examples that a rank has of a global batch.
         rank: this process's rank, 0 ≤ rank < world_size.
         world_size: number of ranks that share each global batch.
@@ -52,6 +54,7 @@ class BatchAssembler:
         catalogue: Mapping[str, Column],
         categories: Compared,
         counts: Ints,
+        popularity: Ints,
         rows: int,
         rank: int,
         world_size: int,
@@ -65,7 +68,8 @@ class BatchAssembler:
         self._shared = -(-options.shared_negatives // world_size)
         self._own = 0 if self._shared else options.negatives
         self._sampler = NegativeSampler(counts, options.negative_power)
-        self._log_q_N = _log_q(options, counts, self._sampler)
+        log_q_N = _log_q(options, counts, self._sampler)
+        self._offset_N = logit_offsets(log_q_N, options.log_q, popularity, options.popularity)
 
     def batch(self, examples: Examples, counts: tuple[int, ...], step: int) -> Batch:
         """This rank's part of a global batch.
@@ -137,7 +141,7 @@ class BatchAssembler:
         return Items(
             index=_padded(index.astype(np.int64, copy=False), rows),
             category=_padded(self._category_N[index], rows),
-            log_q=_padded(self._log_q_N[index], rows),
+            offset=_padded(self._offset_N[index], rows),
         )
 
 

@@ -56,8 +56,8 @@ class Items(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
     """(N,) int64: catalogue rows."""
     category: Tensor
     """(N,) int64: number of the category among those of equation (3), or UNKNOWN."""
-    log_q: Tensor
-    """(N,) float32: log of each item's expected share of the softmax candidates."""
+    offset: Tensor
+    """(N,) float32: what the softmax adds to each item's logit, as of ``logit_offsets``."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Items":
         """The items on ``device``."""
@@ -78,7 +78,7 @@ class Items(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """All three tensors."""
-        return self.index, self.category, self.log_q
+        return self.index, self.category, self.offset
 
 
 @dataclass

@@ -85,3 +85,37 @@ def log_candidate_share(
     share = drawn / (positives + negatives)
     result: NDArray[np.float32] = np.log(share).astype(np.float32)
     return result
+
+
+def logit_offsets(
+    log_q_N: NDArray[np.float32], strength: float, counts: NDArray[np.int64], popularity: float
+) -> NDArray[np.float32]:
+    """What is added to items' logits in the sampled softmax: β·log P − w·log Q.
+
+    In-batch candidates come as often as items are popular. Left as they are, the softmax would
+    learn the score minus the log of that frequency, and rank popular items too low; −log Q on every
+    logit takes it away again (Bengio and Senécal, 2008; Yi et al., RecSys 2019, equation (3)).
+    β·log P is a part of the score itself (``log_popularity``).
+
+    Args:
+        log_q_N: (trained items,) log Q, of ``log_candidate_share``.
+        strength: w; 1 corrects as sampled, 0 not at all.
+        counts: (trained items,) how often each occurs in training, all ≥ 1.
+        popularity: β.
+
+    Returns:
+        (trained items,) float32.
+    """
+    offsets = popularity * log_popularity(counts) - strength * log_q_N.astype(np.float64)
+    result: NDArray[np.float32] = offsets.astype(np.float32)
+    return result
+
+
+def log_popularity(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Log P of items, P their count over that of the most frequent one: 0 or below.
+
+    Args:
+        counts: (items,) how often each occurs in training; 0 counts as 1.
+    """
+    result: NDArray[np.float64] = np.log(np.maximum(counts, 1) / max(1, counts.max()))
+    return result

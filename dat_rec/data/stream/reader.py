@@ -105,7 +105,7 @@ class ExampleReader:
         )
         """The categories that equation (3) compares."""
         self._assembler = BatchAssembler(
-            options, catalogue, self.compared, counts, self.rows, rank, world_size
+            options, catalogue, self.compared, counts, trained, self.rows, rank, world_size
         )
 
     @property

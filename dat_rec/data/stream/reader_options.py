@@ -27,6 +27,10 @@ class ReaderOptions:
     """Whether positives are candidates of other examples, which decides what log Q is."""
     negative_power: float = 0.0
     """Negatives are drawn ∝ (training count)^power."""
+    log_q: float = 1.0
+    """w, strength of the correction for how often an item is a candidate."""
+    popularity: float = 0.0
+    """β, weight of an item's log popularity in its score."""
     id_dropout: float = 0.0
     """Probability that an example's user (and, apart, its item) id becomes the unknown row."""
     skip_repeats: bool = False

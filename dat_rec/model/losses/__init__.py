@@ -6,7 +6,6 @@
 ``contrastive.py``      SimpleX's cosine contrastive loss, another main loss
 ``softmax.py``          sampled softmax, the usual main loss
 ``temperature.py``      τ of both of these, as a parameter
-``log_q.py``            … its correction for how candidates were sampled
 ``blockwise.py``        … and how it is computed without all logits at once
 ``pairwise.py``         the same for losses in which each candidate costs something by itself
 ``blocks.py``           … how both cut logits into blocks

@@ -152,7 +152,7 @@ def check_parts(whole: Batch, ranks: Sequence[Batch]) -> None:
     for feature in ("item", "category"):
         parts = [v for rank, b in enumerate(ranks) for v in negative_bags(b, feature, rank)]
         assert negative_bags(whole, feature) == parts
-    for name, field in product(("positives", "negatives"), ("index", "category", "log_q")):
+    for name, field in product(("positives", "negatives"), ("index", "category", "offset")):
         assert torch.equal(joined([whole], name, field), joined(ranks, name, field))
 
 
@@ -310,7 +310,7 @@ def test_log_q_of_shared_negatives_knows_the_batch_and_whether_positives_are_can
             expected = np.full(len(items.index), share)
             if in_batch:
                 expected = (64 * popularity[items.index.numpy()] + 16 * share) / 80
-            np.testing.assert_allclose(items.log_q.exp().numpy(), expected, rtol=1e-5)
+            np.testing.assert_allclose(items.offset.neg().exp().numpy(), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -343,7 +343,7 @@ def test_log_q_counts_the_examples_that_are_trained_on(chopped: Dataset) -> None
         options = replace(OPTIONS, negatives=0, skip_repeats=skip)
         batch = next(iter(ExampleReader(chopped, options)))
         expected = [counts[item] / counts.total() for item in batch.positives.index.tolist()]
-        np.testing.assert_allclose(batch.positives.log_q.exp().numpy(), expected, rtol=1e-5)
+        np.testing.assert_allclose(batch.positives.offset.neg().exp().numpy(), expected, rtol=1e-5)
 
 
 def test_no_examples_are_refused(chopped: Dataset, tmp_path: Path) -> None:

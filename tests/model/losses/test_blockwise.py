@@ -52,9 +52,9 @@ def test_sampled_softmax_in_blocks_has_the_gradient_of_the_whole(
         leaves = [unit(n, D, seed=n).requires_grad_() for n in (7, 8, 9)]
         query, positive, candidate = leaves[0], leaves[1][:7], leaves[2]
         items = torch.tensor([1, 1, 2, 3, 3, 4, 5, 6, 1])
-        log_q = rising * torch.arange(9, dtype=torch.float64)
+        offset = rising * torch.arange(9, dtype=torch.float64)
         softmax = sampled_softmax(
-            query, positive, candidate, known(items[:7], log_q[:7]), known(items, log_q), 7, 0.3
+            query, positive, candidate, known(items[:7], offset[:7]), known(items, offset), 7, 0.3
         )
         return softmax.detach(), *torch.autograd.grad(3 * softmax, leaves)
 

@@ -21,28 +21,26 @@ def softmax_by_loops(
     candidate: Array,
     items: tuple[Items, Items],
     tau: float,
-    w: float,
 ) -> float:
     total = 0.0
     for i in range(len(query)):
-        own = float(query[i] @ positive[i]) / tau - w * float(items[0].log_q[i])
+        own = float(query[i] @ positive[i]) / tau + float(items[0].offset[i])
         logits = [own]
         for j in range(len(candidate)):
             if items[1].index[j] != items[0].index[i]:
                 score = float(query[i] @ candidate[j])
-                logits.append(score / tau - w * float(items[1].log_q[j]))
+                logits.append(score / tau + float(items[1].offset[j]))
         total -= own - math.log(sum(math.exp(value) for value in logits))
     return total / len(query)
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
-def test_sampled_softmax_corrects_and_masks(strength: float) -> None:
+def test_sampled_softmax_corrects_and_masks() -> None:
     query, positive, candidate = unit(3, D), unit(3, D, seed=2), unit(8, D, seed=1)
-    log_q = torch.randn(11, dtype=torch.float64, generator=torch.manual_seed(4))
-    items = known([10, 14, 11], log_q[:3]), known([10, 11, 10, 12, 12, 11, 13, 10], log_q[3:])
-    found = sampled_softmax(query, positive, candidate, *items, 3, 0.3, strength)
+    offset = torch.randn(11, dtype=torch.float64, generator=torch.manual_seed(4))
+    items = known([10, 14, 11], offset[:3]), known([10, 11, 10, 12, 12, 11, 13, 10], offset[3:])
+    found = sampled_softmax(query, positive, candidate, *items, 3, 0.3)
     vectors = (query.numpy(), positive.numpy(), candidate.numpy())
-    expected = softmax_by_loops(*vectors, items, 0.3, strength)
+    expected = softmax_by_loops(*vectors, items, 0.3)
     assert found.item() == pytest.approx(expected, abs=1e-12)
 
 
@@ -102,12 +100,12 @@ def test_parts_of_the_queries_add_up_to_the_whole_and_none_add_nothing() -> None
         unit(9, D, seed=2),
         torch.tensor([1, 1, 2, 3, 3, 4, 5, 6, 1]),
     )
-    log_q = torch.arange(9, dtype=torch.float64)
+    offset = torch.arange(9, dtype=torch.float64)
 
     def loss(part: slice) -> Tensor:
-        own = known(items[:B][part], log_q[:B][part])
+        own = known(items[:B][part], offset[:B][part])
         return sampled_softmax(
-            query[part], candidate[:B][part], candidate, own, known(items, log_q), B, 0.3
+            query[part], candidate[:B][part], candidate, own, known(items, offset), B, 0.3
         )
 
     parts = [loss(part) for part in (slice(0, 3), slice(3, 3), slice(3, B))]

@@ -13,8 +13,8 @@ def unit(*shape: int, seed: int = 0) -> Tensor:
     return torch.nn.functional.normalize(vectors, dim=-1)
 
 
-def known(index: list[int] | Tensor, log_q: Tensor | None = None) -> Items:
+def known(index: list[int] | Tensor, offset: Tensor | None = None) -> Items:
     index = torch.as_tensor(index)
     return Items(
-        index, torch.zeros_like(index), torch.zeros(len(index)) if log_q is None else log_q
+        index, torch.zeros_like(index), torch.zeros(len(index)) if offset is None else offset
     )

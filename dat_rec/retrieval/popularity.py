@@ -1,0 +1,45 @@
+"""A dataset in, what items' popularity adds to their scores out.
+
+Training's logit is ⟨p_u, p_v⟩ / τ + β·log P_v (``dat_rec.config``, popularity). So what is served
+scores ⟨p_u, p_v⟩ + τ·β·log P_v: item vectors have that number behind p_v, and query vectors a 1
+behind p_u. The most popular item has 0 there, and all others less.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dat_rec.config import LossConfig
+from dat_rec.data.columns import BadIds, read_columns
+from dat_rec.data.dataset import Dataset
+from dat_rec.data.schema import ITEM, UNKNOWN
+from dat_rec.data.stream.negatives import log_popularity
+
+
+def popularity_of_rows(dataset: Dataset, loss: LossConfig) -> Tensor | None:
+    """Return what is served behind p_v, by the item's row in its embedding table.
+
+    Items that share the unknown row are as popular as an item with one interaction.
+
+    Args:
+        dataset: that the model was trained on.
+        loss: as it was trained with.
+
+    Returns:
+        (rows,) float32, 0 or below; None where popularity has no weight.
+
+    Raises:
+        UserError: items.parquet cannot be read, or an id lies outside its table.
+    """
+    if loss.main != "softmax" or not loss.popularity:
+        return None
+    trained = dataset.schema.trained_items
+    feature = dataset.schema.feature(ITEM)
+    items = dataset.table("items", [ITEM, "train_count"]).slice(0, trained)
+    where = f"{dataset.folder}/items.parquet"
+    rows = read_columns(items, [feature], where, BadIds(dataset.bad_ids))[ITEM].values
+    of_row = np.ones(feature.rows, np.int64)
+    of_row[rows] = items["train_count"].to_numpy()
+    of_row[UNKNOWN] = 1
+    weight = loss.temperature * loss.popularity
+    return torch.from_numpy((weight * log_popularity(of_row)).astype(np.float32))
