@@ -65,6 +65,8 @@ LEAST_TEMPERATURE = 0.01
 RUN_FACTS = ("world_size", "global_batch", "row_digest", "launch", "job", "steps", "order")
 """What a run's config.json holds beside the configuration."""
 PRESETS: tuple[Preset, ...] = get_args(Preset)
+BY_DATA = {"loss.temperature": (0.05, 0.1)}
+"""Options that others may make void, with the values that ``defaults.py`` may give them."""
 OTHER_VERSION = "read it with the version of dat_rec that wrote it, or train anew"
 WITH_BCE = Void("with --loss.main bce", lambda config: config.loss.main == "bce")
 WITHOUT_SOFTMAX = Void("without --loss.main softmax", lambda config: config.loss.main != "softmax")
@@ -140,7 +142,7 @@ class LossConfig:
     log_q: Annotated[float, Ge(0), WITHOUT_SOFTMAX] = 1.2
     """Softmax: strength of the sampling-bias correction (log Q): 0 none, 1 as sampled; somewhat
     more ranked best on KuaiRand's validation days (benchmarks/LOG.md)."""
-    popularity: Annotated[float, Ge(0), WITHOUT_SOFTMAX, WITH_LEARNED, Absent(0.0)] = 0.0
+    popularity: Annotated[float, Ge(0), WITHOUT_SOFTMAX, WITH_LEARNED, Absent(0.0)] = 0.75
     """Softmax: weight of an item's popularity in its score, which is then inner product /
     temperature + popularity · log(training count): what the towers, whose vectors have length 1,
     need not learn. It is a coordinate of its own of the vectors that are served."""
@@ -159,6 +161,10 @@ class LossConfig:
     more. The other categories add nothing."""
 
     __pydantic_config__ = STRICT
+
+    def popularity_weight(self) -> float:
+        """β, the weight that popularity has in scores: 0 where its option does nothing."""
+        return self.popularity if self.main == "softmax" and not self.learn_temperature else 0.0
 
     def shared_rows(self, ranks: int) -> int:
         """Rows that the shared negatives have behind each rank's examples."""
@@ -322,7 +328,7 @@ class TrainConfig:
         """
         check_bounds(self)
         usual = to_json(preset(self.preset, self.data, self.out))
-        refuse_void(self, flatten(to_json(self)), flatten(usual))
+        refuse_void(self, flatten(to_json(self)), flatten(usual), BY_DATA)
         for pin in self.pin:
             parse_rule(pin)
         if isinstance(self.mirror, Path):

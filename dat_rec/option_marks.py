@@ -8,9 +8,10 @@ As in ``keep_best: Annotated[int, Ge(0), MAY_CHANGE] = 0``. pydantic reads the b
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args, get_type_hints
 
 from dat_rec.errors import UserError
@@ -107,13 +108,19 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def refuse_void(config: Any, values: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
+def refuse_void(
+    config: Any,
+    values: Mapping[str, Any],
+    usual: Mapping[str, Any],
+    by_data: Mapping[str, Collection[Any]] = MappingProxyType({}),
+) -> None:
     """Refuse an option that was set, and that another one makes void.
 
     Args:
         config: a configuration.
         values: its values by dotted name.
         usual: those that it would have, had nobody set them.
+        by_data: other values that options may have then.
 
     Raises:
         UserError: names the option, its value, and the other option.
@@ -121,7 +128,8 @@ def refuse_void(config: Any, values: Mapping[str, Any], usual: Mapping[str, Any]
     for name, marks in marks_of(type(config)).items():
         value = values[name]
         # A weight or number of 0 asks for nothing.
-        if value == usual[name] or (value == 0 and value is not False):
+        unset = value == usual[name] or value in by_data.get(name, ())
+        if unset or (value == 0 and value is not False):
             continue
         for mark in marks:
             if isinstance(mark, Void) and mark.holds(config):

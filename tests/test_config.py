@@ -46,6 +46,7 @@ MODERN: dict[str, Any] = {
     "loss.temperature": 0.05,
     "loss.learn_temperature": False,
     "loss.log_q": 1.2,
+    "loss.popularity": 0.75,
     "loss.margin": 0.9,
     "loss.negative_weight": 150.0,
     "loss.mimic_user": 0.5,
@@ -148,7 +149,7 @@ OTHER = TrainConfig(
 )
 USUAL = [
     *("data", "out", "loss.shared_negatives", "loss.in_batch", "loss.temperature"),
-    *("loss.learn_temperature", "loss.margin", "loss.negative_weight"),
+    *("loss.learn_temperature", "loss.popularity", "loss.margin", "loss.negative_weight"),
 ]
 """Its only fields as by default; those of other losses would be void beside bce."""
 
@@ -299,8 +300,8 @@ def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:
         ),
         (
             "loss",
-            LossConfig("contrastive", temperature=0.1),
-            "--loss.temperature is 0.1, and does nothing with --loss.main bce or contrastive",
+            LossConfig("contrastive", temperature=0.2),
+            "--loss.temperature is 0.2, and does nothing with --loss.main bce or contrastive",
         ),
         (
             "loss",
@@ -360,7 +361,8 @@ def test_a_run_of_the_previous_release_has_what_it_did_not_write() -> None:
     path = Path(__file__).with_name("config_of_the_previous_release.json")
     config = from_json(json.loads(path.read_text()), "config.json")
     modern = preset("modern", DATA, Path("/run"))
-    assert config == dataclasses.replace(modern, disk_patience_s=0, device="auto")
+    loss = dataclasses.replace(modern.loss, popularity=0.0)
+    assert config == dataclasses.replace(modern, disk_patience_s=0, device="auto", loss=loss)
 
 
 def test_what_may_change_on_resume() -> None:

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from dat_rec.commands.plan import PlanOptions
-from dat_rec.config import TrainConfig, preset
+from dat_rec.config import TrainConfig
 from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.stream.reader_options import OPTION_CURE
+from dat_rec.defaults import defaults
 from dat_rec.errors import UserError
 from dat_rec.files import read_json, write_json
 from dat_rec.planner.hardware import Cluster, parse_cluster
@@ -130,7 +131,7 @@ def _of_training(config: PlanOptions, cluster: Cluster) -> PlanRequest:
             training = dataclasses.replace(training, data=config.data)
         batch = -(-_global_batch(config.run) // cluster.world_size)
     else:
-        training = preset(config.preset, config.data or Path(), Path())
+        training = defaults(config.preset, config.data or Path(), Path())
         batch = training.batch_size
     if training.sharding_group_size:
         raise UserError(

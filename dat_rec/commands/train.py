@@ -2,10 +2,15 @@
 
 import dataclasses
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from dat_rec.commands.parse import Arguments, parse, refuse_repeated
 from dat_rec.config import PRESETS, TrainConfig, preset
+from dat_rec.data.schema import Schema
+from dat_rec.defaults import by_data
+from dat_rec.errors import UserError
+from dat_rec.storage.address import location
 from dat_rec.versions import require_stack
 
 
@@ -25,7 +30,8 @@ def run(arguments: Arguments) -> None:
 def parse_train(arguments: Arguments) -> TrainConfig:
     """The configuration that ``dat-rec train`` arguments stand for.
 
-    ``--preset`` is looked up first: it decides the defaults that the rest overrides.
+    ``--preset`` and ``--data`` are looked up first: they decide the defaults that the rest
+    overrides.
 
     Raises:
         UserError: an option is given twice, or is an address where a path is wanted.
@@ -33,14 +39,24 @@ def parse_train(arguments: Arguments) -> TrainConfig:
     import tyro
 
     refuse_repeated(arguments)
-    name = "modern"
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if argument == "--preset":
-            name = following
-        elif argument.startswith("--preset="):
-            name = argument.removeprefix("--preset=")
+    name = _given(arguments, "--preset") or "modern"
     # A name that is none is left to the parser, which names those that are.
-    defaults = preset(PRESETS[PRESETS.index(name)] if name in PRESETS else "modern", Path(), Path())
-    default = dataclasses.replace(defaults, data=tyro.MISSING, out=tyro.MISSING)
+    usual = preset(PRESETS[PRESETS.index(name)] if name in PRESETS else "modern", Path(), Path())
+    if data := _given(arguments, "--data"):
+        # What is no dataset is refused later, in words of its own.
+        with suppress(UserError):
+            usual = by_data(usual, Schema.load(location(data)))
+    default = dataclasses.replace(usual, data=tyro.MISSING, out=tyro.MISSING)
     config: TrainConfig = parse("train", TrainConfig, arguments, default=default)
     return config
+
+
+def _given(arguments: Arguments, option: str) -> str:
+    """The value of an option, the last where it is given twice; empty without one."""
+    value = ""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == option:
+            value = following
+        elif argument.startswith(f"{option}="):
+            value = argument.removeprefix(f"{option}=")
+    return value

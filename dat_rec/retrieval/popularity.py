@@ -31,7 +31,7 @@ def popularity_of_rows(dataset: Dataset, loss: LossConfig) -> Tensor | None:
     Raises:
         UserError: items.parquet cannot be read, or an id lies outside its table.
     """
-    if loss.main != "softmax" or not loss.popularity:
+    if not loss.popularity_weight():
         return None
     trained = dataset.schema.trained_items
     feature = dataset.schema.feature(ITEM)
@@ -41,5 +41,5 @@ def popularity_of_rows(dataset: Dataset, loss: LossConfig) -> Tensor | None:
     of_row = np.ones(feature.rows, np.int64)
     of_row[rows] = items["train_count"].to_numpy()
     of_row[UNKNOWN] = 1
-    weight = loss.temperature * loss.popularity
+    weight = loss.temperature * loss.popularity_weight()
     return torch.from_numpy((weight * log_popularity(of_row)).astype(np.float32))

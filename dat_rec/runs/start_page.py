@@ -38,6 +38,8 @@ class Start:
     """The sharding plan, of ``plan_to_json``."""
     estimate: PlanEstimate
     """Memory and time that the planner expects."""
+    by_data: tuple[str, ...] = ()
+    """Options that have the default of this dataset, and another one on others."""
     compared: str | None = None
     """Words for the categories that the alignment loss compares; None without that loss."""
 
@@ -63,6 +65,7 @@ def start_page(config: TrainConfig, start: Start, queries: int | None = None) ->
         ("data", f"{config.data.resolve()}, {start.examples:,} examples an epoch"),
         ("ranks", f"{context.world_size} × {context.device.type}, hosts: {len(hosts)} ({ranks})"),
         ("steps", f"{start.steps:,} (epochs: {config.epochs}), {batch}"),
+        *([("defaults", f"by the data: {', '.join(start.by_data)}")] if start.by_data else []),
         *([("categories", start.compared)] if start.compared is not None else []),
         ("checkpoints", f"{run}/checkpoints, every {config.checkpoint_every:,} steps; {kept}"),
         *([("validation", _validation(config, queries))] if queries is not None else []),

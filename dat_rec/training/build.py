@@ -95,7 +95,7 @@ def reader_options(config: TrainConfig, global_batch: int) -> ReaderOptions:
         in_batch=config.loss.in_batch,
         negative_power=config.loss.negative_power,
         log_q=config.loss.log_q,
-        popularity=config.loss.popularity,
+        popularity=config.loss.popularity_weight(),
         id_dropout=config.examples.id_dropout,
         skip_repeats=config.examples.skip_repeats,
         bad_ids=config.examples.bad_ids,

@@ -19,6 +19,7 @@ from dat_rec.data.columns import total_bad_ids
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.data.stream.survey import join_surveys, survey
+from dat_rec.defaults import words
 from dat_rec.dist.agree import all_gather_object, check_same_on_all_ranks, together
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
@@ -186,5 +187,6 @@ def _start(
         rows=reader.rows,
         plan=plan,
         estimate=estimate,
+        by_data=tuple(words(run.config, run.dataset.schema)),
         compared=str(reader.compared) if run.config.loss.alignment else None,
     )

@@ -20,7 +20,7 @@ NEW = {
 """What config.json has since."""
 NEW_OF_GROUP = {
     "examples": {"lanes", "shuffle_mb"},
-    "loss": {"learn_temperature", "margin", "negative_weight"},
+    "loss": {"learn_temperature", "margin", "negative_weight", "popularity"},
     "model": {"pooling", "residual"},
 }
 """What its groups have since."""

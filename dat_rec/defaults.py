@@ -1,0 +1,76 @@
+"""A dataset in, the options that suit it out: defaults by rules (docs/defaults.md).
+
+A preset says what does not depend on the data. What does is decided here by the dataset's schema
+alone, so that the same dataset always has the same defaults, and reading them costs nothing.
+``paper`` stays to the letter.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from dat_rec.config import Preset, TrainConfig, preset
+from dat_rec.data.schema import ITEM, USER, Schema
+from dat_rec.option_marks import flatten, option, to_json
+from dat_rec.storage.address import Location
+
+STEPS = 128
+"""Minimum number of steps of an epoch that the batch size is to leave."""
+MOST, LEAST = 2048, 128
+"""Bounds of the batch size."""
+ID_TEMPERATURE = 0.1
+"""Of a model of ids alone."""
+
+
+def defaults(name: Preset, data: Location, out: Path) -> TrainConfig:
+    """Return what ``dat-rec train --preset NAME --data DATA --out OUT`` begins with.
+
+    Args:
+        name: of the preset.
+        data: a prepared dataset.
+        out: folder of the run.
+
+    Raises:
+        UserError: DATA is no prepared dataset.
+    """
+    return by_data(preset(name, data, out), Schema.load(data))
+
+
+def by_data(config: TrainConfig, schema: Schema) -> TrainConfig:
+    """Return a preset's configuration with what the rules say of a dataset with this schema."""
+    if config.preset == "paper":
+        return config
+    model, loss = config.model, config.loss
+    if has_ids_alone(schema):
+        model = replace(model, residual=True)
+        loss = replace(loss, temperature=ID_TEMPERATURE)
+    if not has_full_histories(schema):
+        model = replace(model, pooling="sqrt")
+    return replace(config, batch_size=batch_size(schema), model=model, loss=loss)
+
+
+def batch_size(schema: Schema) -> int:
+    """Return the largest power of two, 128 to 2,048, with 128 steps or more in an epoch."""
+    most = max(1, schema.examples // STEPS)
+    return min(MOST, max(LEAST, 1 << (most.bit_length() - 1)))
+
+
+def has_full_histories(schema: Schema) -> bool:
+    """Whether users have as many examples, on average, as a history takes, or more."""
+    return schema.examples >= schema.history_length * (schema.feature(USER).rows - 1)
+
+
+def has_ids_alone(schema: Schema) -> bool:
+    """Whether nothing is known of users and items but their ids and what they had together."""
+    known = {feature.table for feature in schema.features if feature.rows > 1}
+    return known <= {schema.feature(USER).table, schema.feature(ITEM).table}
+
+
+def words(config: TrainConfig, schema: Schema) -> list[str]:
+    """Name the options of a run that have the value of a rule, and another one without it."""
+    plain = preset(config.preset, config.data, config.out)
+    usual, fitted, here = (flatten(to_json(one)) for one in (plain, by_data(plain, schema), config))
+    return [
+        option(name) if value is True else f"{option(name)} {value}"
+        for name, value in fitted.items()
+        if value != usual[name] and here[name] == value
+    ]
