@@ -32,7 +32,7 @@ VERSION = 1
 SCHEMA = "schema.json"
 ANEW = "prepare the dataset anew"
 UNKNOWN = 0
-USER, ITEM, HISTORY = "user", "item", "history"
+USER, ITEM, HISTORY, AUDIENCE = "user", "item", "history", "audience"
 RESERVED_COLUMNS = frozenset(
     {
         "user_id",
@@ -88,7 +88,8 @@ class Schema:
     source: str
     """The source's name, as on the command line (``kuairand``, ``parquet``, …)."""
     features: tuple[Feature, ...]
-    """Query features first: ``user``, …, ``history``; then item features: ``item``, …"""
+    """Query features first: ``user``, …, ``history``; then item features: ``item``, …, and in a log
+    without order ``audience``."""
     category: str
     """The single-valued item feature that names the category of equation (3)."""
     history_length: int

@@ -29,6 +29,7 @@ OWN_COLUMNS = RESERVED_COLUMNS | {
     "user",
     "item",
     "history",
+    "audience",
     HISTORY_CATEGORY,
     REPEAT,
     SEQUENCE,

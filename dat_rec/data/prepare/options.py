@@ -17,6 +17,9 @@ class Options(ABC):
     """Folder of the dataset, which is made, or its address, as in s3://bucket/data."""
     history_length: int = 50
     """Maximum length of a history: the user's most recent items."""
+    audience_length: int = 50
+    """Where the log has no order: maximum number of an item's audience, users who had it, which the
+    item tower reads as the query tower reads the history. 0: there is none."""
     max_rejected: float = 0.01
     """Maximum share of bad rows in the interactions, users or items; above it the command stops."""
     seed: int = 0

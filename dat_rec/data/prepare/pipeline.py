@@ -89,6 +89,8 @@ def _write_digests(folder: Path, threads: int | None) -> None:
 def _check_numbers(options: Options) -> None:
     if options.history_length < 1:
         raise UserError(f"--history-length {options.history_length}: must be at least 1")
+    if options.audience_length < 0:
+        raise UserError(f"--audience-length {options.audience_length}: must be at least 0")
     if not 0 <= options.max_rejected <= 1:
         raise UserError(f"--max-rejected {options.max_rejected}: must lie between 0 and 1")
     if options.threads is not None and options.threads < 1:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from dat_rec.data.database import connect, drop_tables, tables_of, threads_of
 from dat_rec.data.prepare import write
+from dat_rec.data.prepare.audience import add_audience
 from dat_rec.data.prepare.checks import Counts, reject_bad_rows
 from dat_rec.data.prepare.interactions import (
     find_ranges,
@@ -217,7 +218,12 @@ class Stages:
             items = number_items(database, attributes, checked.category, folder)
             users = number_users(database, attributes, folder)
             ranges = find_ranges(database)
-            write_training(database, self._work / "training")
+            training = self._work / "training"
+            write_training(database, training)
+            unordered = is_unordered(database, training)
+            if unordered and self._options.audience_length:
+                length, seed = self._options.audience_length, self._options.seed
+                items.append(add_audience(database, training, length, seed, users[0]))
             return _Numbered(
                 query_features=tuple(users),
                 item_features=tuple(items),
@@ -229,7 +235,7 @@ class Stages:
                 if checked.validation
                 else 0,
                 has_sequence=has_sequence(database),
-                unordered=is_unordered(database, self._work / "training"),
+                unordered=unordered,
             )
 
     def _users(self, numbered: _Numbered, category: str, threads: int) -> _Ordered:

@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dat_rec.data.prepare.audience import without_own
 from dat_rec.data.prepare.history import with_histories
 from dat_rec.data.prepare.user_ranges import KEY, histories_of
-from dat_rec.data.schema import HISTORY, Feature
+from dat_rec.data.schema import AUDIENCE, HISTORY, Feature
 from dat_rec.data.source import HISTORY_CATEGORY, REPEAT, SEQUENCE, named
 from dat_rec.files import whole_file
 
@@ -186,6 +187,8 @@ class ExampleWriter:
             self._catalogue.schema.names, self._catalogue.take(rows["item_index"]), strict=True
         ):
             rows = rows.append_column(name, column)
+        if AUDIENCE in self._order:
+            rows = without_own(rows)
         return rows.select(self._order)
 
 

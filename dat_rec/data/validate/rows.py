@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dat_rec.data.scan import scan_parquet
-from dat_rec.data.schema import HISTORY, ITEM, USER, Feature, Schema
+from dat_rec.data.schema import AUDIENCE, HISTORY, ITEM, USER, Feature, Schema
 from dat_rec.data.source import HISTORY_CATEGORY, named
 from dat_rec.data.validate.fault import Fault
 from dat_rec.data.validate.files import held_out_files
@@ -196,7 +196,13 @@ def _items(schema: Schema) -> list[Rule]:
     rules.append(Rule(f"(train_count > 0) <> ({ROW} < {trained})", what, first, "train_count"))
     what = "item must be the row's number + 1 for trained items, and 0 elsewhere"
     rules.append(Rule(f"{named(ITEM)} <> {number}", what, first, named(ITEM)))
-    return rules + [rule for feature in schema.side("item") for rule in _in_table(feature)]
+    features = schema.side("item")
+    if AUDIENCE in {feature.name for feature in features}:
+        what = "an untrained item has an audience"
+        rules.append(Rule(f"train_count = 0 AND len({AUDIENCE}) > 0", what, "leave it empty"))
+        unknown = f"list_contains({AUDIENCE}, 0)"
+        rules.append(Rule(unknown, "audience holds 0, which is no trained user", ANEW))
+    return rules + [rule for feature in features for rule in _in_table(feature)]
 
 
 def _pair(users: int, items: int, which: str = "") -> list[Rule]:
@@ -284,7 +290,13 @@ def _example_file(
     for number, feature in enumerate(schema.side("item")):
         chosen.append(f"{named(feature.name)} AS _c{number}")
         what = f"{feature.name} is another than in row item_index of items.parquet"
-        broken = f"_row IS NOT NULL AND _c{number} IS DISTINCT FROM {named(feature.name)}"
+        there = named(feature.name)
+        if feature.name == AUDIENCE:
+            what += " without the example's user"
+            other = f"list_filter(_c{number}, lambda u: u <> {named(USER)})"
+        else:
+            other = f"_c{number}"
+        broken = f"_row IS NOT NULL AND {other} IS DISTINCT FROM {there}"
         rules.append(Rule(broken, what, "join the catalogue anew", named(feature.name)))
     items = rows_of(folder / "items.parquet")
     catalogue = f"SELECT {ROW} AS _row, {', '.join(chosen)} FROM {items}"

@@ -14,7 +14,7 @@ import pytest
 from dat_rec.data.prepare.checks import reject_bad_rows
 from dat_rec.data.prepare.options import Options
 from dat_rec.data.prepare.pipeline import prepare
-from dat_rec.data.schema import HISTORY, ITEM, USER
+from dat_rec.data.schema import AUDIENCE, HISTORY, ITEM, USER
 from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.data.sources.tables import parquet
 from dat_rec.errors import UserError
@@ -97,7 +97,7 @@ class Prepared:
     """``prepare(options)``, with ids and words where the files hold numbers.
 
     A row of ``users``, ``items``, ``train``, ``test`` and ``validation`` has the attributes as
-    text, the history as item ids, and the history's categories as words.
+    text, the history as item ids, the audience as user ids, and the history's categories as words.
     """
 
     def __init__(self, options: Options) -> None:
@@ -105,7 +105,7 @@ class Prepared:
         self._folder = options.out
         self._words: dict[str, list[str | None]] = {}
         for feature in self.schema.features:
-            if feature.name not in (USER, ITEM, HISTORY):
+            if feature.table not in (USER, ITEM):
                 vocabulary = self._rows(f"vocabularies/{feature.table}.parquet")
                 self._words[feature.name] = [row["value"] for row in vocabulary]
         user_rows, item_rows = self._rows("users.parquet"), self._rows("items.parquet")
@@ -155,6 +155,8 @@ class Prepared:
             value = row[feature.name]
             if feature.name == HISTORY:
                 decoded[HISTORY] = [self._item_ids[number - 1] for number in value]
+            elif feature.name == AUDIENCE:
+                decoded[AUDIENCE] = [self._user_ids[number - 1] for number in value]
             elif feature.name in self._words:
                 words = self._words[feature.name]
                 numbers = value if feature.multi_valued else [value]
