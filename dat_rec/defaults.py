@@ -48,6 +48,27 @@ def by_data(config: TrainConfig, schema: Schema) -> TrainConfig:
     return replace(config, batch_size=batch_size(schema), model=model, loss=loss)
 
 
+def as_begun(config: TrainConfig, run: TrainConfig) -> TrainConfig:
+    """Return a preset's configuration with what the rules decide as a run has it.
+
+    So a run that is resumed or begun from goes on with the same model, when its data have grown
+    beyond a rule's bound or it is older than the rules.
+
+    Args:
+        config: of the preset.
+        run: the run's; one of another preset changes nothing.
+    """
+    if run.preset != config.preset:
+        return config
+    model, loss = run.model, run.loss
+    return replace(
+        config,
+        batch_size=run.batch_size,
+        model=replace(config.model, pooling=model.pooling, residual=model.residual),
+        loss=replace(config.loss, temperature=loss.temperature),
+    )
+
+
 def batch_size(schema: Schema) -> int:
     """Return the largest power of two, 128 to 2,048, with 128 steps or more in an epoch."""
     most = max(1, schema.examples // STEPS)

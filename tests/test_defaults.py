@@ -9,8 +9,10 @@ from dat_rec.commands.train import parse_train
 from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import ExampleFile, Feature, Schema
-from dat_rec.defaults import batch_size, by_data, defaults, words
+from dat_rec.defaults import as_begun, batch_size, by_data, defaults, words
 from dat_rec.errors import UserError
+from dat_rec.files import write_json
+from dat_rec.option_marks import to_json
 
 OUT = Path("/run")
 IDS = (
@@ -100,3 +102,17 @@ def test_no_dataset_has_defaults(tmp_path: Path) -> None:
 def test_a_default_of_the_data_that_another_option_makes_void_is_no_fault() -> None:
     config = by_data(preset("modern", OUT, OUT), schema(100))
     replace(config, loss=replace(config.loss, main="contrastive")).check()
+
+
+def test_a_run_that_is_gone_on_from_keeps_what_it_had(planted: Dataset, tmp_path: Path) -> None:
+    usual = defaults("modern", planted.folder, tmp_path)
+    model = replace(usual.model, pooling="mean" if usual.model.pooling == "sqrt" else "sqrt")
+    run = replace(usual, batch_size=4096, model=model)
+    assert as_begun(usual, run) == run
+    assert as_begun(usual, replace(run, preset="two-tower")) == usual
+    write_json(tmp_path / "config.json", to_json(run))
+    data = ["--data", str(planted.folder)]
+    assert parse_train([*data, "--out", str(tmp_path), "--resume"]).model == model
+    begun = parse_train([*data, "--out", "next", "--warm-start", str(tmp_path)])
+    assert (begun.model, begun.batch_size) == (model, 4096)
+    assert parse_train([*data, "--out", str(tmp_path), "--overwrite"]).model == usual.model

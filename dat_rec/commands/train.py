@@ -6,10 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from dat_rec.commands.parse import Arguments, parse, refuse_repeated
-from dat_rec.config import PRESETS, TrainConfig, preset
+from dat_rec.config import PRESETS, TrainConfig, from_json, preset
 from dat_rec.data.schema import Schema
-from dat_rec.defaults import by_data
+from dat_rec.defaults import as_begun, by_data
 from dat_rec.errors import UserError
+from dat_rec.files import read_json
 from dat_rec.storage.address import location
 from dat_rec.versions import require_stack
 
@@ -30,8 +31,8 @@ def run(arguments: Arguments) -> None:
 def parse_train(arguments: Arguments) -> TrainConfig:
     """The configuration that ``dat-rec train`` arguments stand for.
 
-    ``--preset`` and ``--data`` are looked up first: they decide the defaults that the rest
-    overrides.
+    ``--preset`` and ``--data`` are looked up first, and the run that is resumed or begun from: they
+    decide the defaults that the rest overrides.
 
     Raises:
         UserError: an option is given twice, or is an address where a path is wanted.
@@ -46,6 +47,12 @@ def parse_train(arguments: Arguments) -> TrainConfig:
         # What is no dataset is refused later, in words of its own.
         with suppress(UserError):
             usual = by_data(usual, Schema.load(location(data)))
+    begun = _given(arguments, "--warm-start")
+    if "--resume" in arguments:
+        begun = _given(arguments, "--out")
+    if begun and (path := Path(begun) / "config.json").exists():
+        with suppress(UserError):
+            usual = as_begun(usual, from_json(read_json(path, "the run's configuration"), begun))
     default = dataclasses.replace(usual, data=tyro.MISSING, out=tyro.MISSING)
     config: TrainConfig = parse("train", TrainConfig, arguments, default=default)
     return config

@@ -31,7 +31,7 @@ class Recommendations(NamedTuple):
     item_ids: NDArray[Any]
     """(B, K) int64, or str objects where the log's ids are text."""
     scores: NDArray[np.float32]
-    """(B, K) inner products of unit vectors, falling."""
+    """(B, K) inner products, falling."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LoadedExport:
     item_ids: NDArray[Any]
     """(N,) int64, or str objects where the log's ids are text; row = item_index."""
     item_vectors: NDArray[np.float32]
-    """(N, D) unit vectors; row = item_index."""
+    """(N, D) unit vectors, and what popularity adds behind them; row = item_index."""
     user_ids: NDArray[Any]
     """(U,) the users that the export knows."""
     _export: Export
@@ -53,7 +53,7 @@ class LoadedExport:
             user_ids: B ids of the kind that the log has: integers, or text.
 
         Returns:
-            (B, D) float32, unit vectors.
+            (B, D) float32: unit vectors, with a 1 behind them where popularity has a weight.
 
         Raises:
             UserError: the ids are of another kind, or one is missing.
@@ -118,12 +118,12 @@ def load_export(path: Location) -> LoadedExport:
     Example:
         >>> loaded = dat_rec.load_export(Path("export"))
         >>> loaded.item_vectors.shape
-        (100, 32)
+        (100, 33)
         >>> best = loaded.recommend(loaded.user_ids[:3], k=5)
         >>> best.item_ids.shape, best.scores.shape
         ((3, 5), (3, 5))
         >>> loaded.query_vectors([0, 1]).shape
-        (2, 32)
+        (2, 33)
     """
     export = Export.open(path)
     item_ids = export.items.column("item_id").combine_chunks()

@@ -88,7 +88,7 @@ def export(
     Example:
         >>> made = dat_rec.export(Path("run"), Path("export"))
         >>> made["items"], made["dim"]
-        (100, 32)
+        (100, 33)
     """
     # After a failure the folder is removed when the other ranks know of it.
     with ExitStack() as publication, all_ranks(), one_thread_each() as threads:

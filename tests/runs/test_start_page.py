@@ -67,7 +67,7 @@ def page(
     estimate = PlanEstimate()
     ranks = range(group or len(hosts))
     estimate.ranks = {rank: RankEstimate(2**20, 2**21 * rank, 0.5 + rank) for rank in ranks}
-    start = Start(context, hosts, 1_000, done, 5_000, 10, 3, [], estimate, compared)
+    start = Start(context, hosts, 1_000, done, 5_000, 10, 3, [], estimate, compared=compared)
     config = replace(preset("modern", Path("/data"), Path("/a run")), sharding_group_size=group)
     config = replace(config, model=replace(config.model, fp16_tables=fp16_tables))
     return start_page(config, start)
