@@ -142,6 +142,10 @@ class LossConfig:
     log_q: Annotated[float, Ge(0), WITHOUT_SOFTMAX] = 1.2
     """Softmax: strength of the sampling-bias correction (log Q): 0 none, 1 as sampled; somewhat
     more ranked best on KuaiRand's validation days (benchmarks/LOG.md)."""
+    own_log_q: Annotated[bool, WITHOUT_SOFTMAX, Absent(True)] = True
+    """Softmax: correct an example's own positive by log Q too, as Yi et al. (RecSys 2019) do.
+    Without, it counts once and the candidates stand for all other items: with --loss.log-q 1 the
+    full softmax's gradient (Khrylchenko et al., RecSys 2025)."""
     popularity: Annotated[float, Ge(0), WITHOUT_SOFTMAX, WITH_LEARNED, Absent(0.0)] = 0.75
     """Softmax: weight of an item's popularity in its score, which is then inner product /
     temperature + popularity · log(training count): what the towers, whose vectors have length 1,

@@ -46,6 +46,7 @@ MODERN: dict[str, Any] = {
     "loss.temperature": 0.05,
     "loss.learn_temperature": False,
     "loss.log_q": 1.2,
+    "loss.own_log_q": True,
     "loss.popularity": 0.75,
     "loss.margin": 0.9,
     "loss.negative_weight": 150.0,
@@ -149,7 +150,8 @@ OTHER = TrainConfig(
 )
 USUAL = [
     *("data", "out", "loss.shared_negatives", "loss.in_batch", "loss.temperature"),
-    *("loss.learn_temperature", "loss.popularity", "loss.margin", "loss.negative_weight"),
+    *("loss.learn_temperature", "loss.own_log_q", "loss.popularity"),
+    *("loss.margin", "loss.negative_weight"),
 ]
 """Its only fields as by default; those of other losses would be void beside bce."""
 
@@ -286,6 +288,11 @@ def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:
             "loss",
             LossConfig(temperature=0.009, learn_temperature=True),
             "--loss.learn-temperature with --loss.temperature 0.009: make it 0.01 or more",
+        ),
+        (
+            "loss",
+            LossConfig("bpr", own_log_q=False),
+            "--loss.own-log-q is False, and does nothing without --loss.main softmax",
         ),
         (
             "loss",

@@ -95,6 +95,7 @@ def reader_options(config: TrainConfig, global_batch: int) -> ReaderOptions:
         in_batch=config.loss.in_batch,
         negative_power=config.loss.negative_power,
         log_q=config.loss.log_q,
+        own_log_q=config.loss.own_log_q,
         popularity=config.loss.popularity_weight(),
         id_dropout=config.examples.id_dropout,
         skip_repeats=config.examples.skip_repeats,

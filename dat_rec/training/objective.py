@@ -5,6 +5,7 @@ that of one process on all the examples; padding has no part in it. Shapes: B ex
 negatives of this rank, padding included, M of both on all ranks without it, D output width.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -133,7 +134,7 @@ class Objective(nn.Module):
         Args:
             output: what the model gives for this rank's rows: examples and negatives, then padding.
             everywhere: what ``Exchange`` has sent.
-            positives: the items of the B rows.
+            positives: the items of the B rows, each as its example's own.
             counts: number of examples on each of the W ranks; the rest of its B rows is padding.
             negative_counts: number of negatives on each rank; the rest of its N rows is padding.
 
@@ -178,7 +179,10 @@ class Objective(nn.Module):
         temperature = config.temperature if self.temperature is None else self.temperature()
         if config.main == "bpr":
             return bayesian_personalised_ranking(*shared, temperature)
-        return sampled_softmax(*shared, temperature)
+        less = 0.0
+        if not config.own_log_q:
+            less = config.log_q * math.log(max(1, len(candidates[0]) - config.in_batch))
+        return sampled_softmax(*shared, temperature, -less)
 
     def _weighted(self, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The sum of weight times term, and all terms, detached; those that are not there are 0."""
@@ -278,6 +282,6 @@ class TrainTask(nn.Module):
         )
         output = self.dat.queries(inputs, item_BD, negative_ND)
         loss: tuple[Tensor, Tensor] = self.objective(
-            output, everywhere, batch.positives, batch.counts, batch.negative_counts
+            output, everywhere, batch.own, batch.counts, batch.negative_counts
         )
         return loss

@@ -25,6 +25,7 @@ LOSSES = {
     "negatives alone": LossConfig(negatives=S, in_batch=False, temperature=0.3),
     "shared negatives": LossConfig(shared_negatives=SHARED, temperature=0.3),
     "shared negatives alone": LossConfig(shared_negatives=SHARED, in_batch=False, temperature=0.3),
+    "own positive for itself": LossConfig(negatives=S, temperature=0.3, own_log_q=False),
     "contrastive": LossConfig(main="contrastive", negatives=S, margin=0.2, negative_weight=3),
     "contrastive, shared negatives": LossConfig(main="contrastive", shared_negatives=SHARED),
     "bpr": LossConfig(main="bpr", negatives=S, temperature=0.3, learn_temperature=True),

@@ -30,6 +30,8 @@ ITEMS = np.array([[1, 2, 3, 4], [2, 5, 6, 1], [7, 8, 1, 3], [1, 2, 9, 5], [6, 6,
 CATEGORIES = np.array([[1, 2, 1, 3], [2, 2, 1, 1], [0, 3, 1, 0], [1, 2, 3, 2], [1, 0, 0, 1]])
 """Category 1 is the largest; 0 is the unknown one, of which equation (3) knows nothing."""
 OFFSET = np.log(np.linspace(0.01, 0.4, B * (1 + S))).reshape(B, 1 + S)
+OWN_OFFSET = np.linspace(-0.5, 0.3, B)
+"""Of own positives, where they are not corrected as candidates are."""
 
 LAMBDAS = {
     "none": (0.0, 0.0, 0.0),
@@ -43,6 +45,10 @@ MAIN = {
     "bce": LossConfig(main="bce", negatives=S),
     "softmax": LossConfig(main="softmax", negatives=S, temperature=0.3),
     "negatives alone": LossConfig(negatives=S, in_batch=False, temperature=0.3),
+    "own positive for itself": LossConfig(negatives=S, temperature=0.3, log_q=0.8, own_log_q=False),
+    "negatives alone, own positive for itself": LossConfig(
+        negatives=S, temperature=0.3, in_batch=False, log_q=0.8, own_log_q=False
+    ),
     "contrastive": LossConfig("contrastive", negatives=S, margin=0.1, negative_weight=5.0),
     "contrastive, negatives alone": LossConfig(
         "contrastive", negatives=S, in_batch=False, margin=0.1, negative_weight=5.0
@@ -95,6 +101,7 @@ def equation_4(x: Vectors) -> float:
 def softmax(x: Vectors, config: LossConfig) -> float:
     """Yi et al. (RecSys 2019), with what is the positive's item elsewhere left out."""
     total, tau = 0.0, config.temperature
+    draws = B * S + (B - 1 if config.in_batch else 0)
     for i in range(B):
         logits = {}
         for k in range(B):
@@ -102,6 +109,10 @@ def softmax(x: Vectors, config: LossConfig) -> float:
                 candidate = ITEMS[k, j] != ITEMS[i, 0] and (j > 0 or config.in_batch)
                 if (k, j) == (i, 0) or candidate:
                     logits[k, j] = x.p_u[i] @ x.p_v[k, j] / tau + OFFSET[k, j]
+                    if not config.own_log_q and (k, j) == (i, 0):
+                        logits[k, j] += OWN_OFFSET[i] - OFFSET[k, j]
+                    elif not config.own_log_q:
+                        logits[k, j] -= config.log_q * math.log(draws)
         total += math.log(sum(math.exp(logit) for logit in logits.values())) - logits[i, 0]
     return total / B
 
@@ -188,6 +199,8 @@ def objective(config: LossConfig, output: DATOutput) -> tuple[Tensor, dict[str, 
     everywhere = Exchange(config, K)(
         output.item_BD, output.negative_ND, positives, negatives, *counts
     )
+    if not config.own_log_q:
+        positives = replace(positives, offset=torch.tensor(OWN_OFFSET))
     loss, terms = Objective(config)(output, everywhere, positives, *counts)
     return loss, dict(zip(TERMS, terms, strict=True))
 

@@ -69,7 +69,10 @@ class BatchAssembler:
         self._own = 0 if self._shared else options.negatives
         self._sampler = NegativeSampler(counts, options.negative_power)
         log_q_N = _log_q(options, counts, self._sampler)
-        self._offset_N = logit_offsets(log_q_N, options.log_q, popularity, options.popularity)
+        self._offset_N, self._own_offset_N = (
+            logit_offsets(log_q_N, strength, popularity, options.popularity)
+            for strength in (options.log_q, 0.0)
+        )
 
     def batch(self, examples: Examples, counts: tuple[int, ...], step: int) -> Batch:
         """This rank's part of a global batch.
@@ -89,7 +92,14 @@ class BatchAssembler:
             negatives=self._items(negatives, self._shared or self._rows * self._own),
             counts=counts,
             negative_counts=negative_counts,
+            own_offset=self._own_offset(examples.item_index),
         )
+
+    def _own_offset(self, index: Ids) -> Tensor | None:
+        """What the softmax adds to own positives' logits, if it is not what ``_items`` has."""
+        if self._options.own_log_q:
+            return None
+        return _padded(self._own_offset_N[index], self._rows)
 
     def _hide_ids(
         self, columns: Mapping[str, Column], step: int, first: int, rows: int

@@ -99,6 +99,16 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
     """Number of examples on each rank; the rest of its B rows is padding."""
     negative_counts: tuple[int, ...]
     """Number of negatives on each rank; the rest of its N rows is padding."""
+    own_offset: Tensor | None = None
+    """(B,) float32: what the softmax adds to the logit of each example's own positive, where that
+    is not what it adds to the positive as a candidate of the others; None: the same."""
+
+    @property
+    def own(self) -> Items:
+        """The B positives, each as its example's own."""
+        if self.own_offset is None:
+            return self.positives
+        return Items(self.positives.index, self.positives.category, self.own_offset)
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """The batch on ``device``."""
@@ -108,12 +118,15 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
             self.negatives.to(device, non_blocking),
             self.counts,
             self.negative_counts,
+            None if (own := self.own_offset) is None else own.to(device, non_blocking=non_blocking),
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Tell the allocator that ``stream`` uses the batch's memory."""
         for part in (self.features, self.positives, self.negatives):
             part.record_stream(stream)
+        if self.own_offset is not None:
+            self.own_offset.record_stream(stream)
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked host memory."""
@@ -123,4 +136,5 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
             self.negatives.pin_memory(),
             self.counts,
             self.negative_counts,
+            None if self.own_offset is None else self.own_offset.pin_memory(),
         )

@@ -70,7 +70,9 @@ def log_candidate_share(
     """Log of each item's expected share of the softmax's candidates.
 
     B of them are positives, drawn by popularity, and N come from the sampler:
-    Q = (B·count/Σcount + N·P) / (B + N) (Yang et al., WWW 2020, section 3.3).
+    Q = (B·count/Σcount + N·P) / (B + N) (Yang et al., WWW 2020, section 3.3). It is the share of
+    all candidates, wherever one comes from: shares among each kind would be right in expectation
+    too, but noisier, since an item that is rare in one kind has a large weight there.
 
     Args:
         counts: (trained items,) how often each occurs in training.

@@ -29,6 +29,8 @@ class ReaderOptions:
     """Negatives are drawn ∝ (training count)^power."""
     log_q: float = 1.0
     """w, strength of the correction for how often an item is a candidate."""
+    own_log_q: bool = True
+    """Whether an example's own positive is corrected by log Q too."""
     popularity: float = 0.0
     """β, weight of an item's log popularity in its score."""
     id_dropout: float = 0.0

@@ -14,6 +14,7 @@ def sampled_softmax(
     candidate: Items,
     num_queries: float,
     temperature: float | Tensor,
+    candidate_offset: float = 0.0,
 ) -> Tensor:
     """Softmax over sampled candidates, corrected for how they were sampled.
 
@@ -25,6 +26,14 @@ def sampled_softmax(
     loss is ln of the number of scored candidates. Gradients flow into all three kinds of vectors,
     and not into the offsets.
 
+    With the offset β·log P alone of own positives, and ``candidate_offset`` −w·log n, n being the
+    number of candidates, a candidate stands for 1 / (n·Q_j) of its item, and the own positive for
+    itself: it is there without being drawn. So, w being 1, the sum is the full softmax's in
+    expectation, and with many candidates the gradient is that of the softmax over the whole
+    catalogue (Khrylchenko et al., RecSys 2025, arXiv:2507.09331, whose weight 1 − P(positive) is
+    the same gradient). Corrected as if they had been drawn, rare positives learn less than there,
+    frequent ones more.
+
     Args:
         query_BD: (B, D) unit vectors.
         positive_BD: (B, D) unit vectors, each query's positive.
@@ -33,11 +42,14 @@ def sampled_softmax(
         candidate: N items.
         num_queries: T, the number of queries that the mean is over.
         temperature: τ; gradients flow into a scalar tensor.
+        candidate_offset: added to the logits of all candidates, and not to the own positives'.
 
     Returns:
         Scalar, Σ over the B queries divided by ``num_queries``.
     """
     offset_B, offset_N = (items.offset.to(candidate_ND.dtype) for items in (positive, candidate))
+    if candidate_offset:
+        offset_N = offset_N + candidate_offset
     loss = cross_entropy_of_products(
         query_BD / temperature,
         positive_BD,

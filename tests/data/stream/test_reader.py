@@ -336,6 +336,19 @@ def test_batches_tell_the_most_frequent_categories_apart_and_no_others(
     assert found == {0, 1, 2, 3}
 
 
+def test_own_positives_are_left_uncorrected_where_that_is_asked_for(chopped: Dataset) -> None:
+    counts = pq.read_table(chopped.folder / "items.parquet", columns=["train_count"])
+    count = counts["train_count"].to_numpy()
+    options = replace(OPTIONS, popularity=0.5, own_log_q=False)
+    batch = next(iter(ExampleReader(chopped, options)))
+    expected = 0.5 * np.log(count[batch.own.index.numpy()] / count.max())
+    np.testing.assert_allclose(batch.own.offset.numpy(), expected, rtol=1e-5, atol=1e-6)
+    usual = next(iter(ExampleReader(chopped, replace(options, own_log_q=True))))
+    assert usual.own is usual.positives
+    assert torch.equal(usual.positives.offset, batch.positives.offset)
+    assert not torch.equal(batch.own.offset, batch.positives.offset)
+
+
 def test_log_q_counts_the_examples_that_are_trained_on(chopped: Dataset) -> None:
     rows = pq.read_table(chopped.folder / "examples", columns=["item_index", "repeat"]).to_pylist()
     for skip in (False, True):
