@@ -131,6 +131,9 @@ class LossConfig:
     bce."""
     in_batch: Annotated[bool, WITH_BCE] = True
     """Use the other examples' positives as candidates too; not with bce."""
+    queue: Annotated[int, Ge(0), WITH_BCE, Absent(0)] = 0
+    """Number of earlier batches whose candidates are used again, with the vectors that they had
+    then, so that none is older than so many steps; not with bce."""
     negative_power: Annotated[float, Ge(0)] = 0.0
     """Power of the distribution that negatives are drawn from, ∝ (training count)^power: 0 is
     uniform, 1 by popularity."""

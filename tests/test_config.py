@@ -42,6 +42,7 @@ MODERN: dict[str, Any] = {
     "loss.negatives": 1,
     "loss.shared_negatives": 0,
     "loss.in_batch": True,
+    "loss.queue": 0,
     "loss.negative_power": 0.0,
     "loss.temperature": 0.05,
     "loss.learn_temperature": False,
@@ -149,7 +150,7 @@ OTHER = TrainConfig(
     examples=DataConfig(0.1, True, "unknown", 8, 3),
 )
 USUAL = [
-    *("data", "out", "loss.shared_negatives", "loss.in_batch", "loss.temperature"),
+    *("data", "out", "loss.shared_negatives", "loss.in_batch", "loss.queue", "loss.temperature"),
     *("loss.learn_temperature", "loss.own_log_q", "loss.popularity"),
     *("loss.margin", "loss.negative_weight"),
 ]
@@ -209,6 +210,7 @@ NOT_NEGATIVE = (
     "sharding_group_size",
     "loss.negatives",
     "loss.shared_negatives",
+    "loss.queue",
     "loss.negative_power",
     "loss.log_q",
     "loss.negative_weight",
@@ -258,6 +260,11 @@ def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:
             "loss",
             LossConfig(main="bce", shared_negatives=8),
             "--loss.shared-negatives is 8, and does nothing with --loss.main bce",
+        ),
+        (
+            "loss",
+            LossConfig(main="bce", queue=1),
+            "--loss.queue is 1, and does nothing with --loss.main bce",
         ),
         (
             "loss",

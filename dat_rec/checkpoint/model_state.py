@@ -4,6 +4,7 @@
     tables/dat.embeddings.item/accumulator   (N,) RowWiseAdagrad, (N, D) Adagrad
     towers/dat.query_tower.layers.0.weight
     adam/dat.query_tower.layers.0.weight/exp_avg, exp_avg_sq, step
+    queue/vectors, index, offset, sizes         with --loss.queue
 
 TorchRec's state dicts name and shape the same tensors by the sharding type. From these names, any
 plan at any world size reads its own shards.
@@ -17,6 +18,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from dat_rec.checkpoint.read_tensors import TensorFiles
 from dat_rec.checkpoint.write_tensors import Block, row_chunks
 from dat_rec.errors import UserError
+from dat_rec.model.losses import CandidateQueue
 from dat_rec.model.towers import GIVEN
 from dat_rec.sharding.table_shards import TableShard, is_table, plain_name, table_shards
 
@@ -39,7 +41,7 @@ def blocks_of(model: nn.Module, optimizer: CombinedOptimizer, copies: int = 1) -
     if rank == 0:
         blocks += [
             Block(name, tensor.detach(), (0,) * tensor.dim(), tuple(tensor.shape))
-            for name, tensor in _towers(model, optimizer).items()
+            for name, tensor in (_towers(model, optimizer) | _queued(model)).items()
         ]
     return blocks
 
@@ -66,6 +68,17 @@ def _towers(model: nn.Module, optimizer: CombinedOptimizer) -> dict[str, Tensor]
         state = tower_optimizer.state.get(parameter, {})
         found |= {f"adam/{plain_name(name)}/{key}": state[key] for key in ADAM if key in state}
     return found
+
+
+def _queue(model: nn.Module) -> CandidateQueue | None:
+    return next((one for one in model.modules() if isinstance(one, CandidateQueue)), None)
+
+
+def _queued(model: nn.Module) -> dict[str, Tensor]:
+    """Return the candidates of earlier batches, the same on every rank."""
+    queue = _queue(model)
+    kept = {} if queue is None else queue.state()
+    return {f"queue/{name}": tensor for name, tensor in kept.items()}
 
 
 def _tower_optimizer(optimizer: CombinedOptimizer) -> KeyedOptimizerWrapper:
@@ -104,6 +117,10 @@ def load_into(files: TensorFiles, model: nn.Module, optimizer: CombinedOptimizer
             saved = files.read(f"adam/{plain_name(name)}/{key}", shape)
             device = torch.device("cpu") if key == "step" else parameter.device
             tower_optimizer.state[parameter][key] = saved.to(device)
+    if (queue := _queue(model)) is not None:
+        names = ("vectors", "index", "offset", "sizes")
+        kept = {name: files.read(f"queue/{name}", files.kind(f"queue/{name}")[1]) for name in names}
+        queue.load_state(kept, next(iter(tower_optimizer.params.values())).device)
 
 
 @torch.no_grad()

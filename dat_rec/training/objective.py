@@ -18,6 +18,7 @@ from dat_rec.data.schema import Schema
 from dat_rec.data.stream.batch import Batch, Items
 from dat_rec.model.dat import DAT, DATOutput
 from dat_rec.model.losses import (
+    CandidateQueue,
     CategoryMoments,
     LearnedTemperature,
     bayesian_personalised_ranking,
@@ -117,6 +118,7 @@ class Objective(nn.Module):
         self.temperature: LearnedTemperature | None = None
         if config.learn_temperature:
             self.temperature = LearnedTemperature(config.temperature, dtype)
+        self.queue = CandidateQueue(config.queue) if config.queue else None
 
     def forward(
         self,
@@ -152,7 +154,10 @@ class Objective(nn.Module):
             terms["main"] = self._of_own_items(own_output, pairs)
         else:
             arrived = everywhere.candidates()
-            terms["main"] = self._of_candidates(own_output, positives.first(own), arrived, share)
+            candidates = arrived if self.queue is None else self.queue.joined(*arrived)
+            terms["main"] = self._of_candidates(own_output, positives.first(own), candidates, share)
+            if self.queue is not None:
+                self.queue.push(*arrived)
         if everywhere.moments is not None:
             terms["alignment"] = category_alignment(CategoryMoments(*everywhere.moments()))
         a_u, a_v = own_output.augmented_user_BD, own_output.augmented_item_BD

@@ -14,6 +14,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
+from dat_rec.model.losses import CandidateQueue
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.sharding.table_shards import is_table, plain_name, table_shards
@@ -129,6 +130,11 @@ def differences(expected: dict[str, Tensor], model: Any, optimizer: Any) -> str:
         assert sums is not None
         if not torch.equal(expected[f"{name}/accumulator"][part[: sums.dim()]], sums):
             return f"{name}/accumulator differs"
+    for module in model.modules():
+        if isinstance(module, CandidateQueue):
+            for name, kept in module.state().items():
+                if not torch.equal(expected[f"queue/{name}"], kept):
+                    return f"queue/{name} differs"
     towers = dict(optimizer.optimizers)["towers"]
     for parameter_name, parameter in model.named_parameters():
         name = plain_name(parameter_name)

@@ -26,6 +26,10 @@ LOSSES = {
     "shared negatives": LossConfig(shared_negatives=SHARED, temperature=0.3),
     "shared negatives alone": LossConfig(shared_negatives=SHARED, in_batch=False, temperature=0.3),
     "own positive for itself": LossConfig(negatives=S, temperature=0.3, own_log_q=False),
+    "queue": LossConfig(negatives=S, temperature=0.3, own_log_q=False, queue=2),
+    "contrastive, queue": LossConfig(
+        main="contrastive", negatives=S, in_batch=False, margin=0.2, queue=1
+    ),
     "contrastive": LossConfig(main="contrastive", negatives=S, margin=0.2, negative_weight=3),
     "contrastive, shared negatives": LossConfig(main="contrastive", shared_negatives=SHARED),
     "bpr": LossConfig(main="bpr", negatives=S, temperature=0.3, learn_temperature=True),
@@ -80,10 +84,17 @@ def evaluate(
     p_u, p_v, a_u, a_v = examples[:4]
     leaves = [tensor.clone().requires_grad_() for tensor in (p_u, p_v, negatives[0], a_u, a_v)]
     output, positives = DATOutput(*leaves), Items(*examples[4:])
-    everywhere = Exchange(loss, 3 * K + 2)(
+    objective, exchange = Objective(loss, torch.float64), Exchange(loss, 3 * K + 2)
+    # Batches that went before matter to a queue alone.
+    for before in range(-loss.queue - 1, 0):
+        earlier = DATOutput(*(leaf.detach() * before for leaf in leaves))
+        sent = exchange(
+            earlier.item_BD, earlier.negative_ND, positives, Items(*negatives[1:]), *counts
+        )
+        objective(earlier, sent, positives, *counts)
+    everywhere = exchange(
         output.item_BD, output.negative_ND, positives, Items(*negatives[1:]), *counts
     )
-    objective = Objective(loss, torch.float64)
     value, terms = objective(output, everywhere, positives, *counts)
     value.backward()
     learned = list(objective.parameters())

@@ -61,6 +61,8 @@ CASES = {
     "modern": Case(),
     "paper": Case(LOSSES["paper"]),
     "shared negatives": Case(LossConfig(shared_negatives=33)),
+    "losses with a state": Case(LossConfig(learn_temperature=True, queue=2)),
+    "contrastive": Case(LossConfig("contrastive", margin=0.2)),
     "every type": Case(
         pins=(
             "user=row_wise",

@@ -20,7 +20,9 @@ NEW = {
 """What config.json has since."""
 NEW_OF_GROUP = {
     "examples": {"lanes", "shuffle_mb"},
-    "loss": {"learn_temperature", "margin", "negative_weight", "own_log_q", "popularity"},
+    "loss": {
+        *("learn_temperature", "margin", "negative_weight", "own_log_q", "popularity", "queue"),
+    },
     "model": {"pooling", "residual"},
 }
 """What its groups have since."""

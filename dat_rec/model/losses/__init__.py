@@ -9,6 +9,7 @@
 ``blockwise.py``        … and how it is computed without all logits at once
 ``pairwise.py``         the same for losses in which each candidate costs something by itself
 ``blocks.py``           … how both cut logits into blocks
+``queue.py``            candidates of the last batches, for losses over candidates
 ``accidental_hits.py``  … candidates that are the query's own item, so not negatives
 ``adaptive_mimic.py``   equation (2): the augmented vector follows the other tower
 ``alignment.py``        equation (3): compares covariances of the categories' items
@@ -28,10 +29,12 @@ from dat_rec.model.losses.bce import binary_cross_entropy
 from dat_rec.model.losses.bpr import bayesian_personalised_ranking
 from dat_rec.model.losses.contrastive import cosine_contrastive
 from dat_rec.model.losses.moments import CategoryMoments, category_moments, max_categories
+from dat_rec.model.losses.queue import CandidateQueue
 from dat_rec.model.losses.softmax import sampled_softmax
 from dat_rec.model.losses.temperature import LearnedTemperature
 
 __all__ = [
+    "CandidateQueue",
     "CategoryMoments",
     "LearnedTemperature",
     "bayesian_personalised_ranking",
