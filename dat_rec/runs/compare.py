@@ -15,6 +15,7 @@ from dat_rec.option_marks import flatten
 from dat_rec.runs.figures import (
     BLOCKS,
     CUTOFFS,
+    USER_FIGURES,
     figure,
     losses,
     read_config,
@@ -126,16 +127,31 @@ def _figures(runs: Sequence[Compared]) -> list[list[str]]:
     """Return a row for each loss, speed and metric; "-" where a run has none."""
     training = [one.training or {} for one in runs]
     metrics = [one.metrics or {} for one in runs]
+    validations = [found.get("validation") or {} for found in training]
+    users = [found.get("per_user", {}) for found in metrics]
     terms = dict.fromkeys(name for found in training for name in losses(found))
+    stop_by = dict.fromkeys(found["metric"] for found in validations if found)
+    of_users = [name for name in USER_FIGURES if any(name in found for found in users)]
     return [
         *(_row(f"loss {name}", [losses(f).get(name) for f in training], ".4f") for name in terms),
         _row("samples/s", [found.get("samples_per_s") for found in training], ",.0f"),
+        *(row for metric in stop_by for row in _validated(metric, validations)),
         _row("evaluated at step", [found.get("checkpoint") for found in metrics], ","),
         *(
             _row(f"{words} {name}", [found.get(block, {}).get(name) for found in metrics], ".4f")
             for block, words in BLOCKS.items()
             for name in CUTOFFS
         ),
+        *(_row(f"users {name}", [found.get(name) for found in users], ".4f") for name in of_users),
+    ]
+
+
+def _validated(metric: str, validations: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return rows with the best value of a metric of the validations, and its step."""
+    mine = [found if found.get("metric") == metric else {} for found in validations]
+    return [
+        _row(f"validation {metric}", [found.get("best") for found in mine], ".4f"),
+        _row("  best at step", [found.get("best_step") for found in mine], ","),
     ]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from dat_rec.runs.figures import BLOCKS, CUTOFFS
+from dat_rec.runs.figures import BLOCKS, CUTOFFS, USER_FIGURES
 
 
 def log_metrics(run: Path, metrics: dict[str, Any]) -> None:
@@ -16,11 +16,20 @@ def log_metrics(run: Path, metrics: dict[str, Any]) -> None:
             and would not come back to that of a training that goes on.
         metrics: what metrics.json holds.
     """
+    names = {**dict.fromkeys(BLOCKS, CUTOFFS), "per_user": USER_FIGURES}
     with SummaryWriter(str(run / "tensorboard")) as writer:
-        for block in BLOCKS:
-            for name in CUTOFFS:
-                if (value := metrics[block][name]) is not None:
+        for block, of_block in names.items():
+            for name in of_block:
+                if (value := metrics[block].get(name)) is not None:
                     writer.add_scalar(tag(block, name), value, metrics["checkpoint"])
+
+
+def tags() -> list[str]:
+    """Return the curves that ``log_metrics`` writes."""
+    return [
+        *(tag(block, name) for block in BLOCKS for name in CUTOFFS),
+        *(tag("per_user", name) for name in USER_FIGURES),
+    ]
 
 
 def tag(block: str, name: str) -> str:

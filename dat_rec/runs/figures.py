@@ -15,6 +15,8 @@ METRICS = "metrics.json"
 CUTOFFS = ("HR@50", "HR@100", "MRR")
 BLOCKS = {"all": "all pairs", "new_pairs": "new pairs", "warm": "warm", "cold": "cold"}
 """Blocks of metrics.json, and what they are called."""
+USER_FIGURES = ("Recall@20", "NDCG@20")
+"""Of the block ``per_user``, which means are over users."""
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -45,7 +47,9 @@ def read_metrics(run: Path) -> dict[str, Any] | None:
     """Return the figures of metrics.json, but for single categories; None if there is no file.
 
     Returns:
-        ``checkpoint`` (its step), and for each of ``BLOCKS`` HR@50, HR@100, MRR and ``queries``.
+        ``checkpoint`` (its step), for each of ``BLOCKS`` HR@50, HR@100, MRR and ``queries``, and
+        ``per_user`` with those of ``USER_FIGURES`` that the file has: none if it is of a release
+        that had none, or was asked for other cutoffs.
 
     Raises:
         UserError: the file is malformed.
@@ -57,7 +61,9 @@ def read_metrics(run: Path) -> dict[str, Any] | None:
         blocks = {
             block: {name: found[block][name] for name in (*CUTOFFS, "queries")} for block in BLOCKS
         }
-        return {"checkpoint": found["checkpoint"], **blocks}
+        of_users = found.get("per_user", {})
+        per_user = {name: of_users[name] for name in USER_FIGURES if name in of_users}
+        return {"checkpoint": found["checkpoint"], **blocks, "per_user": per_user}
     except (TypeError, KeyError) as error:
         raise UserError(f"{run / METRICS}: a field is missing ({error}): evaluate anew") from error
 

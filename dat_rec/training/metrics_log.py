@@ -20,8 +20,8 @@ from torchrec.distributed.types import ShardedModule
 from tqdm import tqdm
 
 from dat_rec.disk import reason, say
-from dat_rec.runs.curves import tag
-from dat_rec.runs.figures import BLOCKS, CUTOFFS, figure
+from dat_rec.runs.curves import tags
+from dat_rec.runs.figures import BLOCKS, figure
 
 QUEUE = 10_000
 """Maximum number of scalars that wait for the disk."""
@@ -230,8 +230,10 @@ def _hyperparameters(options: dict[str, Any]) -> tuple[Any, Any, Any]:
         name: value if type(value) in (int, float, str) else json.dumps(value)
         for name, value in options.items()
     }
-    tags = ["loss/main", "samples_per_s", *(tag(b, name) for b in BLOCKS for name in CUTOFFS)]
-    found: tuple[Any, Any, Any] = hparams(simple, dict.fromkeys(tags, 0.0))
+    names = ["loss/main", "samples_per_s", *tags()]
+    if options.get("validate_every"):
+        names.append(f"validation/{options['stop_by']}")
+    found: tuple[Any, Any, Any] = hparams(simple, dict.fromkeys(names, 0.0))
     return found
 
 

@@ -119,6 +119,8 @@ def test_tensorboard_shows_hyperparameters_beside_the_curves(run: Path) -> None:
     metrics = read(run / "metrics.json")
     assert shown["evaluation/all/MRR"][-1].value == pytest.approx(metrics["all"]["MRR"])
     assert shown["evaluation/new_pairs/HR@50"][-1].step == summary["steps"]
+    recall = metrics["per_user"]["Recall@20"]
+    assert shown["evaluation/per_user/Recall@20"][-1].value == pytest.approx(recall)
     assert {"loss/main", "samples_per_s"} <= shown.keys()
 
 

@@ -102,6 +102,34 @@ def test_runs_that_were_asked_different_queries_are_said_not_to_compare(tmp_path
     assert said in compare(runs).text().splitlines()[-1]
 
 
+def test_figures_of_users_and_of_validations_stand_where_a_run_has_them(tmp_path: Path) -> None:
+    blocks = dict.fromkeys(("all", "new_pairs", "warm", "cold"), figures(0.5))
+    found = {"metric": "new_pairs/HR@100", "best": 0.625, "best_step": 2000, "last": 0.5}
+    per_user = {"Recall@20": 0.25, "NDCG@20": None, "Recall@50": 0.5, "users": 3, "pairs": 8}
+    runs = [
+        write_run(
+            tmp_path / "a",
+            {"seed": 0},
+            {"validation": found},
+            {"checkpoint": 9, **blocks, "per_user": per_user},
+        ),
+        write_run(tmp_path / "b", {"seed": 0}, {}, {"checkpoint": 9, **blocks}),
+        write_run(tmp_path / "c", {"seed": 0}, {"validation": found | {"metric": "all/MRR"}}),
+    ]
+    rows = [line.rsplit(maxsplit=3) for line in compare(runs).text().splitlines()]
+    assert ["validation new_pairs/HR@100", "0.6250", "-", "-"] in rows
+    assert ["validation all/MRR", "-", "-", "0.6250"] in rows
+    assert [row[1:] for row in rows if row[0] == "  best at step"] == [
+        ["2,000", "-", "-"],
+        ["-", "-", "2,000"],
+    ]
+    assert ["users Recall@20", "0.2500", "-", "-"] in rows
+    assert ["users NDCG@20", "-", "-", "-"] in rows
+    assert not any("Recall@50" in row[0] for row in rows)
+    bare = [line.split("  ")[0] for line in compare([runs[1], runs[1]]).text().splitlines()]
+    assert not any(label.startswith(("users", "validation")) for label in bare)
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from dat_rec.dist.process_group import process_group
 from dat_rec.training import metrics_log
@@ -74,3 +75,16 @@ def test_options_stand_beside_curves_that_the_disk_takes_late(
     assert [event.step for event in events.Scalars("loss/main")] == [1]
     told = events.PluginTagToContent("hparams")
     assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= told.keys()
+
+
+@pytest.mark.parametrize("every", [0, 5])
+def test_the_metric_that_stops_a_run_stands_beside_its_options(every: int, tmp_path: Path) -> None:
+    options = {"validate_every": every, "stop_by": "all/MRR"}
+    with process_group(60), MetricsLog(tmp_path, 10, 0, 4, {}, options):
+        pass
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
+    shown = {one.name.tag for one in experiment.metric_infos}
+    assert ("validation/all/MRR" in shown) == (every > 0)
+    assert "evaluation/per_user/NDCG@20" in shown
