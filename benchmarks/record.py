@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torchrec
 
 
 @functools.cache
 def circumstances() -> dict[str, Any]:
     """Under which conditions this process measures."""
+    # Seconds to import: not for what measures in other processes.
+    import torch
+    import torchrec
+
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -36,6 +38,8 @@ def circumstances() -> dict[str, Any]:
 
 
 def _hardware() -> str:
+    import torch
+
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
     lines = Path("/proc/cpuinfo").read_text().splitlines()
