@@ -16,7 +16,6 @@ from benchmarks.calibrate import CHOICES, Arguments, Step, fit_bandwidths, fit_c
 from benchmarks.fidelity import ESTIMATES
 from benchmarks.pictures import fidelity, sweep
 from benchmarks.plans import TYPES, Planner
-from benchmarks.quality import SETUPS, table
 from benchmarks.sweep import SHAPES, as_in_training
 from dat_rec.config import TrainConfig
 from dat_rec.data.dataset import Dataset
@@ -240,16 +239,6 @@ def test_bandwidths_make_torchrecs_formula_right() -> None:
     assert one.gradient_ms == one.output_ms
 
 
-@pytest.mark.slow
-def test_quality(run: Run, planted: Dataset, tmp_path: Path) -> None:
-    printed = run("quality", "--data", planted.folder, "--work", tmp_path, *SMOKE)
-    found = rows((tmp_path / "smoke.jsonl").read_text().splitlines())
-    assert [row["setup"] for row in found] == ["paper", "modern (both)"]
-    for row in found:
-        assert 0 <= row["all"]["HR@50"] <= row["all"]["HR@100"] <= 1
-    assert printed[-1].startswith("| modern (both) | 1 |")
-
-
 def test_store(run: Run, object_store: ObjectStore, planted: Dataset) -> None:
     assert isinstance(planted.folder, Path)
     object_store.put_folder(planted.folder, "benchmark")
@@ -261,17 +250,7 @@ def test_store(run: Run, object_store: ObjectStore, planted: Dataset) -> None:
     assert ratio == {"name": "store_over_disk", "value": row["store_over_disk"]["p50"]}
 
 
-def test_the_table_is_mean_and_sample_deviation() -> None:
-    def row(seed: int, value: float) -> dict[str, Any]:
-        figures = {"HR@50": value, "HR@100": value, "MRR": value}
-        return {"setup": "modern (both)", "seed": seed, "all": figures, "new_pairs": figures}
-
-    text = table([row(0, 0.1), row(1, 0.2), row(2, 0.3)])
-    assert text.splitlines()[-1].count(".2000 ± .1000") == 6
-    assert "modern (both)" in SETUPS
-
-
-@pytest.mark.parametrize("script", ["train_loop", "reader", "fidelity", "quality"])
+@pytest.mark.parametrize("script", ["train_loop", "reader", "fidelity", "quality.__main__"])
 @pytest.mark.parametrize("address", [("--data", "gs://bucket/x"), ("--topology=gs://bucket/x",)])
 def test_an_address_in_place_of_a_path_is_refused(
     address: tuple[str, ...], script: str, run: Run, capsys: pytest.CaptureFixture[str]
