@@ -90,17 +90,16 @@ class Synthetic(Options):
         items = {"item_id": np.arange(shape.items), "category": world.category}
         pq.write_table(pa.table(items), work / "items.parquet")
         validation, trained_until = self._validation(database)
-        # Of a log without times, a number says whether its interactions train, validate or test.
-        time = f"((time >= {trained_until})::BIGINT + (time >= {TEST_FROM_US})::BIGINT)"
-        named = "'category ' || category AS category, "
-        named += "format('item {} (category {})', item_id, category) AS title"
+        time, category, title = "time", "'category ' || category", "item {} (category {})"
         if shape.ids_only:
-            named = "NULL::VARCHAR AS category, format('item {}', item_id) AS title"
+            # A number says whether an interaction trains, validates or tests.
+            time = f"(time >= {trained_until})::BIGINT + (time >= {TEST_FROM_US})::BIGINT"
+            category, title = "NULL::VARCHAR", "item {}"
         database.execute(
-            f"CREATE VIEW raw_interactions AS SELECT user_id, item_id, "
-            f"{time if shape.ids_only else 'time'} AS time, {PLACE}, {NO_PROBLEM} "
-            f"FROM {scan_parquet(files)}; "
-            f"CREATE VIEW raw_items AS SELECT item_id, {named}, {PLACE} "
+            f"CREATE VIEW raw_interactions AS SELECT user_id, item_id, {time} AS time, {PLACE}, "
+            f"{NO_PROBLEM} FROM {scan_parquet(files)}; "
+            f"CREATE VIEW raw_items AS SELECT item_id, {category} AS category, "
+            f"format('{title}', item_id, category) AS title, {PLACE} "
             f"FROM {scan_parquet([work / 'items.parquet'])}; "
             f"CREATE VIEW raw_users AS SELECT range AS user_id, {PLACE} FROM range({shape.users})"
         )
