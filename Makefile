@@ -23,10 +23,10 @@ INSTALL_CHECK_FLAGS ?=
 
 DEMO := demo
 DEMO_PREPARE_FLAGS ?=
-DEMO_TRAIN_FLAGS ?= --preset modern --seed 0 --epochs 1 --examples.skip-repeats --model.hidden 128 --loss.log-q 1
+DEMO_TRAIN_FLAGS ?= --preset modern --seed 0 --epochs 1 --examples.skip-repeats --model.hidden 128
 
 # The same, but that --preset is the component's.
-SLURM_TRAIN_FLAGS ?= --seed 0 --epochs 1 --batch-size 1024 --examples.skip-repeats --model.hidden 128 --loss.log-q 1
+SLURM_TRAIN_FLAGS ?= --seed 0 --epochs 1 --batch-size 1024 --examples.skip-repeats --model.hidden 128
 
 .DEFAULT_GOAL := help
 .PHONY: help demo slurm slurm-packages test pytest chaos fuzz pairs install-check lint format types imports doctor venv lock clean
