@@ -30,6 +30,9 @@ class EvaluateOptions:
     fitted_baselines: bool = True
     """Fit and tune ItemCF and iALS on the dataset, which takes minutes for a million interactions;
     what comes of it is kept with the dataset. MostPop and own history take no time."""
+    blend_history: bool = False
+    """Rank once more with each user's own history blended into the model's scores, by weights that
+    are fitted on validation, or on the last tenth of training where there is none."""
 
 
 def run(arguments: Arguments) -> None:
@@ -46,6 +49,7 @@ def run(arguments: Arguments) -> None:
         k=options.k,
         queries=options.queries,
         fitted_baselines=options.fitted_baselines,
+        blend_history=options.blend_history,
     )
     if os.environ.get("RANK", "0") == "0":
         print(text(metrics))

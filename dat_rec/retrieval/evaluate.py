@@ -2,31 +2,25 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from tqdm import tqdm
+import numpy as np
 
 from dat_rec.checkpoint.damage import rank_and_ranks
-from dat_rec.data.dataset import Dataset
 from dat_rec.dist.agree import broadcast_from_rank_0, together
 from dat_rec.errors import UserError
 from dat_rec.files import write_json
-from dat_rec.model.dat import DAT
 from dat_rec.model.towers import TowerFactory
-from dat_rec.retrieval.baselines import Settings
+from dat_rec.retrieval.baselines import Settings, of_baseline
+from dat_rec.retrieval.blend import past_of
+from dat_rec.retrieval.blended_ranks import BlendedRanks
 from dat_rec.retrieval.divided import BETWEEN_RANKS
-from dat_rec.retrieval.encode import (
-    each_ranks_block,
-    encode_blocks,
-    encode_items,
-    query_tower,
-    rounds,
-    user_kinds,
-)
+from dat_rec.retrieval.fit_blend import FittedBlend, fit_blend
 from dat_rec.retrieval.kept_baselines import Found, baselines
 from dat_rec.retrieval.metrics import USER_CUTOFFS, blocks, check_cutoffs
+from dat_rec.retrieval.model_ranks import model_ranks
 from dat_rec.retrieval.protocol import Protocol
-from dat_rec.retrieval.ranking import Ranking, Ranks, item_columns
+from dat_rec.retrieval.ranking import Ranks
 from dat_rec.retrieval.ranks import Threads, all_ranks, one_thread_each
 from dat_rec.retrieval.top_lists import TopLists
 from dat_rec.retrieval.trained import Trained, load_model
@@ -43,6 +37,7 @@ def evaluate(
     k: Sequence[int] = USER_CUTOFFS,
     queries: int = 0,
     fitted_baselines: bool = True,
+    blend_history: bool = False,
     tower: TowerFactory | None = None,
 ) -> dict[str, Any]:
     """Rank every held-out item among all items, and write the figures to ``RUN/metrics.json``.
@@ -60,17 +55,20 @@ def evaluate(
             random; 0: all.
         fitted_baselines: whether ItemCF and iALS are fitted and tuned. Their figures are kept with
             the dataset, so that the next evaluation has them at once.
+        blend_history: whether the model is ranked once more with each user's own history blended
+            in, by weights that are fitted on validation (``dat_rec.retrieval.fit_blend``).
         tower: the tower that the run was trained with, if it was not dat_rec's own.
 
     Returns:
         What metrics.json holds: ``dataset``, ``checkpoint`` (steps), ``asked`` and ``tests``, the
         numbers of test interactions that were asked and that there are, the blocks of
         ``dat_rec.retrieval.metrics.blocks``, ``baselines`` with the same blocks by name, and
-        ``baselines_left_out``, why one is missing, by name.
+        ``baselines_left_out``, why one is missing, by name. With ``blend_history`` also ``blend``,
+        with the same blocks, its ``settings`` and ``trials``.
 
     Raises:
-        UserError: a K below 1, no whole checkpoint, one with another tower, a malformed dataset, or
-            vectors that are not finite.
+        UserError: a K below 1, no whole checkpoint, one with another tower, a malformed dataset,
+            vectors that are not finite, or nothing to fit a blend on.
 
     Example:
         >>> metrics = dat_rec.evaluate(Path("run"))
@@ -90,9 +88,11 @@ def evaluate(
         trained = load_model(run, data, checkpoint, tower)
         with together():
             protocol = Protocol.read(trained.dataset, most=queries)
-        lists = TopLists(protocol, cutoffs, BETWEEN_RANKS)
-        ranks = model_ranks(trained.model, trained.dataset, protocol, threads, lists)
         settings = Settings(protocol, cutoffs)
+        lists = TopLists(protocol, cutoffs, BETWEEN_RANKS)
+        blend = _blend(trained, protocol, threads) if blend_history else None
+        blended = None if blend is None else blend.ranks
+        ranks = model_ranks(trained.model, trained.dataset, protocol, threads, lists, blended)
         found = _baselines(run, trained, settings, threads, fitted=fitted_baselines)
         metrics = {
             "dataset": trained.dataset.schema.source,
@@ -100,6 +100,7 @@ def evaluate(
             "asked": len(protocol.user_row),
             "tests": trained.dataset.schema.tests,
             **blocks(protocol, ranks, lists, cutoffs),
+            **({} if blend is None else {"blend": blend.figures(settings, ranks, lists)}),
             "baselines": found.figures,
             "baselines_left_out": found.left_out,
         }
@@ -111,41 +112,31 @@ def evaluate(
     return metrics
 
 
-def model_ranks(
-    model: DAT,
-    dataset: Dataset,
-    protocol: Protocol,
-    threads: Threads,
-    lists: TopLists | None = None,
-    *,
-    shown: bool = True,
-) -> Ranks:
-    """Rank every query's item by the model's vectors. Collective: ranks divide users and items.
+class _Blend(NamedTuple):
+    """The model with own history blended in."""
 
-    Each rank encodes some of the users, block by block; every block goes to all ranks.
+    fitted: FittedBlend
+    ranks: BlendedRanks
 
-    Args:
-        model: of ``load_model``, or a ``LiveModel``'s.
-        dataset: the catalogue and the users.
-        protocol: the queries.
-        threads: that compute side by side.
-        lists: takes the best items of each user, if they are wanted.
-        shown: show the progress, on rank 0.
+    def figures(self, settings: Settings, model: Ranks, lists: TopLists) -> dict[str, Any]:
+        """The blocks that the table prints. Collective.
 
-    Raises:
-        UserError: a vector is not finite, or a file cannot be read.
-    """
-    rows, kind = encode_items(model, dataset, threads)
-    items = item_columns(rows, kind, protocol.trained_items)
-    source, users = user_kinds(dataset, protocol.users)
-    first_rows = protocol.users[users.first]
-    ranking = Ranking(protocol, items, users.kind, threads, BETWEEN_RANKS, lists=lists)
-    encoded = encode_blocks(model, dataset.schema, source, first_rows, query_tower, threads)
-    hidden = not shown or rank_and_ranks()[0] > 0
-    for block in tqdm(encoded, "rank", rounds(len(first_rows)), unit="block", disable=hidden):
-        for start, vectors in each_ranks_block(block):
-            ranking.add(vectors, start)
-    return ranking.ranks()
+        New pairs, figures of users and lists leave out what a user has had, and so are the model's.
+        """
+        protocol = settings.protocol
+        (trained,), (catalogue,) = self.ranks.ranks()
+        ranks = model._replace(
+            trained=np.where(protocol.answerable, trained, np.nan), catalogue=catalogue
+        )
+        return {**self.fitted.facts(), **of_baseline(settings, ranks, lists)}
+
+
+def _blend(trained: Trained, protocol: Protocol, threads: Threads) -> _Blend:
+    """Fit a blend, and read what it adds up. Collective."""
+    fitted = fit_blend(trained, threads)
+    with together():
+        past = past_of(trained.dataset, protocol)
+    return _Blend(fitted, BlendedRanks(protocol, past, [fitted.blend], BETWEEN_RANKS))
 
 
 def _baselines(

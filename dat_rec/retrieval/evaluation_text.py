@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from dat_rec.runs.figures import CUTOFFS, figure
 
-MODEL = "model"
+MODEL, BLEND = "model", "model + history"
 
 
 class Row(NamedTuple):
@@ -49,6 +49,7 @@ def text(metrics: dict[str, Any]) -> str:
         f"{metrics['all']['unanswerable']:,} test interactions of unseen users or items are "
         "in the cold rows only.",
         *_asked(metrics),
+        *_blend(metrics),
         *_settings(metrics),
         *(f"{name} is left out: {why}." for name, why in metrics["baselines_left_out"].items()),
         *ahead(metrics),
@@ -94,6 +95,20 @@ def _ahead(metrics: dict[str, Any], row: Row, names: Sequence[str]) -> Iterator[
         yield f"{who} is ahead on {row.words}: {', '.join(found)}."
 
 
+def _blend(metrics: dict[str, Any]) -> Iterator[str]:
+    """Lines on the model with own history blended in, if there is one."""
+    if "blend" not in metrics:
+        return
+    chosen = metrics["blend"]["settings"]
+    aging = "no half-life"
+    if chosen["half_life"] is not None:
+        aging = f"half-life {chosen['half_life']:g} of training's time"
+    yield (
+        f"{BLEND}, fitted on {chosen['fitted_on']}: weight {chosen['weight']:g}, {aging}. In new "
+        "pairs and lists, which leave own items out, it is the model."
+    )
+
+
 def _settings(metrics: dict[str, Any]) -> Iterator[str]:
     for name, found in metrics["baselines"].items():
         if "settings" in found:
@@ -103,7 +118,8 @@ def _settings(metrics: dict[str, Any]) -> Iterator[str]:
 
 def _table(metrics: dict[str, Any], rows: Sequence[Row], names: Sequence[str], counted: str) -> str:
     """A line for the model and each baseline in every row; the row's words in the first."""
-    ranked = {MODEL: metrics, **metrics["baselines"]}
+    blend = {BLEND: metrics["blend"]} if "blend" in metrics else {}
+    ranked = {MODEL: metrics, **blend, **metrics["baselines"]}
     words = max(len(row.words) for row in ROWS)
     who = max(map(len, ranked))
     widths = [max(len(name), 6) for name in names]

@@ -144,14 +144,18 @@ class Protocol:
         return known_user & known_item
 
     @cached_property
-    def own_count(self) -> Ints:
-        """(Q,): number of times the query's pair occurs in training."""
+    def own_pair(self) -> Ints:
+        """(Q,): where ``seen_item`` has the query's pair; −1 where training does not."""
         items = len(self.train_count)
         owner = np.repeat(np.arange(len(self.user_trained)), np.diff(self.seen_offsets))
         pairs, asked = owner * items + self.seen_item, self.user_row * items + self.item_index
         position = np.searchsorted(pairs, asked)
-        found = np.append(pairs, -1)[position] == asked
-        return np.where(found, np.append(self.seen_count, 0)[position], 0)
+        return np.where(np.append(pairs, -1)[position] == asked, position, -1)
+
+    @cached_property
+    def own_count(self) -> Ints:
+        """(Q,): number of times the query's pair occurs in training."""
+        return np.where(self.own_pair >= 0, np.append(self.seen_count, 0)[self.own_pair], 0)
 
     @cached_property
     def new_pair(self) -> Flags:

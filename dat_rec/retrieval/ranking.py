@@ -9,7 +9,8 @@ all items that have this vector.
 Each rank scores the users with its own items, in products that are the same on any number of
 ranks, and counts those above each target. The counts add up.
 
-Beside the ranks come each user's best items, if they are wanted (``top_lists``).
+Beside the ranks come each user's best items (``top_lists``), and the ranks with own history blended
+in (``blended_ranks``), if they are wanted.
 
 Shapes: Q test interactions of U users, N items of which the first T are trained, D wide; K distinct
 item vectors, of which this rank has some.
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from dat_rec.dist.agree import together
 from dat_rec.errors import UserError
+from dat_rec.retrieval.blended_ranks import BlendedRanks
 from dat_rec.retrieval.distinct import Distinct, kinds, vector_hashes
 from dat_rec.retrieval.divided import (
     ALONE,
@@ -183,6 +185,7 @@ class Ranking:
         messages: between the ranks.
         block_bytes: maximum bytes of scores in memory at a time.
         lists: takes the best items of each user, if they are wanted.
+        blended: counts with own history blended in, if that is wanted.
     """
 
     def __init__(
@@ -194,6 +197,7 @@ class Ranking:
         messages: Messages,
         block_bytes: int = BLOCK_BYTES,
         lists: TopLists | None = None,
+        blended: BlendedRanks | None = None,
     ) -> None:
         self._protocol = protocol
         self._items = items
@@ -203,6 +207,7 @@ class Ranking:
         self._messages = messages
         self._block = max(1, block_bytes // max(1, 4 * items.distinct))
         self._lists = lists
+        self._blended = blended
         self._trained, self._own, self._others, self._tied = np.zeros((4, len(protocol.user_row)))
 
     def add(self, query_BD: Tensor, first: int) -> None:
@@ -265,17 +270,18 @@ class Ranking:
 
         def count(number: int) -> None:
             scores_K, wanted, mine = scores_BK[row[number]], targets[number], queries[number]
-            own = items.place[
-                protocol.seen_item[protocol.seen_slice(protocol.users[users[number]])]
-            ]
-            own = own[own >= 0]
-            trained_C = scores_K[items.trained]
+            user = int(protocol.users[users[number]])
+            place = items.place[protocol.seen_item[protocol.seen_slice(user)]]
+            own = place[place >= 0]
+            trained_C, others = scores_K[items.trained], scores_K[items.others]
             above, tied = compare(trained_C, wanted)
             own_above, own_tied = compare(trained_C[own], wanted)
             self._trained[mine] = above + tied / 2
             self._own[mine] = own_above + own_tied / 2
             self._tied[mine] = tied - own_tied
-            self._others[mine] = count_above(scores_K[items.others], wanted)
+            self._others[mine] = count_above(others, wanted)
+            if self._blended is not None:
+                self._blended.count(user, mine, wanted, trained_C, place, others)
             if found is not None:
                 found.put(number, *best(trained_C, own, items.trained_item, found.longest))
 

@@ -17,9 +17,9 @@ from dat_rec.dist.agree import broadcast_from_rank_0, together
 from dat_rec.errors import SharedError, SupersededError, UserError
 from dat_rec.model.towers import TowerFactory
 from dat_rec.retrieval.divided import BETWEEN_RANKS, messages_over
-from dat_rec.retrieval.evaluate import model_ranks
 from dat_rec.retrieval.live import LiveModel
 from dat_rec.retrieval.metrics import USER_CUTOFFS, blocks
+from dat_rec.retrieval.model_ranks import model_ranks
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.ranks import one_thread_each
 from dat_rec.retrieval.top_lists import TopLists

@@ -38,7 +38,7 @@ def evaluated_and_exported(run: Path, out: Path) -> dict[str, str]:
     """Evaluate and export; what was written, by its path."""
     in_small_blocks()
     with all_ranks():
-        evaluate(run)
+        evaluate(run, blend_history=True)
         export(run, out, overwrite=True)
     written = {str(path.relative_to(out)): path for path in out.rglob("*") if path.is_file()}
     written["metrics.json"] = run / "metrics.json"

@@ -46,7 +46,23 @@ def random_protocol(seed: int) -> Protocol:
     )
 
 
-def write_dataset(folder: Path, seed: int = 0) -> Path:
+def write_examples(folder: Path, protocol: Protocol, seed: int) -> int:
+    """Write who took what when, in two row groups, shuffled; return how many."""
+    rng = np.random.default_rng([seed, 1])
+    owner = np.repeat(np.arange(USERS), np.diff(protocol.seen_offsets))
+    pair = rng.permutation(np.repeat(np.arange(len(owner)), protocol.seen_count))
+    columns = {
+        "user": owner[pair] + 1,
+        "item_index": protocol.seen_item[pair],
+        "time": rng.integers(0, 1000, len(pair)),
+    }
+    (folder / "examples").mkdir()
+    path = folder / "examples" / "part-0.parquet"
+    pq.write_table(pa.table(columns), path, row_group_size=len(pair) // 2 + 1)
+    return len(pair)
+
+
+def write_dataset(folder: Path, seed: int = 0, *, validation: bool = False) -> Path:
     """Write a prepared dataset by hand: text user ids, numbered items, ragged history."""
     rng = np.random.default_rng(seed)
     protocol = random_protocol(seed)
@@ -85,8 +101,13 @@ def write_dataset(folder: Path, seed: int = 0) -> Path:
     pq.write_table(
         pa.table(users | {"history": pa.array(users["history"], history)}), folder / "users.parquet"
     )
-    for name, columns in (("items", items), ("seen", seen), ("test", test)):
+    held_out = {"test": test}
+    if validation:
+        other = random_protocol(seed + 100)
+        held_out["validation"] = test | {"item_index": other.item_index}
+    for name, columns in {"items": items, "seen": seen, **held_out}.items():
         pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+    examples = write_examples(folder, protocol, seed)
     Schema(
         source="by hand",
         features=(
@@ -101,12 +122,13 @@ def write_dataset(folder: Path, seed: int = 0) -> Path:
         users=USERS,
         items=ITEMS,
         trained_items=TRAINED_ITEMS,
-        examples=1,
+        examples=examples,
         tests=QUERIES,
-        example_files=(ExampleFile("examples/part-0.parquet", 1),),
+        example_files=(ExampleFile("examples/part-0.parquet", examples),),
         split="random",
         rows_read=QUERIES,
         rejected={},
+        validation=QUERIES if validation else 0,
     ).save(folder)
     return folder
 
