@@ -24,6 +24,9 @@ class ExportOptions:
     """Checkpoint to export: the number of its steps, `best` or `newest`. The best has the
     highest --stop-by of its validation or, in a run without any, the lowest main loss, mean over
     the steps since the checkpoint before it."""
+    blend_history: bool = False
+    """Add what `recommend --blend-history` needs: the weights of `evaluate --blend-history`, which
+    are fitted anew, and what they add to the scores of each user's own items."""
     overwrite: bool = False
     """Replace an export that is already in OUT."""
 
@@ -40,6 +43,7 @@ def run(arguments: Arguments) -> None:
         data=options.data,
         checkpoint=options.checkpoint,
         overwrite=options.overwrite,
+        blend_history=options.blend_history,
     )
     if os.environ.get("RANK", "0") != "0":
         return

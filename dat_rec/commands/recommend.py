@@ -23,6 +23,9 @@ class RecommendOptions:
     user_id: str = "user_id"
     """Column of QUERIES with the users' ids; or several that make one together, e.g.
     store,customer."""
+    blend_history: bool = False
+    """Rank with each user's own history blended in, as `evaluate --blend-history` does; for an
+    export of `dat-rec export --blend-history`."""
     overwrite: bool = False
     """Replace a file that is already at OUT."""
     show: int = 0
@@ -41,6 +44,7 @@ def run(arguments: Arguments) -> None:
         options.out,
         options.queries,
         user_id=options.user_id,
+        blend_history=options.blend_history,
         overwrite=options.overwrite,
     )
     if os.environ.get("RANK", "0") != "0":

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dat_rec.errors import UserError
 from dat_rec.retrieval.distinct import encode_once
 from dat_rec.retrieval.exported import Export
-from dat_rec.retrieval.search import SPARE, top_items
+from dat_rec.retrieval.search import SPARE, blended_items, top_items
 from dat_rec.storage.address import Location
 
 BLOCK_BYTES = 64 * 2**20
@@ -31,7 +31,7 @@ class Recommendations(NamedTuple):
     item_ids: NDArray[Any]
     """(B, K) int64, or str objects where the log's ids are text."""
     scores: NDArray[np.float32]
-    """(B, K) inner products, falling."""
+    """(B, K) inner products, falling; with own history blended in, what it adds included."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,23 @@ class LoadedExport:
         rows = self._rows(user_ids)
         return query_vectors(self._export, rows, MOST_USERS)
 
-    def recommend(self, user_ids: UserIds, k: int = K) -> Recommendations:
+    def recommend(
+        self, user_ids: UserIds, k: int = K, *, blend_history: bool = False
+    ) -> Recommendations:
         """The K best items of each user, of the whole catalogue, what they have already included.
 
         Args:
             user_ids: B ids of the kind that the log has: integers, or text.
             k: K, at most N.
+            blend_history: rank with each user's own history blended in.
 
         Raises:
-            UserError: K is not in 1 … N, the ids are of another kind, or one is missing.
+            UserError: K is not in 1 … N, the ids are of another kind, one is missing, or the
+                export has no own items to blend in.
         """
         check_k(k, len(self.item_ids))
+        if blend_history:
+            check_own_items(self._export)
         rows = self._rows(user_ids)
         items_BK = np.empty((len(rows), k), np.int64)
         scores_BK = np.empty((len(rows), k), np.float32)
@@ -79,8 +85,8 @@ class LoadedExport:
         query_BD = query_vectors(self._export, rows, block)
         for start in range(0, len(rows), block):
             part = slice(start, start + block)
-            items_BK[part], scores_BK[part] = top_items(
-                self._export.index, self.item_vectors, query_BD[part], k
+            items_BK[part], scores_BK[part] = best_items(
+                self._export, rows[part], query_BD[part], k, blend_history=blend_history
             )
         return Recommendations(self.item_ids[items_BK], scores_BK)
 
@@ -143,6 +149,45 @@ def check_k(k: int, items: int, name: str = "k") -> None:
     """
     if not 1 <= k <= items:
         raise UserError(f"{name} is {k}: it must be 1 or more, and at most the {items} items")
+
+
+def check_own_items(export: Export, where: Location | str = "the export") -> None:
+    """Refuse an export that cannot blend own history in.
+
+    Raises:
+        UserError: names the cure.
+    """
+    if export.own is None:
+        raise UserError(
+            f"{where} has no own items, which --blend-history adds to the scores: make it with "
+            "`dat-rec export --blend-history`, or leave the option out"
+        )
+
+
+def best_items(
+    export: Export,
+    rows: NDArray[np.int64],
+    query_BD: NDArray[np.float32],
+    k: int,
+    *,
+    blend_history: bool,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The K best items of B users, and their scores.
+
+    Args:
+        export: of ``check_own_items``, if own history is blended in.
+        rows: (B,) the users' rows in ``export.user_columns``.
+        query_BD: their vectors.
+        k: K, at most the number of items.
+        blend_history: whether it is.
+
+    Returns:
+        (B, K) item_index and (B, K) float32, as ``top_items``.
+    """
+    if blend_history and export.own is not None:
+        own = [export.own.of(int(row)) for row in rows]
+        return blended_items(export.index, export.item_vectors, query_BD, k, own)
+    return top_items(export.index, export.item_vectors, query_BD, k)
 
 
 def user_rows(export: Export, ids: pa.Array) -> NDArray[np.int64]:

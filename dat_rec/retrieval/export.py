@@ -29,6 +29,7 @@ from dat_rec.retrieval.export_parts import (
     read_vectors,
     write_item_vectors,
     write_items,
+    write_own_items,
     write_users,
 )
 from dat_rec.retrieval.exported import (
@@ -36,11 +37,13 @@ from dat_rec.retrieval.exported import (
     INDEX,
     ITEM_PARTS,
     MANIFEST,
+    OWN_PARTS,
     TOWER,
     USER_PARTS,
     VERSION,
     part_name,
 )
+from dat_rec.retrieval.fit_blend import FittedBlend, fit_blend
 from dat_rec.retrieval.golden import check_answers
 from dat_rec.retrieval.item_index import write_index
 from dat_rec.retrieval.query_encoder import QueryEncoder, query_program
@@ -61,6 +64,7 @@ def export(
     *,
     checkpoint: str = "newest",
     overwrite: bool = False,
+    blend_history: bool = False,
     tower: TowerFactory | None = None,
 ) -> dict[str, Any]:
     """Write what serving needs of a run, whole or not at all; alone, or on every rank of torchrun.
@@ -76,14 +80,16 @@ def export(
         checkpoint: which of the run's: the number of its steps, ``best`` (as of ``evaluate``) or
             ``newest``.
         overwrite: whether to replace an export that stands in ``out``.
+        blend_history: whether ``recommend`` shall be able to blend each user's own history in: by
+            the weights of ``evaluate``, which are fitted anew.
         tower: the tower that the run was trained with, if it was not dat_rec's own.
 
     Returns:
         What export.json holds.
 
     Raises:
-        UserError: ``out`` is taken, the run cannot be loaded, or what was written does not answer
-            as the model does.
+        UserError: ``out`` is taken, the run cannot be loaded, there is nothing to fit a blend on,
+            or what was written does not answer as the model does.
 
     Example:
         >>> made = dat_rec.export(Path("run"), Path("export"))
@@ -97,7 +103,8 @@ def export(
         trained = load_model(run, data, checkpoint, tower)
         origin = {"run": str(run), "checkpoint": trained.step}
         try:
-            made = write_export(trained, folder, origin, threads)
+            fitted = fit_blend(trained, threads) if blend_history else None
+            made = write_export(trained, folder, origin, threads, fitted)
             with together():
                 publication.close()
             return made
@@ -108,11 +115,22 @@ def export(
 
 
 def write_export(
-    trained: Trained, folder: Path, origin: dict[str, Any], threads: Threads
+    trained: Trained,
+    folder: Path,
+    origin: dict[str, Any],
+    threads: Threads,
+    fitted: FittedBlend | None = None,
 ) -> dict[str, Any]:
     """Fill the empty ``folder`` from a trained model. Collective.
 
     The manifest comes last, when what was written has been read back and asked.
+
+    Args:
+        trained: the model, with its dataset.
+        folder: to be filled; all ranks see it.
+        origin: what the manifest says of the run.
+        threads: that compute side by side.
+        fitted: how own history is blended in, if it can be.
 
     Raises:
         UserError: an item vector is not finite, the dataset is malformed, or what was written does
@@ -124,7 +142,7 @@ def write_export(
     items = encode_items(model, dataset, threads)
     with together():
         if rank == 0:
-            for part in (ITEM_PARTS, USER_PARTS):
+            for part in (ITEM_PARTS, USER_PARTS, *([OWN_PARTS] if fitted else [])):
                 (folder / part).mkdir()
             write_items(dataset, folder)
     digests = write_item_vectors(dataset, items, folder)
@@ -133,19 +151,19 @@ def write_export(
         if tables is not None:
             tables.keep(query_features)
     without = write_users(dataset, folder)
+    if fitted is not None:
+        write_own_items(dataset, fitted.blend, folder)
     with together():
         if rank == 0:
             vectors = _vectors(folder, schema.items)
             write_index(vectors, schema.items, items.rows.dim, folder / INDEX)
     _write_tower(trained, folder / TOWER)
     check_answers(folder, trained, digests, without.values(), threads)
-    names = sorted(
-        [
-            *FILES,
-            *(part_name(ITEM_PARTS, number) for number in range(parts_of(schema.items))),
-            *(part_name(USER_PARTS, number) for number in range(parts_of(schema.users))),
-        ]
-    )
+    parts = {ITEM_PARTS: schema.items, USER_PARTS: schema.users}
+    if fitted is not None:
+        parts[OWN_PARTS] = schema.users
+    of_parts = (part_name(part, n) for part, rows in parts.items() for n in range(parts_of(rows)))
+    names = sorted([*FILES, *of_parts])
     own = {name: sha256(folder / name) for name in names[rank::ranks]}
     found = {name: digest for part in all_gather_object(own) for name, digest in part.items()}
     manifest = {
@@ -156,6 +174,7 @@ def write_export(
         "features": [asdict(feature) for feature in schema.side("query")],
         "query_tower": "call with {feature: row numbers} and {feature: (B + 1,) offsets}, int64; "
         f"row {UNKNOWN} and an empty list mean unknown",
+        **({} if fitted is None else {"blend": fitted.facts()["settings"]}),
         "source": {"dataset": schema.source, **origin},
         "versions": {"torch": torch.__version__, "faiss": faiss.__version__},
         "sha256": {name: found[name] for name in names},

@@ -14,10 +14,19 @@ from dat_rec.data.columns import BadIds, Column, read_columns
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.agree import all_gather_object, together
 from dat_rec.errors import UserError
+from dat_rec.retrieval.blend import Blend, bonus, read_past
 from dat_rec.retrieval.divided import fetch
 from dat_rec.retrieval.encode import EncodedItems
-from dat_rec.retrieval.exported import ITEM_PARTS, ITEMS, PART_ROWS, USER_PARTS, part_name
+from dat_rec.retrieval.exported import (
+    ITEM_PARTS,
+    ITEMS,
+    OWN_PARTS,
+    PART_ROWS,
+    USER_PARTS,
+    part_name,
+)
 from dat_rec.retrieval.feature_rows import RowGroups
+from dat_rec.retrieval.own_items import OWN_COLUMNS
 
 ITEM_COLUMNS = ("item_id", "title", "category_name", "train_count")
 
@@ -125,6 +134,34 @@ def write_users(dataset: Dataset, folder: Path) -> dict[str, int]:
         for name, user in of_rank.items():
             found[name] = min(user, found.get(name, user))
     return found
+
+
+def write_own_items(dataset: Dataset, blend: Blend, folder: Path) -> None:
+    """Write what own history adds to the scores of each user's own items, in parts. Collective.
+
+    A rank holds the training interactions of the users whose parts it writes.
+
+    Raises:
+        UserError: the examples cannot be read.
+    """
+    rank, ranks = rank_and_ranks()
+    count = dataset.schema.users
+    with together():
+        past = read_past(dataset, np.arange(count) // PART_ROWS % ranks == rank)
+        item = pa.array(past.item.astype(np.int32))
+        added = pa.array(bonus(blend.weight, past.strength(blend.half_life)))
+        ids = RowGroups(dataset.folder / "users.parquet", ["user_id"], count)
+        for number in range(rank, parts_of(count), ranks):
+            start, stop = number * PART_ROWS, min(count, (number + 1) * PART_ROWS)
+            ends = np.searchsorted(past.user, np.arange(start, stop + 1))
+            own = slice(ends[0], ends[-1])
+            lists = (
+                pa.LargeListArray.from_arrays(ends - ends[0], values[own])
+                for values in (item, added)
+            )
+            user_ids = ids.read_rows(start, stop).column("user_id").combine_chunks()
+            table = pa.table([user_ids, *lists], ["user_id", *OWN_COLUMNS])
+            pq.write_table(table, folder / part_name(OWN_PARTS, number))
 
 
 def parts_of(rows: int) -> int:

@@ -7,6 +7,7 @@
     items.parquet              item_id, title, category_name, train_count; row = item_index
     index.faiss                exact inner-product index of the vectors; position = item_index
     users/part-*.parquet       user_id and the query features, of some users each
+    own_items/part-*.parquet   what own history adds to the scores of own items (optional)
     query_tower.pt2            torch.export program: query features in, (B, D) unit vectors out
 
 Items and users stand in the parts in the order of their numbers. How they are cut into parts does
@@ -28,6 +29,7 @@ from dat_rec.data.schema import UNKNOWN, Feature
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, read_json, sha256
 from dat_rec.retrieval.item_index import read_index
+from dat_rec.retrieval.own_items import OwnItems
 from dat_rec.retrieval.tower_file import QueryTower
 from dat_rec.storage.address import Location
 from dat_rec.storage.snapshot import local_copy
@@ -37,7 +39,7 @@ MANIFEST = "export.json"
 ITEMS, INDEX, TOWER = "items.parquet", "index.faiss", "query_tower.pt2"
 FILES = (ITEMS, INDEX, TOWER)
 """What an export holds beside its parts."""
-ITEM_PARTS, USER_PARTS = "item_vectors", "users"
+ITEM_PARTS, USER_PARTS, OWN_PARTS = "item_vectors", "users", "own_items"
 """Folders of parts."""
 PART_ROWS = 2**16
 """Maximum number of items, or users, in a part."""
@@ -70,6 +72,8 @@ class Export:
     """(U,)"""
     user_columns: dict[str, Column]
     """Query features of U + 1 users: row U is the unknown one."""
+    own: OwnItems | None
+    """None for an export without own items"""
 
     @staticmethod
     def open(folder: Location) -> "Export":
@@ -99,6 +103,7 @@ class Export:
         paths = sorted((folder / USER_PARTS).glob("part-*.parquet"))
         users = pa.concat_tables([read_parquet(path, names) for path in paths])
         columns = read_columns(users, features, str(folder / USER_PARTS))
+        own = sorted((folder / OWN_PARTS).glob("part-*.parquet"))
         index, item_vectors = read_index(folder / INDEX)
         return Export(
             tower=QueryTower(folder / TOWER),
@@ -107,6 +112,7 @@ class Export:
             items=read_parquet(folder / ITEMS, ["item_id", "title"]),
             user_ids=users.column("user_id").combine_chunks(),
             user_columns=with_unknown(columns),
+            own=OwnItems.read(own) if own else None,
         )
 
 
@@ -158,7 +164,7 @@ def check_files(folder: Path, manifest: Manifest, first: int = 0, step: int = 1)
             raise UserError(
                 f"{folder / name}: damaged (SHA-256 differs from {MANIFEST}): export anew"
             )
-    for part in (ITEM_PARTS, USER_PARTS):
+    for part in (ITEM_PARTS, USER_PARTS, OWN_PARTS):
         for path in (folder / part).glob("part-*.parquet"):
             if f"{part}/{path.name}" not in manifest.sha256:
                 raise UserError(f"{path}: {MANIFEST} does not name it: remove it, or export anew")

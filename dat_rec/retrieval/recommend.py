@@ -19,13 +19,18 @@ from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import read_parquet
 from dat_rec.dist.agree import check_same_on_all_ranks, together, wait_for_all_ranks
 from dat_rec.errors import UserError
-from dat_rec.retrieval.answer import check_k, user_rows, users_at_once
+from dat_rec.retrieval.answer import (
+    best_items,
+    check_k,
+    check_own_items,
+    user_rows,
+    users_at_once,
+)
 from dat_rec.retrieval.distinct import kinds, row_hashes
 from dat_rec.retrieval.divided import DividedRows, equal_bounds, fetch, own_range
 from dat_rec.retrieval.exported import ITEMS, MANIFEST, Export, Manifest, check_files, read_manifest
 from dat_rec.retrieval.queries import read_queries
 from dat_rec.retrieval.ranks import all_ranks, folder_of_all_ranks, one_thread_each
-from dat_rec.retrieval.search import top_items
 from dat_rec.storage.address import Location, holds
 from dat_rec.storage.publish import whole_file, whole_folder
 from dat_rec.storage.read import exists, is_folder, open_parquet
@@ -51,6 +56,7 @@ def recommend(
     queries: Location | None = None,
     *,
     user_id: str = "user_id",
+    blend_history: bool = False,
     overwrite: bool = False,
 ) -> Recommended:
     """Write each user's K best items of the whole catalogue, whole or not at all.
@@ -66,11 +72,12 @@ def recommend(
             file of each rank, part-00000.parquet and so on, in that order together.
         queries: Parquet file of users' ids; without it, all users of the export.
         user_id: the column of ``queries`` that holds them, or several, as store,customer.
+        blend_history: rank with each user's own history blended in, by what the export says.
         overwrite: replace ``out`` if it is there.
 
     Raises:
-        UserError: K is not in 1 … items, ``out`` is taken, the export is damaged, or the
-            queries are malformed (see read_queries).
+        UserError: K is not in 1 … items, ``out`` is taken, the export is damaged or has no own
+            items to blend in, or the queries are malformed (see read_queries).
     """
     # After a failure what is half-written is removed when the other ranks know of it.
     with ExitStack() as publication, all_ranks():
@@ -79,18 +86,21 @@ def recommend(
                 _check_place(out, [export, *([queries] if queries else [])], overwrite=overwrite)
             opened, manifest = _opened(export)
             check_k(k, len(opened.item_vectors), "--k")
+            if blend_history:
+                check_own_items(opened, export)
             known = len(opened.user_ids)
             ids, rows = opened.user_ids, np.arange(known)
             if queries is not None:
                 ids = read_queries(queries, user_id, opened.user_ids)
                 rows = user_rows(opened, ids)
-        facts = [manifest.sha256, hashlib.sha256(rows.data).hexdigest(), k, str(out)]
+        facts = [manifest.sha256, hashlib.sha256(rows.data).hexdigest(), k, blend_history, str(out)]
         check_same_on_all_ranks(json.dumps(facts), "the export, the queries or an option")
         try:
             path = _open_place(publication, out, overwrite=overwrite)
             start, stop = own_range(equal_bounds(len(rows)))
             vectors = _vectors(opened, rows, slice(start, stop), users_at_once(opened, k))
-            _write(opened, k, ids.slice(start, stop - start), vectors, path)
+            own = Users(ids.slice(start, stop - start), rows[start:stop], vectors)
+            _write(opened, k, own, path, blend_history=blend_history)
             wait_for_all_ranks()
             with together():
                 publication.close()
@@ -159,7 +169,19 @@ def _vectors(
     return vectors.numpy()[place]
 
 
-def _write(opened: Export, k: int, ids: pa.Array, vectors: NDArray[np.float32], path: Path) -> None:
+class Users(NamedTuple):
+    """The B users whom a rank answers."""
+
+    ids: pa.Array
+    """(B,)"""
+    rows: NDArray[np.int64]
+    """(B,) rows of ``user_columns``."""
+    vectors: NDArray[np.float32]
+    """(B, D)"""
+
+
+def _write(opened: Export, k: int, users: Users, path: Path, *, blend_history: bool) -> None:
+    ids, rows, vectors = users
     block = users_at_once(opened, k)
     item_ids = opened.items.column("item_id").combine_chunks()
     schema = pa.schema(
@@ -170,12 +192,14 @@ def _write(opened: Export, k: int, ids: pa.Array, vectors: NDArray[np.float32], 
     )
     with pq.ParquetWriter(path, schema) as writer:
         for start in shown:
-            query_BD = vectors[start : start + block]
-            items, scores = top_items(opened.index, opened.item_vectors, query_BD, k)
-            users = np.repeat(np.arange(start, start + len(query_BD)), k)
-            ranks = np.tile(np.arange(1, k + 1, dtype=np.int32), len(query_BD))
+            part = slice(start, start + block)
+            items, scores = best_items(
+                opened, rows[part], vectors[part], k, blend_history=blend_history
+            )
+            numbers = np.repeat(np.arange(start, start + len(items)), k)
+            ranks = np.tile(np.arange(1, k + 1, dtype=np.int32), len(items))
             columns = [
-                ids.take(pa.array(users)),
+                ids.take(pa.array(numbers)),
                 pa.array(ranks),
                 item_ids.take(pa.array(items.ravel())),
                 pa.array(scores.ravel()),

@@ -5,6 +5,8 @@ call. So it only proposes candidates; scores are computed from them once more, i
 rounded to float32, which gives equal vectors equal scores however the work is cut up.
 """
 
+from collections.abc import Sequence
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
@@ -40,14 +42,57 @@ def top_items(
     return items, scores
 
 
+def blended_items(
+    index: faiss.Index,
+    item_ND: NDArray[np.float32],
+    query_BD: NDArray[np.float32],
+    k: int,
+    own: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]],
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The K items with the highest scores for each query, own history blended in.
+
+    What is added to own items is 0 or more, so all other items that are among the K best are so by
+    the inner product alone, too.
+
+    Args:
+        index: holds ``item_ND``.
+        item_ND: (N, D) vectors of the catalogue.
+        query_BD: (B, D) vectors.
+        k: K, at most N.
+        own: of each query, rows of its own items and the (O,) numbers that are added to their
+            inner products, in float32.
+
+    Returns:
+        As ``top_items``.
+    """
+    items_BK, scores_BK = top_items(index, item_ND, query_BD, k)
+    for row, (own_O, added_O) in enumerate(own):
+        own_scores_O = _scores(item_ND, query_BD[row : row + 1], own_O[None])[0] + added_O
+        others = ~np.isin(items_BK[row], own_O)
+        candidates = np.concatenate([own_O, items_BK[row, others]])
+        scores = np.concatenate([own_scores_O, scores_BK[row, others]])
+        order = np.lexsort((candidates, -scores))[:k]
+        items_BK[row], scores_BK[row] = candidates[order], scores[order]
+    return items_BK, scores_BK
+
+
+def _scores(
+    item_ND: NDArray[np.float32],
+    query_BD: NDArray[np.float32],
+    candidates_BC: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """(B, C) inner products with each query's candidates."""
+    vectors_BCD = item_ND[candidates_BC].astype(np.float64)
+    exact_BC = np.einsum("bd,bcd->bc", query_BD.astype(np.float64), vectors_BCD)
+    return np.asarray(exact_BC.astype(np.float32))
+
+
 def _best(
     item_ND: NDArray[np.float32],
     query_BD: NDArray[np.float32],
     candidates_BC: NDArray[np.int64],
     k: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    vectors_BCD = item_ND[candidates_BC].astype(np.float64)
-    exact_BC = np.einsum("bd,bcd->bc", query_BD.astype(np.float64), vectors_BCD)
-    scores_BC = exact_BC.astype(np.float32)
+    scores_BC = _scores(item_ND, query_BD, candidates_BC)
     order = np.lexsort((candidates_BC, -scores_BC))[:, :k]
     return np.take_along_axis(candidates_BC, order, 1), np.take_along_axis(scores_BC, order, 1)

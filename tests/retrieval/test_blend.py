@@ -1,6 +1,7 @@
 """Own history blended in: scores, ranks and weights as one would compute them by hand."""
 
 import json
+import shutil
 from collections import defaultdict
 from dataclasses import replace
 from math import log1p
@@ -13,15 +14,19 @@ import pytest
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
+from dat_rec.retrieval.answer import load_export
 from dat_rec.retrieval.blend import Blend, past_of, read_past
 from dat_rec.retrieval.evaluate import evaluate
 from dat_rec.retrieval.evaluation_text import text
+from dat_rec.retrieval.export import export
+from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.fit_blend import BLENDS
 from dat_rec.retrieval.protocol import Protocol
+from dat_rec.retrieval.recommend import recommend
 from dat_rec.retrieval.trained import load_model
 from tests.retrieval import brute_force
 from tests.retrieval.whole import encode_items, encode_users
-from tests.retrieval.world import USERS, write_dataset, write_run
+from tests.retrieval.world import ITEMS, USERS, write_dataset, write_run
 
 Log = list[tuple[int, int, int]]
 """(user_row, item_index, time) of each training interaction."""
@@ -180,3 +185,77 @@ def test_examples_that_contradict_seen_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the examples and seen\.parquet tell different") as error:
         past_of(dataset, Protocol.read(dataset))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("k", [1, 10, ITEMS])
+def test_lists_are_the_best_by_hand(run: Path, blended: Path, tmp_path: Path, k: int) -> None:
+    settings = json.loads((blended / "export.json").read_text("utf-8"))["blend"]
+    assert settings.pop("fitted_on") == "the last tenth of training"
+    assert settings["weight"] > 0
+    naive = Naive(model_scores(run), read_log(run.parent / "data"), Blend(**settings))
+    ids = [f"u{user}" for user in range(USERS)]
+    assert recommend(blended, k, tmp_path / "recs", blend_history=True) == (USERS, 0)
+    found = pq.read_table(tmp_path / "recs")
+    items = found["item_id"].to_numpy().reshape(USERS, k) - 1000
+    scores = found["score"].to_numpy().reshape(USERS, k)
+    assert found["user_id"].to_pylist() == [user for user in ids for _ in range(k)]
+    for user in range(USERS):
+        best = sorted((naive(user, item) for item in range(ITEMS)), reverse=True)[:k]
+        assert scores[user] == pytest.approx(best, abs=2e-5)
+        assert scores[user] == pytest.approx([naive(user, i) for i in items[user]], abs=2e-5)
+        order = np.lexsort((items[user], -scores[user]))
+        assert len(set(items[user])) == k
+        assert order.tolist() == list(range(k))
+    api = load_export(blended).recommend(ids, k, blend_history=True)
+    assert np.array_equal(api.item_ids - 1000, items)
+    assert np.array_equal(api.scores, scores)
+
+
+def test_the_same_export_gives_the_models_own_lists_too(
+    exported: Path, blended: Path, tmp_path: Path
+) -> None:
+    recommend(exported, 9, tmp_path / "plain")
+    recommend(blended, 9, tmp_path / "also plain")
+    plain = pq.read_table(tmp_path / "plain")
+    assert pq.read_table(tmp_path / "also plain").equals(plain)
+    recommend(blended, 9, tmp_path / "blended", blend_history=True)
+    assert not pq.read_table(tmp_path / "blended").equals(plain)
+
+
+def test_a_stranger_gets_what_the_model_says(blended: Path) -> None:
+    loaded = load_export(blended)
+    plain = loaded.recommend(["nobody", "u1"], 9)
+    found = loaded.recommend(["nobody", "u1"], 9, blend_history=True)
+    assert np.array_equal(found.item_ids[0], plain.item_ids[0])
+    assert np.array_equal(found.scores[0], plain.scores[0])
+
+
+def test_an_export_without_own_items_is_refused(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no own items.* `dat-rec export --blend") as error:
+        recommend(exported, 3, tmp_path / "recs", blend_history=True)
+    assert str(error.value).startswith(str(exported))
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"^the export has no own items"):
+        load_export(exported).recommend(["u1"], 3, blend_history=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_own_items_are_refused(blended: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(blended, tmp_path / "export")
+    path = folder / "own_items" / "part-00000.parquet"
+    shutil.copy(path, path.with_name("part-00001.parquet"))
+    with pytest.raises(UserError, match=r"own_items/part-00001\.parquet: export\.json does not"):
+        Export.open(folder)
+    path.with_name("part-00001.parquet").unlink()
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"own_items/part-00000\.parquet: damaged"):
+        Export.open(folder)
+
+
+def test_nothing_is_exported_where_nothing_can_be_fitted(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    (data / "examples" / "part-0.parquet").unlink()
+    run = write_run(tmp_path / "run", data)
+    with pytest.raises(UserError, match=r"part-0\.parquet: cannot be read"):
+        export(run, tmp_path / "out", blend_history=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run"]

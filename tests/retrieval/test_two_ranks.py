@@ -16,7 +16,7 @@ from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
 from dat_rec.files import sha256
-from dat_rec.retrieval import answer, encode, export_parts, golden, ranking
+from dat_rec.retrieval import answer, encode, export_parts, fit_blend, golden, ranking
 from dat_rec.retrieval import export as export_module
 from dat_rec.retrieval.evaluate import evaluate
 from dat_rec.retrieval.export import export
@@ -29,6 +29,7 @@ from tests.retrieval.world import write_dataset, write_run
 
 def in_small_blocks() -> None:
     """As if the world were large: many blocks, parts and columns for each rank."""
+    fit_blend.CUTOFF = 20
     encode.ROWS, encode.TOWER_ROWS, ranking.COLUMNS = 7, 3, 5
     export_parts.PART_ROWS = golden.PART_ROWS = 8
     export_module.BLOCK_BYTES = 300
@@ -39,7 +40,7 @@ def evaluated_and_exported(run: Path, out: Path) -> dict[str, str]:
     in_small_blocks()
     with all_ranks():
         evaluate(run, blend_history=True)
-        export(run, out, overwrite=True)
+        export(run, out, overwrite=True, blend_history=True)
     written = {str(path.relative_to(out)): path for path in out.rglob("*") if path.is_file()}
     written["metrics.json"] = run / "metrics.json"
     return {name: sha256(path) for name, path in written.items()}
@@ -51,7 +52,8 @@ def test_ranks_write_what_one_process_writes(run: Path, tmp_path: Path, world: i
     together = run_ranks(evaluated_and_exported, world, run, tmp_path / "out")
     assert together[0] == alone
     assert {"metrics.json", "export.json", "item_vectors/part-00007.parquet"} <= alone.keys()
-    assert {f"users/part-0000{number}.parquet" for number in range(4)} <= alone.keys()
+    for part in ("users", "own_items"):
+        assert {f"{part}/part-0000{number}.parquet" for number in range(4)} <= alone.keys()
     opened = Export.open(tmp_path / "out")
     users = Dataset.open(run.parent / "data").user_columns()
     assert np.array_equal(opened.user_columns["history"].values, users["history"].values)
@@ -60,12 +62,16 @@ def test_ranks_write_what_one_process_writes(run: Path, tmp_path: Path, world: i
 def recommended(export: Path, out: Path) -> tuple[int, int]:
     """Answer all users, a few at a time."""
     answer.MOST_USERS = 4
-    return recommend(export, 5, out)
+    return recommend(export, 5, out, blend_history=export.name == "blended")
 
 
-def test_ranks_recommend_what_one_process_recommends(exported: Path, tmp_path: Path) -> None:
-    (alone,) = run_ranks(recommended, 1, exported, tmp_path / "alone.parquet")
-    found = run_ranks(recommended, 3, exported, tmp_path / "together")
+@pytest.mark.parametrize("name", ["exported", "blended"])
+def test_ranks_recommend_what_one_process_recommends(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str
+) -> None:
+    folder = request.getfixturevalue(name)
+    (alone,) = run_ranks(recommended, 1, folder, tmp_path / "alone.parquet")
+    found = run_ranks(recommended, 3, folder, tmp_path / "together")
     assert found == [alone] * 3
     parts = sorted(path.name for path in (tmp_path / "together").iterdir())
     assert parts == [f"part-0000{rank}.parquet" for rank in range(3)]
