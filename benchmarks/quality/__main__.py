@@ -89,7 +89,10 @@ def main() -> None:
     arguments = parse(Arguments)
     try:
         if arguments.table is not None:
-            print(tables.text(records.read(arguments.table)))
+            rows = records.read(arguments.table)
+            if not rows:
+                raise UserError(f"--table {arguments.table}: holds no trials: name a study's")
+            print(tables.text(rows))
             return
         with _alone(arguments.out):
             print(_study(arguments))

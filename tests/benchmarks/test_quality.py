@@ -337,6 +337,7 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path: Path) -> None:
         ((), "--data: name one folder or more"),
         (("--arms", "x"), "--arms 'x': no such arm: one of defaults, two-tower, "),
         (("--parallel", "0"), "must be 1 or more"),
+        (("--table", "absent"), "--table absent: holds no trials"),
         (("--data", "absent"), "absent: has no folder 'tuning'"),
     ],
 )
