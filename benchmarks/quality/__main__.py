@@ -64,6 +64,9 @@ class Arguments(Options):
     search is ended. 0: none is."""
     validation_queries: int = 20_000
     """Maximum number of interactions that a validation ranks. 0: all."""
+    blend_history: bool = False
+    """Rank all pairs of the test once more with each user's own history blended in, by weights that
+    are fitted without it (`dat-rec evaluate --blend-history`)."""
     dims: tuple[int, ...] = ()
     """Dimensions of outputs and augmented vectors to try the best settings with, on validation,
     as in 8 16 32 64 (the paper's figure 2)."""
@@ -172,6 +175,7 @@ def _plan(arguments: Arguments) -> Plan:
         stop_by=arguments.stop_by,
         patience=arguments.patience,
         validation_queries=arguments.validation_queries,
+        blend_history=arguments.blend_history,
         device=arguments.device,
         threads=arguments.threads or max(1, cores // arguments.parallel),
         code=records.code_digest(),

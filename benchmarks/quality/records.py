@@ -20,8 +20,9 @@ from dat_rec.files import whole_file
 
 PAIR_FIGURES = ("HR@50", "HR@100", "MRR")
 USER_FIGURES = ("Recall@20", "NDCG@20")
-BLOCKS = ("all", "new_pairs", "warm", "cold", "largest", "others")
-"""Blocks of HR@K and MRR; ``largest`` and ``others`` are the categories'."""
+BLOCKS = ("all", "new_pairs", "warm", "cold", "largest", "others", "blend")
+"""Blocks of HR@K and MRR; ``largest`` and ``others`` are the categories', ``blend`` all pairs with
+own history blended in."""
 SPANS = ("validation", "test")
 FIGURES = (
     *(f"{block}/{name}" for block in BLOCKS for name in PAIR_FIGURES),
@@ -78,12 +79,12 @@ def code_digest() -> str:
 
 def figures_of(span: str, blocks: Mapping[str, Any]) -> dict[str, float | None]:
     """The columns of a span, of the blocks that metrics.json or a validation's record has."""
-    categories = blocks.get("largest_category", {})
+    blended = blocks.get("blend", {}).get("all", {})
+    by_name = {**blocks, **blocks.get("largest_category", {}), "blend": blended}
     found: dict[str, float | None] = {}
     for figure in FIGURES:
         block, _, name = figure.partition("/")
-        of = categories if block in ("largest", "others") else blocks
-        found[f"{span}/{figure}"] = of.get(block, {}).get(name)
+        found[f"{span}/{figure}"] = by_name.get(block, {}).get(name)
     return found
 
 
@@ -103,6 +104,8 @@ def write(path: Path, rows: Sequence[Row]) -> None:
 def read(place: Path) -> list[Row]:
     """The rows of a Parquet file, or of all in a folder, by name; none where nothing is.
 
+    Columns that a file lacks, since it is older than they are, are null.
+
     Raises:
         UserError: a file is no such Parquet.
     """
@@ -110,10 +113,12 @@ def read(place: Path) -> list[Row]:
     rows: list[Row] = []
     for path in paths:
         try:
-            rows += pq.read_table(path, columns=SCHEMA.names).to_pylist()
+            table = pq.read_table(path)
+            table.select(["id", "stage", "arm"])  # refuses what is no trial
+            rows += [dict.fromkeys(SCHEMA.names) | row for row in table.to_pylist()]
         except FileNotFoundError:
             continue
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, KeyError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path}: holds no trials ({reason}): remove it") from error
     return rows

@@ -13,6 +13,7 @@ SMOKE: dict[str, Any] = {
     "seeds": (0, 1),
     "threads": 1,
     "dims": (),
+    "blend_history": True,
     "stop_by": "new_pairs/HR@50",
 }
 WORLD: dict[str, Any] = {"users": 300, "items": 200, "interactions": 9_000, "categories": 5}

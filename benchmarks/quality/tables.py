@@ -23,6 +23,8 @@ OTHERS = {
     "warm HR@100": "warm/HR@100",
     "cold HR@100": "cold/HR@100",
 }
+BLENDED = {f"all {name}": f"blend/{name}" for name in ("HR@50", "HR@100", "MRR")}
+"""All pairs, with own history blended in."""
 TESTED = {
     name: (PAIRS | OTHERS)[name]
     for name in (*PAIRS, *list(OTHERS)[:4])
@@ -54,6 +56,9 @@ def _of_log(name: str, rows: list[Row]) -> str:
         parts.append(_sweep(swept))
     if tested:
         parts += [_means(tested, best, PAIRS), _means(tested, best, OTHERS)]
+        if blended := [row for row in tested if row["test/blend/HR@100"] is not None]:
+            parts.append("All pairs, with each user's own history blended in:")
+            parts.append(_means(blended, best, BLENDED))
         parts.append(_paired(tested, best))
         seen = max((row["test_read"] or 1 for row in tested), default=1)
         if seen > 1:

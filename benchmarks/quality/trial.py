@@ -32,6 +32,8 @@ class Judged:
     stop_by: StopBy
     patience: int
     validation_queries: int
+    blend_history: bool
+    """Whether the test ranks all pairs with own history blended in, too."""
     device: Device
     threads: int
     code: str
@@ -80,7 +82,8 @@ class Trial:
         """Digest of all that decides what the trial finds, but for the code."""
         judged = self.judged
         by = (judged.stop_by, judged.patience, judged.validation_queries)
-        return identity(self.facts | {"judged": by if self.on_validation else None})
+        blended = True if judged.blend_history and self.stage == "test" else None
+        return identity(self.facts | {"judged": by if self.on_validation else blended})
 
     @property
     def file(self) -> str:
@@ -182,7 +185,7 @@ def _trained(trial: Trial, folder: Path) -> Row:
     from dat_rec.retrieval.evaluate import evaluate
 
     test_read = look(trial)
-    evaluate(folder, fitted_baselines=False)
+    evaluate(folder, fitted_baselines=False, blend_history=trial.judged.blend_history)
     metrics = read_json(folder / METRICS, "the metrics")
     del metrics["baselines"], metrics["baselines_left_out"]
     more = {"test_read": test_read, "metrics": json.dumps(metrics)}

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
@@ -31,6 +33,7 @@ JUDGED = Judged(
     stop_by="new_pairs/HR@50",
     patience=3,
     validation_queries=0,
+    blend_history=False,
     device="cpu",
     threads=1,
     code="c0de",
@@ -145,6 +148,12 @@ def test_a_files_rows_are_read_as_written_and_rubbish_is_refused(tmp_path: Path)
     assert row.items() <= found.items()
     assert found.keys() == set(records.SCHEMA.names)
     assert found["score"] is None
+    older = pa.table({"id": ["b"], "stage": ["test"], "arm": ["DAT"]})
+    pq.write_table(older, tmp_path / "b.parquet")
+    assert records.read(tmp_path)[1]["test/blend/MRR"] is None
+    pq.write_table(pa.table({"id": [1]}), tmp_path / "b.parquet")
+    with pytest.raises(UserError, match="holds no trials"):
+        records.read(tmp_path)
     with pytest.raises(ValueError, match="no such column"):
         records.write(tmp_path / "b.parquet", [{"x": 1}])
     (tmp_path / "b.parquet").write_bytes(b"PAR1")
@@ -324,7 +333,9 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path: Path) -> None:
         if row["stage"] == "test":
             assert row["test_read"] == 1
             assert 0 < row["test/others/HR@100"] <= 1
+            assert 0 < row["test/blend/HR@100"] <= 1
     assert "| DAT − two-tower | " in printed
+    assert "with each user's own history blended in" in printed
     assert len(looks(tmp_path / "world")) == 4
 
     again = start("--table", tmp_path / "trials.parquet")
