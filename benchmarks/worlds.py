@@ -9,9 +9,10 @@ this process. Every run is a JSON line, and a row of the table at the end:
 - ``oracle``: the best HR@100 for whoever knows each user's taste, ``Bayes``: for whoever knows the
   world but infers the taste from the user's training interactions, which no model can beat either
   (``dat_rec/data/sources/best_rankings.py``). Of all pairs, as the others are.
-- ``ratio``: ours over Bayes. The goal is .9, with a lead above 1.
-- ``lead``: ours over the better of ItemCF and iALS; ``new``: HR@100 of new pairs alone, ours and
-  the better of the two's.
+- ``ours``, and ``+ history`` with the user's own history blended in (``evaluate --blend-history``),
+  where the log has times; ``ratio``: of either over Bayes. The goal is .9.
+- ``lead``: ours over the better of ItemCF and iALS, which is to be above 1; ``new``: HR@100 of new
+  pairs alone, ours and the better of the two's.
 
 With --validation-share what is held out at the end of the training span is judged in place of the
 test, by the last validation of training: for the choice of settings. It has no oracle, and no
@@ -29,11 +30,11 @@ from typing import Any
 from benchmarks.options import Options, parse
 from dat_rec.cli import run_command
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.sources.world_shapes import ShapeName
+from dat_rec.data.sources.world_shapes import SHAPES, ShapeName
 from dat_rec.files import read_json
 from dat_rec.runs.validations import read_validations
 
-SHAPES: tuple[ShapeName, ...] = ("dense", "sparse", "ids", "repeats", "skewed")
+FIVE: tuple[ShapeName, ...] = ("dense", "sparse", "ids", "repeats", "skewed")
 FITTED = ("ItemCF", "iALS")
 FIGURE = "HR@100"
 SMOKE_WORLD = ("--users=200", "--items=250", "--interactions=3000", "--tastes=10")
@@ -48,7 +49,7 @@ class Arguments(Options):
 
     work: Path
     """Folder for the datasets and runs; those that are there are replaced."""
-    shapes: tuple[ShapeName, ...] = SHAPES
+    shapes: tuple[ShapeName, ...] = FIVE
     """Shapes of the worlds."""
     seeds: tuple[int, ...] = (0,)
     """Random seeds of training; the worlds stay the same."""
@@ -107,7 +108,8 @@ def measure(arguments: Arguments, shape: ShapeName, data: Path, seed: int) -> di
     if validates:
         found = read_validations(run)[-1]
         return {**row, "validation": {block: found[block] for block in ("all", "new_pairs")}}
-    _run("evaluate", f"--run={run}")
+    blend = () if SHAPES[shape].ids_only else ("--blend-history",)
+    _run("evaluate", f"--run={run}", *blend)
     metrics = read_json(run / "metrics.json", "the metrics")
     return {**row, **judged(Dataset.open(data).schema.facts or {}, metrics)}
 
@@ -116,6 +118,8 @@ def judged(facts: dict[str, float], metrics: dict[str, Any]) -> dict[str, Any]:
     """A run's figures beside the oracles' and the baselines'."""
     baselines = metrics["baselines"]
     blocks = ("all", "new_pairs")
+    ours, bayes = metrics["all"][FIGURE], facts[f"Bayes {FIGURE}"]
+    blend = metrics.get("blend")
     return {
         "best": {name: facts[f"best {name}"] for name in ("HR@50", FIGURE)},
         "bayes": {name: facts[f"Bayes {name}"] for name in ("HR@50", FIGURE)},
@@ -123,30 +127,34 @@ def judged(facts: dict[str, float], metrics: dict[str, Any]) -> dict[str, Any]:
         "baselines": {
             name: {block: found[block] for block in blocks} for name, found in baselines.items()
         },
-        "ratio": metrics["all"][FIGURE] / facts[f"Bayes {FIGURE}"],
-        "lead": metrics["all"][FIGURE]
-        / max(found["all"][FIGURE] for name, found in baselines.items() if name in FITTED),
+        "blend": None if blend is None else {name: blend[name] for name in ("settings", *blocks)},
+        "ratio": ours / bayes,
+        "blend_ratio": None if blend is None else blend["all"][FIGURE] / bayes,
+        "lead": ours / max(baselines[name]["all"][FIGURE] for name in FITTED),
     }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """A Markdown row for each run."""
-    names = ["oracle", "Bayes", "ours", *FITTED, "ratio", "lead", "new: ours", "new: ItemCF, iALS"]
+    names = ["oracle", "Bayes", "ours", "+ history", *FITTED, "ratio", "ratio + history", "lead"]
+    names += ["new: ours", "new: ItemCF, iALS"]
     lines = [f"| shape | seed | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
     for row in rows:
-        fitted = [row["baselines"][name] for name in FITTED if name in row["baselines"]]
+        fitted = [row["baselines"][name] for name in FITTED]
         values = [
             row["best"][FIGURE],
             row["bayes"][FIGURE],
             row["all"][FIGURE],
+            None if row["blend"] is None else row["blend"]["all"][FIGURE],
             *(found["all"][FIGURE] for found in fitted),
             row["ratio"],
+            row["blend_ratio"],
             row["lead"],
             row["new_pairs"][FIGURE],
             max(found["new_pairs"][FIGURE] for found in fitted),
         ]
-        cells = " | ".join(f"{value:.4f}".removeprefix("0") for value in values)
-        lines.append(f"| {row['shape']} | {row['seed']} | {cells} |")
+        cells = ("–" if value is None else f"{value:.4f}".removeprefix("0") for value in values)
+        lines.append(f"| {row['shape']} | {row['seed']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

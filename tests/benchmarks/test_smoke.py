@@ -134,7 +134,11 @@ def test_worlds(run: Run, tmp_path: Path) -> None:
         assert row["ratio"] == pytest.approx(row["all"]["HR@100"] / bayes)
         fitted = [row["baselines"][name]["all"]["HR@100"] for name in ("ItemCF", "iALS")]
         assert row["lead"] == pytest.approx(row["all"]["HR@100"] / max(fitted))
-    assert head.startswith("| shape | seed | oracle | Bayes | ours | ItemCF | iALS | ratio |")
+    assert found[0]["blend"] is None
+    blended = found[1]["blend"]["all"]["HR@100"]
+    assert blended >= found[1]["all"]["HR@100"] - 0.02
+    assert found[1]["blend_ratio"] == pytest.approx(blended / found[1]["bayes"]["HR@100"])
+    assert head.startswith("| shape | seed | oracle | Bayes | ours | + history | ItemCF | iALS |")
     assert len({line.count("|") for line in (head, rule, first, second)}) == 1
 
 
