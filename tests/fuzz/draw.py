@@ -4,7 +4,7 @@ Sizes are small and often at an edge (one user, one item, one category, one row 
 that is where programs break; every option that changes what is computed is drawn now and then.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +66,7 @@ def draw(seed: int, number: int, folder: Path) -> Case:
         prepare, items = _log(rng, folder)
     train, exact, tolerance = _train(rng)
     world = int(rng.choice([1, 2, 2, 3, 3]))
-    return Case(
+    case = Case(
         number=number,
         world=world,
         resumed_world=world if rng.random() < 0.7 else int(rng.integers(1, 4)),
@@ -77,6 +77,7 @@ def draw(seed: int, number: int, folder: Path) -> Case:
         exact=exact,
         tolerance=tolerance,
     )
+    return replace(case, train=(*case.train, *_losses(rng, case.train)))
 
 
 def _synthetic(rng: np.random.Generator) -> tuple[list[str], int]:
@@ -194,3 +195,17 @@ def _train(rng: np.random.Generator) -> tuple[list[str], bool, float]:
         options += now_and_then(0.6, "--model.residual")
     tolerance = {"float32": 1e-5, "float64": 1e-5, "bfloat16": 3e-2}[precision]
     return options + half, precision == "float64" and not half, tolerance
+
+
+def _losses(rng: np.random.Generator, train: tuple[str, ...]) -> list[str]:
+    """Another main loss than the preset's, and what it may have."""
+    if "paper" in train:
+        return []
+    main = str(rng.choice(["softmax", "softmax", "contrastive", "bpr"]))
+    options = ["--loss.main", main]
+    options += ["--loss.queue", str(rng.integers(1, 4))] if rng.random() < 0.3 else []
+    if main != "contrastive" and rng.random() < 0.3:
+        options.append("--loss.learn-temperature")
+    if main == "softmax" and rng.random() < 0.3:
+        options.append("--loss.no-own-log-q")
+    return options
