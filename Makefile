@@ -38,7 +38,7 @@ demo: venv  ## Complete Journey from its package to recommendations, in demo/
 	$(BIN)/dat-rec prepare complete-journey --out $(DEMO)/data --overwrite $(DEMO_PREPARE_FLAGS)
 	$(BIN)/dat-rec train --data $(DEMO)/data --out $(DEMO)/run --overwrite $(DEMO_TRAIN_FLAGS)
 	$(BIN)/dat-rec export --run $(DEMO)/run --out $(DEMO)/export --overwrite
-	$(BIN)/dat-rec evaluate --run $(DEMO)/run
+	$(BIN)/dat-rec evaluate --run $(DEMO)/run --blend-history
 	$(BIN)/dat-rec recommend --export $(DEMO)/export --k 100 --out $(DEMO)/recs.parquet \
 		--overwrite --show 2
 
