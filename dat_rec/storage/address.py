@@ -122,7 +122,8 @@ def location(text: str, *, pattern: bool = False) -> Path | Address:
         pattern: whether stars in an address stand for any text, for the caller to read.
 
     Raises:
-        UserError: an address without a bucket, or with parts that no object can be called by.
+        UserError: an address without a bucket, with a key, or with parts that no object can be
+            called by.
 
     Example:
         >>> dat_rec.location("s3://bucket/data")
@@ -138,6 +139,14 @@ def location(text: str, *, pattern: bool = False) -> Path | Address:
     key = key.strip("/")
     if not bucket and scheme in OBJECT_STORES:
         raise UserError(f"{text}: names no bucket: write {scheme}://BUCKET/…")
+    user, _, host = bucket.rpartition("@")
+    if ":" in user or (user and scheme in (*S3, *GOOGLE)):
+        # What is refused here may be a key, which no log is to hold.
+        shown = "/".join(part for part in (host, key) if part)
+        raise UserError(
+            f"{scheme}://…@{shown}: holds what may be a key, and addresses stand in logs and in "
+            "config.json: leave it out, and give keys in the environment, as docs/stores.md says"
+        )
     if scheme in OBJECT_STORES and not BUCKET.fullmatch(bucket.partition("@")[0]):
         raise UserError(
             f"{text}: {bucket} is no bucket's name: it has letters, digits, . _ and - alone"

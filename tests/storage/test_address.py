@@ -35,7 +35,10 @@ def test_any_other_text_is_a_path(text: str) -> None:
     [
         ("s3:///log", "names no bucket"),
         ("s3://my logs/x", "my logs is no bucket's name"),
-        ("s3://user:key@bucket/x", "user:key@bucket is no bucket's name"),
+        ("s3://user:key@bucket/x", "^s3://…@bucket/x: holds what may be a key"),
+        ("gs://key@bucket", "^gs://…@bucket: holds what may be a key"),
+        ("abfss://x:key@y.dfs.core.windows.net/z", "^abfss://…@y.dfs.core.windows.net/z: holds"),
+        ("sftp://user:key@host/x", "^sftp://…@host/x: holds what may be a key"),
         ("s3:/bucket/log", "is no address: write s3://bucket/log"),
         ("s3://bucket/../log", "has an empty part"),
         ("s3://bucket/a//log", "has an empty part"),
