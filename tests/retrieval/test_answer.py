@@ -12,7 +12,7 @@ from dat_rec.retrieval.answer import load_export
 from dat_rec.retrieval.recommend import recommend
 from dat_rec.retrieval.trained import load_model
 from tests.retrieval.whole import encode_items, encode_users
-from tests.retrieval.world import ITEMS, USERS
+from tests.retrieval.world import ITEMS, SERVED, USERS
 
 
 def test_vectors_are_the_models(run: Path, exported: Path) -> None:
@@ -44,7 +44,7 @@ def test_strangers_are_alike_and_nobody_gets_nothing(exported: Path) -> None:
     found = loaded.recommend(["?", "u1", "!"], k=3)
     assert found.item_ids[0].tolist() == found.item_ids[2].tolist()
     assert loaded.recommend([], k=3).item_ids.shape == (0, 3)
-    assert loaded.query_vectors([]).shape == (0, 8)
+    assert loaded.query_vectors([]).shape == (0, SERVED)
 
 
 @pytest.mark.parametrize("k", [0, ITEMS + 1])

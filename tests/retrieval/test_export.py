@@ -20,7 +20,7 @@ from dat_rec.retrieval.exported import FILES, Export
 from dat_rec.retrieval.recommend import recommend
 from dat_rec.retrieval.trained import load_model
 from tests.retrieval.whole import encode_items, encode_users
-from tests.retrieval.world import USERS, write_run
+from tests.retrieval.world import SERVED, USERS, write_run
 
 EVERY = (*FILES, "item_vectors/part-00000.parquet", "users/part-00000.parquet")
 # What a serving process does: torch and Parquet, nothing of ours, nothing of TorchRec's.
@@ -79,7 +79,7 @@ def test_query_tower_runs_on_torch_alone(run: Path, tmp_path: Path) -> None:
         answers = np.load(folder / "answers.npz")
         np.testing.assert_allclose(answers["together"], expected, atol=1e-6)
         np.testing.assert_allclose(answers["alone"], expected, atol=1e-6)
-        assert answers["none"].shape == (0, 8)
+        assert answers["none"].shape == (0, SERVED)
 
 
 def test_folder_holds_what_the_model_and_dataset_hold(run: Path, exported: Path) -> None:
@@ -98,7 +98,7 @@ def test_folder_holds_what_the_model_and_dataset_hold(run: Path, exported: Path)
     columns = ["user_id", "user", "age", "history"]
     assert pq.read_table(exported / "users").equals(dataset.table("users", columns))
     manifest = json.loads((exported / "export.json").read_text("utf-8"))
-    assert (manifest["dim"], manifest["items"], manifest["users"]) == (8, 60, 30)
+    assert (manifest["dim"], manifest["items"], manifest["users"]) == (SERVED, 60, 30)
     assert [(f["name"], f["rows"]) for f in manifest["features"]] == [
         ("user", 30),
         ("age", 4),
@@ -112,7 +112,7 @@ def test_folder_holds_what_the_model_and_dataset_hold(run: Path, exported: Path)
     assert manifest["sha256"] == listed
     there = {str(path.relative_to(exported)) for path in exported.rglob("*") if path.is_file()}
     assert there == {*EVERY, "export.json"}
-    whole = faiss.IndexFlatIP(8)
+    whole = faiss.IndexFlatIP(SERVED)
     whole.add(vectors)
     assert (exported / "index.faiss").read_bytes() == bytes(faiss.serialize_index(whole).data)
 

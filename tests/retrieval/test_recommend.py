@@ -86,11 +86,11 @@ def test_a_list_is_answered_in_its_order_and_strangers_too(
 
 
 def stranger(model: torch.nn.Module) -> np.ndarray:
-    """[unknown user ‖ unknown age ‖ no history ‖ unknown augmented vector], by hand."""
+    """[unknown user ‖ unknown age ‖ no history ‖ unknown augmented vector], by hand; a 1 behind."""
     tables = model.embeddings.tables
     parts = [tables["user"].local[0], tables["age"].local[0], torch.zeros(8)]
     parts.append(model.augmented.tables["augmented_user"].local[0])
-    return model.query_tower(torch.cat(parts)).numpy()
+    return np.append(model.query_tower(torch.cat(parts)).numpy(), np.float32(1))
 
 
 @pytest.mark.parametrize("block", [1, 4, 7])

@@ -20,6 +20,8 @@ from dat_rec.sharding.table_shards import is_table, table_shards
 from dat_rec.training.objective import TrainTask
 
 USERS, ITEMS, TRAINED_ITEMS, QUERIES = 30, 60, 45, 400
+SERVED = 9
+"""Width of the vectors that are served: 8, and what popularity adds."""
 
 
 def random_protocol(seed: int) -> Protocol:
