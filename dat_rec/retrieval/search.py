@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 SPARE = 16
 """Number of candidates beyond K, so that ties and rounding at the cut are rarely cut off."""
 ROUNDING = 1e-5
-"""Bound on what float32 rounding moves an inner product of two unit vectors."""
+"""Bound on what float32 rounding moves a score s, as a share of 1 + |s|: the terms of unit vectors'
+inner product add up to 1 at most, and what popularity adds behind them to |s| + 1."""
 
 
 def top_items(
@@ -24,8 +25,8 @@ def top_items(
 
     Args:
         index: holds ``item_ND``.
-        item_ND: (N, D) unit vectors of the catalogue.
-        query_BD: (B, D) unit vectors.
+        item_ND: (N, D) vectors of the catalogue.
+        query_BD: (B, D) vectors.
         k: K, at most N.
 
     Returns:
@@ -35,9 +36,10 @@ def top_items(
     rough, candidates = index.search(query_BD, min(k + SPARE, len(item_ND)))
     items, scores = _best(item_ND, query_BD, candidates, k)
     # Where the last candidate is as good as the K-th, others as good may be missing.
-    complete = (rough[:, -1] < rough[:, k - 1] - ROUNDING) | (candidates.shape[1] == len(item_ND))
+    least = rough[:, k - 1] - ROUNDING * (1 + np.abs(rough[:, k - 1]))
+    complete = (rough[:, -1] < least) | (candidates.shape[1] == len(item_ND))
     for i in np.flatnonzero(~complete):
-        near = np.flatnonzero(item_ND @ query_BD[i] >= rough[i, k - 1] - ROUNDING)
+        near = np.flatnonzero(item_ND @ query_BD[i] >= least[i])
         items[i], scores[i] = _best(item_ND, query_BD[i : i + 1], near[None], k)
     return items, scores
 

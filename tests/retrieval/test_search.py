@@ -23,12 +23,17 @@ def exact_order(query: np.ndarray, items: np.ndarray) -> list[tuple[float, int]]
 
 @pytest.mark.parametrize("k", [1, 5, 40, 200])
 @pytest.mark.parametrize("different", [200, 12, 1])
-def test_equals_a_full_sort_with_ties_by_row(k: int, different: int) -> None:
+@pytest.mark.parametrize("popularity", [0.0, 0.04, 30.0])
+def test_equals_a_full_sort_with_ties_by_row(k: int, different: int, popularity: float) -> None:
     rng = np.random.default_rng(k + different)
     # Few different vectors: groups of equal items reach far beyond the cut.
     items = unit_vectors(rng, different, 8)[rng.integers(0, different, 200)]
     queries = unit_vectors(rng, 23, 8)
-    index = faiss.IndexFlatIP(8)
+    if popularity:
+        behind = popularity * np.log(rng.integers(1, 4, 200) / 3)
+        items = np.column_stack([items, behind]).astype(np.float32)
+        queries = np.column_stack([queries, np.ones(23, np.float32)])
+    index = faiss.IndexFlatIP(items.shape[1])
     index.add(items)
     found, scores = top_items(index, items, queries, k)
     assert (found.shape, scores.dtype) == ((23, k), np.float32)
