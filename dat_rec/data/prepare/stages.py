@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from dat_rec.data.database import connect, drop_tables, tables_of, threads_of
 from dat_rec.data.prepare import write
-from dat_rec.data.prepare.audience import add_audience
+from dat_rec.data.prepare.audience import write_pairs
 from dat_rec.data.prepare.checks import Counts, reject_bad_rows
 from dat_rec.data.prepare.interactions import (
     find_ranges,
@@ -46,7 +46,7 @@ from dat_rec.data.prepare.user_ranges import (
 from dat_rec.data.prepare.validation import validation_of
 from dat_rec.data.prepare.vocabulary import number_items, number_users
 from dat_rec.data.progress import Progress
-from dat_rec.data.schema import HISTORY, ITEM, ExampleFile, Feature, Schema
+from dat_rec.data.schema import AUDIENCE, HISTORY, ITEM, USER, ExampleFile, Feature, Schema
 from dat_rec.data.source import HISTORY_CATEGORY, Attribute, Split, Validation
 
 UNORDERED = (
@@ -221,15 +221,24 @@ class Stages:
             training = self._work / "training"
             write_training(database, training)
             unordered = is_unordered(database, training)
+            pairs = None
+            catalogue = tuple(items)
             if unordered and self._options.audience_length:
-                length, seed = self._options.audience_length, self._options.seed
-                items.append(add_audience(database, training, length, seed, users[0]))
+                pairs = self._work / "pairs.parquet"
+                write_pairs(database, training, self._options.seed, pairs)
+                items.append(Feature(AUDIENCE, "item", USER, users[0].rows, multi_valued=True))
             return _Numbered(
                 query_features=tuple(users),
                 item_features=tuple(items),
                 ranges=ranges,
                 users=write.write_user_rows(database, users, self._work / "user_rows.parquet"),
-                items=write.write_items(database, items, folder / "items.parquet"),
+                items=write.write_items(
+                    database,
+                    catalogue,
+                    folder / "items.parquet",
+                    pairs,
+                    self._options.audience_length,
+                ),
                 tests=write_held_out(database, "test", folder / "test.parquet"),
                 validation=write_held_out(database, "validation", folder / "validation.parquet")
                 if checked.validation

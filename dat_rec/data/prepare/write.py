@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dat_rec.data.prepare.audience import without_own
-from dat_rec.data.prepare.history import with_histories
+from dat_rec.data.prepare.audience import with_audiences, without_own
+from dat_rec.data.prepare.history import IDS, with_histories
 from dat_rec.data.prepare.user_ranges import KEY, histories_of
 from dat_rec.data.schema import AUDIENCE, HISTORY, Feature
 from dat_rec.data.source import HISTORY_CATEGORY, REPEAT, SEQUENCE, named
@@ -27,12 +27,31 @@ EXAMPLES_COMPRESSION = "lz4"
 
 
 def write_items(
-    database: duckdb.DuckDBPyConnection, features: Sequence[Feature], path: Path
+    database: duckdb.DuckDBPyConnection,
+    features: Sequence[Feature],
+    path: Path,
+    pairs: Path | None = None,
+    audience_length: int = 0,
 ) -> int:
-    """Write items.parquet in the order of item_index, and return the number of rows."""
+    """Write items.parquet in the order of item_index, and return the number of rows.
+
+    Args:
+        database: holds ``item_rows``.
+        features: those of the items in it.
+        path: the file.
+        pairs: what ``audience.write_pairs`` wrote, for that column; None: there is none.
+        audience_length: maximum number of users of an item.
+    """
     columns = ["item_id", "title", "category_name", "train_count", *names_of(features)]
     query = f"SELECT {_list(columns)} FROM item_rows ORDER BY item_index"
-    return write_query(database, query, path)
+    if pairs is None:
+        return write_query(database, query, path)
+    # DuckDB refuses sql() while a result of execute() has not been read to its end.
+    database.complete()
+    reader = database.sql(query).to_arrow_reader(ROW_GROUP)
+    batches = with_audiences(reader, pairs, audience_length)
+    schema = reader.schema.append(pa.field(AUDIENCE, IDS, nullable=False))
+    return write_batches(batches, schema, path)
 
 
 def write_user_rows(

@@ -197,12 +197,17 @@ def _items(schema: Schema) -> list[Rule]:
     what = "item must be the row's number + 1 for trained items, and 0 elsewhere"
     rules.append(Rule(f"{named(ITEM)} <> {number}", what, first, named(ITEM)))
     features = schema.side("item")
-    if AUDIENCE in {feature.name for feature in features}:
+    if any(_is_audience(feature) for feature in features):
         what = "an untrained item has an audience"
         rules.append(Rule(f"train_count = 0 AND len({AUDIENCE}) > 0", what, "leave it empty"))
         unknown = f"list_contains({AUDIENCE}, 0)"
         rules.append(Rule(unknown, "audience holds 0, which is no trained user", ANEW))
     return rules + [rule for feature in features for rule in _in_table(feature)]
+
+
+def _is_audience(feature: Feature) -> bool:
+    """Whether it is what ``prepare`` calls so; another writer may mean something else by the name."""
+    return feature.name == AUDIENCE and feature.multi_valued and feature.table == USER
 
 
 def _pair(users: int, items: int, which: str = "") -> list[Rule]:
@@ -291,7 +296,7 @@ def _example_file(
         chosen.append(f"{named(feature.name)} AS _c{number}")
         what = f"{feature.name} is another than in row item_index of items.parquet"
         there = named(feature.name)
-        if feature.name == AUDIENCE:
+        if _is_audience(feature):
             what += " without the example's user"
             other = f"list_filter(_c{number}, lambda u: u <> {named(USER)})"
         else:
