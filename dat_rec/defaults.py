@@ -5,6 +5,7 @@ alone, so that the same dataset always has the same defaults, and reading them c
 ``paper`` stays to the letter.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,21 +22,22 @@ ID_TEMPERATURE = 0.1
 """Of a model of ids alone."""
 
 
-def defaults(name: Preset, data: Location, out: Path) -> TrainConfig:
+def defaults(name: Preset, data: Location, out: Path, ranks: int = 1) -> TrainConfig:
     """Return what ``dat-rec train --preset NAME --data DATA --out OUT`` begins with.
 
     Args:
         name: of the preset.
         data: a prepared dataset.
         out: folder of the run.
+        ranks: number of ranks that the run begins with.
 
     Raises:
         UserError: DATA is no prepared dataset.
     """
-    return by_data(preset(name, data, out), Schema.load(data))
+    return by_data(preset(name, data, out), Schema.load(data), ranks)
 
 
-def by_data(config: TrainConfig, schema: Schema) -> TrainConfig:
+def by_data(config: TrainConfig, schema: Schema, ranks: int = 1) -> TrainConfig:
     """Return a preset's configuration with what the rules say of a dataset with this schema."""
     if config.preset == "paper":
         return config
@@ -45,14 +47,14 @@ def by_data(config: TrainConfig, schema: Schema) -> TrainConfig:
         loss = replace(loss, temperature=ID_TEMPERATURE)
     if not has_full_histories(schema):
         model = replace(model, pooling="sqrt")
-    return replace(config, batch_size=batch_size(schema), model=model, loss=loss)
+    return replace(config, batch_size=batch_size(schema, ranks), model=model, loss=loss)
 
 
 def as_begun(config: TrainConfig, run: TrainConfig) -> TrainConfig:
     """Return a preset's configuration with what the rules decide as a run has it.
 
     So a run that is resumed or begun from goes on with the same model, when its data have grown
-    beyond a rule's bound or it is older than the rules.
+    beyond a rule's bound or it is older than the rules, and than popularity's weight.
 
     Args:
         config: of the preset.
@@ -65,13 +67,18 @@ def as_begun(config: TrainConfig, run: TrainConfig) -> TrainConfig:
         config,
         batch_size=run.batch_size,
         model=replace(config.model, pooling=model.pooling, residual=model.residual),
-        loss=replace(config.loss, temperature=loss.temperature),
+        loss=replace(config.loss, temperature=loss.temperature, popularity=loss.popularity),
     )
 
 
-def batch_size(schema: Schema) -> int:
-    """Return the largest power of two, 128 to 2,048, with 128 steps or more in an epoch."""
-    most = max(1, schema.examples // STEPS)
+def batch_size(schema: Schema, ranks: int = 1) -> int:
+    """Return the largest power of two, 128 to 2,048, with 128 steps or more in an epoch.
+
+    Args:
+        schema: of the dataset.
+        ranks: number of ranks, each of which has such a batch.
+    """
+    most = max(1, schema.examples // (STEPS * ranks))
     return min(MOST, max(LEAST, 1 << (most.bit_length() - 1)))
 
 
@@ -80,16 +87,34 @@ def has_full_histories(schema: Schema) -> bool:
     return schema.examples >= schema.history_length * (schema.feature(USER).rows - 1)
 
 
+def without_void(config: TrainConfig, given: Collection[str]) -> TrainConfig:
+    """Return the configuration without defaults that what was given leaves no room for.
+
+    Args:
+        config: with the rules' defaults.
+        given: names of the options that were given, as in ``--model.residual``.
+    """
+    model, loss = config.model, config.loss
+    if model.embedding_dim != model.output_dim and "--model.residual" not in given:
+        config = replace(config, model=replace(model, residual=False))
+    if loss.main in ("bce", "contrastive") and "--loss.temperature" not in given:
+        usual = preset(config.preset, config.data, config.out).loss.temperature
+        config = replace(config, loss=replace(loss, temperature=usual))
+    return config
+
+
 def has_ids_alone(schema: Schema) -> bool:
     """Whether nothing is known of users and items but their ids and what they had together."""
     known = {feature.table for feature in schema.features if feature.rows > 1}
     return known <= {schema.feature(USER).table, schema.feature(ITEM).table}
 
 
-def words(config: TrainConfig, schema: Schema) -> list[str]:
+def words(config: TrainConfig, schema: Schema, ranks: int = 1) -> list[str]:
     """Name the options of a run that have the value of a rule, and another one without it."""
     plain = preset(config.preset, config.data, config.out)
-    usual, fitted, here = (flatten(to_json(one)) for one in (plain, by_data(plain, schema), config))
+    usual, fitted, here = (
+        flatten(to_json(one)) for one in (plain, by_data(plain, schema, ranks), config)
+    )
     return [
         option(name) if value is True else f"{option(name)} {value}"
         for name, value in fitted.items()

@@ -10,7 +10,7 @@ from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import ExampleFile, Feature, Schema
 from dat_rec.defaults import as_begun, batch_size, by_data, defaults, words
-from dat_rec.errors import UserError
+from dat_rec.errors import StoreError, UserError
 from dat_rec.files import write_json
 from dat_rec.option_marks import to_json
 
@@ -48,6 +48,7 @@ def schema(examples: int, features: tuple[Feature, ...] = IDS) -> Schema:
 )
 def test_an_epoch_has_128_steps_where_that_leaves_a_batch(examples: int, size: int) -> None:
     assert batch_size(schema(examples)) == size
+    assert batch_size(schema(4 * examples), 4) == size
 
 
 def test_a_history_is_a_sum_over_its_root_where_most_are_not_full() -> None:
@@ -107,12 +108,51 @@ def test_a_default_of_the_data_that_another_option_makes_void_is_no_fault() -> N
 def test_a_run_that_is_gone_on_from_keeps_what_it_had(planted: Dataset, tmp_path: Path) -> None:
     usual = defaults("modern", planted.folder, tmp_path)
     model = replace(usual.model, pooling="mean" if usual.model.pooling == "sqrt" else "sqrt")
-    run = replace(usual, batch_size=4096, model=model)
+    loss = replace(usual.loss, temperature=0.07, popularity=0.0)
+    run = replace(usual, batch_size=4096, model=model, loss=loss)
     assert as_begun(usual, run) == run
     assert as_begun(usual, replace(run, preset="two-tower")) == usual
     write_json(tmp_path / "config.json", to_json(run))
     data = ["--data", str(planted.folder)]
     assert parse_train([*data, "--out", str(tmp_path), "--resume"]).model == model
     begun = parse_train([*data, "--out", "next", "--warm-start", str(tmp_path)])
-    assert (begun.model, begun.batch_size) == (model, 4096)
+    assert (begun.model, begun.batch_size, begun.loss) == (model, 4096, loss)
+    for flag in ("--warm-start", "--warm_start"):
+        both = [*data, "--out", str(tmp_path / "next"), flag, str(tmp_path), "--resume"]
+        assert parse_train(both).loss == loss
+    other = parse_train([*data, "--out", "next", "--warm-start", str(tmp_path), *CONTRASTIVE])
+    other.check()
     assert parse_train([*data, "--out", str(tmp_path), "--overwrite"]).model == usual.model
+
+
+CONTRASTIVE = ("--loss.main", "contrastive")
+
+
+def test_defaults_make_room_for_what_is_given(tmp_path: Path) -> None:
+    schema(100).save(tmp_path)
+    ids = ["--data", str(tmp_path), "--out", "run"]
+    assert parse_train(ids).model.residual
+    wide = parse_train([*ids, "--model.output-dim", "64"])
+    assert not wide.model.residual
+    wide.check()
+    asked = parse_train([*ids, "--model.output-dim", "64", "--model.residual"])
+    with pytest.raises(UserError, match=r"--model\.residual with --model\.embedding-dim 32"):
+        asked.check()
+    parse_train([*ids, *CONTRASTIVE]).check()
+
+
+def test_a_job_of_several_ranks_divides_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema(262_144).save(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert parse_train(["--data", str(tmp_path), "--out", "run"]).batch_size == 512
+
+
+def test_a_store_that_is_away_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(_: object) -> None:
+        raise StoreError("s3://bucket/data: is away")
+
+    monkeypatch.setattr(Schema, "load", away)
+    with pytest.raises(StoreError, match="is away"):
+        parse_train(["--data", "s3://bucket/data", "--out", "run"])

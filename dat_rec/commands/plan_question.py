@@ -131,7 +131,7 @@ def _of_training(config: PlanOptions, cluster: Cluster) -> PlanRequest:
             training = dataclasses.replace(training, data=config.data)
         batch = -(-_global_batch(config.run) // cluster.world_size)
     else:
-        training = defaults(config.preset, config.data or Path(), Path())
+        training = defaults(config.preset, config.data or Path(), Path(), cluster.world_size)
         batch = training.batch_size
     if training.sharding_group_size:
         raise UserError(

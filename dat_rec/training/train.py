@@ -187,6 +187,6 @@ def _start(
         rows=reader.rows,
         plan=plan,
         estimate=estimate,
-        by_data=tuple(words(run.config, run.dataset.schema)),
+        by_data=tuple(words(run.config, run.dataset.schema, run.context.world_size)),
         compared=str(reader.compared) if run.config.loss.alignment else None,
     )

@@ -85,7 +85,8 @@ class Validation:
         self._run = run
         # Ids that are trained as unknown are encoded as unknown.
         self._dataset = dataclasses.replace(run.dataset, bad_ids=config.examples.bad_ids)
-        self._live = LiveModel(self._dataset, config, model, tower)
+        with together():
+            self._live = LiveModel(self._dataset, config, model, tower)
         self._protocol = protocol
         # Training's own may take no tensors of the CPU.
         self._group = run.context.own_group() if run.context.world_size > 1 else None

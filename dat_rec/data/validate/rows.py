@@ -206,7 +206,7 @@ def _items(schema: Schema) -> list[Rule]:
 
 
 def _is_audience(feature: Feature) -> bool:
-    """Whether it is what ``prepare`` calls so; another writer may mean something else by the name."""
+    """Whether it is what ``prepare`` calls so: others may mean something else by the name."""
     return feature.name == AUDIENCE and feature.multi_valued and feature.table == USER
 
 

@@ -87,3 +87,22 @@ def test_a_wrong_audience_is_found(tmp_path: Path) -> None:
     rows[2][AUDIENCE][0] = 0
     pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
     assert any("row 2: audience holds 0" in str(fault) for fault in validate(folder))
+
+
+def test_another_writers_feature_of_that_name_is_what_it_is(tmp_path: Path) -> None:
+    log_without_order(tmp_path)
+    Prepared(own(tmp_path, audience_length=0, **FROM))
+    folder = tmp_path / "out"
+    (folder / "sha256.json").unlink()
+    (folder / "vocabularies" / "category.parquet").rename(folder / "vocabularies/audience.parquet")
+    for path in (folder / "items.parquet", folder / "examples" / "part-00000.parquet"):
+        table = pq.read_table(path)
+        names = [AUDIENCE if name == "category" else name for name in table.column_names]
+        pq.write_table(table.rename_columns(names), path)
+    text = (folder / "schema.json").read_text()
+    (folder / "schema.json").write_text(
+        text.replace('"category"', '"audience"').replace(
+            '"audience": "audience"', '"category": "audience"'
+        )
+    )
+    assert validate(folder) == []
