@@ -131,7 +131,7 @@ import os, signal, sys
 from importlib import import_module
 from dat_rec.cli import main
 
-def die(*_):
+def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 where, function = sys.argv.pop(1), sys.argv.pop(1)
@@ -142,15 +142,19 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("command", "function"),
-    [("evaluate", "user_kinds"), ("export", "write_users"), ("recommend", "_write")],
+    ("command", "module", "function"),
+    [
+        ("evaluate", "model_ranks", "user_kinds"),
+        ("export", "export", "write_users"),
+        ("recommend", "recommend", "_write"),
+    ],
 )
 def test_a_rank_that_is_killed_ends_all_and_leaves_nothing(
-    run: Path, exported: Path, tmp_path: Path, command: str, function: str
+    run: Path, exported: Path, tmp_path: Path, command: str, module: str, function: str
 ) -> None:
     data = write_dataset(tmp_path / "data")
     copy = write_run(tmp_path / "run", data)
-    out, place = tmp_path / "out", f"dat_rec.retrieval.{command}"
+    out, place = tmp_path / "out", f"dat_rec.retrieval.{module}"
     words = {
         "evaluate": ["--run", str(copy), "--data", str(data)],
         "export": ["--run", str(copy), "--data", str(data), "--out", str(out)],
