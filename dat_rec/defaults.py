@@ -71,22 +71,6 @@ def as_begun(config: TrainConfig, run: TrainConfig) -> TrainConfig:
     )
 
 
-def batch_size(schema: Schema, ranks: int = 1) -> int:
-    """Return the largest power of two, 128 to 2,048, with 128 steps or more in an epoch.
-
-    Args:
-        schema: of the dataset.
-        ranks: number of ranks, each of which has such a batch.
-    """
-    most = max(1, schema.examples // (STEPS * ranks))
-    return min(MOST, max(LEAST, 1 << (most.bit_length() - 1)))
-
-
-def has_full_histories(schema: Schema) -> bool:
-    """Whether users have as many examples, on average, as a history takes, or more."""
-    return schema.examples >= schema.history_length * (schema.feature(USER).rows - 1)
-
-
 def without_void(config: TrainConfig, given: Collection[str]) -> TrainConfig:
     """Return the configuration without defaults that what was given leaves no room for.
 
@@ -101,6 +85,22 @@ def without_void(config: TrainConfig, given: Collection[str]) -> TrainConfig:
         usual = preset(config.preset, config.data, config.out).loss.temperature
         config = replace(config, loss=replace(loss, temperature=usual))
     return config
+
+
+def batch_size(schema: Schema, ranks: int = 1) -> int:
+    """Return the largest power of two, 128 to 2,048, with 128 steps or more in an epoch.
+
+    Args:
+        schema: of the dataset.
+        ranks: number of ranks, each of which has such a batch.
+    """
+    most = max(1, schema.examples // (STEPS * ranks))
+    return min(MOST, max(LEAST, 1 << (most.bit_length() - 1)))
+
+
+def has_full_histories(schema: Schema) -> bool:
+    """Whether users have as many examples, on average, as a history takes, or more."""
+    return schema.examples >= schema.history_length * (schema.feature(USER).rows - 1)
 
 
 def has_ids_alone(schema: Schema) -> bool:

@@ -15,6 +15,7 @@ from dat_rec.files import write_json
 from dat_rec.option_marks import to_json
 
 OUT = Path("/run")
+CONTRASTIVE = ("--loss.main", "contrastive")
 IDS = (
     Feature("user", "query", "user", 101),
     Feature("history", "query", "item", 41, multi_valued=True),
@@ -123,9 +124,6 @@ def test_a_run_that_is_gone_on_from_keeps_what_it_had(planted: Dataset, tmp_path
     other = parse_train([*data, "--out", "next", "--warm-start", str(tmp_path), *CONTRASTIVE])
     other.check()
     assert parse_train([*data, "--out", str(tmp_path), "--overwrite"]).model == usual.model
-
-
-CONTRASTIVE = ("--loss.main", "contrastive")
 
 
 def test_defaults_make_room_for_what_is_given(tmp_path: Path) -> None:

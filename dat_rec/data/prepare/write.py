@@ -46,9 +46,7 @@ def write_items(
     query = f"SELECT {_list(columns)} FROM item_rows ORDER BY item_index"
     if pairs is None:
         return write_query(database, query, path)
-    # DuckDB refuses sql() while a result of execute() has not been read to its end.
-    database.complete()
-    reader = database.sql(query).to_arrow_reader(ROW_GROUP)
+    reader = _reader(database, query)
     batches = with_audiences(reader, pairs, audience_length)
     schema = reader.schema.append(pa.field(AUDIENCE, IDS, nullable=False))
     return write_batches(batches, schema, path)
@@ -65,10 +63,14 @@ def write_user_rows(
 
 def write_query(database: duckdb.DuckDBPyConnection, query: str, path: Path) -> int:
     """Write the rows of an ordered query, and return their number."""
+    reader = _reader(database, query)
+    return write_batches(reader, reader.schema, path)
+
+
+def _reader(database: duckdb.DuckDBPyConnection, query: str) -> pa.RecordBatchReader:
     # DuckDB refuses sql() while a result of execute() has not been read to its end.
     database.complete()
-    reader = database.sql(query).to_arrow_reader(ROW_GROUP)
-    return write_batches(reader, reader.schema, path)
+    return database.sql(query).to_arrow_reader(ROW_GROUP)
 
 
 def write_batches(
