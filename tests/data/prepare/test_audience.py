@@ -3,14 +3,17 @@
 from collections import defaultdict
 from pathlib import Path
 
+import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dat_rec.data.prepare.audience import write_pairs
 from dat_rec.data.schema import AUDIENCE, USER
 from dat_rec.data.validate.validate import validate
 from tests.data.prepare.test_history import log_without_order
-from tests.data.sources.prepared import Prepared, digest, own, refused
+from tests.data.sources.prepared import Prepared, digest, own, refused, write
 
 FROM = {"test_from": "9"}
 
@@ -106,3 +109,17 @@ def test_another_writers_feature_of_that_name_is_what_it_is(tmp_path: Path) -> N
         )
     )
     assert validate(folder) == []
+
+
+def test_pairs_that_do_not_fit_into_memory_are_spilled(tmp_path: Path) -> None:
+    """A million took 200 bytes each in an aggregate that cannot spill."""
+    rows = np.arange(1_000_000, dtype=np.int32)
+    (tmp_path / "training" / "range=0").mkdir(parents=True)
+    path = tmp_path / "training" / "range=0" / "0.parquet"
+    write(path, user_row=rows * 7919 % 100_003, item_index=rows // 25)
+    with duckdb.connect() as database:
+        database.execute(f"SET temp_directory = '{tmp_path}/spill'; SET threads = 1")
+        database.execute("SET memory_limit = '100MB'; SET preserve_insertion_order = false")
+        write_pairs(database, tmp_path / "training", 0, tmp_path / "pairs.parquet")
+    item = pq.read_table(tmp_path / "pairs.parquet")["item_index"].to_numpy()
+    assert np.array_equal(item, rows // 25)
