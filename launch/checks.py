@@ -13,13 +13,12 @@ from torchx import specs
 
 from dat_rec.commands.train import parse_train
 from dat_rec.config import TrainConfig
-from dat_rec.data.schema import SCHEMA, Schema
+from dat_rec.data.schema import Schema
 from dat_rec.errors import UserError
 from dat_rec.files import local_path
 from dat_rec.install import CHECKOUT
 from dat_rec.option_marks import path_options
 from dat_rec.storage.address import Address, location
-from dat_rec.storage.snapshot import pinned
 from launch.refuse import refuse
 from launch.size import Size, parse_size
 
@@ -47,7 +46,7 @@ def training_arguments(arguments: Sequence[str], size: Size, image: str) -> list
         config.check()
         if image:
             return list(arguments)
-        schema = Schema.load(pinned(config.data, SCHEMA))
+        schema = Schema.load(config.data)
     ranks = size.maximum * size.workers
     if schema.examples < ranks:
         refuse(f"-j: {ranks} ranks for {schema.examples} examples of {config.data}")
@@ -87,7 +86,7 @@ def run_arguments(run: str, data: str, image: str) -> list[str]:
         refuse(f"{run} holds no run: name the folder that train made")
     if not image and data:
         with refusing_user_errors():
-            Schema.load(pinned(location(data), SCHEMA))
+            Schema.load(location(data))
     return words
 
 

@@ -8,11 +8,15 @@ import pytest
 from dat_rec.commands.train import parse_train
 from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.schema import ExampleFile, Feature, Schema
+from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.defaults import as_begun, batch_size, by_data, defaults, words
 from dat_rec.errors import StoreError, UserError
 from dat_rec.files import write_json
 from dat_rec.option_marks import to_json
+from dat_rec.storage.address import location
+from tests.object_store import ObjectStore
 
 OUT = Path("/run")
 CONTRASTIVE = ("--loss.main", "contrastive")
@@ -145,6 +149,24 @@ def test_a_job_of_several_ranks_divides_its_steps(
     schema(262_144).save(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "4")
     assert parse_train(["--data", str(tmp_path), "--out", "run"]).batch_size == 512
+
+
+def test_a_dataset_in_a_store_has_the_same_ones(
+    planted: Dataset, object_store: ObjectStore, tmp_path: Path
+) -> None:
+    """Published there, its schema lies below the manifest's prefix."""
+    published = "s3://open/defaults/data"
+    prepare(Synthetic(out=Path(published), users=300, items=200, interactions=9_000, categories=5))
+    found, local = (
+        parse_train(["--data", str(data), "--out", str(tmp_path)])
+        for data in (published, planted.folder)
+    )
+    assert replace(found, data=local.data) == local
+    assert local.model.pooling == "sqrt"
+    away = location(published)
+    assert replace(defaults("modern", away, tmp_path), data=local.data) == local
+    other = "s3://open/defaults/nothing"
+    assert parse_train(["--data", other, "--out", str(tmp_path)]).model.pooling == "mean"
 
 
 def test_a_store_that_is_away_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

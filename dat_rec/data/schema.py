@@ -27,6 +27,7 @@ from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, write_json
 from dat_rec.storage.address import Location
 from dat_rec.storage.read import exists, read_json
+from dat_rec.storage.snapshot import pinned
 
 VERSION = 1
 SCHEMA = "schema.json"
@@ -146,12 +147,12 @@ class Schema:
 
     @staticmethod
     def load(folder: Location) -> "Schema":
-        """Read and check ``folder``'s schema.
+        """Read and check ``folder``'s schema; in a store, that of the dataset published there now.
 
         Raises:
             UserError: no schema, another version, or fields that contradict one another.
         """
-        path = folder / SCHEMA
+        path = pinned(folder, SCHEMA) / SCHEMA
         if not exists(path):
             raise UserError(
                 f"{folder} is not a prepared dataset (no {SCHEMA}): make one with `dat-rec prepare`"
