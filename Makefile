@@ -55,9 +55,10 @@ test: lint types imports pytest  ## every check: lint, format, types, import dir
 
 # One thread for each process: several run at once, and OpenMP's threads would wait spinning.
 # Two files at a time, in order: most tests wait for processes that they start, and the longest files
-# have few tests, which would come last.
+# have few tests, which would come last. Without CI, pytest does not spend an hour on the difference
+# of two files of bits.
 pytest: venv  ## the tests alone; PYTEST_FLAGS="-k losses -x" goes to pytest
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+	CI= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 chaos: venv  ## kill trainings at random moments; each must end with an undisturbed run's bits
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(CHAOS_FLAGS)

@@ -29,7 +29,7 @@ from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.files import OLD_SUFFIX
-from tests.checkpoint.saved import saved_bytes
+from tests.checkpoint.saved import saved_digests
 from tests.end_to_end.launched import Launched, launched, send
 
 RANKS = (2, 3)
@@ -85,7 +85,7 @@ class Undisturbed:
     steps: int
     lifetime_s: float
     """Seconds from the ranks' start to the end."""
-    saved: dict[str, bytes]
+    saved: dict[str, str]
     """Bytes of its last checkpoint, by tensor."""
 
 
@@ -202,7 +202,7 @@ def undisturbed(data: Path, out: Path, ranks: int) -> Undisturbed:
         f"undisturbed on {ranks} ranks: {ended:.1f} s, they started after {started:.1f} s; "
         f"{steps} steps"
     )
-    return Undisturbed(steps, ended - started, saved_bytes(last))
+    return Undisturbed(steps, ended - started, saved_digests(last))
 
 
 def disturbed(
@@ -260,7 +260,7 @@ def compare(run: Launched, code: int | None, newest: int, whole: Undisturbed) ->
     resumed = re.findall(r"^resumed after step (\d+)", run.output(), re.MULTILINE)
     if newest and (not resumed or int(resumed[0]) < newest):
         return f"WENT ON AFTER STEP {resumed[0] if resumed else 0}, NOT {newest}"
-    ours, expected = saved_bytes(found[-1][1]), whole.saved
+    ours, expected = saved_digests(found[-1][1]), whole.saved
     differing = [name for name in expected.keys() | ours if expected.get(name) != ours.get(name)]
     return f"{len(differing)} TENSORS DIFFER: {min(differing)}" if differing else ""
 

@@ -11,13 +11,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
 from dat_rec.retrieval.trained import load_model
-from tests.checkpoint.saved import saved_bytes
+from tests.checkpoint.saved import saved_digests, saved_tensors
 from tests.end_to_end.cli import ENVIRONMENT
 from tests.end_to_end.forked import forked
 from tests.end_to_end.launched import TRAIN
@@ -63,8 +64,8 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(
     resumed = run(planted.folder, out, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     assert f"resumed after step {found[-1][0]}" in resumed.stderr
-    ours = saved_bytes(checkpoints(out)[-1][1])
-    theirs = saved_bytes(checkpoints(undisturbed)[-1][1])
+    ours = saved_digests(checkpoints(out)[-1][1])
+    theirs = saved_digests(checkpoints(undisturbed)[-1][1])
     assert ours == theirs
     assert json.loads((out / "train.json").read_text())["steps"] == last
 
@@ -129,7 +130,7 @@ def test_a_run_resumed_from_an_older_checkpoint_ends_with_the_same_bits(
     assert resumed.returncode == 0, resumed.stderr
     assert f"resumed after step {older}" in resumed.stderr
     assert newest.with_name(newest.name + ".damaged").is_dir()
-    ours, theirs = (saved_bytes(checkpoints(r)[-1][1]) for r in (out, undisturbed))
+    ours, theirs = (saved_digests(checkpoints(r)[-1][1]) for r in (out, undisturbed))
     assert ours == theirs
 
 
@@ -217,13 +218,12 @@ def test_another_dataset_of_the_same_sizes_is_refused(
 
 def test_loaded_weights_are_those_that_were_saved(undisturbed: Path, tmp_path: Path) -> None:
     model = load_model(undisturbed).model
-    saved = saved_bytes(checkpoints(undisturbed)[-1][1])
+    saved = saved_tensors(checkpoints(undisturbed)[-1][1])
     for name, tensor in model.state_dict().items():
-        assert tensor.numpy().tobytes() == saved[f"towers/dat.{name}"]
+        assert torch.equal(tensor, saved[f"towers/dat.{name}"])
     for collection in ("embeddings", "augmented"):
         for table, rows in getattr(model, collection).tables.items():
-            where = f"tables/dat.{collection}.{table}/weight"
-            assert rows.local.numpy().tobytes() == saved[where]
+            assert torch.equal(rows.local, saved[f"tables/dat.{collection}.{table}/weight"])
 
 
 def test_an_uninterrupted_run_repeats_bit_for_bit(
@@ -231,5 +231,5 @@ def test_an_uninterrupted_run_repeats_bit_for_bit(
 ) -> None:
     out = tmp_path / "again"
     assert run(planted.folder, out).returncode == 0
-    first, second = (saved_bytes(checkpoints(r)[-1][1]) for r in (undisturbed, out))
+    first, second = (saved_digests(checkpoints(r)[-1][1]) for r in (undisturbed, out))
     assert first == second

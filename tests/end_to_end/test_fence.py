@@ -14,7 +14,7 @@ import pytest
 
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
-from tests.checkpoint.saved import saved_bytes
+from tests.checkpoint.saved import saved_digests
 from tests.end_to_end.cli import done
 from tests.end_to_end.forked import forked
 from tests.end_to_end.launched import FLAGS, launched
@@ -74,7 +74,7 @@ def test_a_world_that_comes_back_after_another_took_over_writes_nothing_more(
     theirs = dict(checkpoints(undisturbed))
     assert dict(checkpoints(out)).keys() == theirs.keys()
     for step, folder in checkpoints(out):
-        assert saved_bytes(folder) == saved_bytes(theirs[step])
+        assert saved_digests(folder) == saved_digests(theirs[step])
 
 
 @pytest.mark.parametrize("more", [(), ("--overwrite",)])

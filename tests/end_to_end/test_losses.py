@@ -13,7 +13,7 @@ from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.trained import Trained, load_model
-from tests.checkpoint.saved import saved_bytes, saved_tensors
+from tests.checkpoint.saved import saved_digests, saved_tensors
 from tests.end_to_end.cli import done
 from tests.end_to_end.forked import forked
 from tests.retrieval.whole import encode_items, encode_users
@@ -60,7 +60,7 @@ def test_a_resumed_run_ends_with_the_same_bits(run: Path, planted: Dataset, tmp_
     resumed = forked(*train)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed after step" in resumed.stderr
-    assert saved_bytes(newest(again)) == saved_bytes(newest(run))
+    assert saved_digests(newest(again)) == saved_digests(newest(run))
 
 
 @pytest.mark.parametrize("learned_before", [True, False])

@@ -21,7 +21,7 @@ import pytest
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import ExampleFile
 from dat_rec.files import sha256
-from tests.checkpoint.saved import saved_bytes
+from tests.checkpoint.saved import saved_digests
 from tests.end_to_end.cli import dat_rec, done
 from tests.end_to_end.forked import forked
 
@@ -651,7 +651,8 @@ def test_bad_ids_train_the_unknown_row_and_no_other(planted: Dataset, tmp_path: 
     done(train(bad, tmp_path / "run-bad", *unknown))
     done(train(zero, tmp_path / "run-zero"))
     ours, theirs = (
-        saved_bytes(tmp_path / run / "checkpoints/step-00000016") for run in ("run-bad", "run-zero")
+        saved_digests(tmp_path / run / "checkpoints/step-00000016")
+        for run in ("run-bad", "run-zero")
     )
     assert ours == theirs
     ours, theirs = (

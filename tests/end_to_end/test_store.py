@@ -21,7 +21,7 @@ from dat_rec.runs.mirror import mirrored_steps
 from dat_rec.storage.address import Address, location
 from dat_rec.storage.client import forget_clients
 from dat_rec.storage.snapshot import local_copy
-from tests.checkpoint.saved import saved_bytes
+from tests.checkpoint.saved import saved_digests
 from tests.end_to_end.cli import dat_rec, done
 from tests.end_to_end.launched import launched
 from tests.object_store import FEW, ObjectStore
@@ -78,7 +78,7 @@ def test_everything_in_a_store_and_the_server_killed_for_ten_seconds(
     assert ": done, after" in said
     ours, theirs = checkpoints(run), checkpoints(local / "run")
     assert [step for step, _ in ours] == [step for step, _ in theirs]
-    assert saved_bytes(ours[-1][1]) == saved_bytes(theirs[-1][1])
+    assert saved_digests(ours[-1][1]) == saved_digests(theirs[-1][1])
     assert mirrored_steps(address("all/mirror")) == [step for step, _ in ours]
 
     evaluate(run)
@@ -113,7 +113,7 @@ def test_everything_in_a_store_and_the_server_killed_for_ten_seconds(
     assert ": looking for an older one" in said
     assert f"the checkpoint of step {steps[-2]} was taken from {mirror}" in said
     assert f"resumed after step {steps[-2]} of" in said
-    assert saved_bytes(checkpoints(run)[-1][1]) == saved_bytes(theirs[-1][1])
+    assert saved_digests(checkpoints(run)[-1][1]) == saved_digests(theirs[-1][1])
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ import torch
 
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
-from tests.checkpoint.saved import facts, saved_bytes, saved_tensors
+from tests.checkpoint.saved import facts, saved_digests, saved_tensors
 from tests.end_to_end.cli import ENVIRONMENT, done
 from tests.end_to_end.forked import on_ranks
 from tests.end_to_end.launched import FLAGS, STEPS, TRAIN, Launched, launched, send
@@ -39,11 +39,11 @@ def train(planted: Dataset, out: Path, *flags: str, ranks: int = 2) -> str:
     return trained.stderr
 
 
-def bits(run: Path) -> dict[str, bytes]:
+def bits(run: Path) -> dict[str, str]:
     """Of the last checkpoint, which must be that of the last step."""
     step, folder = checkpoints(run)[-1]
     assert step == STEPS
-    return saved_bytes(folder)
+    return saved_digests(folder)
 
 
 def assert_nothing_half_done(run: Launched, undisturbed: Path) -> None:
@@ -52,7 +52,7 @@ def assert_nothing_half_done(run: Launched, undisturbed: Path) -> None:
     theirs = dict(checkpoints(undisturbed))
     for step, folder in checkpoints(run.out):
         if step in theirs:  # or made where the run was asked to stop
-            assert saved_bytes(folder) == saved_bytes(theirs[step])
+            assert saved_digests(folder) == saved_digests(theirs[step])
 
 
 def begun_until(last: int, undisturbed: Path, out: Path) -> None:

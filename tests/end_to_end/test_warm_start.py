@@ -30,7 +30,7 @@ from dat_rec.sharding.table_shards import table_shards
 from dat_rec.training.build import build_model
 from dat_rec.training.objective import TrainTask
 from dat_rec.training.optimizers import build_optimizer
-from tests.checkpoint.saved import saved_bytes, saved_tensors
+from tests.checkpoint.saved import saved_digests, saved_tensors
 from tests.distributed.ranks import run_ranks
 from tests.end_to_end.cli import done
 from tests.end_to_end.forked import forked
@@ -274,7 +274,7 @@ def test_a_resumed_run_goes_on_and_does_not_begin_again(
     done(result)
     assert "warm start from" not in result.stderr
     assert "resumed after step" in result.stderr
-    assert saved_bytes(last(out)) == saved_bytes(last(warm))
+    assert saved_digests(last(out)) == saved_digests(last(warm))
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(
@@ -287,14 +287,14 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(
     result = train(world.today, out, "--warm-start", str(warm.parent / "old"), "--resume")
     done(result)
     assert "warm start from" in result.stderr
-    assert saved_bytes(last(out)) == saved_bytes(last(warm))
+    assert saved_digests(last(out)) == saved_digests(last(warm))
 
 
 def test_a_warm_started_run_is_another_than_a_fresh_one(
     world: World, warm: Path, tmp_path: Path
 ) -> None:
     done(train(world.today, tmp_path / "run"))
-    assert saved_bytes(last(tmp_path / "run")) != saved_bytes(last(warm))
+    assert saved_digests(last(tmp_path / "run")) != saved_digests(last(warm))
     line = refusal(train(world.today, warm, "--resume"))
     assert "--resume with --warm-start None (" in line
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.retrieval.trained import load_model
-from tests.checkpoint.saved import saved_bytes
+from tests.checkpoint.saved import saved_digests
 from tests.end_to_end.forked import forked_ranks, ranks_here
 from tests.fuzz import oracles
 from tests.fuzz.draw import Case
@@ -101,7 +101,7 @@ class Walk:
     def _resume(self, run: Path) -> None:
         """Cut the run back to its first checkpoint, let it go on, and compare."""
         case, found = self._case, checkpoints(run)
-        undisturbed = saved_bytes(found[-1][1])
+        undisturbed = saved_digests(found[-1][1])
         for _, checkpoint in found[1:] or found:
             shutil.rmtree(checkpoint)
         before = run.with_name("before")
@@ -115,7 +115,7 @@ class Walk:
         if case.resumed_world != case.world:
             self._judge(oracles.losses(before, run) if case.exact else "")
             return
-        resumed = saved_bytes(again[-1][1])
+        resumed = saved_digests(again[-1][1])
         names = sorted(undisturbed.keys() | resumed.keys())
         differing = [name for name in names if undisturbed.get(name) != resumed.get(name)]
         self._judge(f"resumed, {differing} have other bits" if differing else "")

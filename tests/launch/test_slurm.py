@@ -19,7 +19,7 @@ import pytest
 
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
-from tests.checkpoint.saved import saved_bytes
+from tests.checkpoint.saved import saved_digests
 from tests.device import DEVICE_FLAGS
 from tests.end_to_end import launched
 from tests.end_to_end.cli import done
@@ -84,10 +84,10 @@ def steps(run: Path) -> list[int]:
     return [step for step, _ in checkpoints(run)]
 
 
-def bits(run: Path) -> dict[str, bytes]:
+def bits(run: Path) -> dict[str, str]:
     step, folder = checkpoints(run)[-1]
     assert step == STEPS
-    return saved_bytes(folder)
+    return saved_digests(folder)
 
 
 def starts(cluster: Cluster, job: str) -> list[int]:

@@ -29,7 +29,7 @@ from dat_rec.runs.validations import figures_of, read_validations
 from dat_rec.training import validation as validation_module
 from dat_rec.training.train import train
 from dat_rec.training.validation import validation_queries
-from tests.checkpoint.saved import facts, saved_bytes
+from tests.checkpoint.saved import facts, saved_digests
 from tests.end_to_end.cli import done
 from tests.end_to_end.forked import _main, forked, on_ranks
 
@@ -154,7 +154,7 @@ def assert_same_steps(validated: Path, plain: Path) -> None:
     assert len(steps) >= 2
     for step in (steps[0], steps[-1]):
         ours, theirs = (dict(checkpoints(run))[step] for run in (validated, plain))
-        assert saved_bytes(ours) == saved_bytes(theirs)
+        assert saved_digests(ours) == saved_digests(theirs)
         assert facts(ours)["loss_sums"] == facts(theirs)["loss_sums"]
 
 
@@ -200,7 +200,7 @@ def test_random_numbers_of_a_tower_are_those_of_a_run_without(data: Path, tmp_pa
             model=ModelConfig(embedding_dim=8, hidden=(8,), output_dim=8),
         )
         train(config, tower=Noisy)
-        last.append(saved_bytes(checkpoints(config.out)[-1][1]))
+        last.append(saved_digests(checkpoints(config.out)[-1][1]))
     assert last[0] == last[1]
 
 
@@ -228,7 +228,7 @@ def test_a_run_killed_between_validations_stops_at_the_same_step_with_the_same_b
     done(resumed)
     ours, theirs = (checkpoints(run)[-1] for run in (out, stopped))
     assert ours[0] == theirs[0]
-    assert saved_bytes(ours[1]) == saved_bytes(theirs[1])
+    assert saved_digests(ours[1]) == saved_digests(theirs[1])
     assert records(out) == records(stopped)
     told = [json.loads((run / "train.json").read_text())["validation"] for run in (out, stopped)]
     assert told[0] == told[1]
