@@ -207,6 +207,9 @@ class DataConfig:
     id_dropout: Annotated[float, Ge(0), Lt(1)] = 0.05
     """Share of examples whose user or item id is replaced by the unknown row, so that this row is
     trained."""
+    user_dropout: Annotated[float, Ge(0), Lt(1), Absent(0.0)] = 0.0
+    """The same share of users' ids alone, where it is more than id_dropout: the query tower learns
+    to answer by the history, where a user's own row would learn a few examples by heart."""
     skip_repeats: bool = False
     """Train only on pairs of user and item that are new to the user."""
     bad_ids: Literal["refuse", "unknown"] = "refuse"

@@ -21,6 +21,9 @@ MOST, LEAST = 2048, 128
 ID_TEMPERATURE = 0.1
 """Of a model of ids alone."""
 
+USER_DROPOUT = 0.5
+"""Where users have few examples."""
+
 
 def defaults(name: Preset, data: Location, out: Path, ranks: int = 1) -> TrainConfig:
     """Return what ``dat-rec train --preset NAME --data DATA --out OUT`` begins with.
@@ -41,13 +44,15 @@ def by_data(config: TrainConfig, schema: Schema, ranks: int = 1) -> TrainConfig:
     """Return a preset's configuration with what the rules say of a dataset with this schema."""
     if config.preset == "paper":
         return config
-    model, loss = config.model, config.loss
+    model, loss, examples = config.model, config.loss, config.examples
     if has_ids_alone(schema):
         model = replace(model, residual=True)
         loss = replace(loss, temperature=ID_TEMPERATURE)
     if not has_full_histories(schema):
         model = replace(model, pooling="sqrt")
-    return replace(config, batch_size=batch_size(schema, ranks), model=model, loss=loss)
+        examples = replace(examples, user_dropout=USER_DROPOUT)
+    size = batch_size(schema, ranks)
+    return replace(config, batch_size=size, model=model, loss=loss, examples=examples)
 
 
 def as_begun(config: TrainConfig, run: TrainConfig) -> TrainConfig:
@@ -68,6 +73,7 @@ def as_begun(config: TrainConfig, run: TrainConfig) -> TrainConfig:
         batch_size=run.batch_size,
         model=replace(config.model, pooling=model.pooling, residual=model.residual),
         loss=replace(config.loss, temperature=loss.temperature, popularity=loss.popularity),
+        examples=replace(config.examples, user_dropout=run.examples.user_dropout),
     )
 
 

@@ -61,6 +61,7 @@ MODERN: dict[str, Any] = {
     "optimizer.decay": "linear",
     "optimizer.table_init": 0.05,
     "examples.id_dropout": 0.05,
+    "examples.user_dropout": 0.0,
     "examples.skip_repeats": False,
     "examples.bad_ids": "refuse",
     "examples.shuffle_mb": 512,
@@ -147,7 +148,7 @@ OTHER = TrainConfig(
         "bce", 2, negative_power=0.5, log_q=0.0, mimic_user=0.0, mimic_item=0.0, alignment=1.3
     ),
     optimizer=OptimizerConfig("adagrad", 0.1, 0.01, 3, "none", 0.2),
-    examples=DataConfig(0.1, True, "unknown", 8, 3),
+    examples=DataConfig(0.1, 0.3, True, "unknown", 8, 3),
 )
 USUAL = [
     *("data", "out", "loss.shared_negatives", "loss.in_batch", "loss.queue", "loss.temperature"),
@@ -233,6 +234,7 @@ NOT_NEGATIVE = (
         *(("loss.temperature", value) for value in (0.0, -0.1, float("nan"), float("inf"))),
         *(("loss.margin", value) for value in (-1.1, 1.0, float("nan"))),
         *(("examples.id_dropout", value) for value in (-0.1, 1.0, float("nan"))),
+        *(("examples.user_dropout", value) for value in (-0.1, 1.0, float("nan"))),
     ],
 )
 def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:

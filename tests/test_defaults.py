@@ -56,10 +56,11 @@ def test_an_epoch_has_128_steps_where_that_leaves_a_batch(examples: int, size: i
     assert batch_size(schema(4 * examples), 4) == size
 
 
-def test_a_history_is_a_sum_over_its_root_where_most_are_not_full() -> None:
+def test_histories_that_are_not_full_are_sums_over_their_root_and_answer_for_the_user() -> None:
     modern = preset("modern", OUT, OUT)
-    assert by_data(modern, schema(4999)).model.pooling == "sqrt"
-    assert by_data(modern, schema(5000)).model.pooling == "mean"
+    few, many = by_data(modern, schema(4999)), by_data(modern, schema(5000))
+    assert (few.model.pooling, few.examples.user_dropout) == ("sqrt", 0.5)
+    assert (many.model.pooling, many.examples.user_dropout) == ("mean", 0.0)
 
 
 @pytest.mark.parametrize("known", ["category", "age", "tag"])
@@ -84,7 +85,8 @@ def test_the_paper_stays_to_the_letter() -> None:
 def test_a_run_says_which_defaults_are_the_datas() -> None:
     found = by_data(preset("modern", OUT, OUT), schema(100))
     expected = ["--batch-size 128", "--model.pooling sqrt", "--model.residual"]
-    assert words(found, schema(100)) == [*expected, "--loss.temperature 0.1"]
+    expected += ["--loss.temperature 0.1", "--examples.user-dropout 0.5"]
+    assert words(found, schema(100)) == expected
     assert words(replace(found, batch_size=64), schema(100))[0] == "--model.pooling sqrt"
 
 
@@ -114,7 +116,8 @@ def test_a_run_that_is_gone_on_from_keeps_what_it_had(planted: Dataset, tmp_path
     usual = defaults("modern", planted.folder, tmp_path)
     model = replace(usual.model, pooling="mean" if usual.model.pooling == "sqrt" else "sqrt")
     loss = replace(usual.loss, temperature=0.07, popularity=0.0)
-    run = replace(usual, batch_size=4096, model=model, loss=loss)
+    examples = replace(usual.examples, user_dropout=0.0)
+    run = replace(usual, batch_size=4096, model=model, loss=loss, examples=examples)
     assert as_begun(usual, run) == run
     assert as_begun(usual, replace(run, preset="two-tower")) == usual
     write_json(tmp_path / "config.json", to_json(run))
@@ -122,6 +125,7 @@ def test_a_run_that_is_gone_on_from_keeps_what_it_had(planted: Dataset, tmp_path
     assert parse_train([*data, "--out", str(tmp_path), "--resume"]).model == model
     begun = parse_train([*data, "--out", "next", "--warm-start", str(tmp_path)])
     assert (begun.model, begun.batch_size, begun.loss) == (model, 4096, loss)
+    assert begun.examples == examples
     for flag in ("--warm-start", "--warm_start"):
         both = [*data, "--out", str(tmp_path / "next"), flag, str(tmp_path), "--resume"]
         assert parse_train(both).loss == loss

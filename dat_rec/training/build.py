@@ -98,6 +98,7 @@ def reader_options(config: TrainConfig, global_batch: int) -> ReaderOptions:
         own_log_q=config.loss.own_log_q,
         popularity=config.loss.popularity_weight(),
         id_dropout=config.examples.id_dropout,
+        user_dropout=config.examples.user_dropout,
         skip_repeats=config.examples.skip_repeats,
         bad_ids=config.examples.bad_ids,
         lanes=config.examples.lanes,

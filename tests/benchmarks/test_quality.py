@@ -25,7 +25,7 @@ from benchmarks.quality.trial import Judged, Trial, chosen
 from dat_rec.config import TrainConfig
 from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.sources.synthetic import Synthetic
-from dat_rec.defaults import defaults
+from dat_rec.defaults import USER_DROPOUT, defaults
 from dat_rec.errors import UserError
 
 LIMIT_S = 600
@@ -252,7 +252,11 @@ def test_datasets_that_do_not_belong_together_are_refused(tmp_path: Path) -> Non
     assert found.batch_size == 128  # of few examples
     # Histories are not full, and the world has categories beside ids.
     usual = found.usual("modern")
-    assert usual == {"batch_size": 128, "model.pooling": "sqrt"}
+    assert usual == {
+        "batch_size": 128,
+        "model.pooling": "sqrt",
+        "examples.user_dropout": USER_DROPOUT,
+    }
     plan = Plan(
         data=(found,),
         arms=("DAT",),

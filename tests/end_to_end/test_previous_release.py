@@ -19,7 +19,7 @@ NEW = {
 }
 """What config.json has since."""
 NEW_OF_GROUP = {
-    "examples": {"lanes", "shuffle_mb"},
+    "examples": {"lanes", "shuffle_mb", "user_dropout"},
     "loss": {
         *("learn_temperature", "margin", "negative_weight", "own_log_q", "popularity", "queue"),
     },

@@ -106,9 +106,11 @@ class BatchAssembler:
     ) -> dict[str, Column]:
         """The columns, some users' and some items' ids replaced by the unknown row (id dropout)."""
         hidden = dict(columns)
-        if self._options.id_dropout > 0:
-            drawn = uniform(self._options.seed, DROPOUT, step, 2 * first, 2 * (first + rows))
-            dropped = drawn.reshape(rows, 2) < self._options.id_dropout
+        options = self._options
+        shares = (max(options.id_dropout, options.user_dropout), options.id_dropout)
+        if max(shares) > 0:
+            drawn = uniform(options.seed, DROPOUT, step, 2 * first, 2 * (first + rows))
+            dropped = drawn.reshape(rows, 2) < shares
             for number, name in enumerate((USER, ITEM)):
                 values = columns[name].values.copy()
                 values[dropped[:, number]] = UNKNOWN

@@ -35,6 +35,8 @@ class ReaderOptions:
     """β, weight of an item's log popularity in its score."""
     id_dropout: float = 0.0
     """Probability that an example's user (and, apart, its item) id becomes the unknown row."""
+    user_dropout: float = 0.0
+    """The same of users' ids alone, where it is more."""
     skip_repeats: bool = False
     """Train only on pairs that are new to the user."""
     bad_ids: Literal["refuse", "unknown"] = "refuse"

@@ -248,14 +248,25 @@ def test_negatives_carry_their_own_items_features(chopped: Dataset) -> None:
     assert negative_key("item", 2) == "item@2"
 
 
-def test_id_dropout_hides_ids_and_nothing_else(chopped: Dataset) -> None:
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ({"id_dropout": 0.5}, {"user": 0.5, "item": 0.5}),
+        ({"user_dropout": 0.5}, {"user": 0.5}),
+        ({"user_dropout": 0.2, "id_dropout": 0.6}, {"user": 0.6, "item": 0.6}),
+        ({"user_dropout": 0.8, "id_dropout": 0.3}, {"user": 0.8, "item": 0.3}),
+    ],
+)
+def test_dropout_hides_ids_and_nothing_else(
+    shares: dict[str, float], expected: dict[str, float], chopped: Dataset
+) -> None:
     plain = next(iter(ExampleReader(chopped, OPTIONS)))
-    hidden = next(iter(ExampleReader(chopped, replace(OPTIONS, id_dropout=0.5))))
+    hidden = next(iter(ExampleReader(chopped, replace(OPTIONS, **shares))))
     for key in plain.features.keys():  # noqa: SIM118
         before, after = plain.features[key].values(), hidden.features[key].values()
-        if key in ("user", "item"):
+        if key in expected:
             dropped = after == 0
-            assert 0.2 < dropped.float().mean() < 0.8
+            assert dropped.float().mean().item() == pytest.approx(expected[key], abs=0.15)
             assert torch.equal(after[~dropped], before[~dropped])
         else:
             assert torch.equal(before, after)
