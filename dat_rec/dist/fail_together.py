@@ -79,9 +79,13 @@ def fail_together(
     except (StoppedError, KeyboardInterrupt) as stop:
         reason = str(stop) or INTERRUPTED
         missing = watch.publish(reason, "stopped") if watch else []
-        if missing and isinstance(stop, StoppedError):
-            # torchrun stops the ranks that live, when one has died.
-            raise _lost(ranks_died(missing), reporter) from stop
+        if watch and isinstance(stop, StoppedError):
+            # torchrun stops the ranks that live, when one has failed or died.
+            told = watch.told_before()
+            if told and told.kind == "error":
+                raise _lost(told, reporter) from stop
+            if missing:
+                raise _lost(ranks_died(missing), reporter) from stop
         reporter.report(Failure("stopped", None, reason), stop)
         raise
     except BaseException as error:

@@ -95,6 +95,11 @@ class FailureWatch:
         missing = _ask_store(tell, AFTER_FAILURE.timeout_s)
         return [] if isinstance(missing, Failure) else missing
 
+    def told_before(self) -> Failure | None:
+        """Return the failure that another rank had published before this one did, if any."""
+        found = _ask_store(lambda: first_failure.published(self._store), AFTER_FAILURE.timeout_s)
+        return found if found and found.rank != self._rank else None
+
     def explain(self) -> Failure:
         """Return what happened on another rank, after communication broke on this one."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from dat_rec.dist import failure_watch
+from dat_rec.dist import failure_watch, first_failure
 from dat_rec.dist.fail_together import fail_together
 from dat_rec.dist.failure_report import FailureReporter
 from dat_rec.dist.roll_call import BEFORE_STOP
@@ -39,6 +39,22 @@ def test_a_rank_that_is_stopped_because_another_died_names_the_dead(
         raise StoppedError("stopped by SIGTERM")
     (failure,) = left
     assert (failure.kind, failure.rank) == (kind, None if answers else 1)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_rank_that_is_stopped_because_another_failed_names_its_error(answers: bool) -> None:
+    """However late it hears of SIGTERM: the other's word came first."""
+    store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+    if answers:
+        store.set("alive/1", "")
+    left: list[Failure] = []
+    reporter = FailureReporter(lambda failure: left.append(failure) or "")
+    with pytest.raises(RankError) as caught, fail_together(store, 0, 2, 60, reporter):
+        first_failure.publish(store, 1, "IndexError: no such row", "error")
+        raise StoppedError("stopped by SIGTERM")
+    (failure,) = left
+    assert (failure.kind, failure.rank) == ("error", 1)
+    assert "rank 1 failed: IndexError: no such row" in str(caught.value)
 
 
 @pytest.mark.parametrize("alive", [True, False])
