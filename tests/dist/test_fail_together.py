@@ -49,8 +49,8 @@ def test_a_rank_that_is_stopped_because_another_failed_names_its_error(answers: 
         store.set("alive/1", "")
     left: list[Failure] = []
     reporter = FailureReporter(lambda failure: left.append(failure) or "")
+    first_failure.publish(store, 1, "IndexError: no such row", "error")
     with pytest.raises(RankError) as caught, fail_together(store, 0, 2, 60, reporter):
-        first_failure.publish(store, 1, "IndexError: no such row", "error")
         raise StoppedError("stopped by SIGTERM")
     (failure,) = left
     assert (failure.kind, failure.rank) == ("error", 1)
