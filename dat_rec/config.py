@@ -196,6 +196,10 @@ class OptimizerConfig:
     end."""
     table_init: Annotated[float, Ge(0)] = 0.05
     """Scale of the tables' initial weights, which are uniform in ±table_init / √dim."""
+    table_start: Annotated[Literal["random", "svd"], Absent("random")] = "random"
+    """What the item table begins with: random weights, or a truncated singular value decomposition
+    of the training pairs, in rows of length 1. A run with --warm-start begins with the other
+    one's."""
 
     __pydantic_config__ = STRICT
 

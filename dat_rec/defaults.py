@@ -21,8 +21,8 @@ MOST, LEAST = 2048, 128
 ID_TEMPERATURE = 0.1
 """Of a model of ids alone."""
 
-USER_DROPOUT = 0.5
-"""Where users have few examples."""
+USER_DROPOUT = 0.9
+"""Where users have few examples, and more is known than ids."""
 
 
 def defaults(name: Preset, data: Location, out: Path, ranks: int = 1) -> TrainConfig:
@@ -50,7 +50,8 @@ def by_data(config: TrainConfig, schema: Schema, ranks: int = 1) -> TrainConfig:
         loss = replace(loss, temperature=ID_TEMPERATURE)
     if not has_full_histories(schema):
         model = replace(model, pooling="sqrt")
-        examples = replace(examples, user_dropout=USER_DROPOUT)
+        if not has_ids_alone(schema):
+            examples = replace(examples, user_dropout=USER_DROPOUT)
     size = batch_size(schema, ranks)
     return replace(config, batch_size=size, model=model, loss=loss, examples=examples)
 

@@ -60,6 +60,7 @@ MODERN: dict[str, Any] = {
     "optimizer.warmup_steps": 100,
     "optimizer.decay": "linear",
     "optimizer.table_init": 0.05,
+    "optimizer.table_start": "random",
     "examples.id_dropout": 0.05,
     "examples.user_dropout": 0.0,
     "examples.skip_repeats": False,
@@ -147,7 +148,7 @@ OTHER = TrainConfig(
     loss=LossConfig(
         "bce", 2, negative_power=0.5, log_q=0.0, mimic_user=0.0, mimic_item=0.0, alignment=1.3
     ),
-    optimizer=OptimizerConfig("adagrad", 0.1, 0.01, 3, "none", 0.2),
+    optimizer=OptimizerConfig("adagrad", 0.1, 0.01, 3, "none", 0.2, "svd"),
     examples=DataConfig(0.1, 0.3, True, "unknown", 8, 3),
 )
 USUAL = [

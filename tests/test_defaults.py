@@ -56,11 +56,21 @@ def test_an_epoch_has_128_steps_where_that_leaves_a_batch(examples: int, size: i
     assert batch_size(schema(4 * examples), 4) == size
 
 
-def test_histories_that_are_not_full_are_sums_over_their_root_and_answer_for_the_user() -> None:
+def test_a_history_is_a_sum_over_its_root_where_most_are_not_full() -> None:
     modern = preset("modern", OUT, OUT)
-    few, many = by_data(modern, schema(4999)), by_data(modern, schema(5000))
-    assert (few.model.pooling, few.examples.user_dropout) == ("sqrt", 0.5)
-    assert (many.model.pooling, many.examples.user_dropout) == ("mean", 0.0)
+    assert by_data(modern, schema(4999)).model.pooling == "sqrt"
+    assert by_data(modern, schema(5000)).model.pooling == "mean"
+
+
+@pytest.mark.parametrize(
+    ("examples", "categories", "share"), [(4999, 2, 0.9), (5000, 2, 0.0), (4999, 1, 0.0)]
+)
+def test_histories_answer_for_users_of_few_examples_where_more_is_known_than_ids(
+    examples: int, categories: int, share: float
+) -> None:
+    features = (*IDS[:3], replace(IDS[3], rows=categories))
+    found = by_data(preset("modern", OUT, OUT), schema(examples, features))
+    assert found.examples.user_dropout == share
 
 
 @pytest.mark.parametrize("known", ["category", "age", "tag"])
@@ -85,8 +95,7 @@ def test_the_paper_stays_to_the_letter() -> None:
 def test_a_run_says_which_defaults_are_the_datas() -> None:
     found = by_data(preset("modern", OUT, OUT), schema(100))
     expected = ["--batch-size 128", "--model.pooling sqrt", "--model.residual"]
-    expected += ["--loss.temperature 0.1", "--examples.user-dropout 0.5"]
-    assert words(found, schema(100)) == expected
+    assert words(found, schema(100)) == [*expected, "--loss.temperature 0.1"]
     assert words(replace(found, batch_size=64), schema(100))[0] == "--model.pooling sqrt"
 
 

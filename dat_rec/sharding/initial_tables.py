@@ -48,6 +48,25 @@ def initialize_shard(shard: TableShard, seed: int, scale: float) -> None:
         weights[start - row : stop - row] = torch.from_numpy(own.copy())
 
 
+def fill_rows(
+    model: nn.Module, table: str, rows: NDArray[np.int64], values: NDArray[np.float32]
+) -> None:
+    """Write some rows of a table, of which each rank keeps what lies in its shards.
+
+    Args:
+        model: holds the table, sharded or not.
+        table: module and name, as in ``dat.embeddings.item``.
+        rows: (n,) their numbers, each once.
+        values: (n, D), the same on all ranks.
+    """
+    for shard in table_shards(model):
+        if shard.table == table:
+            here = (rows >= shard.row) & (rows < shard.row + shard.weights.shape[0])
+            own = values[here, shard.column : shard.column + shard.weights.shape[1]]
+            target = torch.from_numpy(rows[here] - shard.row).to(shard.weights.device)
+            shard.weights[target] = torch.from_numpy(own).to(shard.weights)
+
+
 def _block(seed: int, table: str, block: int, dim: int, bound: float) -> NDArray[np.float32]:
     """Return (BLOCK_ROWS, dim) uniform numbers in ±bound for one block of a table's rows."""
     key = [seed, zlib.crc32(table.encode())]

@@ -1,23 +1,32 @@
 """Build what a configuration describes: the sharded model with its plan, the reader's options."""
 
+import sys
+import time
 from typing import Any
 
+import numpy as np
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from dat_rec.config import TrainConfig
 from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.schema import ITEM
 from dat_rec.data.stream.reader_options import OPTION_CURE, ReaderOptions
+from dat_rec.dist.agree import broadcast_from_rank_0, together
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.model.losses import max_categories
 from dat_rec.model.towers import TowerFactory
 from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.planner.plan_table import plan_to_json
-from dat_rec.sharding.initial_tables import initialize_tables
+from dat_rec.sharding.initial_tables import fill_rows, initialize_tables
 from dat_rec.sharding.options import ShardingOptions
+from dat_rec.training.item_factors import item_factors
 from dat_rec.training.objective import TrainTask
+
+ROWS_A_MESSAGE = 1 << 16
+"""Rows of the item table that rank 0 tells the others at a time."""
 
 
 def build_model(
@@ -50,6 +59,34 @@ def build_model(
     model, plan = plan_and_shard(task, factors, context, options, estimate)
     initialize_tables(model, config.seed, config.optimizer.table_init)
     return model, plan_to_json(plan)
+
+
+def begin_with_factors(
+    config: TrainConfig,
+    model: DistributedModelParallel,
+    dataset: Dataset,
+    context: RankContext,
+) -> None:
+    """Let the item table begin with ``item_factors``, to the same bits under every plan.
+
+    Rank 0 finds them and tells the others some rows at a time, so that no other holds them all.
+
+    Raises:
+        UserError: the pairs cannot be read.
+    """
+    begin, factors_TD = time.monotonic(), None
+    with together():
+        if context.is_rank_zero:
+            factors_TD = item_factors(dataset, config.model.embedding_dim, config.seed)
+    rows = dataset.item_columns(BadIds("unknown"))[ITEM].values[: dataset.schema.trained_items]
+    table = f"dat.embeddings.{dataset.schema.feature(ITEM).table}"
+    for start in range(0, len(rows), ROWS_A_MESSAGE):
+        part = slice(start, start + ROWS_A_MESSAGE)
+        values = broadcast_from_rank_0(None if factors_TD is None else factors_TD[part])
+        fill_rows(model, table, rows[part].astype(np.int64), values)
+    if context.is_rank_zero:
+        seconds = time.monotonic() - begin
+        print(f"items begin with their factors, found in {seconds:.0f} s", file=sys.stderr)
 
 
 def pooling_factors(dataset: Dataset, bad_ids: BadIds) -> dict[str, float]:

@@ -34,7 +34,7 @@ from dat_rec.runs.run_folder import OpenRun, open_run
 from dat_rec.runs.start_page import Start, start_page
 from dat_rec.runs.warm_start import warm_start
 from dat_rec.runs.writes import announce, begin, earlier_summary, finish, take_over
-from dat_rec.training.build import build_model, reader_options
+from dat_rec.training.build import begin_with_factors, build_model, reader_options
 from dat_rec.training.optimizers import build_optimizer
 from dat_rec.training.steps import Training
 from dat_rec.training.validation import Validation, validation_queries
@@ -171,6 +171,8 @@ def _load(
         return restore(found, model, optimizer, run.global_batch), found.damaged
     if run.config.warm_start is not None:
         warm_start(run.config.warm_start, run.dataset, model, optimizer)
+    elif run.config.optimizer.table_start == "svd":
+        begin_with_factors(run.config, model, run.dataset, run.context)
     return {"step": 0}, ()
 
 

@@ -24,6 +24,7 @@ NEW_OF_GROUP = {
         *("learn_temperature", "margin", "negative_weight", "own_log_q", "popularity", "queue"),
     },
     "model": {"pooling", "residual"},
+    "optimizer": {"table_start"},
 }
 """What its groups have since."""
 
