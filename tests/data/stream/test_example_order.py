@@ -275,7 +275,8 @@ def test_memory_stays_within_the_option(
     reader = ExampleReader(numbered, options)
     memory = Memory(reader, monkeypatch)
     for _ in reader:
-        assert memory.most < shuffle_mb * 2**20
+        # Who is held up between two windows holds both, while the next ones are loaded.
+        assert memory.most < 1.25 * shuffle_mb * 2**20
     # And makes use of it.
     assert memory.most > 0.5 * shuffle_mb * 2**20
     assert memory.now == 0
