@@ -16,7 +16,9 @@ class EvaluateOptions:
     run: Path
     """Folder of the run that `dat-rec train` made."""
     data: Location | None = None
-    """Folder or address of the dataset, if it is no longer where the run found it."""
+    """Folder or address of the dataset, if it is no longer where the run found it. Or of another
+    one, as the next day's: users, items and values are matched by id, and unknown ones count as
+    such."""
     checkpoint: str = "newest"
     """Checkpoint to evaluate: the number of its steps, `best` or `newest`. The best has the
     highest --stop-by of its validation or, in a run without any, the lowest main loss, mean over

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dat_rec.data.columns import BadIds, Column, read_columns
+from dat_rec.data.matched_rows import MatchedRows
 from dat_rec.data.schema import ITEM, SCHEMA, USER, Schema
 from dat_rec.errors import UserError
 from dat_rec.storage.address import Location
@@ -27,6 +28,8 @@ class Dataset:
     schema: Schema
     bad_ids: Literal["refuse", "unknown"] = "refuse"
     """What becomes of ids outside their table in the catalogue and the users."""
+    matched: MatchedRows | None = field(default=None, compare=False)
+    """By which features are read in the numbers of a run that was trained on another dataset."""
 
     @staticmethod
     def open(folder: Location) -> "Dataset":
@@ -96,7 +99,10 @@ class Dataset:
         features = self.schema.side("item" if side == "item" else "query")
         table = self.table(name, [feature.name for feature in features])
         bad_ids = bad_ids or BadIds(self.bad_ids)
-        return read_columns(table, features, str(self.folder / f"{name}.parquet"), bad_ids)
+        columns = read_columns(table, features, str(self.folder / f"{name}.parquet"), bad_ids)
+        if self.matched is None:
+            return columns
+        return self.matched.columns(columns, np.arange(table.num_rows))
 
 
 def _update(digest: "hashlib._Hash", texts: pa.LargeStringArray) -> None:

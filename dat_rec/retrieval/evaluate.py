@@ -1,12 +1,15 @@
 """A run in, RUN/metrics.json out: the model's figures beside those of the baselines."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dat_rec.checkpoint.damage import rank_and_ranks
+from dat_rec.data.dataset import Dataset
+from dat_rec.data.matched_rows import MatchedRows
 from dat_rec.dist.agree import broadcast_from_rank_0, together
 from dat_rec.errors import UserError
 from dat_rec.files import write_json
@@ -19,7 +22,7 @@ from dat_rec.retrieval.fit_blend import FittedBlend, fit_blend
 from dat_rec.retrieval.kept_baselines import Found, baselines
 from dat_rec.retrieval.metrics import USER_CUTOFFS, blocks, check_cutoffs
 from dat_rec.retrieval.model_ranks import model_ranks
-from dat_rec.retrieval.protocol import Protocol
+from dat_rec.retrieval.protocol import Known, Protocol
 from dat_rec.retrieval.ranking import Ranks
 from dat_rec.retrieval.ranks import Threads, all_ranks, one_thread_each
 from dat_rec.retrieval.top_lists import TopLists
@@ -42,11 +45,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Rank every held-out item among all items, and write the figures to ``RUN/metrics.json``.
 
-    If the run has ended, its TensorBoard shows the figures too.
+    If the run has ended, its TensorBoard shows the figures too, if they are of the training's
+    dataset.
 
     Args:
         run: folder that ``dat_rec.train`` made.
-        data: the dataset, if it is no longer where the run found it.
+        data: the dataset, if it is no longer where the run found it. Or another one, whose users,
+            items and values are matched with the run's: what the run does not know is unknown.
         checkpoint: which of the run's: the number of its steps, ``best`` (in validation, else by
             the main loss) or ``newest``.
         k: the Ks of Recall@K and NDCG@K, means over users, and of coverage and popularity of the
@@ -64,11 +69,12 @@ def evaluate(
         numbers of test interactions that were asked and that there are, the blocks of
         ``dat_rec.retrieval.metrics.blocks``, ``baselines`` with the same blocks by name, and
         ``baselines_left_out``, why one is missing, by name. With ``blend_history`` also ``blend``,
-        with the same blocks, its ``settings`` and ``trials``.
+        with the same blocks, its ``settings`` and ``trials``. With another dataset than that of the
+        training also ``matched``: which, and how many of its users and items the run knows.
 
     Raises:
         UserError: a K below 1, no whole checkpoint, one with another tower, a malformed dataset,
-            vectors that are not finite, or nothing to fit a blend on.
+            one that cannot be matched, vectors that are not finite, or nothing to fit a blend on.
 
     Example:
         >>> metrics = dat_rec.evaluate(Path("run"))
@@ -85,9 +91,12 @@ def evaluate(
     if queries < 0:
         raise UserError(f"--queries {queries}: must be at least 0")
     with all_ranks(), one_thread_each() as threads:
-        trained = load_model(run, data, checkpoint, tower)
+        trained = load_model(run, data, checkpoint, tower, match=True)
+        matched = trained.dataset.matched
         with together():
             protocol = Protocol.read(trained.dataset, most=queries)
+        if matched is not None:
+            protocol = replace(protocol, known=Known(matched.known_users(), matched.known_items()))
         settings = Settings(protocol, cutoffs)
         lists = TopLists(protocol, cutoffs, BETWEEN_RANKS)
         blend = _blend(trained, protocol, threads) if blend_history else None
@@ -96,6 +105,7 @@ def evaluate(
         found = _baselines(run, trained, settings, threads, fitted=fitted_baselines)
         metrics = {
             "dataset": trained.dataset.schema.source,
+            **({} if matched is None else {"matched": _matched(trained.dataset, matched)}),
             "checkpoint": trained.step,
             "asked": len(protocol.user_row),
             "tests": trained.dataset.schema.tests,
@@ -107,9 +117,22 @@ def evaluate(
         with together():
             if rank_and_ranks()[0] == 0:
                 write_json(run / METRICS, metrics)
-                if read_summary(run) is not None:
+                # The curves are those of the training's dataset.
+                if matched is None and read_summary(run) is not None:
                     log_metrics(run, metrics)
     return metrics
+
+
+def _matched(dataset: Dataset, matched: MatchedRows) -> dict[str, Any]:
+    """Which dataset that is not the training's, and how much of it the run knows."""
+    return {
+        "data": str(dataset.folder),
+        "row_digest": matched.digest,
+        **{
+            name: {"known": int(known.sum()), "unknown": int((~known).sum())}
+            for name, known in (("users", matched.known_users()), ("items", matched.known_items()))
+        },
+    }
 
 
 class _Blend(NamedTuple):

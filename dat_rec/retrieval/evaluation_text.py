@@ -46,8 +46,7 @@ def text(metrics: dict[str, Any]) -> str:
     lines = [
         f"model: step {metrics['checkpoint']:,}; largest category: "
         f"{metrics['largest_category']['name']}",
-        f"{metrics['all']['unanswerable']:,} test interactions of unseen users or items are "
-        "in the cold rows only.",
+        *_unseen(metrics),
         *_asked(metrics),
         *_blend(metrics),
         *_settings(metrics),
@@ -55,6 +54,23 @@ def text(metrics: dict[str, Any]) -> str:
         *ahead(metrics),
     ]
     return "\n\n".join([*tables, "\n".join(lines)])
+
+
+def _unseen(metrics: dict[str, Any]) -> list[str]:
+    """What stands in some rows alone; and on which dataset, if it is not the training's."""
+    unseen = f"{metrics['all']['unanswerable']:,} test interactions of unseen users or items are"
+    if "matched" not in metrics:
+        return [f"{unseen} in the cold rows only."]
+    matched = metrics["matched"]
+    known = " and ".join(
+        f"{found['known']:,} of {found['known'] + found['unknown']:,} {name}"
+        for name, found in ((name, matched[name]) for name in ("users", "items"))
+    )
+    return [
+        f"on {matched['data']}, its rows matched by id: the run knows {known}; warm rows hold what "
+        "it knows, cold rows the rest.",
+        f"{unseen} in the rows of the whole catalogue only.",
+    ]
 
 
 def _asked(metrics: dict[str, Any]) -> list[str]:

@@ -115,6 +115,7 @@ class FeatureRows:
         self.rows = dataset.schema.items if name == "items" else dataset.schema.users
         self._path = dataset.folder / f"{name}.parquet"
         self._bad_ids = bad_ids or BadIds(dataset.bad_ids)
+        self._matched = dataset.matched
 
     @cached_property
     def _groups(self) -> RowGroups:
@@ -155,6 +156,8 @@ class FeatureRows:
         if len(self._groups.bounds) > 2:
             where += f", row group {group}"
         columns = read_columns(table, self.features, where, self._bad_ids)
-        if len(rows) == table.num_rows:
+        if len(rows) < table.num_rows:
+            columns = {name: column.take(rows) for name, column in columns.items()}
+        if self._matched is None:
             return columns
-        return {name: column.take(rows) for name, column in columns.items()}
+        return self._matched.columns(columns, self._groups.bounds[group] + rows)

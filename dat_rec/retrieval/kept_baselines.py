@@ -3,7 +3,8 @@
 ``.baselines.json`` stands in the dataset's folder (``validate`` and the digests pass over hidden
 files). Where that cannot be written, and for a dataset in a store, it is ``baselines.json`` in the
 run's folder. It holds the settings that were chosen, all trials, and the figures, each with the
-SHA-256 of what it was made of; what has changed is made anew.
+SHA-256 of what it was made of; what has changed is made anew. Figures for a run that was trained on
+another dataset stand beside those for runs of this one: its warm and cold queries are others.
 
 ItemCF and iALS are fitted and ranked on one rank, while the others wait. Where that would take
 long they are left out, with a line that says so.
@@ -27,6 +28,8 @@ from dat_rec.retrieval.ranks import Threads
 from dat_rec.retrieval.top_lists import TopLists
 
 WITH_DATASET, WITH_RUN = ".baselines.json", "baselines.json"
+MATCHED = "matched"
+"""Field with the figures for the last run of another dataset."""
 VERSION = 1
 """Rises when the same dataset would give other settings or figures."""
 MOST_PAIRS = 10_000_000
@@ -68,23 +71,17 @@ def baselines(
         return Found(rules(settings), dict.fromkeys(("ItemCF", "iALS"), "not asked for"))
     tuned_on, ranked_for = _digests(dataset, settings)
     kept = _read(run, dataset)
-    if kept.get("ranked_for") == ranked_for:
-        return Found(kept["figures"], kept["left_out"])
+    own = settings.protocol.known is None
+    ranked = kept if own else kept.get(MATCHED, {})
+    if ranked.get("ranked_for") == ranked_for:
+        return Found(ranked["figures"], ranked["left_out"])
     figures, left_out = rules(settings), _too_large(dataset, settings.protocol)
     tuned = kept.get("tuned", {}) if kept.get("tuned_on") == tuned_on else {}
     if len(left_out) < 2:
         tuned = _add_fitted(figures, left_out, tuned, dataset, settings, threads)
-    _write(
-        run,
-        dataset,
-        {
-            "tuned_on": tuned_on,
-            "tuned": tuned,
-            "ranked_for": ranked_for,
-            "figures": figures,
-            "left_out": left_out,
-        },
-    )
+    ranked = {"ranked_for": ranked_for, "figures": figures, "left_out": left_out}
+    settled = {"tuned_on": tuned_on, "tuned": tuned}
+    _write(run, dataset, {**kept, **settled, **(ranked if own else {MATCHED: ranked})})
     return Found(figures, left_out)
 
 
@@ -148,7 +145,9 @@ def _digests(dataset: Dataset, settings: Settings) -> tuple[str, str]:
     def digest(*more: str) -> str:
         return hashlib.sha256("\n".join([*parts, *more]).encode()).hexdigest()
 
-    return digest(), digest(repr(settings.cutoffs))
+    known = settings.protocol.known
+    split = [] if known is None else [hashlib.sha256(one.tobytes()).hexdigest() for one in known]
+    return digest(), digest(repr(settings.cutoffs), *split)
 
 
 def _places(run: Path, dataset: Dataset) -> list[Path]:

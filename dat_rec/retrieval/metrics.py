@@ -63,7 +63,8 @@ def blocks(
     """Every block of figures, as metrics.json has them.
 
     ``all`` and ``new_pairs`` rank among trained items and leave out what training cannot
-    answer; ``warm`` (answerable) and ``cold`` (not) rank among the whole catalogue. ``per_user``
+    answer; ``warm`` (the model knows user and item) and ``cold`` (not) rank among the whole
+    catalogue. ``per_user``
     has the means over users of the new pairs (``dat_rec.retrieval.per_user``), ``lists`` coverage
     and popularity (``dat_rec.retrieval.top_lists``).
 
@@ -80,17 +81,15 @@ def blocks(
     def of_category(chosen: NDArray[np.bool_]) -> dict[str, Any]:
         return figures(ranks.trained[answerable & chosen])
 
-    new_user = ~protocol.user_trained[protocol.user_row]
-    new_item = protocol.item_index >= protocol.trained_items
     return {
         "all": figures(ranks.trained[answerable])
         | {"unanswerable": int(np.count_nonzero(~answerable))},
         "new_pairs": figures(ranks.unseen[new_pair]),
-        "warm": figures(ranks.catalogue[answerable]),
-        "cold": figures(ranks.catalogue[~answerable])
+        "warm": figures(ranks.catalogue[protocol.warm]),
+        "cold": figures(ranks.catalogue[~protocol.warm])
         | {
-            "new_users": figures(ranks.catalogue[new_user]),
-            "new_items": figures(ranks.catalogue[new_item]),
+            "new_users": figures(ranks.catalogue[protocol.new_user]),
+            "new_items": figures(ranks.catalogue[protocol.new_item]),
         },
         "by_category": {
             protocol.category_names[number]: of_category(category == number)

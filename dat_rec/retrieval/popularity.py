@@ -22,7 +22,7 @@ def popularity_of_rows(dataset: Dataset, loss: LossConfig) -> Tensor | None:
     Items that share the unknown row are as popular as an item with one interaction.
 
     Args:
-        dataset: that the model was trained on.
+        dataset: that the model was trained on, or the run's copy of its rows.
         loss: as it was trained with.
 
     Returns:

@@ -7,7 +7,7 @@ those that the training data cannot answer (cold).
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,15 @@ from dat_rec.retrieval.feature_rows import RowGroups
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+
+
+class Known(NamedTuple):
+    """Whom and what a model knows that was trained on another dataset."""
+
+    users: Flags
+    """(users,)"""
+    items: Flags
+    """(N,)"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,8 @@ class Protocol:
     """(P,): item of each training pair, rising within a user; below T."""
     seen_count: Ints
     """(P,): number of times the pair occurs in training."""
+    known: Known | None = None
+    """What the model knows; None: what has a training interaction here."""
 
     @staticmethod
     def read(
@@ -142,6 +153,25 @@ class Protocol:
         known_user: Flags = self.user_trained[self.user_row]
         known_item: Flags = self.item_index < self.trained_items
         return known_user & known_item
+
+    @cached_property
+    def new_user(self) -> Flags:
+        """(Q,): whether the model does not know the user."""
+        known = self.user_trained if self.known is None else self.known.users
+        new: Flags = ~known[self.user_row]
+        return new
+
+    @cached_property
+    def new_item(self) -> Flags:
+        """(Q,): whether the model does not know the item."""
+        known = self.train_count > 0 if self.known is None else self.known.items
+        new: Flags = ~known[self.item_index]
+        return new
+
+    @cached_property
+    def warm(self) -> Flags:
+        """(Q,): whether the model knows user and item: without ``known``, what is answerable."""
+        return ~(self.new_user | self.new_item)
 
     @cached_property
     def own_pair(self) -> Ints:

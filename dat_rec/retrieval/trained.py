@@ -1,7 +1,8 @@
 """A run's trained model, for evaluation and export, its tables divided over the ranks.
 
 Each rank holds an equal part of the rows of every table, and reads no more of the checkpoint. There
-is no optimizer.
+is no optimizer. With another dataset than that of the training the tables are the same; the
+dataset's features are read in their numbers (``dat_rec.data.matched_rows``).
 """
 
 import dataclasses
@@ -18,14 +19,18 @@ from dat_rec.checkpoint.model_state import load_towers
 from dat_rec.checkpoint.restore import CURE, read_index, read_together
 from dat_rec.config import TrainConfig
 from dat_rec.data.dataset import Dataset
-from dat_rec.dist.agree import check_same_on_all_ranks, together
+from dat_rec.data.matched_rows import MatchedRows
+from dat_rec.data.rows import keeps_counts
+from dat_rec.data.schema import Schema
+from dat_rec.dist.agree import broadcast_from_rank_0, check_same_on_all_ranks, together
 from dat_rec.errors import UserError
 from dat_rec.model.dat import DAT
 from dat_rec.model.towers import TowerFactory
 from dat_rec.option_marks import to_json
 from dat_rec.retrieval.popularity import popularity_of_rows
 from dat_rec.retrieval.tables import DividedTables
-from dat_rec.runs.recorded import check_same_rows, load_config
+from dat_rec.runs.kept_rows import ROWS, match_rows
+from dat_rec.runs.recorded import has_rows, load_config, other_rows
 from dat_rec.storage.address import Location
 
 DAT_NAME = "dat"
@@ -39,6 +44,7 @@ class Trained:
     model: DAT
     """Its tables are ``DividedTables``: all ranks must call it together."""
     dataset: Dataset
+    """Of the training; or another one, with ``matched``."""
     step: int
     """Number of steps done when the checkpoint was written."""
 
@@ -47,6 +53,11 @@ def without_tables(dataset: Dataset, config: TrainConfig, tower: TowerFactory | 
     """Make a model whose tables are on the meta device, for queries and items alone.
 
     They are embedded apart: there are no negatives beside them.
+
+    Args:
+        dataset: that the model was trained on, or the run's copy of its rows.
+        config: of the run.
+        tower: the tower that it was trained with, if it was not dat_rec's own.
 
     Raises:
         UserError: the dataset's items cannot be read.
@@ -62,8 +73,10 @@ def load_model(
     data: Location | None = None,
     checkpoint: str = "newest",
     tower: TowerFactory | None = None,
+    *,
+    match: bool = False,
 ) -> Trained:
-    """Load the model of a whole checkpoint of the run, with the dataset it was trained on.
+    """Load the model of a whole checkpoint of the run, with a dataset.
 
     All ranks call this together; without a process group, one process does so alone.
 
@@ -72,10 +85,12 @@ def load_model(
         data: the dataset, if it is no longer where the run found it.
         checkpoint: the number of its steps, ``best`` or ``newest``, as of ``chosen_whole``.
         tower: the tower that the run was trained with, if it was not dat_rec's own.
+        match: take ``data`` also where its rows mean other ids and values than the run's, which are
+            matched then.
 
     Raises:
         UserError: there is no such whole checkpoint, or the dataset or the tower is not that of the
-            training.
+            training, or cannot be matched with it.
     """
     with together():
         config = load_config(run)
@@ -84,14 +99,17 @@ def load_model(
         raise UserError(f"{run}: no whole checkpoint yet: go on with `dat-rec train … --resume`")
     with together():
         dataset = Dataset.open(data or config.data)
+        matched = None
         if rank_and_ranks()[0] == 0:
-            check_same_rows(run, dataset)
+            matched = _matched_rows(run, dataset, match=match and data is not None)
     facts = [to_json(config), str(dataset.schema), dataset.versions()]
     check_same_on_all_ranks(json.dumps(facts), "the run or the dataset")
     # Ids that were trained as unknown are encoded as unknown.
     dataset = dataclasses.replace(dataset, bad_ids=config.examples.bad_ids)
+    if match:
+        dataset = _in_rows_of_run(dataset, broadcast_from_rank_0(matched))
     with together():
-        model = without_tables(dataset, config, tower)
+        model = without_tables(_trained_on(run, config, dataset), config, tower)
 
     def load() -> None:
         _, files = read_index(found.folder)
@@ -107,3 +125,49 @@ def load_model(
     problem = f"{found.folder}: does not fit the model"
     read_together(load, found.folder, problem, CURE)
     return Trained(model.requires_grad_(False).eval(), dataset, found.step)
+
+
+def _matched_rows(run: Path, dataset: Dataset, *, match: bool) -> MatchedRows | None:
+    """Match the dataset's rows with the run's; None where they are the same.
+
+    Raises:
+        UserError: they cannot be matched, or are not to be.
+    """
+    digest = dataset.row_digest()
+    if has_rows(run, digest):
+        return None
+    if not match:
+        raise other_rows(run, dataset)
+    return match_rows(run, dataset, digest)
+
+
+def _in_rows_of_run(dataset: Dataset, matched: MatchedRows | None) -> Dataset:
+    """The dataset, its features read in the run's numbers where they are matched."""
+    if matched is None:
+        return dataset
+    schema = dataclasses.replace(dataset.schema, features=matched.features)
+    return dataclasses.replace(dataset, schema=schema, matched=matched)
+
+
+def _trained_on(run: Path, config: TrainConfig, dataset: Dataset) -> Dataset:
+    """What tells sizes of tables and popularity: the run's copy of its rows, which has its counts.
+
+    A run of a release that kept no counts takes those of a dataset with the same rows.
+
+    Raises:
+        UserError: such a run is to score another dataset, and needs them.
+    """
+    own = dataclasses.replace(dataset, folder=run / ROWS, matched=None)
+    if dataset.matched is not None:
+        own = dataclasses.replace(own, schema=Schema.load(run))
+    if keeps_counts(run / ROWS):
+        return own
+    if dataset.matched is None:
+        return dataset
+    if config.loss.popularity_weight():
+        raise UserError(
+            f"{run}: does not say how often its items were trained on (an older release made it), "
+            f"which is a part of its scores: {dataset.folder} has other counts: evaluate on the "
+            "dataset of the training, or train anew"
+        )
+    return own

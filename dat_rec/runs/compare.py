@@ -80,9 +80,11 @@ class Comparison:
             ).rstrip()
             for row in rows
         ]
-        if "row_digest" in differing:
-            lines.append("the datasets differ: losses and metrics do not compare")
-        elif len({one.metrics["all"]["queries"] for one in self.runs if one.metrics}) > 1:
+        ranked = _ranked(self.runs)
+        if said := _datasets(self.runs, ranked, trained_differ="row_digest" in differing):
+            lines.append(said)
+        queries = {one.metrics["all"]["queries"] for one in self.runs if one.metrics}
+        if len(set(ranked)) < 2 and len(queries) > 1:
             lines.append(
                 "the runs were asked different samples of the test (dat-rec evaluate --queries): "
                 "metrics do not compare"
@@ -110,6 +112,28 @@ def _read(run: Path) -> Compared:
     options = flatten(read_config(run))
     options = {name: value for name, value in options.items() if name not in NO_OPTIONS}
     return Compared(str(run), options, read_summary(run), read_metrics(run))
+
+
+def _ranked(runs: Sequence[Compared]) -> list[Any]:
+    """Return the digest of the dataset of each run's metrics; of those that were evaluated."""
+    return [
+        one.metrics.get("matched", one.options).get("row_digest") for one in runs if one.metrics
+    ]
+
+
+def _datasets(runs: Sequence[Compared], ranked: Sequence[Any], *, trained_differ: bool) -> str:
+    """Say what does not compare because the runs' datasets differ; empty where they do not."""
+    if len(ranked) < 2 or not any("matched" in one.metrics for one in runs if one.metrics):
+        return "the datasets differ: losses and metrics do not compare" if trained_differ else ""
+    if len(set(ranked)) > 1:
+        what = "losses and metrics do" if trained_differ else "metrics do"
+        return f"the runs were evaluated on datasets that differ: {what} not compare"
+    if not trained_differ:
+        return ""
+    return (
+        "the runs were trained on datasets that differ and evaluated on one: losses do not "
+        "compare, metrics do, but for warm and cold, which go by what each run knows"
+    )
 
 
 def _quoted(one: Compared) -> str:

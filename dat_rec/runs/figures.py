@@ -49,7 +49,8 @@ def read_metrics(run: Path) -> dict[str, Any] | None:
     Returns:
         ``checkpoint`` (its step), for each of ``BLOCKS`` HR@50, HR@100, MRR and ``queries``, and
         ``per_user`` with those of ``USER_FIGURES`` that the file has: none if it is of a release
-        that had none, or was asked for other cutoffs.
+        that had none, or was asked for other cutoffs. ``matched``, if the file has it: the dataset,
+        where it is not that of the training.
 
     Raises:
         UserError: the file is malformed.
@@ -63,7 +64,8 @@ def read_metrics(run: Path) -> dict[str, Any] | None:
         }
         of_users = found.get("per_user", {})
         per_user = {name: of_users[name] for name in USER_FIGURES if name in of_users}
-        return {"checkpoint": found["checkpoint"], **blocks, "per_user": per_user}
+        on = {"matched": found["matched"]} if "matched" in found else {}
+        return {"checkpoint": found["checkpoint"], **on, **blocks, "per_user": per_user}
     except (TypeError, KeyError) as error:
         raise UserError(f"{run / METRICS}: a field is missing ({error}): evaluate anew") from error
 
@@ -111,7 +113,8 @@ def metrics_words(metrics: dict[str, Any]) -> str:
     for block in ("all", "new_pairs"):
         figures = [f"{name} {figure(metrics[block][name], '.4f')}" for name in CUTOFFS]
         blocks.append(f"{BLOCKS[block]} {', '.join(figures)}")
-    return f"step {metrics['checkpoint']:,}: {'; '.join(blocks)}"
+    on = f" on {metrics['matched']['data']}" if "matched" in metrics else ""
+    return f"step {metrics['checkpoint']:,}{on}: {'; '.join(blocks)}"
 
 
 def next_command(run: Path, summary: dict[str, Any], metrics: dict[str, Any] | None) -> str:

@@ -23,9 +23,19 @@ def check_same_rows(run: Path, dataset: Dataset) -> None:
     Raises:
         UserError: the rows differ, or config.json does not state their digest.
     """
-    if read_config(run).get("row_digest") != dataset.row_digest():
-        raise UserError(
-            f"{dataset.folder}: not the dataset that {run} was trained on: its users, items or "
-            "values stand in other embedding rows: name that dataset with --data, or train anew "
-            "with --warm-start"
-        )
+    if not has_rows(run, dataset.row_digest()):
+        raise other_rows(run, dataset)
+
+
+def has_rows(run: Path, digest: str) -> bool:
+    """Whether a dataset with this ``row_digest`` has the embedding rows of the run."""
+    return bool(read_config(run).get("row_digest") == digest)
+
+
+def other_rows(run: Path, dataset: Dataset) -> UserError:
+    """Return the refusal of a dataset with other embedding rows than the run's."""
+    return UserError(
+        f"{dataset.folder}: not the dataset that {run} was trained on: its users, items or "
+        "values stand in other embedding rows: name that dataset with --data, or train anew "
+        "with --warm-start"
+    )

@@ -25,9 +25,10 @@ from dat_rec.preflight.shared_folder import PREFIX
 from dat_rec.runs.failure_record import COMMAND, FAILURE, FailureRecord
 from dat_rec.runs.fence import JOB, LOCK, WAIT_S, WRITER, Fence
 from dat_rec.runs.figures import read_config
+from dat_rec.runs.kept_rows import ROWS
 from dat_rec.runs.rank_zero import on_rank_0, patiently
 from dat_rec.runs.recorded import check_same_rows, load_config
-from dat_rec.runs.warm_start import ROWS, check_warm_start
+from dat_rec.runs.warm_start import check_warm_start
 from dat_rec.storage.address import Address
 
 BEGUN = {LOCK, WRITER, "schema.json", ROWS, "plan.json", "plan.txt", "config.json"}

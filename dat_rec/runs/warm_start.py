@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
@@ -26,16 +25,14 @@ from dat_rec.checkpoint.read_tensors import TensorFiles
 from dat_rec.checkpoint.restore import read_index, read_together
 from dat_rec.config import TrainConfig
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.rows import row_values
+from dat_rec.data.rows import places
 from dat_rec.data.schema import ITEM, UNKNOWN, USER, Schema
 from dat_rec.dist.agree import all_gather_object
 from dat_rec.errors import SharedError, UserError
 from dat_rec.model.dat import AUGMENTED
+from dat_rec.runs.kept_rows import ROWS, table_values
 from dat_rec.runs.recorded import load_config
 from dat_rec.sharding.table_shards import TableShard, table_shards
-
-ROWS = "rows"
-"""Name of the folder in a run that says what its embedding rows stand for."""
 
 LOSSES = "objective."
 """Beginning of the names of the losses' parameters; a run may learn what that one did not."""
@@ -145,22 +142,9 @@ def _source_rows(
         UserError: either folder does not say of each row what it stands for.
     """
     table = _table_name(shard.table)
-    old = row_values(run / ROWS, table)
-    new = row_values(dataset.folder, table)
-    for folder, values, rows in (
-        (run / ROWS, old, old_rows),
-        (dataset.folder, new, shard.shape[0]),
-    ):
-        if len(values) != rows:
-            raise UserError(
-                f"{folder} tells what {len(values)} rows of {table} stand for, and the table has "
-                f"{rows}"
-            )
-    mine = new.slice(shard.row, len(shard.weights))
-    found = pc.index_in(mine, value_set=old, skip_nulls=True)
-    source: NDArray[np.int64] = (
-        pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    )
+    old = table_values(run / ROWS, table, old_rows)
+    new = table_values(dataset.folder, table, shard.shape[0])
+    source = places(new.slice(shard.row, len(shard.weights)), old)
     if shard.row == UNKNOWN:
         source[UNKNOWN] = UNKNOWN
     return source

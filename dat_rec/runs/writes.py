@@ -22,10 +22,10 @@ from dat_rec.planner.plan_table import plan_to_text
 from dat_rec.runs.failure_record import SUMMARY, forget_failure
 from dat_rec.runs.fence import JOB
 from dat_rec.runs.figures import METRICS
+from dat_rec.runs.kept_rows import ROWS
 from dat_rec.runs.rank_zero import on_rank_0, patiently
 from dat_rec.runs.run_folder import OpenRun, record_failures
 from dat_rec.runs.validations import VALIDATIONS
-from dat_rec.runs.warm_start import ROWS
 
 T = TypeVar("T")
 

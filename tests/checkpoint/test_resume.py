@@ -194,26 +194,51 @@ def points(run: Path) -> list[tuple[int, float]]:
     return [(event.step, event.value) for event in events.Scalars("loss/main")]
 
 
-@pytest.mark.parametrize("use", ["resume", "evaluate", "export"])
+def with_users_turned_round(data: Path, out: Path) -> Path:
+    """The same sizes; the first user's id is the last one's."""
+    shutil.copytree(data, out, ignore=shutil.ignore_patterns(".*"))
+    table = pq.read_table(data / "users.parquet")
+    turned = table.column("user_id").take(pa.array(range(len(table) - 1, -1, -1)))
+    at = table.column_names.index("user_id")
+    pq.write_table(table.set_column(at, "user_id", turned), out / "users.parquet")
+    return out
+
+
+@pytest.mark.parametrize("use", ["resume", "export"])
 def test_another_dataset_of_the_same_sizes_is_refused(
     use: str, planted: Dataset, undisturbed: Path, tmp_path: Path
 ) -> None:
-    users = planted.folder / "users.parquet"
-    other = tmp_path / "other"
-    shutil.copytree(planted.folder, other)
-    table = pq.read_table(users)
-    shuffled = table.column("user_id").take(pa.array(range(len(table) - 1, -1, -1)))
-    at = table.column_names.index("user_id")
-    pq.write_table(table.set_column(at, "user_id", shuffled), other / "users.parquet")
+    other = with_users_turned_round(planted.folder, tmp_path / "other")
     arguments = {
         "resume": ["train", "--out", str(undisturbed), *FLAGS, "--resume"],
-        "evaluate": ["evaluate", "--run", str(undisturbed)],
         "export": ["export", "--run", str(undisturbed), "--out", str(tmp_path / "export")],
     }[use]
     refused = forked(*arguments, "--data", other)
     assert refused.returncode == 2
     assert "stand in other embedding rows" in refused.stderr
     assert not (tmp_path / "export").exists()
+
+
+def test_another_dataset_of_the_same_sizes_is_evaluated_by_id(
+    planted: Dataset, undisturbed: Path, tmp_path: Path
+) -> None:
+    """What is computed then: tests/retrieval/test_other_dataset.py."""
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    other = with_users_turned_round(planted.folder, tmp_path / "other")
+    words = ["evaluate", "--run", str(run), "--no-fitted-baselines"]
+    found = {}
+    for data in (planted.folder, other):
+        evaluated = forked(*words, "--data", data)
+        assert evaluated.returncode == 0, evaluated.stderr
+        said = f"on {data}, its rows matched by id: the run knows "
+        assert (said in evaluated.stdout) == (data == other)
+        found[data] = json.loads((run / "metrics.json").read_text())
+    assert "matched" not in found[planted.folder]
+    assert found[other]["matched"]["items"] == {"known": 200, "unknown": 0}
+    # The same questions, asked of other users.
+    assert found[other]["all"]["queries"] == found[planted.folder]["all"]["queries"]
+    assert found[other]["all"]["MRR"] != found[planted.folder]["all"]["MRR"]
 
 
 def test_loaded_weights_are_those_that_were_saved(undisturbed: Path, tmp_path: Path) -> None:

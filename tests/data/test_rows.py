@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.rows import copy_rows, row_values
+from dat_rec.data.rows import copy_rows, ids, keeps_counts, places, row_values
 from dat_rec.errors import UserError
 from tests.data.sources.prepared import error_of
 
@@ -113,7 +113,10 @@ def test_a_copy_tells_the_same_as_the_dataset(planted: Dataset, tmp_path: Path) 
         assert row == 0 or values[row] == str(item)
     names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.parquet"))
     assert names == ["items.parquet", "users.parquet", "vocabularies/category.parquet"]
-    assert pq.read_schema(tmp_path / "items.parquet").names == ["item", "item_id"]
+    assert pq.read_schema(tmp_path / "items.parquet").names == ["item", "item_id", "train_count"]
+    counts = pq.read_table(planted.folder / "items.parquet")["train_count"]
+    assert pq.read_table(tmp_path / "items.parquet")["train_count"].equals(counts)
+    assert keeps_counts(tmp_path)
 
 
 def test_a_copy_of_a_malformed_dataset_is_refused(planted: Dataset, tmp_path: Path) -> None:
@@ -125,3 +128,28 @@ def test_a_copy_of_a_malformed_dataset_is_refused(planted: Dataset, tmp_path: Pa
     (data / "vocabularies/colour.parquet").write_bytes(b"rubbish that is no Parquet")
     with pytest.raises(UserError, match=r"colour\.parquet: cannot be read as Parquet"):
         copy_rows(data, tmp_path / "again")
+
+
+def test_ids_are_told_of_every_row_of_the_file(tmp_path: Path) -> None:
+    write(tmp_path, [0, 2, 0, 1], pa.array([7, 12, 7, 3], pa.int32()))
+    assert ids(tmp_path, "item").to_pylist() == ["7", "12", "7", "3"]
+    write(tmp_path, [1], [0.5], "users")
+    assert "column 'user_id' is double, not an integer or text: c" in error_of(
+        ids, tmp_path, "user", "c"
+    )
+
+
+def test_places_are_those_of_the_same_text(tmp_path: Path) -> None:
+    write(tmp_path, [0, 2, 1], ["none", "b", "a"])
+    among = row_values(tmp_path, "item")
+    values = pa.array(["b", None, "c", "a", "none", "b"], pa.large_string())
+    assert places(values, among).tolist() == [2, -1, -1, 1, -1, 2]
+
+
+def test_a_copy_of_an_older_release_has_no_counts(tmp_path: Path) -> None:
+    assert not keeps_counts(tmp_path)
+    write(tmp_path, [1], ["a"])
+    assert not keeps_counts(tmp_path)
+    (tmp_path / "items.parquet").write_bytes(b"rubbish that is no Parquet")
+    with pytest.raises(UserError, match=r"items\.parquet: cannot be read as Parquet"):
+        keeps_counts(tmp_path)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,8 +20,6 @@ from torch import Tensor
 from dat_rec.checkpoint.writer import CheckpointWriter
 from dat_rec.config import ModelConfig, OptimizerConfig, TrainConfig
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.prepare.pipeline import prepare
-from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.dist.process_group import process_group
 from dat_rec.runs.warm_start import warm_start
 from dat_rec.sharding.initial_tables import initialize_tables
@@ -33,6 +30,7 @@ from dat_rec.training.optimizers import build_optimizer
 from tests.checkpoint.saved import saved_digests, saved_tensors
 from tests.distributed.ranks import run_ranks
 from tests.end_to_end.cli import done
+from tests.end_to_end.days import meanings, write_day
 from tests.end_to_end.forked import forked
 from tests.end_to_end.test_refusals import contents, refusal
 
@@ -42,48 +40,6 @@ FLAGS = (
     *("--model.embedding-dim", "8", "--model.hidden", "16", "--model.output-dim", "8"),
 )
 AUGMENTED = {"augmented_user": "user", "augmented_item": "item"}
-
-
-def write_day(
-    folder: Path, users: range, items: range, *, text: bool, seed: int, features: bool = True
-) -> Path:
-    """A day's log, prepared; the more popular an item is yesterday, the less it is today."""
-    rng = np.random.default_rng(seed)
-    kind = pa.string() if text else pa.int64()
-
-    def ids(numbers: Any) -> pa.Array:
-        return pa.array(np.asarray(numbers), pa.int64()).cast(kind)
-
-    folder.mkdir(parents=True)
-    weight = np.arange(1.0, len(items) + 1)
-    weight = weight if text else weight[::-1]
-    rows = 2_000
-    log = {
-        "user_id": ids(rng.choice(users, rows)),
-        "item_id": ids(rng.choice(items, rows, p=weight / weight.sum())),
-        "time": np.arange(rows),
-    }
-    pq.write_table(pa.table(log), folder / "log.parquet")
-    # Prices that are the same in six digits.
-    price = [1_700_000_000 + (item % 20) * 8 for item in items]
-    genre = [f"genre {(item + 2 * text) % 7 + text}" for item in items]
-    catalogue = {"item_id": ids(items), "genre": genre, "price": price}
-    pq.write_table(pa.table(catalogue), folder / "items.parquet")
-    city = [f"city {user % 5 + 2 * text}" for user in users]
-    pq.write_table(pa.table({"user_id": ids(users), "city": city}), folder / "users.parquet")
-    prepare(
-        ParquetLog(
-            out=folder / "data",
-            interactions=folder / "log.parquet",
-            items=folder / "items.parquet",
-            users=folder / "users.parquet",
-            category="genre",
-            item_features=("price",),
-            numbers=("price",),
-            user_features=("city",) if features else (),
-        )
-    )
-    return folder / "data"
 
 
 def train(data: Path, out: Path, *more: str) -> Any:
@@ -117,15 +73,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def last(run: Path) -> Path:
     return max((run / "checkpoints").iterdir())
-
-
-def meanings(data: Path, table: str) -> dict[str, int]:
-    """By what a row of ``table`` means, its number; written plainly."""
-    if table in ("user", "item"):
-        rows = pq.read_table(data / f"{table}s.parquet").to_pylist()
-        return {str(row[f"{table}_id"]): row[table] for row in rows if row[table] != 0}
-    rows = pq.read_table(data / f"vocabularies/{table}.parquet").to_pylist()
-    return {row["value"]: row["index"] for row in rows if row["index"] != 0}
 
 
 def kept(world: World, table: str) -> dict[int, int]:

@@ -96,8 +96,12 @@ def lists(protocol: Protocol, score: Score, cutoffs: Sequence[int]) -> dict[str,
 
 
 def metrics(
-    protocol: Protocol, score: Score, cutoffs: Sequence[int] = (20, 50, 100)
+    protocol: Protocol,
+    score: Score,
+    cutoffs: Sequence[int] = (20, 50, 100),
+    known: tuple[set[int], set[int]] | None = None,
 ) -> dict[str, Any]:
+    """Every figure; ``known`` names users and items that the model knows: otherwise the trained."""
     everything = range(len(protocol.train_count))
     trained = [item for item in everything if protocol.train_count[item] > 0]
     found: dict[str, list[float]] = {}
@@ -109,15 +113,16 @@ def metrics(
     unanswerable = 0
     for user, item in zip(protocol.user_row, protocol.item_index, strict=True):
         whole = rank(score, user, item, everything)
-        if not protocol.user_trained[user]:
+        new_user = user not in known[0] if known else not protocol.user_trained[user]
+        new_item = item not in (known[1] if known else trained)
+        if new_user:
             found.setdefault("new_users", []).append(whole)
-        if item not in trained:
+        if new_item:
             found.setdefault("new_items", []).append(whole)
+        found.setdefault("cold" if new_user or new_item else "warm", []).append(whole)
         if not protocol.user_trained[user] or item not in trained:
             unanswerable += 1
-            found.setdefault("cold", []).append(whole)
             continue
-        found.setdefault("warm", []).append(whole)
         among_trained = rank(score, user, item, trained)
         found.setdefault("all", []).append(among_trained)
         name = protocol.category_names[protocol.category[item]]

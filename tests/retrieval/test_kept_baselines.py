@@ -19,7 +19,7 @@ from dat_rec.retrieval import kept_baselines, tuning
 from dat_rec.retrieval.baselines import Settings
 from dat_rec.retrieval.fitted import read_training
 from dat_rec.retrieval.kept_baselines import Found, baselines
-from dat_rec.retrieval.protocol import Protocol
+from dat_rec.retrieval.protocol import Known, Protocol
 from dat_rec.retrieval.ranks import Threads, one_thread_each
 from tests.retrieval import brute_force
 from tests.retrieval.world import random_protocol, write_dataset
@@ -45,9 +45,15 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def found_for(data: Path, run: Path, threads: Threads, cutoffs: tuple[int, ...] = (20,)) -> Found:
+def found_for(
+    data: Path,
+    run: Path,
+    threads: Threads,
+    cutoffs: tuple[int, ...] = (20,),
+    known: Known | None = None,
+) -> Found:
     dataset = Dataset.open(data)
-    settings = Settings(Protocol.read(dataset), cutoffs)
+    settings = Settings(replace(Protocol.read(dataset), known=known), cutoffs)
     return baselines(run, dataset, settings, threads, fitted=True)
 
 
@@ -184,3 +190,33 @@ def test_a_validation_that_names_no_row_is_refused(tmp_path: Path, threads: Thre
     data = with_validation(tmp_path / "data", [30], [1])
     with pytest.raises(UserError, match=r"validation.parquet: .* names row 30, outside 0 … 29"):
         found_for(data, tmp_path, threads)
+
+
+def test_figures_for_runs_of_another_dataset_stand_beside(
+    tmp_path: Path, threads: Threads, tried: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tuned once, whichever comes first; and neither is made anew because of the other."""
+    data = write_dataset(tmp_path / "data")
+    protocol = Protocol.read(Dataset.open(data))
+    users = np.arange(len(protocol.user_trained)) % 2 == 0
+    items = np.arange(len(protocol.train_count)) % 3 > 0
+    known, other = Known(users, items), Known(~users, items)
+    matched = found_for(data, tmp_path, threads, known=known)
+    trials = len(tried)
+    own = found_for(data, tmp_path, threads)
+    for found in (matched, own):
+        assert list(found.figures) == ["MostPop", "own history", "ItemCF", "iALS"]
+    expected = int((users[protocol.user_row] & items[protocol.item_index]).sum())
+    for name, blocks in matched.figures.items():
+        assert blocks["warm"]["queries"] == expected
+        assert blocks["warm"] != own.figures[name]["warm"]
+        same = set(blocks) - {"warm", "cold"}
+        assert {key: blocks[key] for key in same} == {key: own.figures[name][key] for key in same}
+    assert len(tried) == trials
+    with monkeypatch.context() as patch:
+        patch.setattr(kept_baselines, "rules", lambda _: pytest.fail("made anew"))
+        assert found_for(data, tmp_path, threads, known=known) == matched
+        assert found_for(data, tmp_path, threads) == own
+    turned = found_for(data, tmp_path, threads, known=other)
+    assert turned.figures["MostPop"]["warm"] != matched.figures["MostPop"]["warm"]
+    assert len(tried) == trials

@@ -155,3 +155,42 @@ def test_a_folder_that_is_no_run_is_refused_in_one_line(
 def test_one_run_is_too_few(runs: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match="two runs, or more"):
         compare(runs[:1])
+
+
+OTHER = "evaluated on datasets that differ"
+ONE = "losses do not compare, metrics do, but for warm and cold"
+QUERIES = "different samples of the test"
+
+
+@pytest.mark.parametrize(
+    ("trained", "ranked", "queries", "said"),
+    [
+        ("ab", (None, None), (8, 8), ["the datasets differ: losses and metrics do not"]),
+        # Yesterday's run on today's data, beside today's.
+        ("ab", ("b", None), (8, 8), [ONE]),
+        ("ab", ("b", None), (8, 5), [ONE, QUERIES]),
+        ("ab", ("c", "c"), (8, 8), [ONE]),
+        ("ab", ("c", None), (8, 5), [f"{OTHER}: losses and metrics do not compare"]),
+        ("aa", ("b", None), (8, 8), [f"{OTHER}: metrics do not compare"]),
+        ("aa", ("b", "b"), (8, 8), []),
+    ],
+)
+def test_it_is_said_what_compares_of_runs_on_other_datasets(
+    tmp_path: Path,
+    trained: str,
+    ranked: tuple[str | None, str | None],
+    queries: tuple[int, int],
+    said: list[str],
+) -> None:
+    runs = []
+    for number, (digest, on, asked) in enumerate(zip(trained, ranked, queries, strict=True)):
+        block = figures(0.5) | {"queries": asked}
+        metrics: dict[str, Any] = dict.fromkeys(("all", "new_pairs", "warm", "cold"), block)
+        if on is not None:
+            metrics["matched"] = {"data": on, "row_digest": on}
+        options = {"seed": 1, "row_digest": digest}
+        runs.append(write_run(tmp_path / str(number), options, {}, {"checkpoint": 3, **metrics}))
+    words = ("datasets", "samples of")
+    lines = [one for one in compare(runs).text().splitlines() if any(w in one for w in words)]
+    assert len(lines) == len(said)
+    assert all(word in line for word, line in zip(said, lines, strict=True)), lines
