@@ -51,10 +51,21 @@ class MatchedRows:
 
     def known_users(self) -> NDArray[np.bool_]:
         """(users,): whether the run knows each."""
-        known: NDArray[np.bool_] = self.users != UNKNOWN
-        return known
+        return _known(self.users)
 
     def known_items(self) -> NDArray[np.bool_]:
         """(items,): whether the run knows each."""
-        known: NDArray[np.bool_] = self.items != UNKNOWN
-        return known
+        return _known(self.items)
+
+    def known_values(self) -> dict[str, NDArray[np.bool_]]:
+        """(values,): whether the run knows each; of the tables that have a vocabulary."""
+        return {
+            table: _known(np.delete(rows, UNKNOWN))
+            for table, rows in sorted(self.tables.items())
+            if table not in (USER, ITEM)
+        }
+
+
+def _known(rows: Rows) -> NDArray[np.bool_]:
+    known: NDArray[np.bool_] = rows != UNKNOWN
+    return known

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import Dataset
@@ -128,11 +129,14 @@ def _matched(dataset: Dataset, matched: MatchedRows) -> dict[str, Any]:
     return {
         "data": str(dataset.folder),
         "row_digest": matched.digest,
-        **{
-            name: {"known": int(known.sum()), "unknown": int((~known).sum())}
-            for name, known in (("users", matched.known_users()), ("items", matched.known_items()))
-        },
+        "users": _counted(matched.known_users()),
+        "items": _counted(matched.known_items()),
+        "values": {table: _counted(known) for table, known in matched.known_values().items()},
     }
+
+
+def _counted(known: NDArray[np.bool_]) -> dict[str, int]:
+    return {"known": int(known.sum()), "unknown": int((~known).sum())}
 
 
 class _Blend(NamedTuple):

@@ -62,13 +62,15 @@ def _unseen(metrics: dict[str, Any]) -> list[str]:
     if "matched" not in metrics:
         return [f"{unseen} in the cold rows only."]
     matched = metrics["matched"]
-    known = " and ".join(
+    counted = {name: matched[name] for name in ("users", "items")}
+    counted |= {f"values of {table}": found for table, found in matched["values"].items()}
+    known = ", ".join(
         f"{found['known']:,} of {found['known'] + found['unknown']:,} {name}"
-        for name, found in ((name, matched[name]) for name in ("users", "items"))
+        for name, found in counted.items()
     )
     return [
-        f"on {matched['data']}, its rows matched by id: the run knows {known}; warm rows hold what "
-        "it knows, cold rows the rest.",
+        f"on {matched['data']}, its rows matched by id: the run knows {known}; warm rows hold the "
+        "test interactions whose user and item it knows, cold rows the others.",
         f"{unseen} in the rows of the whole catalogue only.",
     ]
 

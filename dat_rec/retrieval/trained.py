@@ -94,6 +94,7 @@ def load_model(
     """
     with together():
         config = load_config(run)
+        counts = keeps_counts(run / ROWS)
     found = chosen_whole(run, checkpoint)
     if found is None:
         raise UserError(f"{run}: no whole checkpoint yet: go on with `dat-rec train … --resume`")
@@ -102,14 +103,15 @@ def load_model(
         matched = None
         if rank_and_ranks()[0] == 0:
             matched = _matched_rows(run, dataset, match=match and data is not None)
-    facts = [to_json(config), str(dataset.schema), dataset.versions()]
+    facts = [to_json(config), counts, str(dataset.schema), dataset.versions()]
     check_same_on_all_ranks(json.dumps(facts), "the run or the dataset")
     # Ids that were trained as unknown are encoded as unknown.
     dataset = dataclasses.replace(dataset, bad_ids=config.examples.bad_ids)
     if match:
         dataset = _in_rows_of_run(dataset, broadcast_from_rank_0(matched))
     with together():
-        model = without_tables(_trained_on(run, config, dataset), config, tower)
+        trained_on = _trained_on(run, config, dataset, counts=counts)
+        model = without_tables(trained_on, config, tower)
 
     def load() -> None:
         _, files = read_index(found.folder)
@@ -149,7 +151,7 @@ def _in_rows_of_run(dataset: Dataset, matched: MatchedRows | None) -> Dataset:
     return dataclasses.replace(dataset, schema=schema, matched=matched)
 
 
-def _trained_on(run: Path, config: TrainConfig, dataset: Dataset) -> Dataset:
+def _trained_on(run: Path, config: TrainConfig, dataset: Dataset, *, counts: bool) -> Dataset:
     """What tells sizes of tables and popularity: the run's copy of its rows, which has its counts.
 
     A run of a release that kept no counts takes those of a dataset with the same rows.
@@ -160,7 +162,7 @@ def _trained_on(run: Path, config: TrainConfig, dataset: Dataset) -> Dataset:
     own = dataclasses.replace(dataset, folder=run / ROWS, matched=None)
     if dataset.matched is not None:
         own = dataclasses.replace(own, schema=Schema.load(run))
-    if keeps_counts(run / ROWS):
+    if counts:
         return own
     if dataset.matched is None:
         return dataset

@@ -134,6 +134,11 @@ def known_rows(world: World, name: str) -> set[int]:
     return {row for row, one in enumerate(ids_of(world.today, name)) if one in before}
 
 
+def known_values(world: World, table: str) -> dict[str, int]:
+    before, now = (meanings(day, table).keys() for day in (world.yesterday, world.today))
+    return {"known": len(now & before), "unknown": len(now - before)}
+
+
 def test_the_days_differ_as_they_must(world: World) -> None:
     """Otherwise what follows would show nothing."""
     protocol = Protocol.read(Dataset.open(world.today))
@@ -167,6 +172,7 @@ def test_metrics_are_those_of_the_runs_vectors_by_id(world: World, run: Path) ->
         "row_digest": Dataset.open(world.today).row_digest(),
         "users": {"known": len(known[0]), "unknown": protocol.user_trained.size - len(known[0])},
         "items": {"known": len(known[1]), "unknown": protocol.train_count.size - len(known[1])},
+        "values": {table: known_values(world, table) for table in ("city", "genre", "price")},
     }
     baselines = found.pop("baselines")
     assert found.pop("baselines_left_out") == {}
@@ -303,10 +309,11 @@ def test_two_ranks_write_what_one_writes(world: World, run: Path) -> None:
 def test_the_text_and_the_status_say_on_which_dataset(world: World, run: Path) -> None:
     metrics = evaluate(run, world.today, fitted_baselines=False)
     users, items = (len(known_rows(world, name)) for name in ("users", "items"))
+    values = known_values(world, "city")
     (line,) = (line for line in text(metrics).splitlines() if "matched by id" in line)
     assert line.startswith(
-        f"on {world.today}, its rows matched by id: the run knows {users} of 80 users and {items} "
-        "of 60 items; "
+        f"on {world.today}, its rows matched by id: the run knows {users} of 80 users, {items} of "
+        f"60 items, {values['known']} of {sum(values.values())} values of city, "
     )
     read = read_metrics(run)
     assert read is not None
