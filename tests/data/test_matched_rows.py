@@ -1,4 +1,4 @@
-"""Features in a run's numbers, by hand; with real datasets: tests/retrieval/test_other_dataset.py."""
+"""Features in a run's numbers, by hand; tests/retrieval/test_other_dataset.py has real datasets."""
 
 import numpy as np
 
