@@ -106,8 +106,8 @@ def batch_size(schema: Schema, ranks: int = 1) -> int:
 
 
 def has_full_histories(schema: Schema) -> bool:
-    """Whether users have as many examples, on average, as a history takes, or more."""
-    return schema.examples >= schema.history_length * (schema.feature(USER).rows - 1)
+    """Whether users have as many training interactions, on average, as a history takes, or more."""
+    return schema.training >= schema.history_length * (schema.feature(USER).rows - 1)
 
 
 def has_ids_alone(schema: Schema) -> bool:

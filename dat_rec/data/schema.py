@@ -9,6 +9,8 @@ A prepared dataset is a folder; docs/dataset.md says what readers rely on::
     items.parquet            the catalogue; row number = item_index: item_id, title,
                              category_name, train_count, item features; trained items first
     seen.parquet             training pairs: user_row, item_index, count; sorted by user_row
+    past.parquet             training interactions before --train-from: user_row, item_index,
+                             time; optional
     test.parquet             held-out interactions: user_row, item_index, time
     validation.parquet       the same, held out for validation; optional
     vocabularies/NAME.parquet   for each categorical feature: index, value
@@ -102,7 +104,7 @@ class Schema:
     trained_items: Annotated[int, Ge(1)]
     """Items with a training interaction: rows 0 … trained_items − 1 of items.parquet."""
     examples: int
-    """Training examples in all files."""
+    """Training examples in all files: the training interactions that are not of the past."""
     tests: int
     """Rows of test.parquet."""
     example_files: tuple[ExampleFile, ...]
@@ -119,6 +121,14 @@ class Schema:
     histories: Literal["earlier", "others"] = "earlier"
     """What an example's history holds: the user's items before it, or, where the log has no order,
     the user's other items. schema.json says it in the second case alone."""
+    past: Annotated[int, Ge(0)] = 0
+    """Rows of past.parquet: training interactions that are no examples; 0: there is no such file.
+    schema.json says nothing of it then."""
+    train_from: int | None = None
+    """Time from which on training interactions are examples; None, and not in schema.json: all
+    are."""
+    test_until: int | None = None
+    """Time from which on the log was left out; None, and not in schema.json: it was read whole."""
     facts: dict[str, float] | None = None
     """Figures known by construction: the planted world's best possible HR@50, HR@100."""
     version: int = VERSION
@@ -136,6 +146,11 @@ class Schema:
                 return feature
         raise KeyError(name)
 
+    @property
+    def training(self) -> int:
+        """Number of training interactions: the examples, and those of the past."""
+        return self.examples + self.past
+
     def save(self, folder: Path) -> None:
         """Write ``schema.json`` into ``folder``."""
         value = asdict(self)
@@ -143,6 +158,11 @@ class Schema:
             del value["validation"]  # as in datasets, and of readers, that know of none
         if self.histories == "earlier":
             del value["histories"]
+        if not self.past:
+            del value["past"]
+        for name in ("train_from", "test_until"):
+            if value[name] is None:
+                del value[name]
         write_json(folder / SCHEMA, value)
 
     @staticmethod
@@ -193,5 +213,7 @@ class Schema:
             raise UserError(
                 f"{path}: trained_items is {self.trained_items}, items {self.items}: {ANEW}"
             )
+        if self.past and self.train_from is None:
+            raise UserError(f"{path}: past is {self.past}, and there is no train_from: {ANEW}")
         if sum(file.rows for file in self.example_files) != self.examples:
             raise UserError(f"{path}: examples is not the sum of example_files: {ANEW}")

@@ -102,6 +102,16 @@ class Validation:
     """Share of ``training`` that was asked for; None where the rule names none."""
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """The moments between which the log trains and tests, in the unit of ``time``."""
+
+    train_from: int | None = None
+    """Of the training interactions, those from then on become examples; None: all do."""
+    test_until: int | None = None
+    """The log ends before then; None: it is read whole."""
+
+
 def last_share_of_time(share: float, cure: str = "give more data") -> Split:
     """Hold out the last ``share`` of the interactions by time, equal times together.
 
@@ -268,6 +278,9 @@ class Source:
     validation: Validation | None = None
     """What is held out for validation, where the source reads the options of it itself; None: as
     ``prepare/validation.py`` reads them."""
+    bounds: Bounds | None = None
+    """Moments of --train-from and --test-until, where the source reads times in a form of its own;
+    None: as ``prepare/bounds.py`` reads them."""
     notes: tuple[str, ...] = ()
     facts: dict[str, float] | None = None
     minimum: int = 0

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from dat_rec.data.dataset import Dataset
@@ -88,7 +87,7 @@ def bonus(weight: float, strength: Floats) -> NDArray[np.float32]:
 
 
 def read_past(dataset: Dataset, kept: NDArray[np.bool_]) -> Past:
-    """Read the training interactions of some users from the examples.
+    """Read the training interactions of some users: the examples, and those of the past.
 
     One row group is in memory at a time, and 24 bytes for each interaction that is kept.
 
@@ -97,15 +96,12 @@ def read_past(dataset: Dataset, kept: NDArray[np.bool_]) -> Past:
         kept: (users,): whose are wanted.
 
     Raises:
-        UserError: the examples cannot be read, or name a row that is not there.
+        UserError: a file cannot be read, or names a row that is not there.
     """
     schema = dataset.schema
     parts = [np.zeros((3, 0), np.int64)]
     begins, ends = [], []
-    for table, where in _examples(dataset):
-        user = numbers(table, USER, where) - 1
-        item = numbers(table, "item_index", where, schema.trained_items)
-        time = numbers(table, "time", where)
+    for user, item, time in _training(dataset):
         if len(time):
             begins.append(int(time.min()))
             ends.append(int(time.max()))
@@ -122,13 +118,20 @@ def read_past(dataset: Dataset, kept: NDArray[np.bool_]) -> Past:
     return Past(user[new], item[new], np.flatnonzero(new), age)
 
 
-def _examples(dataset: Dataset) -> Iterator[tuple[pa.Table, str]]:
-    """The examples' columns that tell who took what when, row group by row group."""
-    for file in dataset.schema.example_files:
-        path = dataset.folder / file.path
-        source = RowGroups(path, [USER, "item_index", "time"], file.rows)
+def _training(dataset: Dataset) -> Iterator[tuple[Ints, Ints, Ints]]:
+    """Who took what when, row group by row group: row of users.parquet, item_index, time."""
+    schema = dataset.schema
+    # An example has the user's embedding row, which counts from 1.
+    files = [(file.path, file.rows, USER, 1) for file in schema.example_files]
+    files += [("past.parquet", schema.past, "user_row", 0)] if schema.past else []
+    for name, rows, column, first in files:
+        where = str(dataset.folder / name)
+        source = RowGroups(dataset.folder / name, [column, "item_index", "time"], rows)
         for group in range(len(source.bounds) - 1):
-            yield source.read(group), str(path)
+            table = source.read(group)
+            user = numbers(table, column, where) - first
+            item = numbers(table, "item_index", where, schema.trained_items)
+            yield user, item, numbers(table, "time", where)
 
 
 def past_of(dataset: Dataset, protocol: Protocol) -> Past:

@@ -19,8 +19,15 @@ RANGE_ROWS = 1 << 21
 """Users and training interactions of a range; one user's interactions always stay together."""
 
 
-def find_ranges(database: duckdb.DuckDBPyConnection) -> tuple[UserRange, ...]:
-    """Add the column ``range`` to ``user_order``, and return the ranges in the order of users."""
+def find_ranges(
+    database: duckdb.DuckDBPyConnection, train_from: int | None
+) -> tuple[UserRange, ...]:
+    """Add the column ``range`` to ``user_order``, and return the ranges in the order of users.
+
+    Args:
+        database: holds ``user_order`` and ``marked_interactions``.
+        train_from: time from which on training interactions are examples; None: all are.
+    """
     size = "sum(train_count + 1) OVER (ORDER BY user_row) - train_count - 1"
     # Behind a user with more than a range's rows, numbers would be left out.
     database.execute(
@@ -32,11 +39,23 @@ def find_ranges(database: duckdb.DuckDBPyConnection) -> tuple[UserRange, ...]:
         "SELECT min(user_row), count(*), sum(train_count) FROM user_ranges GROUP BY range "
         "ORDER BY min(user_row)"
     ).fetchall()
+    examples = {number: int(rows) for number, (_, _, rows) in enumerate(found)}
+    if train_from is not None:
+        of_ranges = database.execute(
+            "SELECT range, count(*) FROM marked_interactions JOIN user_ranges USING (user_id) "
+            f"WHERE part = 'train' AND time >= {train_from} GROUP BY range"
+        ).fetchall()
+        examples = dict.fromkeys(examples, 0) | dict(of_ranges)
     ranges: list[UserRange] = []
-    first_row = 0
-    for first_user, users, rows in found:
-        ranges.append(UserRange(len(ranges), first_user, users, first_row, int(rows)))
+    first_row = first_example = 0
+    for number, (first_user, users, rows) in enumerate(found):
+        ranges.append(
+            UserRange(
+                number, first_user, users, first_row, int(rows), first_example, examples[number]
+            )
+        )
         first_row += int(rows)
+        first_example += examples[number]
     return tuple(ranges)
 
 

@@ -12,7 +12,7 @@ that a ``prepare`` that was killed goes on from there.
 """
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from dat_rec.data.database import connect, drop_tables, tables_of, threads_of
 from dat_rec.data.prepare import write
 from dat_rec.data.prepare.audience import write_pairs
+from dat_rec.data.prepare.bounds import bounds_of, count_past, cut_log
 from dat_rec.data.prepare.checks import Counts, reject_bad_rows
 from dat_rec.data.prepare.interactions import (
     find_ranges,
@@ -47,7 +48,7 @@ from dat_rec.data.prepare.validation import validation_of
 from dat_rec.data.prepare.vocabulary import number_items, number_users
 from dat_rec.data.progress import Progress
 from dat_rec.data.schema import AUDIENCE, HISTORY, ITEM, USER, ExampleFile, Feature, Schema
-from dat_rec.data.source import HISTORY_CATEGORY, Attribute, Split, Validation
+from dat_rec.data.source import HISTORY_CATEGORY, Attribute, Bounds, Split, Validation
 
 UNORDERED = (
     "no user has training interactions of two times: each one's history holds the user's other "
@@ -65,6 +66,9 @@ class _Checked:
     attributes: tuple[Attribute, ...]
     split: Split
     validation: Validation | None
+    bounds: Bounds
+    later: int
+    """Number of interactions that lie behind the end of the log."""
     minimum: int
     notes: tuple[str, ...]
     facts: dict[str, float] | None
@@ -100,6 +104,16 @@ class _Numbered:
     def rows(self) -> int:
         """Number of training interactions."""
         return sum(found.rows for found in self.ranges)
+
+    @property
+    def examples(self) -> int:
+        """Number of those that are examples."""
+        return sum(found.examples for found in self.ranges)
+
+    @property
+    def past(self) -> int:
+        """Number of the others, which come before."""
+        return self.rows - self.examples
 
 
 @dataclass(frozen=True)
@@ -155,7 +169,7 @@ class Stages:
         drop_tables(self._work, "check", "split", "number")
         category = checked.category
         ordered = self._journal.stage(
-            "users", _Ordered, lambda: self._users(numbered, category, threads)
+            "users", _Ordered, lambda: self._users(checked, numbered, threads)
         )
         written = self._journal.stage(
             "examples", _Written, lambda: self._examples(numbered, category, threads)
@@ -170,22 +184,30 @@ class Stages:
 
     def _check(self, database: duckdb.DuckDBPyConnection) -> _Checked:
         with tables_of(database, self._work, "check"):
-            source = self._options.register(database, self._work)
-            validation = validation_of(database, source, self._options)
+            options, later = self._options, 0
+            source = options.register(database, self._work)
+            validation = validation_of(database, source, options)
+            split, bounds = source.split, bounds_of(database, source, options)
             # How many rows there are, nobody knows before they are read.
             with (
                 closing(Progress("prepare: check", 100, unit="%")) as bar,
                 bar.of_statements(database),
                 source.unchanged(),
             ):
-                counts = reject_bad_rows(database, self._options.max_rejected)
+                if bounds.test_until is not None:
+                    later = cut_log(database, bounds.test_until, f"{options.test_until}")
+                    cure = f"name a later time than --test-until {options.test_until}"
+                    split = replace(split, if_none=f"{cure}, or hold out more")
+                counts = reject_bad_rows(database, options.max_rejected)
         return _Checked(
             counts=counts,
             source=source.name,
             category=source.category,
             attributes=source.attributes,
-            split=source.split,
+            split=split,
             validation=validation,
+            bounds=bounds,
+            later=later,
             minimum=source.minimum,
             notes=source.notes,
             facts=source.facts,
@@ -200,11 +222,24 @@ class Stages:
         ):
             notes = keep_frequent(database, checked.minimum)
             held_out = hold_out(database, checked.split, checked.validation)
+            bounds, options = checked.bounds, self._options
+            bounded = []
+            if bounds.train_from is not None:
+                past, training = count_past(database, bounds.train_from, f"{options.train_from}")
+                bounded.append(
+                    f"examples: from {options.train_from} on: {past} of {training} training "
+                    "interactions are earlier, and make histories alone"
+                )
+            if bounds.test_until is not None:
+                bounded.append(
+                    f"the log ends before {options.test_until}: {checked.later} later interactions "
+                    "are left out"
+                )
         words = [checked.split.words, str(held_out[0])]
         if checked.validation is not None:
             words += [checked.validation.words, str(held_out[1])]
         warnings = (line for one in held_out for line in one.warnings)
-        return _Marked("; ".join(words), (*notes, *warnings), held_out[0].of)
+        return _Marked("; ".join([*words, *bounded]), (*notes, *warnings), held_out[0].of)
 
     def _number(
         self, database: duckdb.DuckDBPyConnection, checked: _Checked, marked: _Marked
@@ -217,7 +252,7 @@ class Stages:
         ):
             items = number_items(database, attributes, checked.category, folder)
             users = number_users(database, attributes, folder)
-            ranges = find_ranges(database)
+            ranges = find_ranges(database, checked.bounds.train_from)
             training = self._work / "training"
             write_training(database, training)
             unordered = is_unordered(database, training)
@@ -247,14 +282,15 @@ class Stages:
                 unordered=unordered,
             )
 
-    def _users(self, numbered: _Numbered, category: str, threads: int) -> _Ordered:
+    def _users(self, checked: _Checked, numbered: _Numbered, threads: int) -> _Ordered:
         make_folders(self._work)
         shared = Shared(
             work=self._work,
-            cuts=file_cuts(numbered.rows, self._options.seed, write.FILE_ROWS),
+            cuts=file_cuts(numbered.examples, self._options.seed, write.FILE_ROWS),
             seed=self._options.seed,
             history_length=self._options.history_length,
-            category=self._items(numbered)[category].to_numpy(),
+            train_from=checked.bounds.train_from,
+            category=self._items(numbered)[checked.category].to_numpy(),
             features=tuple(write.names_of(numbered.query_features)),
             row_group=write.ROW_GROUP,
             has_sequence=numbered.has_sequence,
@@ -269,9 +305,10 @@ class Stages:
         return _Ordered(count_ties(self._work))
 
     def _examples(self, numbered: _Numbered, category: str, threads: int) -> _Written:
+        tables = ["users", "seen", *(["past"] if numbered.past else [])]
         pieces = {
             name: [self._work / name / f"{found.number}.arrow" for found in numbered.ranges]
-            for name in ("users", "seen", "examples")
+            for name in (*tables, "examples")
         }
         writer = write.ExampleWriter(
             pieces["examples"],
@@ -283,19 +320,19 @@ class Stages:
         )
         names = [
             f"examples/part-{number:05}.parquet"
-            for number in range(-(-numbered.rows // write.FILE_ROWS))
+            for number in range(-(-numbered.examples // write.FILE_ROWS))
         ]
-        with _bar("examples", numbered.rows) as bar:
+        with _bar("examples", numbered.examples) as bar:
 
             def work(number: int) -> int:
                 if number >= 0:
                     return writer.write(number, self._folder / names[number], bar.add)
-                name = ("users", "seen")[number]
+                name = tables[number]
                 return write.write_pieces(pieces[name], self._folder / f"{name}.parquet")
 
-            rows = bar.in_threads(work, range(-2, len(names)), threads)
-        files = (ExampleFile(name, count) for name, count in zip(names, rows[2:], strict=True))
-        return _Written(tuple(files))
+            rows = bar.in_threads(work, range(-len(tables), len(names)), threads)
+        of_files = zip(names, rows[len(tables) :], strict=True)
+        return _Written(tuple(ExampleFile(name, count) for name, count in of_files))
 
     def _schema(
         self,
@@ -320,6 +357,9 @@ class Stages:
             examples=sum(file.rows for file in files),
             tests=numbered.tests,
             validation=numbered.validation,
+            past=numbered.past,
+            train_from=checked.bounds.train_from,
+            test_until=checked.bounds.test_until,
             histories="others" if numbered.unordered else "earlier",
             example_files=files,
             split=marked.split,

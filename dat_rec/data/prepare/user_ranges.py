@@ -13,6 +13,7 @@ Out:
     sequence.int32   the item_index of every training interaction by user, time and item
     users/R.arrow    the rows of users.parquet
     seen/R.arrow     the rows of seen.parquet
+    past/R.arrow     the rows of past.parquet, if only interactions from a time on are examples
     examples/R.arrow the examples without history and item features, by their shuffle key: a batch
                      for each example file, with the key, and where the history is in the sequence
     ties/R           how many interactions nothing but the item orders after the one before
@@ -61,6 +62,10 @@ class UserRange:
     """Number of the training interactions of all users before."""
     rows: int
     """Number of their own."""
+    first_example: int
+    """Number of the examples of all users before."""
+    examples: int
+    """Number of their own: all training interactions, or the later ones."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ class Shared:
     """First keys of the example files but the first."""
     seed: int
     history_length: int
+    train_from: int | None
+    """Time from which on training interactions are examples; None: all are."""
     category: NDArray[np.int32]
     """(items,) the category's embedding row of each item_index."""
     features: tuple[str, ...]
@@ -86,7 +93,7 @@ class Shared:
 
 def make_folders(work: Path) -> None:
     """Make the folders of ``write_range``, which may be there."""
-    for name in ("users", "seen", "examples", "ties"):
+    for name in ("users", "seen", "past", "examples", "ties"):
         (work / name).mkdir(exist_ok=True)
     (work / ITEMS_IN_ORDER).touch()
 
@@ -115,6 +122,8 @@ def write_range(of: UserRange, shared: Shared, done: Callable[[int], None]) -> N
         pairs = find_pairs(sequences)
         done(of.rows // 4)
         _write(shared.work / "seen" / last.name, [_seen(pairs)])
+        if shared.train_from is not None:
+            _write(shared.work / "past" / last.name, [_past(sequences, shared.train_from)])
         _write(last, _examples(of, shared, sequences, pairs, users.select(shared.features)))
         done(of.rows - 2 * (of.rows // 4))
     else:
@@ -166,6 +175,20 @@ def _seen(pairs: Pairs) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict({name: pa.array(value) for name, value in columns.items()})
 
 
+def _past(sequences: Sequences, train_from: int) -> pa.RecordBatch:
+    """The training interactions before ``train_from``."""
+    rows = np.flatnonzero(sequences.time < train_from)
+    columns: dict[str, NDArray[np.signedinteger]] = {
+        "user_row": sequences.user,
+        "item_index": sequences.item,
+        "time": sequences.time,
+        **({} if sequences.sequence is None else {SEQUENCE: sequences.sequence}),
+    }
+    return pa.RecordBatch.from_pydict(
+        {name: pa.array(value[rows]) for name, value in columns.items()}
+    )
+
+
 def _examples(
     of: UserRange,
     shared: Shared,
@@ -174,9 +197,12 @@ def _examples(
     features: pa.RecordBatch,
 ) -> list[pa.RecordBatch]:
     """A batch for each example file, possibly empty."""
-    keys = shuffle_keys(of.first_row + np.arange(of.rows), shared.seed)
-    order = np.argsort(keys)
-    keys = keys[order]
+    rows = np.arange(of.rows)
+    if shared.train_from is not None:
+        rows = rows[sequences.time >= shared.train_from]
+    keys = shuffle_keys(of.first_example + np.arange(len(rows)), shared.seed)
+    by_key = np.argsort(keys)
+    keys, order = keys[by_key], rows[by_key]
     columns = {
         "item_index": sequences.item[order],
         "time": sequences.time[order],

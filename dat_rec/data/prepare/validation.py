@@ -36,7 +36,7 @@ def validation_of(
     if source.validation is not None:
         return source.validation
     if options.validation_from is not None:
-        start = start_in_utc(database, options.validation_from)
+        start = moment_in_utc(database, "--validation-from", options.validation_from)
         return Validation(f"time >= {start}", words_of_start(options.validation_from))
     if options.validation_share is None:
         return None
@@ -83,8 +83,8 @@ def share_of_training(split: Split, share: float, seed: int) -> Validation:
     return Validation(f"time >= {cut('time', share, 'training')}", words, share)
 
 
-def start_in_utc(database: duckdb.DuckDBPyConnection, text: str) -> int:
-    """The moment of ``--validation-from``, in microseconds since 1970.
+def moment_in_utc(database: duckdb.DuckDBPyConnection, option: str, text: str) -> int:
+    """The moment that an option names, in microseconds since 1970.
 
     Raises:
         UserError: it is no timestamp.
@@ -94,7 +94,6 @@ def start_in_utc(database: duckdb.DuckDBPyConnection, text: str) -> int:
     ).fetchone()
     if found is None or found[0] is None:
         raise UserError(
-            f"--validation-from {text}: is no timestamp: write one like 2026-01-31 or "
-            "'2026-01-31 12:00:00'"
+            f"{option} {text}: is no timestamp: write one like 2026-01-31 or '2026-01-31 12:00:00'"
         )
     return int(found[0])

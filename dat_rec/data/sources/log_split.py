@@ -1,11 +1,14 @@
 """What a ``ParquetLog`` says of its split in, the rules of what is held out, out."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import duckdb
 
+from dat_rec.data.prepare.bounds import given_bounds, read_bounds
 from dat_rec.data.prepare.validation import words_of_start
 from dat_rec.data.source import (
+    Bounds,
     Split,
     Validation,
     last_of_each_user,
@@ -43,6 +46,13 @@ def check_split(options: "ParquetLog") -> None:
     given = [option for option, is_given in others.items() if is_given]
     if column is not None and given:
         raise UserError(f"--split-column {column} and {given[0]}: both choose the test: pass one")
+    bounds = given_bounds(options)
+    for name in bounds:
+        if column is not None:
+            raise UserError(
+                f"--split-column {column} and {name}: the column says what trains and what tests: "
+                "leave one out"
+            )
     if split != "time" and options.test_from is not None:
         raise UserError(f"--test-from needs --split time: it is {split}: leave one out")
     if split == "last" and options.test_share != TEST_SHARE:
@@ -62,6 +72,7 @@ def check_split(options: "ParquetLog") -> None:
         "--sequence": options.sequence is not None,
         "--test-from": options.test_from is not None,
         "--validation-from": options.validation_from is not None,
+        **dict.fromkeys(bounds, True),
     }
     if options.unordered and any(ordering.values()):
         first = next(option for option, is_given in ordering.items() if is_given)
@@ -156,6 +167,19 @@ def validation_of(
         )
     start = _start(database, times, "--validation-from", options.validation_from)
     return Validation(f"time >= {start}", words_of_start(options.validation_from))
+
+
+def bounds_of(
+    options: "ParquetLog", database: duckdb.DuckDBPyConnection, times: Times | None
+) -> Bounds | None:
+    """The moments of ``--train-from`` and ``--test-until``; None: the log has no times.
+
+    Raises:
+        UserError: one is no moment.
+    """
+    if times is None:
+        return None
+    return read_bounds(options, partial(_start, database, times))
 
 
 def _start(database: duckdb.DuckDBPyConnection, times: Times, option: str, text: str) -> int:

@@ -19,7 +19,14 @@ from dat_rec.data.source import (
 )
 from dat_rec.data.sources.features import Reading
 from dat_rec.data.sources.iceberg import IcebergSnapshot
-from dat_rec.data.sources.log_split import TEST_SHARE, TIME, check_split, split_of, validation_of
+from dat_rec.data.sources.log_split import (
+    TEST_SHARE,
+    TIME,
+    bounds_of,
+    check_split,
+    split_of,
+    validation_of,
+)
 from dat_rec.data.sources.named_paths import start_of
 from dat_rec.data.sources.named_tables import named_table
 from dat_rec.data.sources.raw_tables import NO_CATEGORY, RawTables
@@ -155,6 +162,7 @@ class ParquetLog(Options):
             attributes=tuple(attribute for side in sides for attribute in side.attributes),
             split=split_of(self, database, times),
             validation=validation_of(self, database, times, said=raw.says_validation),
+            bounds=bounds_of(self, database, times),
             notes=(
                 *self._notes(times),
                 *reading.notes,

@@ -10,6 +10,7 @@ its own, so that neither threads nor a restart change it.
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -19,11 +20,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dat_rec.data.database import threads_of
+from dat_rec.data.prepare.bounds import given_bounds, read_bounds
 from dat_rec.data.prepare.options import Options
-from dat_rec.data.prepare.validation import start_in_utc, words_of_start
+from dat_rec.data.prepare.validation import moment_in_utc, words_of_start
 from dat_rec.data.progress import Progress
 from dat_rec.data.scan import scan_parquet
-from dat_rec.data.source import Attribute, Source, Split, Validation, check_share
+from dat_rec.data.source import Attribute, Bounds, Source, Split, Validation, check_share
 from dat_rec.data.sources.best_rankings import Log, best_hit_rates, is_affordable
 from dat_rec.data.sources.planted_world import World, groups_of, make_world, most_tastes
 from dat_rec.data.sources.tables import NO_PROBLEM
@@ -90,6 +92,7 @@ class Synthetic(Options):
         items = {"item_id": np.arange(shape.items), "category": world.category}
         pq.write_table(pa.table(items), work / "items.parquet")
         validation, trained_until = self._validation(database)
+        bounds = self._bounds(database)
         time, category, title = "time", "'category ' || category", "item {} (category {})"
         if shape.ids_only:
             # A number says whether an interaction trains, validates or tests.
@@ -113,8 +116,9 @@ class Synthetic(Options):
             attributes=(Attribute("category", "item"),),
             split=test,
             validation=validation,
+            bounds=bounds,
             notes=(self._note(shape),),
-            facts=_facts(world, files, trained_until),
+            facts=_facts(world, files, trained_until, bounds.test_until),
         )
 
     def numbers(self) -> WorldShape:
@@ -144,7 +148,7 @@ class Synthetic(Options):
                     f"--validation-from {self.validation_from}: the shape {self.shape} has no "
                     "times: pass --validation-share"
                 )
-            start = start_in_utc(database, self.validation_from)
+            start = moment_in_utc(database, "--validation-from", self.validation_from)
             words = words_of_start(self.validation_from)
         elif share is not None:
             check_share("--validation-share", share)
@@ -156,6 +160,13 @@ class Synthetic(Options):
             words = f"validation: a random {share * 100:g} % of the others"
             return Validation("time = 1", words), start
         return Validation(f"time >= {start}", words), min(start, TEST_FROM_US)
+
+    def _bounds(self, database: duckdb.DuckDBPyConnection) -> Bounds:
+        """Where the examples begin, and the log ends."""
+        if SHAPES[self.shape].ids_only:
+            for name, text in given_bounds(self).items():
+                raise UserError(f"{name} {text}: the shape {self.shape} has no times: leave it out")
+        return read_bounds(self, partial(moment_in_utc, database))
 
     def _check(self, shape: WorldShape) -> None:
         groups = groups_of(max(shape.items, 1), max(shape.categories, 1))
@@ -212,23 +223,28 @@ def write_log(world: World, folder: Path, threads: int) -> list[Path]:
         return bar.in_threads(write, range(-(-len(blocks) // FILE_BLOCKS)), threads)
 
 
-def _facts(world: World, files: Sequence[Path], trained_until: int) -> dict[str, float]:
+def _facts(
+    world: World, files: Sequence[Path], trained_until: int, test_until: int | None
+) -> dict[str, float]:
     """The best hit rates, as far as the world's size lets them be known."""
+    tests_until = EPOCH_US + SPAN_US if test_until is None else test_until
     if is_affordable(world):
         parts = [pq.read_table(path) for path in files]
         user, item, time = (
             np.concatenate([part[name].to_numpy() for part in parts]) for name in LOG_SCHEMA.names
         )
-        log = Log(user, item, time < trained_until, time >= TEST_FROM_US)
+        tested = (time >= TEST_FROM_US) & (time < tests_until)
+        log = Log(user, item, time < trained_until, tested)
         return best_hit_rates(world, log, CUTOFFS)
     if world.repeats:
         return {}
-    best = taste_hit_rates(world, *_queries(world, files, trained_until), CUTOFFS)
+    queries = _queries(world, files, trained_until, tests_until)
+    best = taste_hit_rates(world, *queries, CUTOFFS)
     return {f"best HR@{cutoff}": share for cutoff, share in best.items()}
 
 
 def _queries(
-    world: World, log: Sequence[Path], trained_until: int
+    world: World, log: Sequence[Path], trained_until: int, tests_until: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """(T,) answerable test interactions of each taste; (items,) which items are trained."""
     trained_users = np.zeros(len(world.taste_of), np.bool_)
@@ -244,7 +260,8 @@ def _queries(
                         trained_users[user[trained]] = True
                         trained_items[item[trained]] = True
                     else:
-                        asked = (time >= TEST_FROM_US) & trained_users[user] & trained_items[item]
+                        tested = (time >= TEST_FROM_US) & (time < tests_until)
+                        asked = tested & trained_users[user] & trained_items[item]
                         tastes = world.taste_of[user[asked]]
                         queries += np.bincount(tastes, minlength=len(queries))
     return queries, trained_items

@@ -41,7 +41,8 @@ class BatchAssembler:
         options: what decides the stream.
         catalogue: item features of the whole catalogue; row = item_index.
         categories: which of them equation (3) compares.
-        counts: (trained items,) how often each is a positive in one epoch.
+        counts: (trained items,) how often each is a positive in one epoch; 0 of an item whose
+            training interactions are all of the past.
         popularity: (trained items,) how often each stands in the training log.
         rows: B, the largest number of examples that a rank has of a global batch.
         rank: this process's rank, 0 ≤ rank < world_size.

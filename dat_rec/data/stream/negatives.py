@@ -41,12 +41,13 @@ class NegativeSampler:
     """Draws trained items with probability ∝ (training count)^power; 0 is uniform.
 
     Args:
-        counts: (trained items,) how often each occurs in training, all ≥ 1.
+        counts: (trained items,) how often each is a positive; 0 counts as 1, so that an item
+            without an example is drawn, too.
         power: 0 uniform (the paper), 1 by popularity.
     """
 
     def __init__(self, counts: NDArray[np.int64], power: float) -> None:
-        weights = (counts / counts.max()) ** power
+        weights = (np.maximum(counts, 1) / counts.max()) ** power
         self.probabilities: NDArray[np.float64] = weights / weights.sum()
         self._cumulative = np.cumsum(self.probabilities)
         self._uniform = power == 0
@@ -75,7 +76,8 @@ def log_candidate_share(
     too, but noisier, since an item that is rare in one kind has a large weight there.
 
     Args:
-        counts: (trained items,) how often each occurs in training.
+        counts: (trained items,) how often each is a positive. Where there are no negatives, an item
+            that is none is no candidate: its 0 counts as 1.
         sampler: where the negatives come from.
         positives: B, positives that are candidates; in a batch, or for each negative.
         negatives: N, negatives beside them.
@@ -83,7 +85,8 @@ def log_candidate_share(
     Returns:
         (trained items,) float32.
     """
-    drawn = positives * (counts / counts.sum()) + negatives * sampler.probabilities
+    positive = counts if negatives else np.maximum(counts, 1)
+    drawn = positives * (positive / counts.sum()) + negatives * sampler.probabilities
     share = drawn / (positives + negatives)
     result: NDArray[np.float32] = np.log(share).astype(np.float32)
     return result

@@ -86,7 +86,7 @@ class ExampleReader:
         self._says: set[str] | None = None if rank else set()
         self._bad_examples: dict[int, BadIds] = {}
         self._bad_items = BadIds(options.bad_ids, OPTION_CURE, says=self._says)
-        # How often each trained item is a positive in one epoch.
+        # How often each trained item stands in the training log, and is a positive in one epoch.
         trained = dataset.table("items", ["train_count"])["train_count"].to_numpy()
         trained = trained[: schema.trained_items].astype(np.int64)
         if trained.min() < 1:
@@ -94,7 +94,7 @@ class ExampleReader:
                 f"{dataset.folder}/items.parquet: the first {schema.trained_items} items "
                 "are not all trained: prepare the dataset anew"
             )
-        counts = trained if found.new_counts is None else found.new_counts
+        counts = trained if found.counts is None else found.counts
         catalogue = dataset.item_columns(self._bad_items)
         rows = schema.feature(schema.category).rows
         self.compared = compared(

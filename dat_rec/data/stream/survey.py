@@ -31,9 +31,9 @@ class Survey:
     """Number of rows in them, repeats included."""
     ids: int
     """Number of ids in them, of all features."""
-    new_counts: NDArray[np.int64] | None
-    """(trained items,) how often each item is a positive in the rows that are no repeats; None
-    where those are trained on."""
+    counts: NDArray[np.int64] | None
+    """(trained items,) how often each item is a positive, in the rows that are no repeats where
+    those are left out; None: as often as its ``train_count`` says."""
 
 
 def survey(
@@ -47,7 +47,8 @@ def survey(
     """Ask a part of the example files what they hold, and refuse what betrays them.
 
     Row groups that the metadata make suspect are read, so that the message names the very value.
-    To leave out repeats, two columns of each are.
+    To leave out repeats, two columns of each are; to count items, one, where not every training
+    interaction is an example.
 
     Args:
         dataset: a prepared dataset.
@@ -78,14 +79,14 @@ def survey(
             groups.append(RowGroup(path, number, metadata.row_group(number).num_rows))
             ids += _ids(metadata.row_group(number), {feature.name for feature in schema.features})
     counts = None
-    if skip_repeats:
-        groups, counts = _without_repeats(opened, groups, schema.trained_items)
+    if skip_repeats or schema.past:
+        groups, counts = _counted(opened, groups, schema.trained_items, skip_repeats=skip_repeats)
     return Survey(tuple(groups), rows, ids, counts)
 
 
 def join_surveys(parts: Sequence[Survey]) -> Survey:
     """What all files hold, from what each part of them does, in order."""
-    counts = [part.new_counts for part in parts if part.new_counts is not None]
+    counts = [part.counts for part in parts if part.counts is not None]
     return Survey(
         tuple(group for part in parts for group in part.groups),
         sum(part.rows for part in parts),
@@ -122,17 +123,18 @@ def _check_file(
         read_columns(table, [index], str(group))
 
 
-def _without_repeats(
-    opened: ExampleFiles, groups: list[RowGroup], trained_items: int
+def _counted(
+    opened: ExampleFiles, groups: list[RowGroup], trained_items: int, *, skip_repeats: bool
 ) -> tuple[list[RowGroup], NDArray[np.int64]]:
-    """Count the rows that are no repeats: in each row group, and by item."""
+    """Count the rows, or those that are no repeats: in each row group, and by item."""
     counts = np.zeros(trained_items, np.int64)
     left = []
     index = index_feature(trained_items)
     for group in groups:
-        table = opened.read(group, [index.name, "repeat"])
+        table = opened.read(group, [index.name, *(["repeat"] if skip_repeats else [])])
         items = read_columns(table, [index], str(group))[index.name].values
-        items = items[new_pairs(table, group)]
+        if skip_repeats:
+            items = items[new_pairs(table, group)]
         counts += np.bincount(items, minlength=trained_items)
         left.append(RowGroup(group.path, group.number, len(items)))
     return left, counts

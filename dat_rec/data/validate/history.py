@@ -1,6 +1,7 @@
 """A dataset whose files are sound in, what they say of one another out.
 
-Counts of items and pairs agree with the examples; a history is the user's last items strictly
+Counts of items and pairs agree with the training interactions, which are the examples and those of
+the past; a history is the user's last items strictly
 earlier in training, and repeat says what it should; nothing of the test was trained on. What is
 compared of a history is its length and, by their hashes, its items and their order. In a log
 without order a history is so many of the user's other items.
@@ -16,7 +17,7 @@ from dat_rec.data.scan import scan_parquet
 from dat_rec.data.schema import HISTORY, USER, Schema
 from dat_rec.data.source import SEQUENCE, named
 from dat_rec.data.validate.fault import Fault
-from dat_rec.data.validate.files import held_out_files
+from dat_rec.data.validate.files import held_out_files, past_file
 from dat_rec.data.validate.rows import ROW, rows_of
 
 HASH = "(hash({}::BIGINT) >> 32)::HUGEINT"
@@ -28,9 +29,14 @@ def history_faults(
     """The faults that show when files are compared; all of them have sound rows."""
     sequences = has_sequence(folder, schema)
     examples = scan_parquet([folder / file.path for file in schema.example_files])
+    columns = f"item_index, time{', sequence' if sequences else ''}"
+    past = "".join(
+        f" UNION ALL SELECT user_row, {columns} FROM {rows_of(folder / name)}"
+        for name in past_file(schema)
+    )
     database.execute(
-        f"CREATE OR REPLACE TEMP VIEW example AS SELECT {named(USER)} - 1 AS user_row, item_index, "
-        f"time, repeat{', sequence' if sequences else ''} FROM {examples}"
+        f"CREATE OR REPLACE TEMP VIEW training AS SELECT {named(USER)} - 1 AS user_row, {columns} "
+        f"FROM {examples}{past}"
     )
     yield from _wrong_counts(database, folder)
     yield from _idle_users(database, folder, schema)
@@ -45,8 +51,9 @@ def history_faults(
 
 
 def has_sequence(folder: Path, schema: Schema) -> bool:
-    """Whether a sequence orders interactions of one time: in all example and held-out files."""
-    names = [*(file.path for file in schema.example_files), *held_out_files(schema)]
+    """Whether a sequence orders interactions of one time: in all files of interactions."""
+    names = [file.path for file in schema.example_files]
+    names += [*held_out_files(schema), *past_file(schema)]
     return all(SEQUENCE in pq.read_schema(folder / name).names for name in names)
 
 
@@ -54,11 +61,11 @@ def _wrong_counts(database: duckdb.DuckDBPyConnection, folder: Path) -> Iterator
     path = folder / "items.parquet"
     row = database.execute(
         f"SELECT {ROW}, train_count, coalesce(found, 0) FROM {rows_of(path)} LEFT JOIN "
-        f"(SELECT item_index, count(*) AS found FROM example GROUP BY item_index) "
+        f"(SELECT item_index, count(*) AS found FROM training GROUP BY item_index) "
         f"ON item_index = {ROW} WHERE train_count <> coalesce(found, 0) ORDER BY {ROW} LIMIT 1"
     ).fetchone()
     if row:
-        what = f"train_count is {row[1]}, and {row[2]} examples are of the item"
+        what = f"train_count is {row[1]}, and {row[2]} training interactions are of the item"
         yield Fault(f"{path}: row {row[0]}", what, "count the training interactions alone")
 
 
@@ -67,34 +74,35 @@ def _idle_users(
 ) -> Iterator[Fault]:
     row = database.execute(
         f"SELECT min(range), count(*) FROM range({schema.feature(USER).rows - 1}) "
-        "WHERE range NOT IN (SELECT user_row FROM example)"
+        "WHERE range NOT IN (SELECT user_row FROM training)"
     ).fetchone()
     if row and row[1]:
-        what = "the user is trained and has no example" + (
+        what = "the user is trained and has no training interaction" + (
             f", as have {row[1] - 1:,} more" if row[1] > 1 else ""
         )
-        cure = "write the user's examples, or put the user behind the trained ones"
+        cure = "write the user's interactions, or put the user behind the trained ones"
         yield Fault(f"{folder / 'users.parquet'}: row {row[0]}", what, cure)
 
 
 def _wrong_pairs(database: duckdb.DuckDBPyConnection, folder: Path) -> Iterator[Fault]:
-    """Seen and examples have the same pairs as often, which the sum of hashes tells."""
+    """Seen and training have the same pairs as often, which the sum of hashes tells."""
     path = folder / "seen.parquet"
     # DuckDB's hash of 0 is 0, which would hide how often the first pair occurs.
     pair = "hash(user_row::BIGINT + 1, item_index::BIGINT + 1)::HUGEINT"
-    sums = [f"SELECT sum({pair}) FROM example", f"SELECT sum({pair} * count) FROM {rows_of(path)}"]
+    sums = [f"SELECT sum({pair}) FROM training", f"SELECT sum({pair} * count) FROM {rows_of(path)}"]
     found = [database.execute(query).fetchone() for query in sums]
     if found[0] == found[1]:
         return
     row = database.execute(
         "SELECT user_row, item_index, coalesce(said, 0), coalesce(found, 0) FROM "
         f"(SELECT user_row, item_index, count AS said FROM {rows_of(path)}) FULL JOIN "
-        "(SELECT user_row, item_index, count(*) AS found FROM example GROUP BY ALL) "
+        "(SELECT user_row, item_index, count(*) AS found FROM training GROUP BY ALL) "
         "USING (user_row, item_index) WHERE said IS DISTINCT FROM found ORDER BY 1, 2 LIMIT 1"
     ).fetchone()
     if row:
-        what = f"user_row {row[0]}, item_index {row[1]}: count is {row[2]}, and {row[3]} examples "
-        yield Fault(str(path), what + "are of the pair", "count the training interactions alone")
+        what = f"user_row {row[0]}, item_index {row[1]}: count is {row[2]}, and {row[3]} training "
+        what += "interactions are of the pair"
+        yield Fault(str(path), what, "count the training interactions alone")
 
 
 def _leaks(
@@ -103,7 +111,7 @@ def _leaks(
     """Interactions that stand in two of training, validation and test."""
     key = ["user_row", "item_index", "time", *(["sequence"] if sequences else [])]
     same = " AND ".join(f"held_out.{name} = other.{name}" for name in key)
-    earlier = {"an example": "example"}
+    earlier = {"trained on": "training"}
     for name in held_out_files(schema):
         path = folder / name
         span = name.removesuffix(".parquet")
@@ -114,7 +122,7 @@ def _leaks(
             ).fetchone()
             if row and row[1]:
                 more = f", as are {row[1] - 1:,} more" if row[1] > 1 else ""
-                into = "training" if relation == "example" else "the validation"
+                into = "training" if relation == "training" else "the validation"
                 leak = f"the interaction is {what} too: the {span} leaks into {into}{more}"
                 cure = (
                     "hold out interactions of one user, item and time together, or add their "
@@ -131,6 +139,14 @@ def _example_files(folder: Path, schema: Schema, columns: str) -> str:
         for number, file in enumerate(schema.example_files)
     )
     return " UNION ALL ".join(parts)
+
+
+def _past(folder: Path, schema: Schema, columns: str) -> str:
+    """SQL to stand behind ``_example_files``: the same of the past's rows, which are of no file."""
+    return "".join(
+        f" UNION ALL SELECT NULL, {ROW}, {columns} FROM {rows_of(folder / name)}"
+        for name in past_file(schema)
+    )
 
 
 def _first(
@@ -156,6 +172,8 @@ def _wrong_repeats(
 ) -> Iterator[Fault]:
     facts = f"{named(USER)} AS user, item_index, {_moment(sequences=sequences)} AS moment, repeat"
     rows = _example_files(folder, schema, facts)
+    past = f"user_row + 1, item_index, {_moment(sequences=sequences)}, NULL"  # nothing to compare
+    rows += _past(folder, schema, past)
     query = (
         "SELECT file, row FROM (SELECT file, row, repeat, "
         "moment > min(moment) OVER (PARTITION BY user, item_index) AS wanted "
@@ -187,6 +205,8 @@ def _wrong_histories(
     rows = _example_files(
         folder, schema, f"{user}, {moment}, item_index, {item} AS item_hash, {facts}"
     )
+    past = f"user_row + 1, {moment}, item_index, {item}, NULL, NULL, NULL"  # nothing to compare
+    rows += _past(folder, schema, past)
     users = len(schema.example_files)
     rows += (
         f" UNION ALL SELECT {users}, {ROW}, {user}, true, NULL, NULL, 0::HUGEINT, {facts} "

@@ -18,7 +18,7 @@ from dat_rec.data.scan import scan_parquet
 from dat_rec.data.schema import AUDIENCE, HISTORY, ITEM, USER, Feature, Schema
 from dat_rec.data.source import HISTORY_CATEGORY, named
 from dat_rec.data.validate.fault import Fault
-from dat_rec.data.validate.files import held_out_files
+from dat_rec.data.validate.files import held_out_files, past_file
 
 ROW = "file_row_number"
 ANEW = "write the file anew"
@@ -117,12 +117,18 @@ def _checks(
 
     seen = [*_pair(trained, schema.trained_items, "trained ")]
     seen.append(Rule("count IS NULL OR count < 1", "count is below 1", ANEW, "count"))
+    past = [*_pair(trained, schema.trained_items, "trained "), _null("time")]
+    if schema.train_from is not None:
+        past.append(_time_rule(f"time >= {schema.train_from}", "at or after train_from"))
     held_out = [*_pair(schema.users, schema.items), _null("time")]
+    if schema.test_until is not None:
+        held_out.append(_time_rule(f"time >= {schema.test_until}", "at or after test_until"))
     found = {
         "users.parquet": check("users.parquet", _users(schema), ["user_id"]),
         "items.parquet": check("items.parquet", _items(schema), ["item_id"]),
         "seen.parquet": check("seen.parquet", seen, order=["user_row", "item_index"]),
         **{name: check(name, held_out, order=["time"]) for name in held_out_files(schema)},
+        **{name: check(name, past) for name in past_file(schema)},
     }
     for feature in {feature.table: feature for feature in schema.features}.values():
         name = f"vocabularies/{feature.table}.parquet"
@@ -132,6 +138,12 @@ def _checks(
 
 def _null(column: str) -> Rule:
     return Rule(f"{named(column)} IS NULL", f"column {column!r} is null", ANEW)
+
+
+def _time_rule(broken: str, where: str) -> Rule:
+    """No time lies beyond a bound of schema.json."""
+    cure = "move the row, or correct the bound in schema.json"
+    return Rule(broken, f"time is {where} of schema.json", cure, "time")
 
 
 def _in_table(feature: Feature) -> list[Rule]:
@@ -289,6 +301,10 @@ def _example_file(
     rules = [_null("time"), _null("repeat"), Rule(index, what, ANEW, "item_index")]
     rules += [rule for feature in schema.features for rule in _in_table(feature)]
     rules += _history_rules(schema)
+    if schema.train_from is not None:
+        rules.append(_time_rule(f"time < {schema.train_from}", "before train_from"))
+    if schema.test_until is not None:
+        rules.append(_time_rule(f"time >= {schema.test_until}", "at or after test_until"))
     what = "user is 0: an example's user has a training interaction, and so a row"
     rules.append(Rule(f"{named(USER)} = 0", what, ANEW))
     chosen = []

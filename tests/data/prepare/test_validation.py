@@ -163,7 +163,7 @@ def test_what_stands_in_two_spans_is_a_leak(tmp_path: Path) -> None:
     )
     pq.write_table(table, folder / "validation.parquet")
     assert [str(fault) for fault in validate(folder)] == [
-        f"{folder / 'validation.parquet'}: row 0: the interaction is an example too: the "
+        f"{folder / 'validation.parquet'}: row 0: the interaction is trained on too: the "
         "validation leaks into training: hold out interactions of one user, item and time "
         "together, or add their sequence"
     ]

@@ -187,7 +187,11 @@ TOGETHER: dict[str, list[Break]] = {
     ],
     "counts": [
         ("items.parquet", set_value("train_count", 1, lambda n: n + 1), "row 1: train_count is"),
-        ("seen.parquet", set_value("count", 0, lambda n: n + 1), "examples are of the pair"),
+        (
+            "seen.parquet",
+            set_value("count", 0, lambda n: n + 1),
+            "training interactions are of the pair",
+        ),
         (EXAMPLES, set_value("repeat", 3, lambda r: not r), "row 3: repeat must be true where"),
     ],
     "short history": [(EXAMPLES, forget_the_last, "history must be the user's last 5 training")],
@@ -284,13 +288,13 @@ def test_a_test_interaction_that_is_trained_on_is_a_leak(broken: Path) -> None:
 
     edit(broken / "test.parquet", change)
     said = only(broken)
-    assert said.startswith(f"{broken / 'test.parquet'}: row 0: the interaction is an example too")
+    assert said.startswith(f"{broken / 'test.parquet'}: row 0: the interaction is trained on too")
 
 
 def test_a_user_without_examples_is_not_trained(broken: Path) -> None:
     for path in (broken / "examples").iterdir():
         edit(path, lambda c: c.update(user=[1 if user == 2 else user for user in c["user"]]))
-    what = f"{broken / 'users.parquet'}: row 1: the user is trained and has no example"
+    what = f"{broken / 'users.parquet'}: row 1: the user is trained and has no training interaction"
     assert any(str(fault).startswith(what) for fault in validate(broken))
 
 
