@@ -66,7 +66,7 @@ class Dataset:
         return digest.hexdigest()
 
     def table(self, name: str, columns: Sequence[str]) -> pa.Table:
-        """Read ``columns`` of ``name``.parquet (users, items, seen, past, test or validation).
+        """Read ``columns`` of ``name``.parquet (users, items, seen, test or validation).
 
         Raises:
             UserError: the file cannot be read, lacks a column, or has another number of
@@ -79,7 +79,6 @@ class Dataset:
             "items": self.schema.items,
             "test": self.schema.tests,
             "validation": self.schema.validation,
-            "past": self.schema.past,
         }.get(name)
         if expected is not None and table.num_rows != expected:
             raise UserError(

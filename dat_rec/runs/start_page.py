@@ -42,6 +42,8 @@ class Start:
     """Options that have the default of this dataset, and another one on others."""
     compared: str | None = None
     """Words for the categories that the alignment loss compares; None without that loss."""
+    past: int = 0
+    """Number of training interactions that are no examples."""
 
 
 def start_page(config: TrainConfig, start: Start, queries: int | None = None) -> str:
@@ -63,6 +65,7 @@ def start_page(config: TrainConfig, start: Start, queries: int | None = None) ->
     rows = [
         ("run", f"{run}, {begins}"),
         ("data", f"{config.data.resolve()}, {start.examples:,} examples an epoch"),
+        *([("past", _past(config, start.past))] if start.past else []),
         ("ranks", f"{context.world_size} × {context.device.type}, hosts: {len(hosts)} ({ranks})"),
         ("steps", f"{start.steps:,} (epochs: {config.epochs}), {batch}"),
         *([("defaults", f"by the data: {', '.join(start.by_data)}")] if start.by_data else []),
@@ -79,6 +82,13 @@ def start_page(config: TrainConfig, start: Start, queries: int | None = None) ->
     lines = [f"{name:<13}{text}" for name, text in rows]
     lines += ["tables"] + [f"  {line}" for line in plan_to_text(start.plan).splitlines()]
     return "\n".join(lines + _estimates(config, start))
+
+
+def _past(config: TrainConfig, interactions: int) -> str:
+    words = f"{interactions:,} earlier interactions make histories, and are no examples"
+    if config.warm_start is None:
+        words += "; without --warm-start, users and items that have no others are hardly trained"
+    return words
 
 
 def _validation(config: TrainConfig, queries: int) -> str:

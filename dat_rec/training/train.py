@@ -191,4 +191,5 @@ def _start(
         estimate=estimate,
         by_data=tuple(words(run.config, run.dataset.schema, run.context.world_size)),
         compared=str(reader.compared) if run.config.loss.alignment else None,
+        past=run.dataset.schema.past,
     )

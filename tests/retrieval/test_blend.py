@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from math import log1p
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.prepare.pipeline import prepare
+from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.errors import UserError
 from dat_rec.retrieval.answer import load_export
 from dat_rec.retrieval.blend import Blend, past_of, read_past
@@ -127,6 +130,20 @@ def test_without_validation_the_end_of_training_decides(run: Path) -> None:
         naive = Naive(scores, before, BLENDS[number])
         expected = hit_rate(naive, list(user), list(item), 45)
         assert blend["trials"][number]["HR@20"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_past_is_the_whole_logs_where_the_last_days_alone_are_examples(tmp_path: Path) -> None:
+    size: dict[str, Any] = {"users": 60, "items": 90, "interactions": 1_500, "repeats": 0.5}
+    prepare(Synthetic(out=tmp_path / "whole", **size))
+    prepare(Synthetic(out=tmp_path / "last", **size, train_from="2020-03-11"))
+    kept = np.arange(60) % 3 > 0
+    found, wanted = (
+        read_past(Dataset.open(tmp_path / name), kept[: Dataset.open(tmp_path / name).schema.users])
+        for name in ("last", "whole")
+    )
+    assert len(wanted.age) > 500
+    for mine, whole in zip(found, wanted, strict=True):
+        assert np.array_equal(mine, whole)
 
 
 def test_the_table_has_a_row_and_a_line_of_the_blend(validated: Path) -> None:

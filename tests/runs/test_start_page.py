@@ -60,6 +60,8 @@ def page(
     group: int = 0,
     compared: str | None = None,
     fp16_tables: tuple[str, ...] = (),
+    past: int = 0,
+    warm_start: Path | None = None,
 ) -> str:
     context = RankContext(
         0, len(hosts), 0, 1, torch.device(device), 2**30, 2**31, timedelta(seconds=9)
@@ -67,8 +69,11 @@ def page(
     estimate = PlanEstimate()
     ranks = range(group or len(hosts))
     estimate.ranks = {rank: RankEstimate(2**20, 2**21 * rank, 0.5 + rank) for rank in ranks}
-    start = Start(context, hosts, 1_000, done, 5_000, 10, 3, [], estimate, compared=compared)
+    start = Start(
+        context, hosts, 1_000, done, 5_000, 10, 3, [], estimate, compared=compared, past=past
+    )
     config = replace(preset("modern", Path("/data"), Path("/a run")), sharding_group_size=group)
+    config = replace(config, warm_start=warm_start)
     config = replace(config, model=replace(config.model, fp16_tables=fp16_tables))
     return start_page(config, start)
 
@@ -81,6 +86,14 @@ def test_hosts_shares_and_words_for_a_shell_are_as_they_are() -> None:
     assert "tensorboard --logdir '/a run'/tensorboard" in found
     assert "  rank 3: 7.0 MiB of 1.0 GiB" in found
     assert "3.5 ms for the slowest rank's tables" in found
+
+
+def test_interactions_before_the_examples_are_told_with_what_a_cold_start_lacks() -> None:
+    told = "past         4,000 earlier interactions make histories, and are no examples"
+    lacks = "; without --warm-start, users and items that have no others are hardly trained"
+    assert told + lacks in page(("a",), past=4_000).splitlines()
+    assert told in page(("a",), past=4_000, warm_start=Path("/run")).splitlines()
+    assert "past" not in page(("a",))
 
 
 def test_half_precision_tables_are_told_with_what_they_lose() -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from dat_rec.data.sources.amazon import Amazon
+from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.data.validate.validate import validate
 from tests.data.prepare.test_history import log_without_order
 from tests.data.sources.prepared import Prepared, Triple, digest, own, read, refused, write
@@ -227,6 +229,37 @@ def test_bounds_that_leave_nothing_or_mean_nothing(
 ) -> None:
     write_log(tmp_path)
     refused(own(tmp_path, **changes), words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shape": "ids", "train_from": "2020-02-01"}, "the shape ids has no times: leave it out"),
+        ({"train_from": "soon"}, "--train-from soon: is no timestamp: write one like 2026-01-31"),
+        ({"test_until": "2020-03-31"}, "name a later time than --test-until 2020-03-31"),
+        ({"train_from": "2020-03-31"}, "--train-from 2020-03-31: no interaction from then on"),
+    ],
+)
+def test_a_planted_world_has_bounds_in_utc(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    size: dict[str, Any] = {"users": 300, "items": 200, "interactions": 900}
+    refused(Synthetic(out=tmp_path / "out", **size, **changes), words)
+
+
+def test_leave_last_out_of_reviews_has_no_bounds(tmp_path: Path) -> None:
+    """A source whose split is its own."""
+    ratings = "".join(f"u{n % 3},B{n % 4:09},5.0,{n}\n" for n in range(60))
+    (tmp_path / "ratings.csv").write_text(ratings)
+    products = "".join(f'{{"asin": "B{n:09}", "category": ["a", "b"]}}\n' for n in range(4))
+    (tmp_path / "meta.json").write_text(products)
+    options = Amazon(
+        out=tmp_path / "out",
+        reviews=tmp_path / "ratings.csv",
+        metadata=tmp_path / "meta.json",
+        test_until="2026-01-01",
+    )
+    refused(options, "--test-until 2026-01-01: needs a test that is the last of the log by time")
 
 
 def test_a_log_without_times_has_no_bounds(tmp_path: Path) -> None:

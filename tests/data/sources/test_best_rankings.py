@@ -91,13 +91,14 @@ class Brute:
         return float(np.mean(hits)), variance, float(np.mean(drawn))
 
 
-@pytest.fixture(scope="module", params=["taste alone", "repeats", "ids"])
+@pytest.fixture(scope="module", params=["taste alone", "repeats", "ids", "end"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Brute:
     """A world of six tastes, of which a user's five interactions tell little."""
     changes = {
         "taste alone": {},
         "repeats": {"repeats": 0.6},
         "ids": {"shape": "ids"},
+        "end": {"test_until": "2020-04-05"},
     }[request.param]
     sizes = {"users": 300, "items": ITEMS, "interactions": 2_500, "categories": 6, "dim": 8}
     out = tmp_path_factory.mktemp("world") / "out"
@@ -137,6 +138,7 @@ def test_users_of_whom_much_is_known_have_their_taste_known(tmp_path: Path) -> N
 def test_both_ways_to_the_best_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By groups, as for large worlds, and user by user."""
     sizes: dict[str, Any] = {"users": 300, "items": 200, "interactions": 4_000}
+    sizes |= {"train_from": "2020-03-01", "test_until": "2020-04-06"}
     both = Prepared(Synthetic(out=tmp_path / "a", **sizes)).schema.facts
     monkeypatch.setattr("dat_rec.data.sources.best_rankings.MOST_WORK", 0)
     large = Prepared(Synthetic(out=tmp_path / "b", **sizes)).schema.facts

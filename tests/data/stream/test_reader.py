@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,12 +15,15 @@ import torch
 from torch import Tensor
 
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.schema import ExampleFile
+from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.data.stream.batch import Batch, negative_key
 from dat_rec.data.stream.negatives import NegativeSampler, generator, log_candidate_share, uniform
 from dat_rec.data.stream.prefetch import Prefetcher
 from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.data.stream.reader_options import ReaderOptions
+from dat_rec.data.stream.survey import join_surveys, survey
 from dat_rec.errors import UserError
 
 OPTIONS = ReaderOptions(global_batch=64, epochs=2, seed=1, negatives=2, lanes=3, shuffle_mb=0.01)
@@ -368,6 +372,71 @@ def test_log_q_counts_the_examples_that_are_trained_on(chopped: Dataset) -> None
         batch = next(iter(ExampleReader(chopped, options)))
         expected = [counts[item] / counts.total() for item in batch.positives.index.tolist()]
         np.testing.assert_allclose(batch.positives.offset.neg().exp().numpy(), expected, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def last_days(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """A world whose examples are its last days', among which some trained items are not."""
+    folder = tmp_path_factory.mktemp("last") / "data"
+    size: dict[str, Any] = {"users": 60, "items": 90, "interactions": 1_500, "repeats": 0.3}
+    prepare(Synthetic(out=folder, **size, train_from="2020-03-11"))
+    return Dataset.open(folder)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_items_of_the_past_alone_are_drawn_and_corrected_as_what_they_are(
+    last_days: Dataset, power: float, skip: bool
+) -> None:
+    """Log Q knows the examples, popularity the whole training; an item of none is drawn as one."""
+    rows = pq.read_table(
+        last_days.folder / "examples", columns=["item_index", "repeat"]
+    ).to_pylist()
+    counts = Counter(row["item_index"] for row in rows if not (skip and row["repeat"]))
+    items = last_days.schema.trained_items
+    count = np.array([counts[item] for item in range(items)])
+    table = pq.read_table(last_days.folder / "items.parquet", columns=["train_count"])
+    trained = table["train_count"].to_numpy()[:items]
+    of_the_past = set(np.flatnonzero(count == 0).tolist())
+    assert of_the_past
+    assert trained.min() > 0
+    drawn = np.maximum(count, 1.0) ** power
+    drawn /= drawn.sum()
+    expected = -np.log((count / count.sum() + 4 * drawn) / 5) + 0.5 * np.log(
+        trained / trained.max()
+    )
+    options = replace(
+        OPTIONS,
+        **{"epochs": 9, "negatives": 4, "popularity": 0.5},
+        negative_power=power,
+        skip_repeats=skip,
+    )
+    found: Counter[int] = Counter()
+    for batch in ExampleReader(last_days, options):
+        there = (batch.counts[0], batch.negative_counts[0])
+        for known, rows_there in zip((batch.positives, batch.negatives), there, strict=True):
+            index = known.index[:rows_there].numpy()
+            np.testing.assert_allclose(known.offset[:rows_there], expected[index], atol=1e-5)
+        found.update(batch.negatives.index[: there[1]].tolist())
+    assert of_the_past & found.keys()
+    share = np.array([found[item] for item in range(items)]) / found.total()
+    np.testing.assert_allclose(share, drawn, atol=0.02)
+
+
+def test_without_negatives_items_of_the_past_alone_are_no_candidates(last_days: Dataset) -> None:
+    with np.errstate(all="raise"):
+        for batch in ExampleReader(last_days, replace(OPTIONS, negatives=0)):
+            assert bool(batch.positives.offset.isfinite().all())
+
+
+def test_ranks_that_divide_the_survey_count_what_one_counts(last_days: Dataset) -> None:
+    whole = survey(last_days, "refuse", skip_repeats=False)
+    parts = [survey(last_days, "refuse", skip_repeats=False, part=p, parts=3) for p in range(3)]
+    joined_parts = join_surveys(parts)
+    assert whole.counts is not None
+    assert joined_parts.counts is not None
+    assert whole.counts.tolist() == joined_parts.counts.tolist()
+    assert whole.counts.sum() == last_days.schema.examples == joined_parts.rows
 
 
 def test_no_examples_are_refused(chopped: Dataset, tmp_path: Path) -> None:
