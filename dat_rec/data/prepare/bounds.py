@@ -81,18 +81,36 @@ def cut_log(database: duckdb.DuckDBPyConnection, until: int, text: str) -> int:
     return int(row[0])
 
 
-def count_past(database: duckdb.DuckDBPyConnection, train_from: int, text: str) -> tuple[int, int]:
-    """Count what trains of ``marked_interactions``: before ``train_from``, and all.
+def words_of_bounds(
+    database: duckdb.DuckDBPyConnection, bounds: Bounds, options: Options, later: int
+) -> list[str]:
+    """What the bounds part, in words, a text for each.
+
+    Args:
+        database: holds ``marked_interactions``.
+        bounds: the moments.
+        options: that name them.
+        later: number of rows that ``cut_log`` has left out.
 
     Raises:
         UserError: no example would be left.
     """
-    training = "marked_interactions WHERE part = 'train'"
-    past = count_rows(database, f"{training} AND time < {train_from}")
-    rows = count_rows(database, training)
-    if past == rows:
-        raise UserError(
-            f"--train-from {text}: no interaction from then on is left to train on: name a time "
-            "before the test and the validation"
+    words = []
+    if bounds.train_from is not None:
+        training = "marked_interactions WHERE part = 'train'"
+        past = count_rows(database, f"{training} AND time < {bounds.train_from}")
+        rows = count_rows(database, training)
+        if past == rows:
+            raise UserError(
+                f"--train-from {options.train_from}: no interaction from then on is left to train "
+                "on: name a time before the test and the validation"
+            )
+        words.append(
+            f"examples: from {options.train_from} on: {past} of {rows} training interactions are "
+            "earlier, and make histories alone"
         )
-    return past, rows
+    if bounds.test_until is not None:
+        words.append(
+            f"the log ends before {options.test_until}: {later} later interactions are left out"
+        )
+    return words

@@ -32,12 +32,12 @@ class Options(ABC):
     """Start of the validation, in place of --validation-share: a timestamp in UTC. What is not
     tested is held out for validation from then on."""
     train_from: str | None = None
-    """Start of the training examples, where the test is the last by time: a timestamp in UTC.
-    Training interactions before it are no examples; for all else they count: histories, what a user
-    has seen, vocabularies, training counts."""
+    """Start of the training examples, where the test is the last by time: a timestamp in UTC, or an
+    integer if the log's times are. Training interactions before it are no examples; for all else
+    they count: histories, what a user has seen, vocabularies, training counts."""
     test_until: str | None = None
-    """End of the log, where the test is the last by time: a timestamp in UTC. Interactions from
-    then on are left out, as if they were not there."""
+    """End of the log, where the test is the last by time: a timestamp in UTC, or an integer if the
+    log's times are. Interactions from then on are left out, as if they were not there."""
     overwrite: bool = False
     """Replace the dataset in OUT, if there is one."""
     memory_limit: str = "15%"

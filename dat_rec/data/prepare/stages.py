@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from dat_rec.data.database import connect, drop_tables, tables_of, threads_of
 from dat_rec.data.prepare import write
 from dat_rec.data.prepare.audience import write_pairs
-from dat_rec.data.prepare.bounds import bounds_of, count_past, cut_log
+from dat_rec.data.prepare.bounds import bounds_of, cut_log, words_of_bounds
 from dat_rec.data.prepare.checks import Counts, reject_bad_rows
 from dat_rec.data.prepare.interactions import (
     find_ranges,
@@ -222,24 +222,13 @@ class Stages:
         ):
             notes = keep_frequent(database, checked.minimum)
             held_out = hold_out(database, checked.split, checked.validation)
-            bounds, options = checked.bounds, self._options
-            bounded = []
-            if bounds.train_from is not None:
-                past, training = count_past(database, bounds.train_from, f"{options.train_from}")
-                bounded.append(
-                    f"examples: from {options.train_from} on: {past} of {training} training "
-                    "interactions are earlier, and make histories alone"
-                )
-            if bounds.test_until is not None:
-                bounded.append(
-                    f"the log ends before {options.test_until}: {checked.later} later interactions "
-                    "are left out"
-                )
+            bounded = words_of_bounds(database, checked.bounds, self._options, checked.later)
         words = [checked.split.words, str(held_out[0])]
         if checked.validation is not None:
             words += [checked.validation.words, str(held_out[1])]
         warnings = (line for one in held_out for line in one.warnings)
-        return _Marked("; ".join([*words, *bounded]), (*notes, *warnings), held_out[0].of)
+        words += bounded
+        return _Marked("; ".join(words), (*notes, *warnings), held_out[0].of)
 
     def _number(
         self, database: duckdb.DuckDBPyConnection, checked: _Checked, marked: _Marked

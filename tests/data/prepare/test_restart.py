@@ -73,8 +73,9 @@ RANGES = 5
 
 
 def world(out: Path, **changes: Any) -> Synthetic:
+    """A thirtieth of its training interactions are of the past."""
     sizes = {"users": 900, "items": 300, "interactions": 20_000, "history_length": 5}
-    return Synthetic(**{"out": out, **sizes, **changes})
+    return Synthetic(**{"out": out, **sizes, "train_from": "2020-01-04", **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +173,14 @@ def kept_at(where: str) -> list[str]:
     if "save" in where or "_with_features" in where:
         last = 5 if "save" in where else 2
         parts = [f"examples/part-{number:05}.parquet" for number in range(last)]
-        return ["users.parquet", "seen.parquet", "items.parquet", "test.parquet", *parts]
+        return [
+            "users.parquet",
+            "seen.parquet",
+            "past.parquet",
+            "items.parquet",
+            "test.parquet",
+            *parts,
+        ]
     return ["items.parquet", "test.parquet"] if "find_pairs" in where else []
 
 
