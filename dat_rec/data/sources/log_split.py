@@ -47,12 +47,11 @@ def check_split(options: "ParquetLog") -> None:
     if column is not None and given:
         raise UserError(f"--split-column {column} and {given[0]}: both choose the test: pass one")
     bounds = given_bounds(options)
-    for name in bounds:
-        if column is not None:
-            raise UserError(
-                f"--split-column {column} and {name}: the column says what trains and what tests: "
-                "leave one out"
-            )
+    if column is not None and bounds:
+        raise UserError(
+            f"--split-column {column} and {next(iter(bounds))}: the column says what trains and "
+            "what tests: leave one out"
+        )
     if split != "time" and options.test_from is not None:
         raise UserError(f"--test-from needs --split time: it is {split}: leave one out")
     if split == "last" and options.test_share != TEST_SHARE:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.sources.kuairand import (
     ITEM_ATTRIBUTES,
     LOGS,
@@ -17,6 +18,7 @@ from dat_rec.data.sources.kuairand import (
     VIDEOS,
     KuaiRand,
 )
+from dat_rec.errors import UserError
 from tests.data.sources.prepared import Prepared, bad_rows, raw, refused, write
 
 # user, video, long watch, seconds, date
@@ -272,3 +274,10 @@ def test_another_folder(tmp_path: Path) -> None:
     (tmp_path / "kuai").mkdir()
     refused(options(tmp_path / "kuai"), "neither interactions.parquet nor", "KuaiRand-Pure")
     refused(options(tmp_path / "none"), "none: no such file or folder")
+
+
+def test_training_rows_that_have_an_order_and_no_time_have_no_last_days(tmp_path: Path) -> None:
+    folder = write_parquet(tmp_path / "kuai")
+    with pytest.raises(UserError, match=r"^--train-from 2022-04-10: .* no times of training rows"):
+        prepare(options(folder, out=tmp_path / "out", train_from="2022-04-10"))
+    assert not (tmp_path / "out").exists()
