@@ -80,6 +80,7 @@ WITHOUT_CONTRASTIVE = Void(
 )
 WITHOUT_AUGMENT = Void("without augmented vectors", lambda config: not config.model.augment)
 WITHOUT_VALIDATION = Void("without --validate-every", lambda config: config.validate_every == 0)
+WITH_WARM_START = Void("with --warm-start", lambda config: config.warm_start is not None)
 WITH_SHARED = Void("with --loss.shared-negatives", lambda config: config.loss.shared_negatives > 0)
 
 
@@ -196,10 +197,9 @@ class OptimizerConfig:
     end."""
     table_init: Annotated[float, Ge(0)] = 0.05
     """Scale of the tables' initial weights, which are uniform in ±table_init / √dim."""
-    table_start: Annotated[Literal["random", "svd"], Absent("random")] = "random"
+    table_start: Annotated[Literal["random", "svd"], WITH_WARM_START, Absent("random")] = "random"
     """What the item table begins with: random weights, or a truncated singular value decomposition
-    of the training pairs, in rows of length 1. A run with --warm-start begins with the other
-    one's."""
+    of the training pairs, in rows of length 1."""
 
     __pydantic_config__ = STRICT
 

@@ -148,13 +148,13 @@ OTHER = TrainConfig(
     loss=LossConfig(
         "bce", 2, negative_power=0.5, log_q=0.0, mimic_user=0.0, mimic_item=0.0, alignment=1.3
     ),
-    optimizer=OptimizerConfig("adagrad", 0.1, 0.01, 3, "none", 0.2, "svd"),
+    optimizer=OptimizerConfig("adagrad", 0.1, 0.01, 3, "none", 0.2),
     examples=DataConfig(0.1, 0.3, True, "unknown", 8, 3),
 )
 USUAL = [
     *("data", "out", "loss.shared_negatives", "loss.in_batch", "loss.queue", "loss.temperature"),
     *("loss.learn_temperature", "loss.own_log_q", "loss.popularity"),
-    *("loss.margin", "loss.negative_weight"),
+    *("loss.margin", "loss.negative_weight", "optimizer.table_start"),
 ]
 """Its only fields as by default; those of other losses would be void beside bce."""
 
@@ -497,3 +497,10 @@ def test_a_path_that_is_not_utf_8_is_refused_by_its_option() -> None:
     )
     with pytest.raises(UserError, match=r"--topology is .*caf.udce9.json': it must be UTF-8"):
         config.check()
+
+
+def test_a_start_of_the_tables_beside_another_runs_is_refused() -> None:
+    config = changed("optimizer.table_start", "svd")
+    config.check()
+    with pytest.raises(UserError, match="table-start is svd, and does nothing with --warm-start"):
+        dataclasses.replace(config, warm_start=Path("run")).check()

@@ -11,7 +11,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from dat_rec.config import TrainConfig
 from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.schema import ITEM
+from dat_rec.data.schema import ITEM, UNKNOWN
 from dat_rec.data.stream.reader_options import OPTION_CURE, ReaderOptions
 from dat_rec.dist.agree import broadcast_from_rank_0, together
 from dat_rec.dist.rank_context import RankContext
@@ -83,7 +83,9 @@ def begin_with_factors(
     for start in range(0, len(rows), ROWS_A_MESSAGE):
         part = slice(start, start + ROWS_A_MESSAGE)
         values = broadcast_from_rank_0(None if factors_TD is None else factors_TD[part])
-        fill_rows(model, table, rows[part].astype(np.int64), values)
+        # Items of the unknown row, and those that the factors tell nothing of, begin as they are.
+        told = (rows[part] != UNKNOWN) & values.any(axis=1)
+        fill_rows(model, table, rows[part][told].astype(np.int64), values[told])
     if context.is_rank_zero:
         seconds = time.monotonic() - begin
         print(f"items begin with their factors, found in {seconds:.0f} s", file=sys.stderr)

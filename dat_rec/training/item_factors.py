@@ -28,6 +28,8 @@ STEPS = 8
 """Steps of the iteration; each multiplies an error by the square of a ratio of singular values."""
 BEYOND = 10
 """Singular vectors that are iterated beyond those that are wanted."""
+NOISE = 1e-5
+"""Eigenvalues up to this, of which the largest is 1, are rounding of float32."""
 PAIRS = 1 << 20
 """Pairs that are read at a time."""
 
@@ -35,7 +37,8 @@ PAIRS = 1 << 20
 def item_factors(dataset: Dataset, dim: int, seed: int) -> Floats:
     """Return what trained items begin with: (trained items, dim), rows of length 1 or 0.
 
-    The same on every machine but for rounding. Columns beyond the rank are 0.
+    Columns beyond the rank are 0, and so is the row of an item that no column tells of. The same
+    on every machine but for rounding, and for directions among equal singular values.
 
     Args:
         dataset: a prepared dataset.
@@ -59,8 +62,8 @@ def item_factors(dataset: Dataset, dim: int, seed: int) -> Floats:
         square_WW = basis_TW.T @ _multiplied(dataset, basis_TW, root_T1)
         values_W, vectors_WW = np.linalg.eigh((square_WW + square_WW.T) / 2)
     largest = np.argsort(values_W)[::-1][1 : 1 + dim]
-    # Eigenvalues of NᵀN are squares of singular values.
-    scale_D = np.maximum(values_W[largest], 0) ** 0.25
+    # Eigenvalues of NᵀN are squares of singular values; below the noise there is no direction.
+    scale_D = np.where(values_W[largest] > NOISE, values_W[largest], 0) ** 0.25
     found_TD = (basis_TW @ vectors_WW[:, largest]) * scale_D
     length_T1 = np.linalg.norm(found_TD, axis=1, keepdims=True)
     factors_TD = np.zeros((items, dim), np.float32)

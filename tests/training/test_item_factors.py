@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
@@ -55,6 +56,17 @@ def test_columns_beyond_the_rank_are_0(planted: Dataset) -> None:
     assert found.shape == (items, items + 4)
     assert not found[:, items - 1 :].any()
     assert np.isfinite(found).all()
+
+
+def test_noise_is_no_direction(tmp_path: Path) -> None:
+    """Of one user's items nothing is known but that they are the user's."""
+    dataset = Dataset.open(write_dataset(tmp_path / "data"))
+    items = np.arange(dataset.schema.trained_items, dtype=np.int32)
+    pq.write_table(
+        pa.table({"user_row": np.zeros_like(items), "item_index": items}),
+        tmp_path / "data" / "seen.parquet",
+    )
+    assert not item_factors(dataset, 4, 0).any()
 
 
 def test_pairs_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
