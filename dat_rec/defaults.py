@@ -22,7 +22,7 @@ ID_TEMPERATURE = 0.1
 """Of a model of ids alone."""
 
 USER_DROPOUT = 0.9
-"""Where users have few examples, and more is known than ids."""
+"""Of users with few examples, where more is known than ids."""
 
 
 def defaults(name: Preset, data: Location, out: Path, ranks: int = 1) -> TrainConfig:
@@ -86,6 +86,8 @@ def without_void(config: TrainConfig, given: Collection[str]) -> TrainConfig:
         given: names of the options that were given, as in ``--model.residual``.
     """
     model, loss = config.model, config.loss
+    if "--examples.id-dropout" in given and "--examples.user-dropout" not in given:
+        config = replace(config, examples=replace(config.examples, user_dropout=0.0))
     if model.embedding_dim != model.output_dim and "--model.residual" not in given:
         config = replace(config, model=replace(model, residual=False))
     if loss.main in ("bce", "contrastive") and "--loss.temperature" not in given:

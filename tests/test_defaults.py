@@ -109,6 +109,15 @@ def test_the_command_line_has_them_and_what_is_given_stands(planted: Dataset) ->
     fitted.check()
 
 
+def test_who_hides_ids_by_a_share_of_their_own_hides_users_by_no_other(planted: Dataset) -> None:
+    arguments = ["--data", str(planted.folder), "--out", "run"]
+    assert parse_train(arguments).examples.user_dropout == 0.9
+    none = parse_train([*arguments, "--examples.id-dropout", "0"]).examples
+    assert (none.id_dropout, none.user_dropout) == (0.0, 0.0)
+    both = [*arguments, "--examples.id-dropout=.1", "--examples.user-dropout=.3"]
+    assert parse_train(both).examples.user_dropout == 0.3
+
+
 def test_no_dataset_has_defaults(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a prepared dataset"):
         defaults("modern", tmp_path, OUT)

@@ -69,7 +69,7 @@ SPACE: dict[str, Distribution] = {
     "model.residual": Choice((False, True)),
     "model.pooling": Choice(("mean", "sqrt")),
     "examples.id_dropout": Choice((0.0, 0.05, 0.2)),
-    "examples.user_dropout": Choice((0.0, 0.5, 0.8)),
+    "examples.user_dropout": Choice((0.0, 0.5, 0.9)),
     "examples.skip_repeats": Choice((False, True)),
 }
 """Of every arm. The number of epochs is drawn besides, up to as many as the budget has steps for,
