@@ -28,7 +28,6 @@ import torch.distributed as dist
 from dat_rec.dist.communication_errors import in_short, is_communication_error
 from dat_rec.dist.failure_report import FailureReporter
 from dat_rec.dist.failure_watch import INTERRUPTED, FailureWatch
-from dat_rec.dist.first_failure import ranks_died
 from dat_rec.dist.memory_errors import out_of_memory_explained
 from dat_rec.errors import (
     Failure,
@@ -78,14 +77,10 @@ def fail_together(
         raise
     except (StoppedError, KeyboardInterrupt) as stop:
         reason = str(stop) or INTERRUPTED
-        missing = watch.publish(reason, "stopped") if watch else []
-        if watch and isinstance(stop, StoppedError):
+        cause = watch.publish(reason, "stopped") if watch else None
+        if cause and isinstance(stop, StoppedError):
             # torchrun stops the ranks that live, when one has failed or died.
-            told = watch.told_before()
-            if told and told.kind == "error":
-                raise _lost(told, reporter) from stop
-            if missing:
-                raise _lost(ranks_died(missing), reporter) from stop
+            raise _lost(cause, reporter) from stop
         reporter.report(Failure("stopped", None, reason), stop)
         raise
     except BaseException as error:

@@ -79,26 +79,26 @@ class FailureWatch:
         signal.set_wakeup_fd(self._wakeup_before)
         os.close(self._wakeup)
 
-    def publish(self, reason: str, kind: FailureKind = "error") -> list[int]:
-        """Tell the others why this rank ends, and give them time to read it.
+    def publish(self, reason: str, kind: FailureKind = "error") -> Failure | None:
+        """Tell the others why this one ends, and give them time to read it.
 
         Returns:
-            The ranks that did not read it, though the store answers.
+            The error that another rank had published before; or the death of ranks that did not
+            read this one's word, though the store answers. None if there is neither.
         """
 
-        def tell() -> list[int]:
+        def tell() -> Failure | None:
             first_failure.publish(self._store, self._rank, reason, kind)
+            first = first_failure.published(self._store)
             AFTER_FAILURE.answer(self._store, self._rank)
             # Whoever holds the store takes it along when it ends.
-            return AFTER_FAILURE.missing_ranks(self._store, self._world_size)
+            missing = AFTER_FAILURE.missing_ranks(self._store, self._world_size)
+            if first and first.kind == "error" and first.rank != self._rank:
+                return first
+            return ranks_died(missing) if missing else None
 
-        missing = _ask_store(tell, AFTER_FAILURE.timeout_s)
-        return [] if isinstance(missing, Failure) else missing
-
-    def told_before(self) -> Failure | None:
-        """Return the failure that another rank had published before this one did, if any."""
-        found = _ask_store(lambda: first_failure.published(self._store), AFTER_FAILURE.timeout_s)
-        return found if found and found.rank != self._rank else None
+        found = _ask_store(tell, AFTER_FAILURE.timeout_s)
+        return None if found and found.kind == "lost" else found
 
     def explain(self) -> Failure:
         """Return what happened on another rank, after communication broke on this one."""
