@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.matched_rows import MatchedRows
+from dat_rec.data.schema import Schema
 from dat_rec.dist.agree import broadcast_from_rank_0, together
 from dat_rec.errors import UserError
 from dat_rec.files import write_json
@@ -119,7 +120,8 @@ def evaluate(
             if rank_and_ranks()[0] == 0:
                 write_json(run / METRICS, metrics)
                 # The curves are those of the training's dataset.
-                if matched is None and read_summary(run) is not None:
+                own = matched is None and trained.dataset.schema == Schema.load(run)
+                if own and read_summary(run) is not None:
                     log_metrics(run, metrics)
     return metrics
 

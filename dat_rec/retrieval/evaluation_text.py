@@ -58,9 +58,9 @@ def text(metrics: dict[str, Any]) -> str:
 
 def _unseen(metrics: dict[str, Any]) -> list[str]:
     """What stands in some rows alone; and on which dataset, if it is not the training's."""
-    unseen = f"{metrics['all']['unanswerable']:,} test interactions of unseen users or items are"
+    unanswerable = f"{metrics['all']['unanswerable']:,} test interactions of"
     if "matched" not in metrics:
-        return [f"{unseen} in the cold rows only."]
+        return [f"{unanswerable} unseen users or items are in the cold rows only."]
     matched = metrics["matched"]
     counted = {name: matched[name] for name in ("users", "items")}
     counted |= {f"values of {table}": found for table, found in matched["values"].items()}
@@ -71,7 +71,8 @@ def _unseen(metrics: dict[str, Any]) -> list[str]:
     return [
         f"on {matched['data']}, its rows matched by id: the run knows {known}; warm rows hold the "
         "test interactions whose user and item it knows, cold rows the others.",
-        f"{unseen} in the rows of the whole catalogue only.",
+        f"{unanswerable} users or items that it has not trained are in the rows of the whole "
+        "catalogue only.",
     ]
 
 

@@ -83,8 +83,13 @@ class Comparison:
         ranked = _ranked(self.runs)
         if said := _datasets(self.runs, ranked, trained_differ="row_digest" in differing):
             lines.append(said)
+        elif len({one.training.get("examples_an_epoch") for one in self.runs if one.training}) > 1:
+            lines.append("the runs' examples differ: losses do not compare")
         queries = {one.metrics["all"]["queries"] for one in self.runs if one.metrics}
-        if len(set(ranked)) < 2 and len(queries) > 1:
+        tests = {one.metrics.get("tests") for one in self.runs if one.metrics}
+        if len(set(ranked)) < 2 and len(tests) > 1:
+            lines.append("the runs were evaluated on tests that differ: metrics do not compare")
+        elif len(set(ranked)) < 2 and len(queries) > 1:
             lines.append(
                 "the runs were asked different samples of the test (dat-rec evaluate --queries): "
                 "metrics do not compare"

@@ -49,8 +49,9 @@ def read_metrics(run: Path) -> dict[str, Any] | None:
     Returns:
         ``checkpoint`` (its step), for each of ``BLOCKS`` HR@50, HR@100, MRR and ``queries``, and
         ``per_user`` with those of ``USER_FIGURES`` that the file has: none if it is of a release
-        that had none, or was asked for other cutoffs. ``matched``, if the file has it: the dataset,
-        where it is not that of the training.
+        that had none, or was asked for other cutoffs. Where the file has them ``matched``, the
+        dataset, where it is not that of the training, and ``tests``, the number of test
+        interactions that there are.
 
     Raises:
         UserError: the file is malformed.
@@ -64,7 +65,7 @@ def read_metrics(run: Path) -> dict[str, Any] | None:
         }
         of_users = found.get("per_user", {})
         per_user = {name: of_users[name] for name in USER_FIGURES if name in of_users}
-        on = {"matched": found["matched"]} if "matched" in found else {}
+        on = {name: found[name] for name in ("matched", "tests") if name in found}
         return {"checkpoint": found["checkpoint"], **on, **blocks, "per_user": per_user}
     except (TypeError, KeyError) as error:
         raise UserError(f"{run / METRICS}: a field is missing ({error}): evaluate anew") from error

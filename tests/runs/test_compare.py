@@ -102,6 +102,29 @@ def test_runs_that_were_asked_different_queries_are_said_not_to_compare(tmp_path
     assert said in compare(runs).text().splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("fact", "values", "said"),
+    [
+        ("tests", (8, 9), "the runs were evaluated on tests that differ: metrics do not compare"),
+        ("examples_an_epoch", (30, 40), "the runs' examples differ: losses do not compare"),
+    ],
+)
+def test_runs_on_another_part_of_one_log_are_said_not_to_compare(
+    fact: str, values: tuple[int, int], said: str, tmp_path: Path
+) -> None:
+    """A dataset of the last days has the rows of the whole log's."""
+    blocks = dict.fromkeys(("all", "new_pairs", "warm", "cold"), figures(0.5))
+    config = {"seed": 1, "row_digest": "0"}
+    runs = [
+        write_run(
+            tmp_path / str(number), config, {fact: value}, {"checkpoint": 3, fact: value, **blocks}
+        )
+        for number, value in enumerate((*values, values[0]))
+    ]
+    assert said in compare(runs).text().splitlines()
+    assert said not in compare([runs[0], runs[2]]).text()
+
+
 def test_figures_of_users_and_of_validations_stand_where_a_run_has_them(tmp_path: Path) -> None:
     blocks = dict.fromkeys(("all", "new_pairs", "warm", "cold"), figures(0.5))
     found = {"metric": "new_pairs/HR@100", "best": 0.625, "best_step": 2000, "last": 0.5}
