@@ -65,7 +65,7 @@ def read_metrics(run: Path) -> dict[str, Any] | None:
         }
         of_users = found.get("per_user", {})
         per_user = {name: of_users[name] for name in USER_FIGURES if name in of_users}
-        on = {name: found[name] for name in ("matched", "tests") if name in found}
+        on: dict[str, Any] = {name: found[name] for name in ("matched", "tests") if name in found}
         return {"checkpoint": found["checkpoint"], **on, **blocks, "per_user": per_user}
     except (TypeError, KeyError) as error:
         raise UserError(f"{run / METRICS}: a field is missing ({error}): evaluate anew") from error
