@@ -120,8 +120,8 @@ def evaluate(
             if rank_and_ranks()[0] == 0:
                 write_json(run / METRICS, metrics)
                 # The curves are those of the training's dataset.
-                own = matched is None and trained.dataset.schema == Schema.load(run)
-                if own and read_summary(run) is not None:
+                ended = matched is None and read_summary(run) is not None
+                if ended and trained.dataset.schema == Schema.load(run):
                     log_metrics(run, metrics)
     return metrics
 
