@@ -20,7 +20,6 @@ MOST, LEAST = 2048, 128
 """Bounds of the batch size."""
 ID_TEMPERATURE = 0.1
 """Of a model of ids alone."""
-
 USER_DROPOUT = 0.9
 """Of users with few examples, where more is known than ids."""
 

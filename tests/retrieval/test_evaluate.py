@@ -8,14 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.schema import Schema
 from dat_rec.errors import UserError
+from dat_rec.files import write_json
 from dat_rec.retrieval.evaluate import evaluate
 from dat_rec.retrieval.evaluation_text import text
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.trained import load_model
 from tests.retrieval import brute_force
 from tests.retrieval.whole import encode_items, encode_users
-from tests.retrieval.world import random_protocol, write_dataset
+from tests.retrieval.world import random_protocol, write_dataset, write_run
 
 
 def test_metrics_json_holds_the_brute_force_figures(run: Path) -> None:
@@ -155,3 +157,17 @@ def test_a_dataset_that_holds_nothing_out_cannot_be_evaluated(tmp_path: Path) ->
     replace(Dataset.open(folder).schema, tests=0).save(folder)
     with pytest.raises(UserError, match=r"test.parquet: holds no interaction: hold some out"):
         Protocol.read(Dataset.open(folder))
+
+
+def test_curves_are_of_the_dataset_of_the_training(tmp_path: Path) -> None:
+    """One with the same rows may have another test: a log that ends earlier has."""
+    data = write_dataset(tmp_path / "data")
+    run = write_run(tmp_path / "run", data)
+    write_json(run / "train.json", {"steps": 12})
+    schema = Schema.load(data)
+    replace(schema, test_until=10**9).save(run)
+    evaluate(run, fitted_baselines=False)
+    assert not (run / "tensorboard").exists()
+    schema.save(run)
+    evaluate(run, fitted_baselines=False)
+    assert list((run / "tensorboard").iterdir())
