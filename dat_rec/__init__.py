@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dat_rec.errors import UserError
     from dat_rec.model.towers import TowerFactory
     from dat_rec.retrieval.answer import LoadedExport, load_export
+    from dat_rec.retrieval.delta.apply import apply
     from dat_rec.retrieval.evaluate import evaluate
     from dat_rec.retrieval.export import export
     from dat_rec.retrieval.metrics import metrics_from_vectors
@@ -25,6 +26,7 @@ __all__ = [
     "TowerFactory",
     "TrainConfig",
     "UserError",
+    "apply",
     "evaluate",
     "export",
     "load_export",
@@ -39,6 +41,7 @@ _MODULES = {
     "TowerFactory": "dat_rec.model.towers",
     "TrainConfig": "dat_rec.config",
     "UserError": "dat_rec.errors",
+    "apply": "dat_rec.retrieval.delta.apply",
     "evaluate": "dat_rec.retrieval.evaluate",
     "export": "dat_rec.retrieval.export",
     "load_export": "dat_rec.retrieval.answer",

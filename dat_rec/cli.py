@@ -41,6 +41,7 @@ COMMANDS = {
     "evaluate": "Rank every held-out item among all items; write metrics.json.",
     "compare": "Compare runs: options that differ, losses, samples/s, metrics.",
     "export": "Write item vectors, index and query tower for serving.",
+    "apply": "Make a full export of an older one and the deltas since.",
     "recommend": "Write the best items of each user, from an export.",
 }
 """What each command does."""

@@ -4,6 +4,7 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dat_rec.commands.parse import Arguments, parse
 from dat_rec.storage.address import Location
@@ -27,8 +28,11 @@ class ExportOptions:
     blend_history: bool = False
     """Add what `recommend --blend-history` needs: the weights of `evaluate --blend-history`, which
     are fitted anew, and what they add to the scores of each user's own items."""
+    since: Location | None = None
+    """Folder or address of an export: write a delta into OUT, of what has changed since, of which
+    `dat-rec apply` makes the full export. Meanwhile the disk needs room for that, twice."""
     overwrite: bool = False
-    """Replace an export that is already in OUT."""
+    """Replace an export, or a delta, that is already in OUT."""
 
 
 def run(arguments: Arguments) -> None:
@@ -44,11 +48,26 @@ def run(arguments: Arguments) -> None:
         checkpoint=options.checkpoint,
         overwrite=options.overwrite,
         blend_history=options.blend_history,
+        since=options.since,
     )
     if os.environ.get("RANK", "0") != "0":
+        return
+    if options.since is not None:
+        _print_delta(options, made)
         return
     print(
         f"{options.out}: {made['items']:,} items and {made['users']:,} users of "
         f"{options.run}, step {made['source']['checkpoint']:,}; next: dat-rec recommend --export "
         f"{shlex.quote(str(options.out))} --out RECOMMENDATIONS.parquet"
+    )
+
+
+def _print_delta(options: ExportOptions, made: dict[str, Any]) -> None:
+    """Say what delta.json says, and the command to go on with."""
+    gone = made["forgotten"]
+    base, delta = shlex.quote(str(options.since)), shlex.quote(str(options.out))
+    print(
+        f"{options.out}: delta {made['sequence']}, {made['bytes']:,} bytes, since {options.since}: "
+        f"{gone['items']:,} items and {gone['users']:,} users forgotten; next: dat-rec apply "
+        f"--base {base} --delta {delta} --out EXPORT"
     )

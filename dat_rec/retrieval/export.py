@@ -4,6 +4,7 @@ What the folder holds is written in ``dat_rec.retrieval.exported``. On several r
 and writes some of the items and users; rank 0 writes what is one file, block by block.
 """
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -22,6 +23,9 @@ from dat_rec.dist.agree import all_gather_object, broadcast_from_rank_0, togethe
 from dat_rec.errors import UserError
 from dat_rec.files import sha256, write_json
 from dat_rec.model.towers import TowerFactory
+from dat_rec.retrieval.delta.delta_folder import RESULT, Standing, read_standing
+from dat_rec.retrieval.delta.rebuild import Files
+from dat_rec.retrieval.delta.write import write_delta
 from dat_rec.retrieval.divided import DividedRows, fetch
 from dat_rec.retrieval.encode import encode_items
 from dat_rec.retrieval.export_parts import (
@@ -33,6 +37,7 @@ from dat_rec.retrieval.export_parts import (
     write_users,
 )
 from dat_rec.retrieval.exported import (
+    DELTA,
     FILES,
     INDEX,
     ITEM_PARTS,
@@ -52,7 +57,10 @@ from dat_rec.retrieval.tower_file import write_tower
 from dat_rec.retrieval.trained import Trained, load_model
 from dat_rec.storage.address import Location
 from dat_rec.storage.publish import whole_folder
+from dat_rec.storage.snapshot import local_copy
 
+FULL = "full"
+"""Where the full export is made that a delta leads to; it does not stay."""
 BLOCK_BYTES = 2**20
 """Maximum bytes of a table's rows that go to rank 0 at a time."""
 
@@ -65,12 +73,14 @@ def export(
     checkpoint: str = "newest",
     overwrite: bool = False,
     blend_history: bool = False,
+    since: Location | None = None,
     tower: TowerFactory | None = None,
 ) -> dict[str, Any]:
     """Write what serving needs of a run, whole or not at all; alone, or on every rank of torchrun.
 
     The folder holds item vectors, an index, the query tower with its tables and the users'
-    features; see ``dat_rec.load_export``.
+    features; see ``dat_rec.load_export``. Or, with ``since``, what of them has changed; see
+    ``dat_rec.apply``.
 
     Args:
         run: folder that ``dat_rec.train`` made.
@@ -82,14 +92,16 @@ def export(
         overwrite: whether to replace an export that stands in ``out``.
         blend_history: whether ``recommend`` shall be able to blend each user's own history in: by
             the weights of ``evaluate``, which are fitted anew.
+        since: an export, or its address: write a delta, which makes this run's export of that one.
+            The full export is made meanwhile beside it, and needs room on the disk.
         tower: the tower that the run was trained with, if it was not dat_rec's own.
 
     Returns:
-        What export.json holds.
+        What export.json holds; for a delta, what delta.json holds.
 
     Raises:
         UserError: ``out`` is taken, the run cannot be loaded, there is nothing to fit a blend on,
-            or what was written does not answer as the model does.
+            ``since`` is no whole export, or what was written does not answer as the model does.
 
     Example:
         >>> made = dat_rec.export(Path("run"), Path("export"))
@@ -98,16 +110,28 @@ def export(
     """
     # After a failure the folder is removed when the other ranks know of it.
     with ExitStack() as publication, all_ranks(), one_thread_each() as threads:
-        whole = whole_folder(out, marker=MANIFEST, overwrite=overwrite)
+        marker = MANIFEST if since is None else DELTA
+        whole = whole_folder(out, marker=marker, overwrite=overwrite)
         folder = folder_of_all_ranks(publication, whole, out)
+        with together():
+            base = None
+            if since is not None and rank_and_ranks()[0] == 0:
+                base = read_standing(publication.enter_context(local_copy(since, MANIFEST)))
         trained = load_model(run, data, checkpoint, tower)
         origin = {"run": str(run), "checkpoint": trained.step}
         try:
             fitted = fit_blend(trained, threads) if blend_history else None
-            made = write_export(trained, folder, origin, threads, fitted)
+            full = folder if since is None else folder / FULL
+            made = write_export(trained, full, origin, threads, fitted)
+            with together():
+                if since is None and rank_and_ranks()[0] == 0:
+                    write_json(folder / MANIFEST, made)
+                if base is not None:
+                    made = _write_delta(base, full, made, folder)
+            written: dict[str, Any] = broadcast_from_rank_0(made)
             with together():
                 publication.close()
-            return made
+            return written
         except OSError as error:
             raise UserError(
                 f"{out}: cannot be written ({error}): free the disk, or choose another --out"
@@ -121,16 +145,19 @@ def write_export(
     threads: Threads,
     fitted: FittedBlend | None = None,
 ) -> dict[str, Any]:
-    """Fill the empty ``folder`` from a trained model. Collective.
+    """Fill the ``folder`` from a trained model, but for export.json. Collective.
 
-    The manifest comes last, when what was written has been read back and asked.
+    That comes last, when what was written has been read back and asked.
 
     Args:
         trained: the model, with its dataset.
-        folder: to be filled; all ranks see it.
+        folder: to be filled, and made if it is not there; all ranks see it.
         origin: what the manifest says of the run.
         threads: that compute side by side.
         fitted: how own history is blended in, if it can be.
+
+    Returns:
+        What export.json is to hold.
 
     Raises:
         UserError: an item vector is not finite, the dataset is malformed, or what was written does
@@ -143,7 +170,7 @@ def write_export(
     with together():
         if rank == 0:
             for part in (ITEM_PARTS, USER_PARTS, *([OWN_PARTS] if fitted else [])):
-                (folder / part).mkdir()
+                (folder / part).mkdir(parents=True)
             write_items(dataset, folder)
     digests = write_item_vectors(dataset, items, folder)
     query_features = {feature.name for feature in schema.side("query")}
@@ -166,7 +193,7 @@ def write_export(
     names = sorted([*FILES, *of_parts])
     own = {name: sha256(folder / name) for name in names[rank::ranks]}
     found = {name: digest for part in all_gather_object(own) for name, digest in part.items()}
-    manifest = {
+    return {
         "version": VERSION,
         "dim": items.rows.dim,
         "items": schema.items,
@@ -179,10 +206,14 @@ def write_export(
         "versions": {"torch": torch.__version__, "faiss": faiss.__version__},
         "sha256": {name: found[name] for name in names},
     }
-    with together():
-        if rank == 0:
-            write_json(folder / MANIFEST, manifest)
-    return manifest
+
+
+def _write_delta(base: Standing, full: Path, made: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write the delta from a base to a full export, which is removed; return its manifest."""
+    write_json(folder / RESULT, made)
+    delta = write_delta(base, Files(full, made["sha256"]), folder)
+    shutil.rmtree(full)
+    return asdict(delta)
 
 
 def _vectors(folder: Path, items: int) -> Iterator[NDArray[np.float32]]:

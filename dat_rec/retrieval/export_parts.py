@@ -67,13 +67,20 @@ def write_item_vectors(dataset: Dataset, items: EncodedItems, folder: Path) -> d
                 raise UserError("an item vector is not finite: training diverged; train anew")
             if start < stop or first + rank == 0:
                 name = part_name(ITEM_PARTS, first + rank)
-                table = _vectors_table(ids.read_rows(start, stop), start, vectors_ND)
+                table = vectors_table(ids.read_rows(start, stop), start, vectors_ND)
                 pq.write_table(table, folder / name)
                 digests[name] = vectors_digest(vectors_ND)
     return digests
 
 
-def _vectors_table(ids: pa.Table, start: int, vectors_ND: NDArray[np.float32]) -> pa.Table:
+def vectors_table(ids: pa.Table, start: int, vectors_ND: NDArray[np.float32]) -> pa.Table:
+    """A part of item vectors.
+
+    Args:
+        ids: a column ``item_id`` of the part's items.
+        start: item_index of the first of them.
+        vectors_ND: their vectors.
+    """
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.ravel()), vectors_ND.shape[1])
     index = pa.array(np.arange(start, start + len(vectors_ND)))
     columns = [ids.column("item_id").combine_chunks(), index, vectors]
@@ -156,12 +163,19 @@ def write_own_items(dataset: Dataset, blend: Blend, folder: Path) -> None:
             ends = np.searchsorted(past.user, np.arange(start, stop + 1))
             own = slice(ends[0], ends[-1])
             lists = (
-                pa.LargeListArray.from_arrays(ends - ends[0], values[own])
+                pa.LargeListArray.from_arrays(
+                    ends - ends[0], values[own], type=list_of(values.type)
+                )
                 for values in (item, added)
             )
             user_ids = ids.read_rows(start, stop).column("user_id").combine_chunks()
             table = pa.table([user_ids, *lists], ["user_id", *OWN_COLUMNS])
             pq.write_table(table, folder / part_name(OWN_PARTS, number))
+
+
+def list_of(kind: pa.DataType) -> pa.DataType:
+    """Lists that are named as in a Parquet file: the same bytes are written of them once read."""
+    return pa.large_list(pa.field("element", kind))
 
 
 def parts_of(rows: int) -> int:

@@ -36,6 +36,8 @@ from dat_rec.storage.snapshot import local_copy
 
 VERSION = 2
 MANIFEST = "export.json"
+DELTA = "delta.json"
+"""Stands in the folder of a delta, which is no export (``dat_rec.retrieval.delta``)."""
 ITEMS, INDEX, TOWER = "items.parquet", "index.faiss", "query_tower.pt2"
 FILES = (ITEMS, INDEX, TOWER)
 """What an export holds beside its parts."""
@@ -121,13 +123,19 @@ def part_name(folder: str, number: int) -> str:
     return f"{folder}/part-{number:05}.parquet"
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
     """Read the manifest of an export.
+
+    Args:
+        folder: the export's.
+        name: of the manifest, in the folder.
 
     Raises:
         UserError: no export, or one of another version.
     """
-    path = folder / MANIFEST
+    path = folder / name
+    if not path.exists() and (folder / DELTA).exists():
+        raise UserError(f"{folder} is a delta: make a full export of it with `dat-rec apply`")
     if not path.exists():
         raise UserError(
             f"{folder} is not an export (no {MANIFEST}): make one with `dat-rec export`"
@@ -137,9 +145,9 @@ def read_manifest(folder: Path) -> Manifest:
     if version not in (None, VERSION):
         raise UserError(f"{path}: version {version}, this program reads {VERSION}: export anew")
     manifest = checked(Manifest, value, str(path), "export anew")
-    for name in (*FILES, part_name(ITEM_PARTS, 0), part_name(USER_PARTS, 0)):
-        if name not in manifest.sha256:
-            raise UserError(f"{path}: sha256 has no {name}: export anew")
+    for needed in (*FILES, part_name(ITEM_PARTS, 0), part_name(USER_PARTS, 0)):
+        if needed not in manifest.sha256:
+            raise UserError(f"{path}: sha256 has no {needed}: export anew")
     return manifest
 
 

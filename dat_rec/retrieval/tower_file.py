@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from dat_rec.retrieval.query_encoder import to_inputs
 
 CONFIG = "data/weights/model_weights_config.json"
 WEIGHTS = "data/weights/"
+Content = bytes | memoryview
 ALIGNMENT = 64
 """Bytes: where the record of a table may begin, so that it can be mapped."""
 LOCAL_HEADER, ZIP64_EXTRA, PADDING_ID = 30, 20, 0x4246
@@ -58,22 +59,76 @@ def write_tower(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No complete tensor found")
         torch.export.save(program, small)
-    with zipfile.ZipFile(small) as source, zipfile.ZipFile(path, "w") as target:
+    with zipfile.ZipFile(small) as source:
         config = _config(source)
         records = {}
         for name, shape in shapes.items():
             _set_strides(config[name], [shape[1], 1])
             records[config[name]["path_name"]] = name
-        for info in source.infolist():
-            table = records.get(info.filename.partition(WEIGHTS)[2])
-            with _record(target, info.filename) as record:
+
+        def contents() -> Iterator[tuple[str, Iterable[Content]]]:
+            for info in source.infolist():
+                table = records.get(info.filename.partition(WEIGHTS)[2])
                 if table is not None:
-                    for block in blocks(table, tables[table]):
-                        record.write(block.contiguous().numpy().data.cast("B"))
+                    rows = blocks(table, tables[table])
+                    yield info.filename, (as_content(block.numpy()) for block in rows)
                 elif info.filename.endswith(CONFIG):
-                    record.write(json.dumps({"config": config}).encode())
+                    yield info.filename, [json.dumps({"config": config}).encode()]
                 else:
-                    record.write(source.read(info))
+                    yield info.filename, [source.read(info)]
+
+        write_records(path, contents())
+
+
+def write_records(path: Path, records: Iterable[tuple[str, Iterable[Content]]]) -> None:
+    """Write an archive.
+
+    Args:
+        path: the file to write.
+        records: name and content of each, in their order; a content comes block by block.
+    """
+    with zipfile.ZipFile(path, "w") as target:
+        for name, blocks in records:
+            with _record(target, name) as record:
+                for block in blocks:
+                    record.write(block)
+
+
+def as_content(block_BD: NDArray[np.float32]) -> Content:
+    """A record's bytes that some of a table's rows make."""
+    return np.ascontiguousarray(block_BD).data.cast("B")
+
+
+class Records(NamedTuple):
+    """An archive's records."""
+
+    contents: dict[str, bytes]
+    """By name, in the file's order; empty for a table."""
+    tables: dict[str, NDArray[np.float32]]
+    """(R, D) each, mapped from the file, by the parameters' names."""
+
+
+def read_records(path: Path) -> Records:
+    """Read the records of a file of ``write_tower``."""
+    contents: dict[str, bytes] = {}
+    tables = {}
+    with zipfile.ZipFile(path) as source:
+        config = _config(source)
+        names = _table_records(config)
+        for info in source.infolist():
+            table = names.get(info.filename.partition(WEIGHTS)[2])
+            contents[info.filename] = b"" if table else source.read(info)
+            if table:
+                tables[table] = _map(path, info, _shape(config[table]))
+    return Records(contents, tables)
+
+
+def tables_of(contents: Mapping[str, bytes]) -> dict[str, str]:
+    """The parameters' names of the records that are tables, by the records' names."""
+    (config,) = (json.loads(text) for name, text in contents.items() if name.endswith(CONFIG))
+    found = _table_records(config["config"])
+    records = {name: found.get(name.partition(WEIGHTS)[2]) for name in contents}
+    return {name: table for name, table in records.items() if table}
 
 
 def check_records(path: Path) -> None:
@@ -100,12 +155,12 @@ class QueryTower:
         mapped: dict[str, Tensor] = {}
         with zipfile.ZipFile(path) as source, zipfile.ZipFile(small, "w") as target:
             config = _config(source)
-            tables = {_path_name(meta): name for name, meta in config.items() if _is_table(name)}
+            tables = _table_records(config)
             for info in source.infolist():
                 name = tables.get(info.filename.partition(WEIGHTS)[2], "")
                 if name:
-                    shape = [size["as_int"] for size in config[name]["tensor_meta"]["sizes"]]
-                    mapped[name] = _map(path, info, shape)
+                    # Mapped so that it could be written to, which torch wants and nobody does.
+                    mapped[name] = torch.from_numpy(_map(path, info, _shape(config[name])))
                     _set_strides(config[name], [0, 0])
             for info in source.infolist():
                 if info.filename.endswith(CONFIG):
@@ -134,12 +189,16 @@ class QueryTower:
         return vectors.float().numpy()
 
 
-def _is_table(name: str) -> bool:
-    return name.startswith(("tables.", "augmented."))
+def _table_records(config: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The names of the parameters that are tables, by the last part of their records' names."""
+    begins = ("tables.", "augmented.")
+    return {
+        str(meta["path_name"]): name for name, meta in config.items() if name.startswith(begins)
+    }
 
 
-def _path_name(meta: Mapping[str, Any]) -> str:
-    return str(meta["path_name"])
+def _shape(meta: Mapping[str, Any]) -> list[int]:
+    return [size["as_int"] for size in meta["tensor_meta"]["sizes"]]
 
 
 def _config(archive: zipfile.ZipFile) -> dict[str, dict[str, Any]]:
@@ -164,11 +223,10 @@ def _record(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
         yield record
 
 
-def _map(path: Path, info: zipfile.ZipInfo, shape: list[int]) -> Tensor:
+def _map(path: Path, info: zipfile.ZipInfo, shape: list[int]) -> NDArray[np.float32]:
     """Map the numbers of a record, which is not compressed, into memory."""
     with path.open("rb") as file:
         file.seek(info.header_offset)
         name, extra = struct.unpack("<HH", file.read(LOCAL_HEADER)[26:])
     begin = info.header_offset + LOCAL_HEADER + name + extra
-    # Copied when it is written to, which nobody does: torch wants an array that could be.
-    return torch.from_numpy(np.memmap(path, np.float32, "c", begin, tuple(shape)))
+    return np.memmap(path, np.float32, "c", begin, tuple(shape))
