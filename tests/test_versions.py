@@ -81,6 +81,7 @@ COMMANDS = (
     ("train", "--data", "nowhere", "--out", "out"),
     ("export", "--run", "nowhere", "--out", "out"),
     ("recommend", "--export", "nowhere", "--out", "out"),
+    ("apply", "--base", "nowhere", "--delta", "nowhere", "--out", "out"),
     ("plan", "--data", "nowhere"),
 )
 

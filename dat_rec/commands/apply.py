@@ -34,7 +34,7 @@ def run(arguments: Arguments) -> None:
     done = apply(options.base, options.delta, options.out, overwrite=options.overwrite)
     gone = done.forgotten
     print(
-        f"{options.out}: number {done.number} of its chain; {gone['items']:,} items and "
-        f"{gone['users']:,} users forgotten since {options.base}; next: dat-rec recommend --export "
+        f"{options.out}: number {done.number} of its chain; {gone.items:,} items and "
+        f"{gone.users:,} users forgotten since {options.base}; next: dat-rec recommend --export "
         f"{shlex.quote(str(options.out))} --out RECOMMENDATIONS.parquet"
     )

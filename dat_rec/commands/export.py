@@ -65,9 +65,11 @@ def run(arguments: Arguments) -> None:
 def _print_delta(options: ExportOptions, made: dict[str, Any]) -> None:
     """Say what delta.json says, and the command to go on with."""
     gone = made["forgotten"]
+    whole = [name.removeprefix("whole/") for name in made["sha256"] if name.startswith("whole/")]
+    given = f"; given whole: {', '.join(whole)}" if whole else ""
     base, delta = shlex.quote(str(options.since)), shlex.quote(str(options.out))
     print(
         f"{options.out}: delta {made['sequence']}, {made['bytes']:,} bytes, since {options.since}: "
-        f"{gone['items']:,} items and {gone['users']:,} users forgotten; next: dat-rec apply "
-        f"--base {base} --delta {delta} --out EXPORT"
+        f"{gone['items']:,} items and {gone['users']:,} users forgotten{given}; "
+        f"next: dat-rec apply --base {base} --delta {delta} --out EXPORT"
     )

@@ -12,6 +12,7 @@ from dat_rec.errors import UserError
 from dat_rec.retrieval.delta.delta_folder import (
     RESULT,
     DeltaManifest,
+    Forgotten,
     Standing,
     read_delta,
     read_standing,
@@ -32,8 +33,8 @@ class Applied(NamedTuple):
 
     number: int
     """Of the export: that of its last delta."""
-    forgotten: dict[str, int]
-    """Number of items, and of users, that the deltas have removed, all together."""
+    forgotten: Forgotten
+    """What the deltas have removed, all together."""
 
 
 class _Delta(NamedTuple):
@@ -89,8 +90,8 @@ def apply(
             raise UserError(
                 f"{out}: cannot be written ({error}): free the disk, or choose another --out"
             ) from error
-    manifests = [delta.manifest.forgotten for delta in read]
-    forgotten = {kind: sum(one[kind] for one in manifests) for kind in manifests[0]}
+    gone = [delta.manifest.forgotten for delta in read]
+    forgotten = Forgotten(sum(one.items for one in gone), sum(one.users for one in gone))
     return Applied(read[-1].manifest.sequence, forgotten)
 
 

@@ -51,6 +51,16 @@ AGAIN = "fetch it anew, or make it anew with `dat-rec export --since`"
 
 
 @dataclass(frozen=True)
+class Forgotten:
+    """Number of ids that a base has and a result lacks."""
+
+    items: Annotated[int, Ge(0)]
+    users: Annotated[int, Ge(0)]
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
 class DeltaManifest:
     """What ``delta.json`` holds."""
 
@@ -61,8 +71,7 @@ class DeltaManifest:
     """SHA-256 of the base's export.json."""
     result: str
     """SHA-256 of the result's export.json."""
-    forgotten: dict[str, Annotated[int, Ge(0)]]
-    """Number of items, and of users, that the base has and the result lacks."""
+    forgotten: Forgotten
     row_groups: dict[str, tuple[Annotated[int, Ge(0)], ...]]
     """Rows in each row group of the result's Parquet files that are made of rows."""
     bytes: Annotated[int, Ge(0)]

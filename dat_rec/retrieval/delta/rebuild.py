@@ -22,7 +22,7 @@ from dat_rec.retrieval.delta.matrices import new_blocks, rows_of, width_of
 from dat_rec.retrieval.delta.rows import NewRows, read_difference, read_parts
 from dat_rec.retrieval.delta.tower import write_new_tower
 from dat_rec.retrieval.export_parts import vectors_table
-from dat_rec.retrieval.exported import INDEX, ITEM_PARTS, ITEMS, OWN_PARTS, TOWER, USER_PARTS
+from dat_rec.retrieval.exported import DELTA, INDEX, ITEM_PARTS, ITEMS, OWN_PARTS, TOWER, USER_PARTS
 from dat_rec.retrieval.item_index import read_index, write_index
 
 ITEM_ROWS = "items"
@@ -146,7 +146,10 @@ def _write_tables(
 ) -> None:
     """Write tables of rows with ids; ``starts`` are their row groups' in all rows of the kind."""
     before = base.table(kind)
-    rows = NewRows(before, read_difference(delta / kind, len(before)))
+    difference = read_difference(delta / kind, len(before))
+    if max(bounds[-1] for bounds in starts.values()) > len(difference.base_rows):
+        raise UserError(f"{delta / kind}: has fewer rows than {DELTA} says: make the delta anew")
+    rows = NewRows(before, difference)
     for name, bounds in starts.items():
         with pq.ParquetWriter(new.folder / name, rows.schema) as writer:
             for start, stop in pairwise(bounds):

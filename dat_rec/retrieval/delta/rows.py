@@ -37,7 +37,8 @@ class Difference(NamedTuple):
 def read_parts(paths: Sequence[Path], columns: Sequence[str] | None = None) -> pa.Table:
     """Read columns of Parquet files of one schema, one behind the other; None for all columns."""
     names = None if columns is None else list(columns)
-    return pa.concat_tables([pq.ParquetFile(path).read(names) for path in paths])
+    # Of one chunk rows are taken without a search.
+    return pa.concat_tables([pq.ParquetFile(path).read(names) for path in paths]).combine_chunks()
 
 
 def comparable(schema: pa.Schema) -> bool:
@@ -148,19 +149,24 @@ class NewRows:
     """
 
     def __init__(self, base: pa.Table, difference: Difference) -> None:
-        base_rows, changed = difference
-        self.schema = changed.schema
-        is_new = base_rows == NONE
-        if is_new.all():
-            # The columns may have been others.
-            base = self.schema.empty_table()
-        self._both = pa.concat_tables([base.replace_schema_metadata(None), changed])
-        self._place = np.where(is_new, len(base) - 1 + np.cumsum(is_new), base_rows)
+        self._base_rows, self._changed = difference
+        self.schema = self._changed.schema
+        is_new = self._base_rows == NONE
+        # Where all rows are new, the base's columns may have been others.
+        base = self.schema.empty_table() if is_new.all() else base
+        self._base = base.replace_schema_metadata(None)
+        self._new_before = np.append(0, np.cumsum(is_new))
 
     def rows(self, start: int, stop: int) -> pa.Table:
         """The rows ``start`` … ``stop`` − 1."""
-        found = self._both.take(pa.array(self._place[start:stop]))
-        return found.combine_chunks().replace_schema_metadata(self.schema.metadata)
+        base_rows = self._base_rows[start:stop]
+        is_new = base_rows == NONE
+        kept = self._base.take(pa.array(base_rows[~is_new]))
+        first, last = (int(self._new_before[place]) for place in (start, stop))
+        both = pa.concat_tables([kept, self._changed.slice(first, last - first)])
+        place = np.where(is_new, len(kept) - 1 + np.cumsum(is_new), np.cumsum(~is_new) - 1)
+        rows = both.take(pa.array(place)).combine_chunks()
+        return rows.replace_schema_metadata(self.schema.metadata)
 
 
 def _joined(column: pa.ChunkedArray) -> pa.Array:

@@ -15,6 +15,7 @@ from dat_rec.retrieval.delta.delta_folder import (
     VERSION,
     WHOLE,
     DeltaManifest,
+    Forgotten,
     Standing,
 )
 from dat_rec.retrieval.delta.matrices import write_matrix_difference
@@ -31,7 +32,7 @@ from dat_rec.retrieval.delta.rebuild import (
 )
 from dat_rec.retrieval.delta.rows import comparable, equal_rows, same_ids, write_difference
 from dat_rec.retrieval.delta.tower import write_tower_difference
-from dat_rec.retrieval.exported import DELTA, INDEX, ITEM_PARTS, TOWER
+from dat_rec.retrieval.exported import DELTA, INDEX, ITEM_PARTS, TOWER, USER_PARTS
 from dat_rec.retrieval.item_index import read_index
 
 REBUILT = "rebuilt"
@@ -54,11 +55,9 @@ def write_delta(base: Standing, full: Files, folder: Path) -> DeltaManifest:
     """
     before = Files(base.folder, base.manifest.sha256)
     (folder / FORGOTTEN).mkdir()
-    forgotten = {}
-    for kind in IDS:
-        ids = forgotten_ids(before, full, kind)
+    forgotten = {kind: forgotten_ids(before, full, kind) for kind in IDS}
+    for kind, ids in forgotten.items():
         pq.write_table(ids, folder / FORGOTTEN / f"{kind}.parquet", compression="zstd")
-        forgotten[kind] = len(ids)
     made = kinds_to_make(before, full)
     row_groups = {
         name: _row_groups(full.folder / name)
@@ -81,7 +80,7 @@ def write_delta(base: Standing, full: Files, folder: Path) -> DeltaManifest:
         sequence=base.number + 1,
         base=base.digest,
         result=sha256(folder / RESULT),
-        forgotten=forgotten,
+        forgotten=Forgotten(len(forgotten[ITEM_ROWS]), len(forgotten[USER_PARTS])),
         row_groups=row_groups,
         bytes=sum(path.stat().st_size for path in there),
         pyarrow=pa.__version__,

@@ -20,8 +20,11 @@ from dat_rec.retrieval.export import export
 from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.ranks import all_ranks
 from dat_rec.retrieval.recommend import recommend
+from dat_rec.storage.address import location
+from dat_rec.storage.snapshot import local_copy
 from tests.distributed.ranks import run_ranks
-from tests.retrieval.delta.chain import Chain, copied, small_parts
+from tests.object_store import ObjectStore
+from tests.retrieval.delta.chain import Chain, copied, day_run, small_parts
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -68,7 +71,7 @@ def test_forgotten_ids_are_told_and_never_served(chain: Chain, tmp_path: Path) -
             told[number] |= set(ids)
     assert gone[0] <= told[0]
     assert gone[1] <= told[1]
-    assert done.forgotten == {"items": len(told[0]), "users": len(told[1])}
+    assert (done.forgotten.items, done.forgotten.users) == (len(told[0]), len(told[1]))
     loaded = load_export(tmp_path / "out")
     best = loaded.recommend(sorted(users), k=len(items))
     assert set(best.item_ids.ravel().tolist()) == items
@@ -190,6 +193,10 @@ HARMS: dict[str, tuple[Callable[[Path, list[Path]], Any], str]] = {
         lambda _, d: edit(d[0] / "delta.json", lambda v: v.pop("base")),
         r"delta\.json: base is missing: fetch it anew",
     ),
+    "tombstones not counted": (
+        lambda _, d: edit(d[1] / "delta.json", lambda v: v["forgotten"].pop("users")),
+        r"delta\.json: forgotten\.users is missing: fetch it anew",
+    ),
     "other version": (
         lambda _, d: edit(d[0] / "delta.json", lambda v: v.update(version=2)),
         r"delta\.json: version 2, this program reads 1",
@@ -211,6 +218,12 @@ HARMS: dict[str, tuple[Callable[[Path, list[Path]], Any], str]] = {
             d[0] / "delta.json", lambda v: v["row_groups"].update({"items.parquet": [60]})
         ),
         r"gives another items\.parquet than its run's export",
+    ),
+    "row groups too many": (
+        lambda _, d: edit(
+            d[0] / "delta.json", lambda v: v["row_groups"].update({"items.parquet": [61]})
+        ),
+        r"items: has fewer rows than delta\.json says",
     ),
     "another pyarrow": (
         lambda _, d: edit(d[2] / "delta.json", lambda v: v.update(pyarrow="1.0.0")),
@@ -278,6 +291,46 @@ def test_places_that_are_taken_are_refused(chain: Chain, tmp_path: Path) -> None
         recommend(delta, 3, tmp_path / "recs.parquet")
     assert contents(delta) == contents(chain.deltas[0])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_of_other_columns_than_are_compared_is_given_whole(tmp_path: Path) -> None:
+    runs = [day_run(tmp_path / str(day), day) for day in (0, 1)]
+    for day in (0, 1):
+        path = tmp_path / str(day) / "data" / "items.parquet"
+        table = pq.read_table(path)
+        place = table.column_names.index("category_name")
+        kinds = table["category_name"].dictionary_encode()
+        pq.write_table(table.set_column(place, "category_name", kinds), path)
+        export(runs[day], tmp_path / f"full{day}")
+    made = export(runs[1], tmp_path / "delta", since=tmp_path / "full0")
+    whole = [name for name in made["sha256"] if name.startswith("whole/")]
+    assert whole == ["whole/items.parquet"]
+    apply(tmp_path / "full0", [tmp_path / "delta"], tmp_path / "out")
+    assert contents(tmp_path / "out").items() > contents(tmp_path / "full1").items()
+
+
+@pytest.mark.slow
+def test_base_delta_and_result_may_lie_in_a_store(
+    object_store: ObjectStore, chain: Chain, tmp_path: Path
+) -> None:
+    base, delta, out = (location(f"s3://open/chain/{name}") for name in ("base", "delta", "out"))
+    with small_parts():
+        export(chain.runs[0], base)
+        export(chain.runs[1], delta, since=base)
+    apply(base, [delta], out)
+    with local_copy(out, "export.json") as copy:
+        assert contents(copy).items() > contents(chain.full[1]).items()
+    with pytest.raises(UserError, match=r"^s3://open/chain/out is already there"):
+        apply(base, [delta], out)
+    with pytest.raises(UserError, match=r"^s3://open/chain/delta: delta 1 cannot .*/out, number 1"):
+        apply(out, [delta], tmp_path / "again")
+    (key,) = (
+        one for one in object_store.keys("chain/delta") if one.endswith("users/order.parquet")
+    )
+    object_store.put(key, object_store.get(key)[:-1])
+    with pytest.raises(UserError, match=r"users/order\.parquet: is truncated, or was written anew"):
+        apply(base, [delta], tmp_path / "again")
+    assert list(tmp_path.iterdir()) == []
 
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "shutil.rmtree", "shutil.copyfile"}
