@@ -11,6 +11,8 @@ A prepared dataset is a folder; docs/dataset.md says what readers rely on::
     seen.parquet             training pairs: user_row, item_index, count; sorted by user_row
     past.parquet             training interactions before --train-from: user_row, item_index,
                              time; optional
+    seen/part-*.parquet      in place of seen.parquet, past/part-*.parquet of past.parquet, where
+                             days were added one by one (--after)
     test.parquet             held-out interactions: user_row, item_index, time
     validation.parquet       the same, held out for validation; optional
     vocabularies/NAME.parquet   for each categorical feature: index, value
@@ -124,6 +126,11 @@ class Schema:
     past: Annotated[int, Ge(0)] = 0
     """Rows of past.parquet: training interactions that are no examples; 0: there is no such file.
     schema.json says nothing of it then."""
+    seen_files: tuple[str, ...] = ()
+    """The files, paths below the folder, that make up seen.parquet together: a pair may stand in
+    several, and its counts add up. Empty, and not in schema.json: there is seen.parquet."""
+    past_files: tuple[str, ...] = ()
+    """The same of past.parquet; each of its interactions stands in one of them."""
     train_from: int | None = None
     """Time from which on training interactions are examples; None, and not in schema.json: all
     are."""
@@ -151,6 +158,16 @@ class Schema:
         """Number of training interactions: the examples, and those of the past."""
         return self.examples + self.past
 
+    @property
+    def seen_paths(self) -> tuple[str, ...]:
+        """The files of the pairs, below the folder."""
+        return self.seen_files or ("seen.parquet",)
+
+    @property
+    def past_paths(self) -> tuple[str, ...]:
+        """The files of the past, below the folder: none where there is no past."""
+        return (self.past_files or ("past.parquet",)) if self.past else ()
+
     def save(self, folder: Path) -> None:
         """Write ``schema.json`` into ``folder``."""
         value = asdict(self)
@@ -160,8 +177,8 @@ class Schema:
             del value["histories"]
         if not self.past:
             del value["past"]
-        for name in ("train_from", "test_until"):
-            if value[name] is None:
+        for name in ("train_from", "test_until", "seen_files", "past_files"):
+            if value[name] in (None, ()):
                 del value[name]
         write_json(folder / SCHEMA, value)
 
@@ -215,5 +232,7 @@ class Schema:
             )
         if self.past and self.train_from is None:
             raise UserError(f"{path}: past is {self.past}, and there is no train_from: {ANEW}")
+        if self.past_files and not self.past:
+            raise UserError(f"{path}: past_files are named, and past is 0: {ANEW}")
         if sum(file.rows for file in self.example_files) != self.examples:
             raise UserError(f"{path}: examples is not the sum of example_files: {ANEW}")

@@ -84,6 +84,8 @@ class Split:
     """What the groups are called, of a split that holds out a share of each; None for others."""
     group_rule: str = ""
     """``is_test`` with ``{share}`` in place of that share."""
+    may_be_empty: bool = False
+    """Whether it may hold out nothing."""
     parts_equals: bool = False
     """Whether it may part interactions of one user, item and time (and sequence): they are then all
     held out, as the test if one of them is."""

@@ -122,8 +122,11 @@ def _training(dataset: Dataset) -> Iterator[tuple[Ints, Ints, Ints]]:
     """Who took what when, row group by row group: row of users.parquet, item_index, time."""
     schema = dataset.schema
     # An example has the user's embedding row, which counts from 1.
-    files = [(file.path, file.rows, USER, 1) for file in schema.example_files]
-    files += [("past.parquet", schema.past, "user_row", 0)] if schema.past else []
+    files: list[tuple[str, int | None, str, int]] = [
+        (file.path, file.rows, USER, 1) for file in schema.example_files
+    ]
+    past = None if schema.past_files else schema.past
+    files += [(path, past, "user_row", 0) for path in schema.past_paths]
     for name, rows, column, first in files:
         where = str(dataset.folder / name)
         source = RowGroups(dataset.folder / name, [column, "item_index", "time"], rows)

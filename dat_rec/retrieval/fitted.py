@@ -70,15 +70,17 @@ def read_training(dataset: Dataset, protocol: Protocol, threads: Threads) -> Tra
         UserError: seen.parquet cannot be read.
     """
     shape = (dataset.schema.users, dataset.schema.trained_items)
-    source = RowGroups(dataset.folder / "seen.parquet", ["user_row", "item_index", "count"])
     parts: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]] = []
-    for group in range(len(source.bounds) - 1):
-        table = source.read(group)
-        user, item = (
-            table[name].to_numpy().astype(np.int32) for name in ("user_row", "item_index")
-        )
-        parts.append((user, item, table["count"].to_numpy().astype(np.float32)))
+    for path in (dataset.folder / name for name in dataset.schema.seen_paths):
+        source = RowGroups(path, ["user_row", "item_index", "count"])
+        for group in range(len(source.bounds) - 1):
+            table = source.read(group)
+            user, item = (
+                table[name].to_numpy().astype(np.int32) for name in ("user_row", "item_index")
+            )
+            parts.append((user, item, table["count"].to_numpy().astype(np.float32)))
     user, item, count = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    # A pair of several files is one: SciPy adds its counts up.
     pairs = sparse.csr_matrix((count, (user, item)), shape)
     return Training(pairs, popularity_keys(protocol), threads.number)
 

@@ -39,8 +39,9 @@ MOST_SCORES = 20_000_000_000
 MOST_NEIGHBOURS = 2_000_000_000
 """Maximum number of pairs of items that some user has both of, counted for each user: what ItemCF
 adds up."""
-MADE_OF = ("seen", "validation", "test", "items")
-"""Tables of a dataset that decide settings and figures; the test, by the users who are asked."""
+MADE_OF = ("validation", "test", "items")
+"""Tables of a dataset that decide settings and figures, beside the pairs; the test, by the users
+who are asked."""
 
 
 class Found(NamedTuple):
@@ -124,7 +125,10 @@ def _add_fitted(
 
 def _too_large(dataset: Dataset, protocol: Protocol) -> dict[str, str]:
     """Why ItemCF and iALS would take too long on this dataset, by name; nothing if they do not."""
-    pairs = int(RowGroups(dataset.folder / "seen.parquet", ["user_row"]).bounds[-1])
+    pairs = sum(
+        int(RowGroups(dataset.folder / path, ["user_row"]).bounds[-1])
+        for path in dataset.schema.seen_paths
+    )
     scores = len(protocol.users) * protocol.trained_items
     why = ""
     if pairs > MOST_PAIRS:
@@ -138,7 +142,8 @@ def _digests(dataset: Dataset, settings: Settings) -> tuple[str, str]:
     """SHA-256 of what decides the settings, and the figures."""
     parts = [str(VERSION), metadata.version("implicit"), dataset.versions()]
     if isinstance(dataset.folder, Path):
-        paths = [dataset.folder / f"{name}.parquet" for name in MADE_OF]
+        names = [*dataset.schema.seen_paths, *(f"{name}.parquet" for name in MADE_OF)]
+        paths = [dataset.folder / name for name in names]
         parts += [f"{path.name} {sha256(path)}" for path in paths if path.exists()]
     parts.append(f"{len(settings.protocol.user_row)} queries")
 

@@ -213,22 +213,28 @@ def _of_some_users(user_row: Ints, most: int, seed: int) -> Flags:
 def _seen(dataset: Dataset, asked: Ints) -> tuple[Ints, Ints, Ints]:
     """Read user, item and count of the training pairs of users who are asked, by user and item.
 
-    One row group is in memory at a time, and the pairs that are kept.
+    One row group is in memory at a time, and the pairs that are kept. A pair of several files is
+    one, and its counts add up.
     """
-    schema, path = dataset.schema, dataset.folder / "seen.parquet"
+    schema = dataset.schema
     kept = np.zeros(schema.users, np.bool_)
     kept[asked] = True
-    source = RowGroups(path, ["user_row", "item_index", "count"])
     parts = [np.zeros((3, 0), np.int64)]
-    for group in range(len(source.bounds) - 1):
-        table, where = source.read(group), str(path)
-        user = numbers(table, "user_row", where, schema.users)
-        item = numbers(table, "item_index", where, schema.trained_items)
-        pairs = np.stack([user, item, numbers(table, "count", where)])
-        parts.append(pairs[:, kept[user]])
+    for path in (dataset.folder / name for name in schema.seen_paths):
+        source = RowGroups(path, ["user_row", "item_index", "count"])
+        for group in range(len(source.bounds) - 1):
+            table, where = source.read(group), str(path)
+            user = numbers(table, "user_row", where, schema.users)
+            item = numbers(table, "item_index", where, schema.trained_items)
+            pairs = np.stack([user, item, numbers(table, "count", where)])
+            parts.append(pairs[:, kept[user]])
     user, item, count = np.concatenate(parts, axis=1)
     order = np.lexsort((item, user))
-    return user[order], item[order], count[order]
+    user, item, count = user[order], item[order], count[order]
+    first = np.flatnonzero((np.diff(user, prepend=-1) != 0) | (np.diff(item, prepend=-1) != 0))
+    if len(first) < len(user):
+        count = np.add.reduceat(count, first)
+    return user[first], item[first], count
 
 
 def numbers(table: pa.Table, column: str, where: str, rows: int | None = None) -> Ints:

@@ -7,21 +7,19 @@ popular an item is and nothing of what it is like. With the next D of them, σ, 
 vectors V, an item begins with its row of V Σ^½, scaled to length 1.
 
 They are found by subspace iteration with a random start (Halko, Martinsson and Tropp, "Finding
-structure with randomness", SIAM Review 53, 2011). Each step reads seen.parquet once, some users at
-a time: memory holds two matrices of (trained items, D + 11), whatever the number of users.
+structure with randomness", SIAM Review 53, 2011). Each step reads the pairs once, some users at a
+time: memory holds two matrices of (trained items, D + 11), whatever the number of users.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from dat_rec.data.dataset import Dataset
-from dat_rec.errors import UserError
-from dat_rec.storage.read import open_parquet
+from dat_rec.data.seen_pairs import pairs_by_user
 
 Floats = NDArray[np.float32]
 STEPS = 8
@@ -83,23 +81,8 @@ def _multiplied(dataset: Dataset, basis_TW: Floats, root_T1: Floats) -> Floats:
 
 def _pairs(dataset: Dataset) -> Iterator[sparse.csr_matrix]:
     """A in blocks of whole users, those without pairs left out: (users, trained items)."""
-    items = dataset.schema.trained_items
-    path = dataset.folder / "seen.parquet"
-    users = columns = np.zeros(0, np.int32)
-    try:
-        with open_parquet(path) as file:
-            for batch in file.iter_batches(PAIRS, columns=["user_row", "item_index"]):
-                users = np.concatenate([users, batch["user_row"].to_numpy()])
-                columns = np.concatenate([columns, batch["item_index"].to_numpy()])
-                whole = np.searchsorted(users, users[-1]) if len(users) else 0
-                if whole:
-                    yield _matrix(users[:whole], columns[:whole], items)
-                users, columns = users[whole:], columns[whole:]
-    except (pa.ArrowException, OSError, KeyError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: cannot be read ({reason}): prepare the dataset anew") from error
-    if len(users):
-        yield _matrix(users, columns, items)
+    for user, item in pairs_by_user(dataset, PAIRS):
+        yield _matrix(user, item, dataset.schema.trained_items)
 
 
 def _matrix(users: NDArray[np.int32], columns: NDArray[np.int32], items: int) -> sparse.csr_matrix:

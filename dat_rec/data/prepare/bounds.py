@@ -10,6 +10,7 @@ from functools import partial
 import duckdb
 
 from dat_rec.data.database import count_rows
+from dat_rec.data.prepare.base import Base, words_of_base
 from dat_rec.data.prepare.options import Options
 from dat_rec.data.prepare.validation import moment_in_utc
 from dat_rec.data.source import Bounds, Source
@@ -82,7 +83,11 @@ def cut_log(database: duckdb.DuckDBPyConnection, until: int, text: str) -> int:
 
 
 def words_of_bounds(
-    database: duckdb.DuckDBPyConnection, bounds: Bounds, options: Options, later: int
+    database: duckdb.DuckDBPyConnection,
+    bounds: Bounds,
+    options: Options,
+    later: int,
+    base: Base | None = None,
 ) -> list[str]:
     """What the bounds part, in words, a text for each.
 
@@ -91,12 +96,15 @@ def words_of_bounds(
         bounds: the moments.
         options: that name them.
         later: number of rows that ``cut_log`` has left out.
+        base: the dataset that is gone on from; None: there is none.
 
     Raises:
         UserError: no example would be left.
     """
     words = []
-    if bounds.train_from is not None:
+    if base is not None:
+        words.append(words_of_base(database, base))
+    elif bounds.train_from is not None:
         training = "marked_interactions WHERE part = 'train'"
         past = count_rows(database, f"{training} AND time < {bounds.train_from}")
         rows = count_rows(database, training)

@@ -14,6 +14,7 @@ from dat_rec.errors import UserError
 
 ID_TYPES = ("BIGINT", "VARCHAR")
 
+LATE = "late: before the end of the dataset of --after"
 CURES = {
     "missing": "fill it in or remove the row",
     "negative": "ids count from 0: correct the id or remove the row; hashes are read as text "
@@ -21,6 +22,7 @@ CURES = {
     "item not in the catalogue": "add the item to the items table or remove the row",
     "duplicate": "keep one row for each id",
     "time in another form": "write all times in one form or remove the row",
+    LATE: "leave the days of that dataset out (--from of parquet)",
 }
 OTHER_CURE = "correct or remove the row"
 
@@ -35,8 +37,19 @@ class Counts:
     """Number of rejected rows by kind, in all three relations."""
 
 
-def reject_bad_rows(database: duckdb.DuckDBPyConnection, max_rejected: float) -> Counts:
+def reject_bad_rows(
+    database: duckdb.DuckDBPyConnection,
+    max_rejected: float,
+    known_items: str | None = None,
+    begin: int | None = None,
+) -> Counts:
     """Make the clean relations.
+
+    Args:
+        database: holds the raw relations.
+        max_rejected: maximum share of bad rows.
+        known_items: relation of items (item_id) that are in the catalogue beside ``raw_items``.
+        begin: time before which an interaction is too late to be taken; None: there is none.
 
     Raises:
         UserError: a relation has no rows or wrong types, or more than the share ``max_rejected``
@@ -59,7 +72,9 @@ def reject_bad_rows(database: duckdb.DuckDBPyConnection, max_rejected: float) ->
     for name in ("items", "users", "interactions"):
         columns = types[name]
         kind = (
-            _kind_of_interaction(columns) if name == "interactions" else _kind_of_row(name, columns)
+            _kind_of_interaction(columns, known_items, begin)
+            if name == "interactions"
+            else _kind_of_row(name, columns)
         )
         read = _check_table(database, name, kind, columns, max_rejected, rejected)
     return Counts(read, dict(sorted(rejected.items())))
@@ -75,12 +90,19 @@ def _bad_id(column: str, columns: dict[str, str], where: str = "") -> str:
     return sql
 
 
-def _kind_of_interaction(columns: dict[str, str]) -> str:
+def _kind_of_interaction(
+    columns: dict[str, str], known_items: str | None, begin: int | None
+) -> str:
     """SQL: NULL for a good row, else what is wrong with it."""
+    late = "" if begin is None else f"WHEN time < {begin} THEN '{LATE}' "
+    known = (
+        "" if known_items is None else f" AND item_id NOT IN (SELECT item_id FROM {known_items})"
+    )
     return (
         f"CASE WHEN problem IS NOT NULL THEN problem {_bad_id('user_id', columns)} "
         f"{_bad_id('item_id', columns)} WHEN time IS NULL THEN 'unparsable time' "
-        "WHEN item_id NOT IN (SELECT item_id FROM items) THEN 'item not in the catalogue' END"
+        f"{late}WHEN item_id NOT IN (SELECT item_id FROM items){known} "
+        "THEN 'item not in the catalogue' END"
     )
 
 
@@ -106,6 +128,7 @@ def _check_table(
     if name == "interactions":
         value = (
             "CASE WHEN problem IS NOT NULL OR _kind = 'unparsable time' THEN value "
+            f"WHEN _kind = '{LATE}' THEN time::VARCHAR "
             "WHEN _kind LIKE '%user_id' THEN user_id::VARCHAR ELSE item_id::VARCHAR END"
         )
     else:

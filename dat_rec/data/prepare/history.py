@@ -10,7 +10,7 @@ else. There the interactions stand by user, and a user's items in a random order
 an example's history is the N items after its own, all of the user's others where there are no more.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -136,7 +136,7 @@ def order_at_random(
         seed: decides the order of a user's items.
         sequence: (R,): of each user the same; None: there is none.
     """
-    pair = user.astype(np.int64) << 32 | item
+    pair = pair_keys(user, item)
     order = np.lexsort((pair, shuffle_keys(pair, seed), user))
     user, item, time, pair = user[order], item[order], time[order], pair[order]
     begin, end = _runs(user)
@@ -170,7 +170,7 @@ class Pairs:
 
 def find_pairs(sequences: Sequences) -> Pairs:
     """Count the pairs, and find the interactions that repeat one."""
-    pair = sequences.user.astype(np.int64) << 32 | sequences.item
+    pair = pair_keys(sequences.user, sequences.item)
     # Stable: within a pair the order is that of the times.
     order = np.argsort(pair, kind="stable")
     pair = pair[order]
@@ -182,6 +182,34 @@ def find_pairs(sequences: Sequences) -> Pairs:
     pair = pair[first]
     user, item = (pair >> 32).astype(np.int32), (pair & 0x7FFFFFFF).astype(np.int32)
     return Pairs(user, item, count.astype(np.int32), repeat)
+
+
+def find_new_pairs(sequences: Sequences, new: NDArray[np.bool_], had: Ints) -> Pairs:
+    """Count the pairs of new interactions among others, which are a user's history so far.
+
+    Args:
+        sequences: R interactions.
+        new: (R,): which ones are new.
+        had: keys (``pair_keys``) of pairs that occurred before them.
+
+    Returns:
+        The pairs of the new ones; ``repeat`` is of all R, and false for the others.
+    """
+    chosen = replace(
+        sequences,
+        user=sequences.user[new],
+        item=sequences.item[new],
+        moment=sequences.moment[new],
+    )
+    found = find_pairs(chosen)
+    repeat = np.zeros(len(new), np.bool_)
+    repeat[new] = found.repeat | np.isin(pair_keys(chosen.user, chosen.item), had)
+    return replace(found, repeat=repeat)
+
+
+def pair_keys(user: NDArray[np.int32], item: NDArray[np.int32]) -> Ints:
+    """(R,): a number for each pair of user_row and item_index, in their order."""
+    return user.astype(np.int64) << 32 | item
 
 
 def with_histories(

@@ -20,14 +20,14 @@ import pyarrow as pa
 
 import dat_rec
 from dat_rec.errors import UserError
-from dat_rec.files import UNFINISHED, checked, read_json, write_json
+from dat_rec.files import UNFINISHED, checked, read_json, sha256, write_json
 
 if TYPE_CHECKING:
     from dat_rec.data.prepare.options import Options
 
 T = TypeVar("T")
-FREE = ("out", "overwrite", "memory_limit", "threads")
-"""Options that do not change the dataset."""
+FREE = ("out", "overwrite", "memory_limit", "threads", "after")
+"""Options that do not change the dataset, and the one whose dataset is told by its digests."""
 NAME = "journal.json"
 
 
@@ -41,7 +41,14 @@ def made_of(options: "Options") -> dict[str, Any]:
         "options": {name: repr(value) for name, value in values.items()},
         "inputs": [file for path in options.inputs() for file in _files(path)],
         "tables": list(options.versions()),
+        **({} if options.after is None else {"dataset before": _dataset(options.after)}),
     }
+
+
+def _dataset(folder: Path) -> list[str]:
+    """The digests of a dataset's files that tell what it is, wherever it lies."""
+    files = [folder / name for name in ("schema.json", "sha256.json", "users.parquet")]
+    return [sha256(file) for file in files if file.exists()]
 
 
 def _files(path: Path) -> Iterator[list[Any]]:

@@ -38,6 +38,10 @@ class Options(ABC):
     test_until: str | None = None
     """End of the log, where the test is the last by time: a timestamp in UTC, or an integer if the
     log's times are. Interactions from then on are left out, as if they were not there."""
+    after: Path | None = None
+    """Dataset, or its address, to go on from: the source is asked for the new interactions alone,
+    and all earlier ones are taken from there. What that dataset holds out becomes examples, and so
+    does what is new and not held out here."""
     overwrite: bool = False
     """Replace the dataset in OUT, if there is one."""
     memory_limit: str = "15%"
@@ -57,7 +61,8 @@ class Options(ABC):
 
     def inputs(self) -> tuple[Path, ...]:
         """The input files and folders."""
-        values = (getattr(self, field.name) for field in fields(self) if field.name != "out")
+        names = (field.name for field in fields(self) if field.name not in ("out", "after"))
+        values = (getattr(self, name) for name in names)
         return tuple(value for value in values if isinstance(value, Path))
 
     def versions(self) -> tuple[str, ...]:

@@ -9,8 +9,10 @@ from pathlib import Path
 from dat_rec.data.database import can_last
 from dat_rec.data.digests import DIGESTS, digests_of, files_below
 from dat_rec.data.duckdb_errors import errors_in_one_line
+from dat_rec.data.prepare.base import Base, open_base, unchanged
 from dat_rec.data.prepare.journal import Journal, made_of
 from dat_rec.data.prepare.options import Options
+from dat_rec.data.prepare.parts import known_digests
 from dat_rec.data.prepare.remote import address_in, has_addresses, prepare_near
 from dat_rec.data.prepare.stages import Stages
 from dat_rec.data.prepare.validation import check_validation
@@ -56,9 +58,11 @@ def prepare(options: Options) -> Schema:
 def _prepare(options: Options) -> Schema:
     """Make the dataset, of local paths alone."""
     _check_paths(options)
+    base = open_base(options)
     of = made_of(options)
     with (
         errors_in_one_line(options.inputs(), options.out, options.memory_limit),
+        unchanged(base),
         whole_folder(
             options.out,
             marker="schema.json",
@@ -69,21 +73,23 @@ def _prepare(options: Options) -> Schema:
         for name in ("work", "examples", "vocabularies"):
             (folder / name).mkdir(exist_ok=True)
         journal = Journal(folder / "work", of, lasting=can_last(folder))
-        schema = Stages(options, folder, journal).run()
+        schema = Stages(options, folder, journal, base).run()
         journal.drop_files()
         schema.save(folder)
-        _write_digests(folder, options.threads)
+        _write_digests(folder, options.threads, base)
         shutil.rmtree(folder / "work")
     return schema
 
 
-def _write_digests(folder: Path, threads: int | None) -> None:
-    """Write sha256.json, of all other files."""
+def _write_digests(folder: Path, threads: int | None, base: Base | None) -> None:
+    """Write sha256.json, of all other files; what was taken over has its digest already."""
+    known = {} if base is None else known_digests(base, folder)
     names = [name for name in files_below(folder) if not name.startswith("work/")]
+    names = [name for name in names if name not in known]
     size = sum((folder / name).stat().st_size for name in names)
     with closing(Progress("prepare: sha256", size, unit="B")) as bar:
         found = digests_of(folder, names, bar, threads or os.cpu_count() or 1)
-    write_json(folder / DIGESTS, found)
+    write_json(folder / DIGESTS, dict(sorted((found | known).items())))
 
 
 def _check_numbers(options: Options) -> None:
@@ -104,7 +110,7 @@ def _check_paths(options: Options) -> None:
         raise UserError(
             f"--out {options.out}: DuckDB takes a backslash for a slash: name a folder without one"
         )
-    for path in options.inputs():
+    for path in (*options.inputs(), *([options.after] if options.after else [])):
         if not path.exists():
             raise UserError(f"{path}: no such file or folder: correct the path")
         if out == path.resolve() or out in path.resolve().parents:

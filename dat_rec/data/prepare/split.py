@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import duckdb
 
 from dat_rec.data.database import count_rows
+from dat_rec.data.prepare.base import HELD_OUT, ITEMS, USERS
 from dat_rec.data.source import Split, Validation, columns_of
 from dat_rec.errors import UserError
 
@@ -82,6 +83,8 @@ class HeldOut:
 
     def __str__(self) -> str:
         share = self.asked_users / max(1, self.users)
+        if not self.rows:
+            return f"all {self.of} are trained on"
         return (
             f"{self._held_out}, and {self.asked_users} of {self.users} users have a {self.part} "
             f"query that a model can answer ({share:.2%})"
@@ -94,7 +97,9 @@ class HeldOut:
     @property
     def warnings(self) -> tuple[str, ...]:
         """A line each, if the share is far from the one asked for, there are ties, or few users."""
-        lines = []
+        lines: list[str] = []
+        if not self.rows:
+            return ()
         share = self.rows / self.of
         if self.joined:
             lines.append(
@@ -122,9 +127,20 @@ class HeldOut:
 
 
 def hold_out(
-    database: duckdb.DuckDBPyConnection, split: Split, validation: Validation | None = None
+    database: duckdb.DuckDBPyConnection,
+    split: Split,
+    validation: Validation | None = None,
+    *,
+    after: bool = False,
 ) -> tuple[HeldOut, ...]:
     """Make ``marked_interactions``: ``part`` says which ones are held out.
+
+    Args:
+        database: holds the clean relations; with ``after`` also the views of ``base.py``.
+        split: the rule of the test.
+        validation: that of the validation; None: there is none.
+        after: whether the interactions follow those of a dataset: what it holds out is added to
+            the training ones, and nothing else need be left to train on.
 
     Returns:
         What is held out as the test, then for validation if there is one.
@@ -145,21 +161,23 @@ def hold_out(
     joined = _join_equals(database, columns) if split.parts_equals else 0
     rows = count_rows(database, "marked_interactions")
     tested = count_rows(database, "marked_interactions WHERE part = 'test'")
-    if rows == 1:
+    if rows == 1 and not after:
         raise UserError("there is one interaction, to train on or to test on: give more data")
-    if tested == rows:
+    if tested == rows and not after:
         raise UserError(f"no interaction is left to train on ({split.words}): {split.if_all}")
-    if tested == 0:
+    if tested == 0 and not split.may_be_empty:
         raise UserError(f"no interaction is held out to test on ({split.words}): {split.if_none}")
     ties = _ties(database, "test", moment) if split.by_order else 0
     users = count_rows(database, "(SELECT DISTINCT user_id FROM marked_interactions)")
-    asked = _asked_users(database, "test")
+    if after:
+        _add_held_out(database, columns)
+    asked = _asked_users(database, "test", after=after)
     held_out = HeldOut(tested, rows, split.share, "test", ties, users, asked, joined)
     if validation is None:
         return (held_out,)
     validating = count_rows(database, "marked_interactions WHERE part = 'validation'")
     left = rows - tested
-    if validating == left:
+    if validating == left and not after:
         raise UserError(
             f"no interaction is left to train on ({validation.words}): give more data, or hold out "
             "less for validation"
@@ -170,7 +188,7 @@ def hold_out(
             "hold out more"
         )
     ties = _ties(database, "validation", moment) if split.by_order else 0
-    asked = _asked_users(database, "validation")
+    asked = _asked_users(database, "validation", after=after)
     return held_out, HeldOut(validating, left, validation.share, "validation", ties, users, asked)
 
 
@@ -207,10 +225,20 @@ def _join_equals(database: duckdb.DuckDBPyConnection, columns: str) -> int:
     return before - count_rows(database, "marked_interactions WHERE part = 'train'")
 
 
-def _asked_users(database: duckdb.DuckDBPyConnection, part: str) -> int:
+def _add_held_out(database: duckdb.DuckDBPyConnection, columns: str) -> None:
+    """Train on what the dataset before has held out."""
+    database.execute(
+        f"INSERT INTO marked_interactions ({columns}, part) "
+        f"SELECT {columns}, 'train' FROM {HELD_OUT}"
+    )
+
+
+def _asked_users(database: duckdb.DuckDBPyConnection, part: str, *, after: bool) -> int:
     """The number of trained users who have an interaction of the part with a trained item."""
+    known = {"user_id": USERS, "item_id": ITEMS} if after else {}
     trained = " AND ".join(
-        f"{key} IN (SELECT {key} FROM marked_interactions WHERE part = 'train')"
+        f"({key} IN (SELECT {key} FROM marked_interactions WHERE part = 'train')"
+        + (f" OR {key} IN (SELECT {key} FROM {known[key]} WHERE _trained))" if known else ")")
         for key in ("user_id", "item_id")
     )
     query = f"SELECT DISTINCT user_id FROM marked_interactions WHERE part = '{part}' AND {trained}"

@@ -23,8 +23,10 @@ import pyarrow.parquet as pq
 from dat_rec.data.database import connect, drop_tables, tables_of, threads_of
 from dat_rec.data.prepare import write
 from dat_rec.data.prepare.audience import write_pairs
+from dat_rec.data.prepare.base import ITEMS, Base, check_source, moments_of, register_base
 from dat_rec.data.prepare.bounds import bounds_of, cut_log, words_of_bounds
 from dat_rec.data.prepare.checks import Counts, reject_bad_rows
+from dat_rec.data.prepare.grown import grow_items, grow_users
 from dat_rec.data.prepare.interactions import (
     find_ranges,
     has_sequence,
@@ -34,8 +36,10 @@ from dat_rec.data.prepare.interactions import (
 )
 from dat_rec.data.prepare.journal import Journal
 from dat_rec.data.prepare.options import Options
+from dat_rec.data.prepare.parts import part_names, take_over_all, write_past
 from dat_rec.data.prepare.shuffle import file_cuts
 from dat_rec.data.prepare.split import hold_out, keep_frequent
+from dat_rec.data.prepare.user_histories import UserHistories
 from dat_rec.data.prepare.user_ranges import (
     ITEMS_IN_ORDER,
     Shared,
@@ -48,7 +52,15 @@ from dat_rec.data.prepare.validation import validation_of
 from dat_rec.data.prepare.vocabulary import number_items, number_users
 from dat_rec.data.progress import Progress
 from dat_rec.data.schema import AUDIENCE, HISTORY, ITEM, USER, ExampleFile, Feature, Schema
-from dat_rec.data.source import HISTORY_CATEGORY, Attribute, Bounds, Split, Validation
+from dat_rec.data.source import (
+    HISTORY_CATEGORY,
+    SEQUENCE,
+    Attribute,
+    Bounds,
+    Split,
+    Validation,
+    columns_of,
+)
 
 UNORDERED = (
     "no user has training interactions of two times: each one's history holds the user's other "
@@ -99,10 +111,16 @@ class _Numbered:
     """Whether a sequence orders the interactions of one time."""
     unordered: bool
     """Whether no user has training interactions of two times."""
+    before: int = 0
+    """Number of training interactions of the dataset that is gone on from; 0: there is none."""
 
     @property
     def rows(self) -> int:
-        """Number of training interactions."""
+        """Number of rows of the users' sequences.
+
+        They are the training interactions; where a dataset is gone on from, the new ones, and the
+        items of the histories in it.
+        """
         return sum(found.rows for found in self.ranges)
 
     @property
@@ -113,7 +131,12 @@ class _Numbered:
     @property
     def past(self) -> int:
         """Number of the others, which come before."""
-        return self.rows - self.examples
+        return self.before or self.rows - self.examples
+
+    @property
+    def read(self) -> int:
+        """Number of training interactions that are read."""
+        return self.examples if self.before else self.rows
 
 
 @dataclass(frozen=True)
@@ -148,10 +171,14 @@ class Stages:
         options: the source and its options.
         folder: the unfinished dataset.
         journal: knows which stages are finished.
+        base: the dataset that is gone on from; None: there is none.
     """
 
-    def __init__(self, options: Options, folder: Path, journal: Journal) -> None:
+    def __init__(
+        self, options: Options, folder: Path, journal: Journal, base: Base | None = None
+    ) -> None:
         self._options = options
+        self._base = base
         self._folder = folder
         self._work = folder / "work"
         self._journal = journal
@@ -188,6 +215,13 @@ class Stages:
             source = options.register(database, self._work)
             validation = validation_of(database, source, options)
             split, bounds = source.split, bounds_of(database, source, options)
+            begin = None
+            if (base := self._base) is not None:
+                sequence = SEQUENCE in columns_of(database, "raw_interactions")
+                check_source(base, source, sequence=sequence)
+                register_base(database, base, source)
+                train_from, begin = moments_of(database, base)
+                bounds = replace(bounds, train_from=train_from)
             # How many rows there are, nobody knows before they are read.
             with (
                 closing(Progress("prepare: check", 100, unit="%")) as bar,
@@ -198,7 +232,9 @@ class Stages:
                     later = cut_log(database, bounds.test_until, f"{options.test_until}")
                     cure = f"name a later time than --test-until {options.test_until}"
                     split = replace(split, if_none=f"{cure}, or hold out more")
-                counts = reject_bad_rows(database, options.max_rejected)
+                counts = reject_bad_rows(
+                    database, options.max_rejected, ITEMS if base else None, begin
+                )
         return _Checked(
             counts=counts,
             source=source.name,
@@ -221,8 +257,11 @@ class Stages:
             tables_of(database, self._work, "split", "check"),
         ):
             notes = keep_frequent(database, checked.minimum)
-            held_out = hold_out(database, checked.split, checked.validation)
-            bounded = words_of_bounds(database, checked.bounds, self._options, checked.later)
+            after = self._base is not None
+            held_out = hold_out(database, checked.split, checked.validation, after=after)
+            bounded = words_of_bounds(
+                database, checked.bounds, self._options, checked.later, self._base
+            )
         words = [checked.split.words, str(held_out[0])]
         if checked.validation is not None:
             words += [checked.validation.words, str(held_out[1])]
@@ -239,12 +278,17 @@ class Stages:
             bar.of_statements(database),
             tables_of(database, self._work, "number", "split", "check"),
         ):
-            items = number_items(database, attributes, checked.category, folder)
-            users = number_users(database, attributes, folder)
+            base = self._base
+            if base is None:
+                items = number_items(database, attributes, checked.category, folder)
+                users = number_users(database, attributes, folder)
+            else:
+                items = grow_items(database, attributes, checked.category, folder, base)
+                users = grow_users(database, attributes, folder, base)
             ranges = find_ranges(database, checked.bounds.train_from)
             training = self._work / "training"
-            write_training(database, training)
-            unordered = is_unordered(database, training)
+            write_training(database, training, after=base is not None)
+            unordered = base is None and is_unordered(database, training)
             pairs = None
             catalogue = tuple(items)
             if unordered and self._options.audience_length:
@@ -269,6 +313,7 @@ class Stages:
                 else 0,
                 has_sequence=has_sequence(database),
                 unordered=unordered,
+                before=base.schema.training if base else 0,
             )
 
     def _users(self, checked: _Checked, numbered: _Numbered, threads: int) -> _Ordered:
@@ -284,6 +329,9 @@ class Stages:
             row_group=write.ROW_GROUP,
             has_sequence=numbered.has_sequence,
             unordered=numbered.unordered,
+            before=UserHistories(base.folder / "users.parquet", base.trained_users)
+            if (base := self._base)
+            else None,
         )
         with _bar("users", numbered.rows) as bar:
 
@@ -294,7 +342,12 @@ class Stages:
         return _Ordered(count_ties(self._work))
 
     def _examples(self, numbered: _Numbered, category: str, threads: int) -> _Written:
-        tables = ["users", "seen", *(["past"] if numbered.past else [])]
+        files = {name: f"{name}.parquet" for name in ("users", "seen")}
+        if self._base is not None:
+            files = self._take_over(self._base, numbered)
+        elif numbered.past:
+            files["past"] = "past.parquet"
+        tables = list(files)
         pieces = {
             name: [self._work / name / f"{found.number}.arrow" for found in numbered.ranges]
             for name in (*tables, "examples")
@@ -309,7 +362,7 @@ class Stages:
         )
         names = [
             f"examples/part-{number:05}.parquet"
-            for number in range(-(-numbered.examples // write.FILE_ROWS))
+            for number in range(max(1, -(-numbered.examples // write.FILE_ROWS)))
         ]
         with _bar("examples", numbered.examples) as bar:
 
@@ -317,11 +370,32 @@ class Stages:
                 if number >= 0:
                     return writer.write(number, self._folder / names[number], bar.add)
                 name = tables[number]
-                return write.write_pieces(pieces[name], self._folder / f"{name}.parquet")
+                return write.write_pieces(pieces[name], self._folder / files[name])
 
             rows = bar.in_threads(work, range(-len(tables), len(names)), threads)
         of_files = zip(names, rows[len(tables) :], strict=True)
         return _Written(tuple(ExampleFile(name, count) for name, count in of_files))
+
+    def _take_over(self, base: Base, numbered: _Numbered) -> dict[str, str]:
+        """Take the dataset's parts over, add its examples to the past, and name what is left."""
+        take_over_all(base, self._folder)
+        if base.schema.examples:
+            write_past(base, self._folder / self._past_files()[-1])
+        files = {"users": "users.parquet"}
+        return files | ({"seen": self._seen_files(numbered)[-1]} if numbered.examples else {})
+
+    def _seen_files(self, numbered: _Numbered) -> tuple[str, ...]:
+        """The parts of the pairs, where a dataset is gone on from: its own, and what is new."""
+        if self._base is None:
+            return ()
+        return part_names("seen", len(self._base.schema.seen_paths) + bool(numbered.examples))
+
+    def _past_files(self) -> tuple[str, ...]:
+        """The parts of the past: the dataset's own, and its examples."""
+        if self._base is None:
+            return ()
+        schema = self._base.schema
+        return part_names("past", len(schema.past_paths) + bool(schema.examples))
 
     def _schema(
         self,
@@ -347,6 +421,8 @@ class Stages:
             tests=numbered.tests,
             validation=numbered.validation,
             past=numbered.past,
+            seen_files=self._seen_files(numbered),
+            past_files=self._past_files(),
             train_from=checked.bounds.train_from,
             test_until=checked.bounds.test_until,
             histories="others" if numbered.unordered else "earlier",
@@ -357,7 +433,7 @@ class Stages:
             notes=(
                 *checked.notes,
                 *marked.notes,
-                *((UNORDERED,) if numbered.unordered else ordered.notes(numbered.rows)),
+                *((UNORDERED,) if numbered.unordered else ordered.notes(numbered.read)),
             ),
             facts=checked.facts,
         )

@@ -6,7 +6,12 @@ the work folder::
 
     user_rows.parquet            user_id, trained, query features; by user_row
     training/range=R/*.parquet   user_row, item_index, time, and sequence if the log has one, of
-                                 the range's training interactions
+                                 the range's training interactions; of those that follow a dataset,
+                                 also had, whether the dataset has the pair
+
+Where interactions follow a dataset (``--after``), each user's history there stands before them, and
+what is written of pairs and examples is of the new ones.
+
 
 Out:
 
@@ -31,21 +36,29 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dat_rec.data.prepare.history import (
+    Ints,
     Pairs,
     Sequences,
     Windows,
+    find_new_pairs,
     find_pairs,
     order_at_random,
     order_interactions,
+    pair_keys,
     with_histories,
 )
 from dat_rec.data.prepare.shuffle import Keys, file_of, shuffle_keys
+from dat_rec.data.prepare.user_histories import UserHistories
 from dat_rec.data.source import REPEAT, SEQUENCE
 from dat_rec.files import whole_file
 
 KEY = "_key"
 START, LENGTH, BEGIN, END = "_start", "_length", "_begin", "_end"
 """Columns of a history's place in the sequence; the last two in a log without order alone."""
+HAD = "had"
+"""Column that says whether the dataset before has the pair."""
+BEFORE = np.iinfo(np.int64).min // 2
+"""A time before all others."""
 ITEMS_IN_ORDER = "sequence.int32"
 
 
@@ -89,6 +102,8 @@ class Shared:
     """Whether a sequence orders the interactions of one time."""
     unordered: bool
     """Whether no user has interactions of two times: histories hold the user's other items."""
+    before: UserHistories | None = None
+    """The histories in the dataset that the interactions follow; None: there is none."""
 
 
 def make_folders(work: Path) -> None:
@@ -108,7 +123,7 @@ def write_range(of: UserRange, shared: Shared, done: Callable[[int], None]) -> N
     """
     last = shared.work / "examples" / f"{of.number}.arrow"
     if not last.exists():
-        sequences = _read(of, shared)
+        sequences, had = _read(of, shared)
         done(of.rows // 4)
         with whole_file(shared.work / "ties" / str(of.number)) as partial:
             partial.write_text(str(sequences.ties))
@@ -120,9 +135,11 @@ def write_range(of: UserRange, shared: Shared, done: Callable[[int], None]) -> N
             [with_histories(users, histories, sequences.item, shared.category)],
         )
         pairs = find_pairs(sequences)
+        if shared.before is not None:
+            pairs = find_new_pairs(sequences, sequences.time > BEFORE, had)
         done(of.rows // 4)
         _write(shared.work / "seen" / last.name, [_seen(pairs)])
-        if shared.train_from is not None:
+        if shared.train_from is not None and shared.before is None:
             _write(shared.work / "past" / last.name, [_past(sequences, shared.train_from)])
         _write(last, _examples(of, shared, sequences, pairs, users.select(shared.features)))
         done(of.rows - 2 * (of.rows // 4))
@@ -135,10 +152,10 @@ def count_ties(work: Path) -> int:
     return sum(int(file.read_text()) for file in (work / "ties").iterdir())
 
 
-def _read(of: UserRange, shared: Shared) -> Sequences:
-    """The range's interactions, in order."""
+def _read(of: UserRange, shared: Shared) -> tuple[Sequences, Ints]:
+    """The range's interactions, in order; and the keys of pairs that the users had before."""
     folder = shared.work / "training" / f"range={of.number}"
-    files = sorted(folder.iterdir()) if of.rows else []
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
     parts = [pq.ParquetFile(file).read() for file in files]
     user, item, time = (
         np.concatenate([np.empty(0, dtype), *(part[name].to_numpy() for part in parts)])
@@ -148,9 +165,20 @@ def _read(of: UserRange, shared: Shared) -> Sequences:
     if shared.has_sequence:
         found = [part[SEQUENCE].to_numpy() for part in parts]
         sequence = np.concatenate([np.empty(0, np.int64), *found])
+    had = np.empty(0, np.int64)
+    length = shared.history_length
     if shared.unordered:
-        return order_at_random(user, item, time, shared.history_length, shared.seed, sequence)
-    return order_interactions(user, item, time, shared.history_length, sequence)
+        return order_at_random(user, item, time, length, shared.seed, sequence), had
+    if shared.before is not None:
+        was = np.concatenate([np.empty(0, np.bool_), *(part[HAD].to_numpy() for part in parts)])
+        had = np.unique(pair_keys(user[was], item[was]))
+        first = shared.before.read(of.first_user, of.users)
+        user, item = np.concatenate([first.user, user]), np.concatenate([first.item, item])
+        # Each is earlier than the next, and all are than the interactions themselves.
+        time = np.concatenate([BEFORE - first.back, time])
+        if sequence is not None:
+            sequence = np.concatenate([np.zeros(len(first.user), np.int64), sequence])
+    return order_interactions(user, item, time, length, sequence), had
 
 
 def _write_sequence(of: UserRange, sequences: Sequences, shared: Shared) -> None:

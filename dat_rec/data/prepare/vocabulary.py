@@ -55,9 +55,9 @@ def number_items(
     features = [Feature(ITEM, "item", ITEM, trained + 1)]
     attributes = [a for a in attributes if a.side == "item"]
     attributes.sort(key=lambda attribute: attribute.name != category)
-    features += [_encode(database, attribute, folder) for attribute in attributes]
-    words = f"coalesce(nullif({_text(database, category)}, ''), '{UNKNOWN_CATEGORY}')"
-    _join_encoded(
+    features += [encode(database, attribute, folder) for attribute in attributes]
+    words = category_words(database, category)
+    join_encoded(
         database,
         "item_rows",
         f"n._number AS item_index, item_id, title, {words} AS category_name, train_count, {ITEM}",
@@ -90,11 +90,16 @@ def number_users(
     )
     attributes = [a for a in attributes if a.side == "query"]
     features = [Feature(USER, "query", USER, trained + 1)]
-    features += [_encode(database, attribute, folder) for attribute in attributes]
-    _join_encoded(
+    features += [encode(database, attribute, folder) for attribute in attributes]
+    join_encoded(
         database, "user_rows", f"n._number AS user_row, user_id, trained, {USER}", attributes
     )
     return features
+
+
+def category_words(database: duckdb.DuckDBPyConnection, category: str) -> str:
+    """SQL: the category of a row of ``numbered`` in words."""
+    return f"coalesce(nullif({_text(database, category)}, ''), '{UNKNOWN_CATEGORY}')"
 
 
 def _text(database: duckdb.DuckDBPyConnection, column: str) -> str:
@@ -105,16 +110,28 @@ def _text(database: duckdb.DuckDBPyConnection, column: str) -> str:
     return f"nullif({named(column)}::VARCHAR, '')"
 
 
-def _encode(database: duckdb.DuckDBPyConnection, attribute: Attribute, folder: Path) -> Feature:
+def encode(
+    database: duckdb.DuckDBPyConnection,
+    attribute: Attribute,
+    folder: Path,
+    known: str | None = None,
+) -> Feature:
     """Make ``encoded_NAME`` (_number, code) and the vocabulary's file.
 
     The vocabulary is that of the whole table, in the order of the text, so it does not depend on
     the order of the rows.
+
+    Args:
+        database: holds ``numbered``.
+        attribute: its column in it.
+        folder: the dataset's folder.
+        known: relation (index, value) of a vocabulary whose rows stay as they are, and which new
+            values stand behind; of a number, its buckets. None: there is none.
     """
     name = attribute.name
     encoded, column = named(f"encoded_{name}"), named(name)
     if attribute.kind == "number":
-        size = _encode_number(database, attribute, encoded)
+        size = _encode_number(database, attribute, encoded, known)
     else:
         if attribute.kind == "tags":
             values = (
@@ -123,10 +140,15 @@ def _encode(database: duckdb.DuckDBPyConnection, attribute: Attribute, folder: P
             )
         else:
             values = f"SELECT _number, {_text(database, name)} AS value, 1 AS place FROM numbered"
+        distinct = f"SELECT DISTINCT value FROM ({values}) WHERE value IS NOT NULL"
+        number, old = "row_number() OVER (ORDER BY value)", ""
+        if known is not None:
+            old = f"SELECT value, index::INTEGER AS code FROM {known} WHERE index > 0 UNION ALL "
+            number += f" + (SELECT count(*) FROM {known} WHERE index > 0)"
+            distinct += f" AND value NOT IN (SELECT value FROM {known} WHERE index > 0)"
         database.execute(
-            "CREATE TABLE vocabulary AS SELECT value, "
-            "row_number() OVER (ORDER BY value)::INTEGER AS code FROM "
-            f"(SELECT DISTINCT value FROM ({values}) WHERE value IS NOT NULL)"
+            f"CREATE TABLE vocabulary AS {old}SELECT value, ({number})::INTEGER AS code "
+            f"FROM ({distinct})"
         )
         size = count_rows(database, "vocabulary") + 1
         codes = f"SELECT _number, code, min(place) AS place FROM ({values}) JOIN vocabulary "
@@ -143,17 +165,17 @@ def _encode(database: duckdb.DuckDBPyConnection, attribute: Attribute, folder: P
     return Feature(name, attribute.side, name, size, attribute.kind == "tags")
 
 
-def _encode_number(database: duckdb.DuckDBPyConnection, attribute: Attribute, encoded: str) -> int:
+def _encode_number(
+    database: duckdb.DuckDBPyConnection, attribute: Attribute, encoded: str, known: str | None
+) -> int:
     """Cut a number at its quantiles: bucket i holds edges[i−1] ≤ number < edges[i]."""
     value = f"{named(attribute.name)}::DOUBLE"
-    known = f"FROM numbered WHERE {value} IS NOT NULL AND isfinite({value})"
-    shares = [number / BUCKETS for number in range(1, BUCKETS)]
-    row = database.execute(
-        f"SELECT quantile_disc({value}, {shares}), min({value}) {known}"
-    ).fetchone()
-    edges: list[float] = []
-    if row and row[0]:
-        edges = sorted({float(edge) for edge in row[0] if edge > row[1]})
+    finite = f"FROM numbered WHERE {value} IS NOT NULL AND isfinite({value})"
+    if known is None:
+        edges = _quantiles(database, value, finite)
+    else:
+        buckets = database.execute(f"SELECT value FROM {known} WHERE index > 1 ORDER BY index")
+        edges = [float(text[1:].partition(",")[0]) for (text,) in buckets.fetchall()]
     starts = [float("-inf"), *edges]
     database.execute("CREATE TABLE vocabulary (code INTEGER, value VARCHAR)")
     for code, start in enumerate(starts, 1):
@@ -163,9 +185,20 @@ def _encode_number(database: duckdb.DuckDBPyConnection, attribute: Attribute, en
         )
     bucket = " + ".join(["1", *(f"({value} >= {edge!r})::INTEGER" for edge in edges)])
     database.execute(
-        f"CREATE TABLE {encoded} AS SELECT _number, ({bucket})::INTEGER AS code {known}"
+        f"CREATE TABLE {encoded} AS SELECT _number, ({bucket})::INTEGER AS code {finite}"
     )
     return len(starts) + 1
+
+
+def _quantiles(database: duckdb.DuckDBPyConnection, value: str, finite: str) -> list[float]:
+    """The edges of buckets of about equal size; none at or below the least value."""
+    shares = [number / BUCKETS for number in range(1, BUCKETS)]
+    row = database.execute(
+        f"SELECT quantile_disc({value}, {shares}), min({value}) {finite}"
+    ).fetchone()
+    if row and row[0]:
+        return sorted({float(edge) for edge in row[0] if edge > row[1]})
+    return []
 
 
 def _short(number: float) -> str:
@@ -174,9 +207,10 @@ def _short(number: float) -> str:
     return short if float(short) == number else repr(number)
 
 
-def _join_encoded(
+def join_encoded(
     database: duckdb.DuckDBPyConnection, table: str, columns: str, attributes: Sequence[Attribute]
 ) -> None:
+    """Make ``table`` of columns of ``numbered`` (called ``n``) and the codes of the attributes."""
     joins = ""
     for number, attribute in enumerate(attributes):
         empty = "[]::INTEGER[]" if attribute.kind == "tags" else "0"

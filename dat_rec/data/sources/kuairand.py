@@ -58,11 +58,13 @@ class KuaiRand(Options):
         """See Options."""
         folder = self.path / "data" if (self.path / "data" / LOGS[0]).exists() else self.path
         if (folder / "interactions.parquet").exists():
-            if self.train_from is not None:
-                raise UserError(
-                    f"--train-from {self.train_from}: {folder / 'interactions.parquet'} has no "
-                    "times of training rows, only their order: name the folder of the CSV files"
-                )
+            timed = {"--train-from": self.train_from, "--after": self.after}
+            for name, value in timed.items():
+                if value is not None:
+                    raise UserError(
+                        f"{name} {value}: {folder / 'interactions.parquet'} has no times of "
+                        "training rows, only their order: name the folder of the CSV files"
+                    )
             split = _register_parquet(database, folder)
         elif (folder / LOGS[0]).exists():
             split = _register_csv(database, folder)

@@ -54,13 +54,15 @@ def check_split(options: "ParquetLog") -> None:
         )
     if split != "time" and options.test_from is not None:
         raise UserError(f"--test-from needs --split time: it is {split}: leave one out")
-    if split == "last" and options.test_share != TEST_SHARE:
+    if split in ("last", "none") and options.test_share != TEST_SHARE:
+        held_out = "one interaction of each user" if split == "last" else "nothing"
         raise UserError(
-            "--test-share has no meaning for --split last, which holds out one interaction of "
-            "each user: leave one out"
+            f"--test-share has no meaning for --split {split}, which holds out {held_out}: "
+            "leave one out"
         )
-    if options.split_group is not None and (split == "last" or options.test_from is not None):
-        other = "--split last" if split == "last" else "--test-from"
+    without = split in ("last", "none")
+    if options.split_group is not None and (without or options.test_from is not None):
+        other = f"--split {split}" if without else "--test-from"
         raise UserError(
             f"--split-group {options.split_group} has no meaning for {other}: leave one out"
         )
@@ -108,6 +110,8 @@ def split_of(
             kind="random" if times is None else "time",
             parts_equals=times is not None or options.unordered,
         )
+    if options.split == "none":
+        return Split("false", "test: nothing is held out", may_be_empty=True)
     if options.split == "last":
         order = "place" if not ordered else "sequence DESC, item_id"
         cure = "pass --split time or --split random"

@@ -111,9 +111,9 @@ class ParquetLog(Options):
     positive_labels: tuple[str, ...] = ()
     """Labels of the positives, in place of --min-label, e.g. purchase add_to_cart; interactions
     with others are left out."""
-    split: Literal["time", "random", "last"] = "time"
-    """How the test set is held out: the last share of interactions by time, a random share, or
-    each user's last interaction. Without times, interactions are in the order of their rows."""
+    split: Literal["time", "random", "last", "none"] = "time"
+    """How the test set is held out: the last share of interactions by time, a random share, each
+    user's last interaction, or none. Without times, interactions are in the order of their rows."""
     split_column: str | None = None
     """Column of interactions that says of each which part it is of, in place of --split: train,
     validation (or valid, val, dev) or test."""

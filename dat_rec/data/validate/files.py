@@ -18,7 +18,7 @@ from dat_rec.errors import UserError
 from dat_rec.files import read_json
 
 ANEW = "write the file anew"
-VALIDATION, PAST = "validation.parquet", "past.parquet"
+VALIDATION = "validation.parquet"
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -50,8 +50,8 @@ def columns_of_files(schema: Schema) -> dict[str, dict[str, str]]:
     return {
         "users.parquet": {"user_id": ids, "trained": "true or false", **query},
         "items.parquet": {**names, **item},
-        "seen.parquet": {**pair, "count": number},
-        **{name: {**pair, "time": time} for name in (*held_out_files(schema), *past_file(schema))},
+        **{name: {**pair, "count": number} for name in schema.seen_paths},
+        **{name: {**pair, "time": time} for name in (*held_out_files(schema), *schema.past_paths)},
         **{file.path: example for file in schema.example_files},
         **{
             f"vocabularies/{table}.parquet": {"index": number, "value": "text"}
@@ -70,11 +70,6 @@ def held_out_files(schema: Schema) -> dict[str, int]:
     return found if schema.validation else {"test.parquet": schema.tests}
 
 
-def past_file(schema: Schema) -> dict[str, int]:
-    """The file of training interactions that are no examples, and its number of rows, if any."""
-    return {PAST: schema.past} if schema.past else {}
-
-
 def rows_of_files(schema: Schema) -> dict[str, int]:
     """The number of rows of each file for which the schema tells it."""
     tables = {feature.table: feature.rows for feature in schema.features}
@@ -82,7 +77,7 @@ def rows_of_files(schema: Schema) -> dict[str, int]:
         "users.parquet": schema.users,
         "items.parquet": schema.items,
         **held_out_files(schema),
-        **past_file(schema),
+        **(dict.fromkeys(schema.past_paths, schema.past) if not schema.past_files else {}),
         **{file.path: file.rows for file in schema.example_files},
         **{f"vocabularies/{name}.parquet": rows for name, rows in tables.items()},
     }
@@ -99,7 +94,8 @@ def file_faults(folder: Path, schema: Schema) -> dict[str, list[Fault]]:
         *sorted(folder.glob("examples/*")),
         *sorted(folder.glob("vocabularies/*")),
         *folder.glob(VALIDATION),
-        *folder.glob(PAST),
+        *(path for name in ("seen", "past") for path in sorted(folder.glob(f"{name}/*"))),
+        *(path for name in ("seen", "past") for path in folder.glob(f"{name}.parquet")),
     ):
         name = path.relative_to(folder).as_posix()
         if name not in wanted and not path.name.startswith((".", "_")):

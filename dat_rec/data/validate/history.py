@@ -17,7 +17,7 @@ from dat_rec.data.scan import scan_parquet
 from dat_rec.data.schema import HISTORY, USER, Schema
 from dat_rec.data.source import SEQUENCE, named
 from dat_rec.data.validate.fault import Fault
-from dat_rec.data.validate.files import held_out_files, past_file
+from dat_rec.data.validate.files import held_out_files
 from dat_rec.data.validate.rows import ROW, rows_of
 
 HASH = "(hash({}::BIGINT) >> 32)::HUGEINT"
@@ -32,15 +32,16 @@ def history_faults(
     columns = f"item_index, time{', sequence' if sequences else ''}"
     past = "".join(
         f" UNION ALL SELECT user_row, {columns} FROM {rows_of(folder / name)}"
-        for name in past_file(schema)
+        for name in schema.past_paths
     )
     database.execute(
         f"CREATE OR REPLACE TEMP VIEW training AS SELECT {named(USER)} - 1 AS user_row, {columns} "
         f"FROM {examples}{past}"
     )
+    yield from _wrong_rows(folder, schema)
     yield from _wrong_counts(database, folder)
     yield from _idle_users(database, folder, schema)
-    yield from _wrong_pairs(database, folder)
+    yield from _wrong_pairs(database, folder, schema)
     yield from _leaks(database, folder, schema, sequences=sequences)
     yield from _wrong_repeats(database, folder, schema, sequences=sequences)
     if HISTORY in {feature.name for feature in schema.features}:
@@ -53,8 +54,16 @@ def history_faults(
 def has_sequence(folder: Path, schema: Schema) -> bool:
     """Whether a sequence orders interactions of one time: in all files of interactions."""
     names = [file.path for file in schema.example_files]
-    names += [*held_out_files(schema), *past_file(schema)]
+    names += [*held_out_files(schema), *schema.past_paths]
     return all(SEQUENCE in pq.read_schema(folder / name).names for name in names)
+
+
+def _wrong_rows(folder: Path, schema: Schema) -> Iterator[Fault]:
+    """The parts of the past have as many rows together as the schema says."""
+    rows = sum(pq.read_metadata(folder / name).num_rows for name in schema.past_paths)
+    if rows != schema.past:
+        what = f"{rows} rows, and schema.json says {schema.past}"
+        yield Fault(str(folder / "past"), what, "write the files or schema.json anew")
 
 
 def _wrong_counts(database: duckdb.DuckDBPyConnection, folder: Path) -> Iterator[Fault]:
@@ -84,18 +93,21 @@ def _idle_users(
         yield Fault(f"{folder / 'users.parquet'}: row {row[0]}", what, cure)
 
 
-def _wrong_pairs(database: duckdb.DuckDBPyConnection, folder: Path) -> Iterator[Fault]:
+def _wrong_pairs(
+    database: duckdb.DuckDBPyConnection, folder: Path, schema: Schema
+) -> Iterator[Fault]:
     """Seen and training have the same pairs as often, which the sum of hashes tells."""
-    path = folder / "seen.parquet"
+    seen = scan_parquet([folder / name for name in schema.seen_paths])
+    path = folder / ("seen" if schema.seen_files else "seen.parquet")
     # DuckDB's hash of 0 is 0, which would hide how often the first pair occurs.
     pair = "hash(user_row::BIGINT + 1, item_index::BIGINT + 1)::HUGEINT"
-    sums = [f"SELECT sum({pair}) FROM training", f"SELECT sum({pair} * count) FROM {rows_of(path)}"]
+    sums = [f"SELECT sum({pair}) FROM training", f"SELECT sum({pair} * count) FROM {seen}"]
     found = [database.execute(query).fetchone() for query in sums]
     if found[0] == found[1]:
         return
     row = database.execute(
         "SELECT user_row, item_index, coalesce(said, 0), coalesce(found, 0) FROM "
-        f"(SELECT user_row, item_index, count AS said FROM {rows_of(path)}) FULL JOIN "
+        f"(SELECT user_row, item_index, sum(count) AS said FROM {seen} GROUP BY ALL) FULL JOIN "
         "(SELECT user_row, item_index, count(*) AS found FROM training GROUP BY ALL) "
         "USING (user_row, item_index) WHERE said IS DISTINCT FROM found ORDER BY 1, 2 LIMIT 1"
     ).fetchone()
@@ -145,7 +157,7 @@ def _past(folder: Path, schema: Schema, columns: str) -> str:
     """SQL to stand behind ``_example_files``: the same of the past's rows, which are of no file."""
     return "".join(
         f" UNION ALL SELECT NULL, {ROW}, {columns} FROM {rows_of(folder / name)}"
-        for name in past_file(schema)
+        for name in schema.past_paths
     )
 
 
@@ -256,9 +268,10 @@ def _wrong_others(
         f" UNION ALL SELECT {users}, {ROW}, {user}, -1, {HISTORY} "
         f"FROM {rows_of(folder / 'users.parquet')} WHERE trained"
     )
+    pairs = scan_parquet([folder / name for name in schema.seen_paths])
     seen = (
-        "SELECT user_row + 1 AS user, item_index + 1 AS value, count "
-        f"FROM {rows_of(folder / 'seen.parquet')}"
+        "SELECT user_row + 1 AS user, item_index + 1 AS value, sum(count) AS count "
+        f"FROM {pairs} GROUP BY ALL"
     )
     length = (
         f"SELECT file, row FROM ({rows}) all_rows "

@@ -18,7 +18,7 @@ from dat_rec.data.scan import scan_parquet
 from dat_rec.data.schema import AUDIENCE, HISTORY, ITEM, USER, Feature, Schema
 from dat_rec.data.source import HISTORY_CATEGORY, named
 from dat_rec.data.validate.fault import Fault
-from dat_rec.data.validate.files import held_out_files, past_file
+from dat_rec.data.validate.files import held_out_files
 
 ROW = "file_row_number"
 ANEW = "write the file anew"
@@ -126,9 +126,9 @@ def _checks(
     found = {
         "users.parquet": check("users.parquet", _users(schema), ["user_id"]),
         "items.parquet": check("items.parquet", _items(schema), ["item_id"]),
-        "seen.parquet": check("seen.parquet", seen, order=["user_row", "item_index"]),
+        **{name: check(name, seen, order=["user_row", "item_index"]) for name in schema.seen_paths},
         **{name: check(name, held_out, order=["time"]) for name in held_out_files(schema)},
-        **{name: check(name, past) for name in past_file(schema)},
+        **{name: check(name, past) for name in schema.past_paths},
     }
     for feature in {feature.table: feature for feature in schema.features}.values():
         name = f"vocabularies/{feature.table}.parquet"

@@ -1,0 +1,290 @@
+"""The dataset of ``--after`` in, what ``prepare`` goes on from out: its ids, counts and moments.
+
+A dataset tells all that the next one needs to know of the interactions in it: the ids and values of
+its rows, how often each item was trained on, which pairs were, and each user's last items. So the
+log that it was made of is never read again.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+
+from dat_rec.data.database import count_rows
+from dat_rec.data.prepare.options import Options
+from dat_rec.data.scan import scan_parquet
+from dat_rec.data.schema import HISTORY, ITEM, SCHEMA, USER, Feature, Schema, Side
+from dat_rec.data.source import HISTORY_CATEGORY, SEQUENCE, Attribute, Source, columns_of
+from dat_rec.errors import UserError
+
+ITEMS, USERS, SEEN, HELD_OUT = "base_items", "base_users", "base_seen", "base_held_out"
+"""Views of the dataset's files. ``base_items`` and ``base_users`` have the columns of their files,
+``_row`` (from 0) and ``_trained``; ``base_held_out`` has user_id, item_id, time, and sequence."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A dataset to go on from."""
+
+    folder: Path
+    schema: Schema
+
+    @property
+    def trained_users(self) -> int:
+        """Number of its users that have an embedding row."""
+        return self.schema.feature(USER).rows - 1
+
+    @property
+    def held_out(self) -> list[Path]:
+        """Its files of interactions that it does not train on."""
+        names = ["test", *(["validation"] if self.schema.validation else [])]
+        return [self.folder / f"{name}.parquet" for name in names]
+
+    @property
+    def examples(self) -> list[Path]:
+        """Its files of examples."""
+        return [self.folder / file.path for file in self.schema.example_files]
+
+    @property
+    def has_sequence(self) -> bool:
+        """Whether a sequence orders its interactions of one time."""
+        return all(
+            SEQUENCE in pq.read_schema(path).names for path in (*self.examples, *self.held_out)
+        )
+
+
+@contextmanager
+def unchanged(base: Base | None) -> Iterator[None]:
+    """A block that reads the dataset, if there is one.
+
+    Raises:
+        UserError: it was replaced meanwhile.
+    """
+    if base is None:
+        yield
+        return
+    before = _stats(base)
+    yield
+    if _stats(base) != before:
+        raise UserError(
+            f"--after {base.folder}: was replaced while it was read: start again when it is whole"
+        )
+
+
+def _stats(base: Base) -> list[list[int]]:
+    """What is another one where another dataset stands in its place."""
+    names = [SCHEMA, "users.parquet", "items.parquet", *base.schema.seen_paths]
+    found = []
+    for path in (base.folder / name for name in names):
+        with suppress(OSError):
+            stat = path.stat()
+            found.append([stat.st_ino, stat.st_size, stat.st_mtime_ns])
+    return found
+
+
+def open_base(options: Options) -> Base | None:
+    """The dataset that the options name; None: they name none.
+
+    Raises:
+        UserError: it is no dataset, or options beside it say what it has decided.
+    """
+    folder = options.after
+    if folder is None:
+        return None
+    schema = Schema.load(folder)
+    out, inside = options.out.resolve(), folder.resolve()
+    if out == inside or out in inside.parents or inside in out.parents:
+        raise UserError(f"--out {options.out} and --after {folder}: one holds the other: name two")
+    if options.train_from is not None:
+        raise UserError(
+            f"--train-from {options.train_from} and --after: examples begin where the training of "
+            f"{folder} ended: leave --train-from out"
+        )
+    if schema.histories == "others":
+        raise UserError(
+            f"--after {folder}: its log has no order, and so no day follows another: prepare all "
+            "days at once"
+        )
+    if options.history_length != schema.history_length:
+        raise UserError(
+            f"--history-length {options.history_length}: is {schema.history_length} in "
+            f"{folder}: pass that"
+        )
+    return Base(folder, schema)
+
+
+def check_source(base: Base, source: Source, *, sequence: bool) -> None:
+    """Refuse a source whose rows cannot follow the dataset's.
+
+    Args:
+        base: the dataset.
+        source: of the new interactions.
+        sequence: whether a sequence orders those of one time.
+
+    Raises:
+        UserError: names what differs, and the cure.
+    """
+    said, schema = f"--after {base.folder}", base.schema
+    if source.name != schema.source:
+        raise UserError(
+            f"{said}: was made of the source {schema.source}, this is {source.name}: use that one"
+        )
+    if source.minimum > 1:
+        raise UserError(
+            f"{said} and --minimum {source.minimum}: who is frequent only the whole log tells: "
+            "pass --minimum 0, or prepare all days at once"
+        )
+    split = source.split
+    if split.kind != "time" or split.group is not None or split.parts_equals:
+        raise UserError(
+            f"{said}: needs a test that is the last of the log by time, or none, and this one is "
+            f"not ({split.words})"
+        )
+    if sequence != base.has_sequence:
+        has, lacks = ("the log", "that dataset") if sequence else ("that dataset", "the log")
+        raise UserError(
+            f"{said}: {has} has a sequence, and {lacks} has none: pass the same --sequence"
+        )
+    wanted, given = _inputs(schema), _inputs_of(source)
+    if given != wanted:
+        first = next((one for one in wanted if one not in given), None)
+        what = f"lack {_words(first)}, which it has" if first else "are more, or in another order"
+        raise UserError(
+            f"{said}: its features are other ones: those of this log {what}: pass the same "
+            "columns as for that dataset, in the same order"
+        )
+
+
+Input = tuple[str, Side, bool]
+"""A feature's name, its side, and whether it has several values."""
+
+
+def _inputs(schema: Schema) -> list[Input]:
+    own = {HISTORY, HISTORY_CATEGORY, USER, ITEM}
+    found = [_input(one) for one in schema.features if one.name not in own]
+    # The category's place is the first: two datasets of one category have it in one place.
+    return [(schema.category, "item", False), *found]
+
+
+def _input(feature: Feature) -> Input:
+    return feature.name, feature.side, feature.multi_valued
+
+
+def _inputs_of(source: Source) -> list[Input]:
+    query = [one for one in source.attributes if one.side == "query"]
+    item = [one for one in source.attributes if one.side == "item"]
+    item.sort(key=lambda one: one.name != source.category)
+    found = [(one.name, one.side, one.kind == "tags") for one in (*query, *item)]
+    return [(source.category, "item", False), *found]
+
+
+def _words(one: Input) -> str:
+    kind = "several values" if one[2] else "one value"
+    return f"{one[0]!r} ({one[1]}, {kind})"
+
+
+def register_base(database: duckdb.DuckDBPyConnection, base: Base, source: Source) -> None:
+    """Make the views of the dataset's files.
+
+    Raises:
+        UserError: its ids are of another type than the log's.
+    """
+    types = columns_of(database, "raw_interactions")
+    for view, name, key, trained in (
+        (ITEMS, "items", "item_id", base.schema.trained_items),
+        (USERS, "users", "user_id", base.trained_users),
+    ):
+        path = base.folder / f"{name}.parquet"
+        scan = scan_parquet([path], ", file_row_number=true")
+        kind = columns_of(database, scan)[key]
+        text = kind == "VARCHAR"
+        if text != (types[key] == "VARCHAR"):
+            raise UserError(
+                f"--after {base.folder}: {key} is {kind} there, and {types[key]} in this log: "
+                "write both with the same type"
+            )
+        database.execute(
+            f"CREATE VIEW {view} AS SELECT * EXCLUDE (file_row_number) "
+            f"REPLACE ({key}::{types[key]} AS {key}), file_row_number AS _row, "
+            f"file_row_number < {trained} AS _trained FROM {scan}"
+        )
+    seen = scan_parquet([base.folder / path for path in base.schema.seen_paths])
+    sequence = f", {SEQUENCE}" if base.has_sequence else ""
+    database.execute(
+        f"CREATE VIEW {SEEN} AS SELECT user_row, item_index FROM {seen}; "
+        f"CREATE VIEW {HELD_OUT} AS SELECT user_id, item_id, time{sequence} "
+        f"FROM {scan_parquet(base.held_out, ', union_by_name=true')} "
+        f"JOIN {USERS} ON {USERS}._row = user_row JOIN {ITEMS} ON {ITEMS}._row = item_index"
+    )
+    _check_kinds(database, base, source.attributes)
+
+
+def _check_kinds(
+    database: duckdb.DuckDBPyConnection, base: Base, attributes: tuple[Attribute, ...]
+) -> None:
+    """Refuse a number where the dataset has values, and the reverse."""
+    for one in attributes:
+        row = database.execute(
+            f"SELECT value FROM {vocabulary_scan(base, one.name)} WHERE index = 1"
+        ).fetchone()
+        number = row is not None and str(row[0]).startswith("[-inf, ")
+        if row is not None and number != (one.kind == "number"):
+            raise UserError(
+                f"--after {base.folder}: feature {one.name!r} is "
+                f"{'a number' if number else 'a category'} there: read it as that (--numbers)"
+            )
+
+
+def vocabulary_scan(base: Base, table: str) -> str:
+    """SQL to stand after FROM: what the rows of a table of values stand for."""
+    return scan_parquet([base.folder / "vocabularies" / f"{table}.parquet"])
+
+
+def moments_of(database: duckdb.DuckDBPyConnection, base: Base) -> tuple[int, int]:
+    """Where the dataset's training ended, and where its log did.
+
+    Returns:
+        The time from which on interactions are examples: that of the first one which the dataset
+        holds out, or where its log ends. And the first time that a new interaction may have: the
+        dataset's ``test_until``, or after its last interaction.
+
+    Raises:
+        UserError: it trains on what is later than what it holds out.
+    """
+    schema = base.schema
+    times = {
+        "held out": scan_parquet(base.held_out, ", union_by_name=true"),
+        "examples": scan_parquet(base.examples) if schema.examples else None,
+    }
+    if not schema.examples and not (schema.tests + schema.validation):
+        times["past"] = scan_parquet([base.folder / path for path in schema.past_paths])
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for name, scan in times.items():
+        found = scan and database.execute(f"SELECT min(time), max(time) FROM {scan}").fetchone()
+        if found and found[0] is not None:
+            first[name], last[name] = int(found[0]), int(found[1])
+    end = max(last.values()) + 1
+    if schema.test_until is not None:
+        end = max(end, schema.test_until)
+    begin = first.get("held out", end)
+    trained = max(last.get("examples", begin - 1), (schema.train_from or begin) - 1)
+    if trained >= begin:
+        raise UserError(
+            f"--after {base.folder}: trains on what is as late as what it holds out, or later: go "
+            "on from a dataset whose test, and validation, are the last of its log by time"
+        )
+    return begin, end
+
+
+def words_of_base(database: duckdb.DuckDBPyConnection, base: Base) -> str:
+    """What becomes of the dataset's interactions, in words; of ``marked_interactions``."""
+    held_out = count_rows(database, HELD_OUT)
+    examples = count_rows(database, "marked_interactions WHERE part = 'train'")
+    return (
+        f"examples: {examples} interactions since an earlier dataset's training, of which it held "
+        f"{held_out} out; its {base.schema.training} training interactions make histories alone"
+    )
