@@ -95,9 +95,8 @@ def open_base(options: Options) -> Base | None:
     if folder is None:
         return None
     schema = Schema.load(folder)
-    out, inside = options.out.resolve(), folder.resolve()
-    if out == inside or out in inside.parents or inside in out.parents:
-        raise UserError(f"--out {options.out} and --after {folder}: one holds the other: name two")
+    if folder.resolve() in options.out.resolve().parents:
+        raise UserError(f"--out {options.out} lies in --after {folder}: name another folder")
     if options.train_from is not None:
         raise UserError(
             f"--train-from {options.train_from} and --after: examples begin where the training of "

@@ -11,6 +11,7 @@ an example's history is the N items after its own, all of the user's others wher
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -116,6 +117,50 @@ def order_interactions(
     return Sequences(user, item, time, earlier, Windows(start, earlier - start), ties, sequence)
 
 
+class Behind(NamedTuple):
+    """Interactions of some users, each user's behind a history."""
+
+    sequences: Sequences
+    """R interactions; their histories are parts of ``item``."""
+    item: NDArray[np.int32]
+    """(H + R,) item_index: user by user, the history so far, then the interactions."""
+    last: Windows
+    """Each user's last items, as parts of ``item``."""
+
+
+def behind_histories(
+    new: Sequences,
+    user: NDArray[np.int32],
+    item: NDArray[np.int32],
+    length: int,
+    of: tuple[int, int],
+) -> Behind:
+    """Put each user's history so far before the user's new interactions.
+
+    Args:
+        new: R interactions of ``order_interactions``.
+        user: (H,) user_row of each item of a history, rising.
+        item: (H,) item_index, each user's in the history's order.
+        length: N, maximum length of a history.
+        of: the first user's row, and the number of users.
+    """
+    # Before a new row stand all new ones before it, and the histories of users up to its own.
+    place = np.searchsorted(user, new.user, "right") + np.arange(len(new.user))
+    first_new = np.searchsorted(new.user, new.user, "left")
+    begin = np.searchsorted(user, new.user, "left") + first_new
+    earlier = place[new.moment]
+    start = np.maximum(begin, earlier - length)
+    merged = np.empty(len(user) + len(new.user), np.int32)
+    old = np.ones(len(merged), np.bool_)
+    old[place] = False
+    merged[place], merged[old] = new.item, item
+    rows = np.arange(of[0], of[0] + of[1] + 1)
+    edges = np.searchsorted(user, rows) + np.searchsorted(new.user, rows)
+    last = np.maximum(edges[:-1], edges[1:] - length)
+    sequences = replace(new, histories=Windows(start, earlier - start))
+    return Behind(sequences, merged, Windows(last, edges[1:] - last))
+
+
 def order_at_random(
     user: NDArray[np.int32],
     item: NDArray[np.int32],
@@ -184,27 +229,16 @@ def find_pairs(sequences: Sequences) -> Pairs:
     return Pairs(user, item, count.astype(np.int32), repeat)
 
 
-def find_new_pairs(sequences: Sequences, new: NDArray[np.bool_], had: Ints) -> Pairs:
-    """Count the pairs of new interactions among others, which are a user's history so far.
+def with_pairs_before(pairs: Pairs, sequences: Sequences, had: Ints) -> Pairs:
+    """The pairs of interactions of which some repeat one from before them.
 
     Args:
-        sequences: R interactions.
-        new: (R,): which ones are new.
+        pairs: of ``find_pairs``.
+        sequences: the interactions.
         had: keys (``pair_keys``) of pairs that occurred before them.
-
-    Returns:
-        The pairs of the new ones; ``repeat`` is of all R, and false for the others.
     """
-    chosen = replace(
-        sequences,
-        user=sequences.user[new],
-        item=sequences.item[new],
-        moment=sequences.moment[new],
-    )
-    found = find_pairs(chosen)
-    repeat = np.zeros(len(new), np.bool_)
-    repeat[new] = found.repeat | np.isin(pair_keys(chosen.user, chosen.item), had)
-    return replace(found, repeat=repeat)
+    again = np.isin(pair_keys(sequences.user, sequences.item), had)
+    return replace(pairs, repeat=pairs.repeat | again)
 
 
 def pair_keys(user: NDArray[np.int32], item: NDArray[np.int32]) -> Ints:

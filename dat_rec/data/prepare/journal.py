@@ -46,9 +46,9 @@ def made_of(options: "Options") -> dict[str, Any]:
 
 
 def _dataset(folder: Path) -> list[str]:
-    """The digests of a dataset's files that tell what it is, wherever it lies."""
+    """Where a dataset lies, and the digests of the files that tell what it is."""
     files = [folder / name for name in ("schema.json", "sha256.json", "users.parquet")]
-    return [sha256(file) for file in files if file.exists()]
+    return [str(folder.absolute()), *(sha256(file) for file in files if file.exists())]
 
 
 def _files(path: Path) -> Iterator[list[Any]]:

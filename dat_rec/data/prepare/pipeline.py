@@ -62,13 +62,13 @@ def _prepare(options: Options) -> Schema:
     of = made_of(options)
     with (
         errors_in_one_line(options.inputs(), options.out, options.memory_limit),
-        unchanged(base),
         whole_folder(
             options.out,
             marker="schema.json",
             overwrite=options.overwrite,
             goes_on=lambda folder: Journal.goes_on(folder / "work", of),
         ) as folder,
+        unchanged(base),
     ):
         for name in ("work", "examples", "vocabularies"):
             (folder / name).mkdir(exist_ok=True)

@@ -20,13 +20,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dat_rec.data.schema import SCHEMA
 from dat_rec.disk import say
 from dat_rec.errors import UserError
 from dat_rec.files import ADDRESS
 from dat_rec.storage.address import Address, Pin, below, location
 from dat_rec.storage.client import client
 from dat_rec.storage.publish import publish_folder, refuse_taken
-from dat_rec.storage.snapshot import fetch
+from dat_rec.storage.snapshot import fetch, local_copy
 
 AT_ONCE = 8
 """Number of objects that are copied at a time."""
@@ -102,6 +103,8 @@ def _copied_inputs(options: Given) -> Iterator[Given]:
         address = address_in(value) if isinstance(value, Path) else None
         if address is None:
             return value
+        if option == "after":
+            return locks.enter_context(local_copy(address, SCHEMA))
         source, pattern = _without_pattern(address)
         root = _near(source)
         if str(root) not in copies:

@@ -18,8 +18,6 @@ class Before(NamedTuple):
     """(H,) user_row."""
     item: NDArray[np.int32]
     """(H,) item_index."""
-    back: NDArray[np.int64]
-    """(H,): how many items of the history follow."""
 
 
 class UserHistories:
@@ -42,7 +40,7 @@ class UserHistories:
         end = min(first + users, self._trained)
         bounds = self._bounds
         if end <= first:
-            return Before(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.int64))
+            return Before(np.empty(0, np.int32), np.empty(0, np.int32))
         groups = [
             number
             for number in range(len(bounds) - 1)
@@ -51,9 +49,6 @@ class UserHistories:
         table = pq.ParquetFile(self._path).read_row_groups(groups, columns=[HISTORY])
         column = table[HISTORY].slice(first - bounds[groups[0]], end - first).combine_chunks()
         histories = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-        lengths = histories.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
+        lengths = histories.value_lengths().to_numpy(zero_copy_only=False)
         item = histories.flatten().to_numpy(zero_copy_only=False).astype(np.int32) - np.int32(1)
-        ends = np.cumsum(lengths)
-        back = np.repeat(ends, lengths) - np.arange(len(item)) - 1
-        user = np.repeat(np.arange(first, end, dtype=np.int32), lengths)
-        return Before(user, item, back)
+        return Before(np.repeat(np.arange(first, end, dtype=np.int32), lengths), item)

@@ -40,12 +40,13 @@ from dat_rec.data.prepare.history import (
     Pairs,
     Sequences,
     Windows,
-    find_new_pairs,
+    behind_histories,
     find_pairs,
     order_at_random,
     order_interactions,
     pair_keys,
     with_histories,
+    with_pairs_before,
 )
 from dat_rec.data.prepare.shuffle import Keys, file_of, shuffle_keys
 from dat_rec.data.prepare.user_histories import UserHistories
@@ -57,8 +58,6 @@ START, LENGTH, BEGIN, END = "_start", "_length", "_begin", "_end"
 """Columns of a history's place in the sequence; the last two in a log without order alone."""
 HAD = "had"
 """Column that says whether the dataset before has the pair."""
-BEFORE = np.iinfo(np.int64).min // 2
-"""A time before all others."""
 ITEMS_IN_ORDER = "sequence.int32"
 
 
@@ -124,19 +123,25 @@ def write_range(of: UserRange, shared: Shared, done: Callable[[int], None]) -> N
     last = shared.work / "examples" / f"{of.number}.arrow"
     if not last.exists():
         sequences, had = _read(of, shared)
+        length, users_of = shared.history_length, (of.first_user, of.users)
+        if shared.before is None:
+            item, last_items = sequences.item, sequences.last(*users_of, length)
+        else:
+            sequences, item, last_items = behind_histories(
+                sequences, *shared.before.read(*users_of), length, users_of
+            )
         done(of.rows // 4)
         with whole_file(shared.work / "ties" / str(of.number)) as partial:
             partial.write_text(str(sequences.ties))
-        _write_sequence(of, sequences, shared)
+        _write_sequence(of, item, shared)
         users = _users(of, shared)
-        histories = sequences.last(of.first_user, of.users, shared.history_length)
         _write(
             shared.work / "users" / last.name,
-            [with_histories(users, histories, sequences.item, shared.category)],
+            [with_histories(users, last_items, item, shared.category)],
         )
         pairs = find_pairs(sequences)
         if shared.before is not None:
-            pairs = find_new_pairs(sequences, sequences.time > BEFORE, had)
+            pairs = with_pairs_before(pairs, sequences, had)
         done(of.rows // 4)
         _write(shared.work / "seen" / last.name, [_seen(pairs)])
         if shared.train_from is not None and shared.before is None:
@@ -172,19 +177,13 @@ def _read(of: UserRange, shared: Shared) -> tuple[Sequences, Ints]:
     if shared.before is not None:
         was = np.concatenate([np.empty(0, np.bool_), *(part[HAD].to_numpy() for part in parts)])
         had = np.unique(pair_keys(user[was], item[was]))
-        first = shared.before.read(of.first_user, of.users)
-        user, item = np.concatenate([first.user, user]), np.concatenate([first.item, item])
-        # Each is earlier than the next, and all are than the interactions themselves.
-        time = np.concatenate([BEFORE - first.back, time])
-        if sequence is not None:
-            sequence = np.concatenate([np.zeros(len(first.user), np.int64), sequence])
     return order_interactions(user, item, time, length, sequence), had
 
 
-def _write_sequence(of: UserRange, sequences: Sequences, shared: Shared) -> None:
+def _write_sequence(of: UserRange, item: NDArray[np.int32], shared: Shared) -> None:
     with (shared.work / ITEMS_IN_ORDER).open("r+b") as file:
         file.seek(of.first_row * 4)
-        sequences.item.tofile(file)
+        item.tofile(file)
         file.flush()
         os.fsync(file.fileno())
 
@@ -225,7 +224,7 @@ def _examples(
     features: pa.RecordBatch,
 ) -> list[pa.RecordBatch]:
     """A batch for each example file, possibly empty."""
-    rows = np.arange(of.rows)
+    rows = np.arange(len(sequences.user))
     if shared.train_from is not None:
         rows = rows[sequences.time >= shared.train_from]
     keys = shuffle_keys(of.first_example + np.arange(len(rows)), shared.seed)

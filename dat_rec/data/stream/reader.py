@@ -64,7 +64,10 @@ class ExampleReader:
         self.examples = sum(group.rows for group in found.groups)
         """Number of examples in one epoch."""
         if self.examples == 0:
-            raise UserError(f"{dataset.folder}: there are no training examples")
+            raise UserError(
+                f"{dataset.folder}: there are no training examples: it can be evaluated on alone; "
+                "to train, prepare one that does not hold all out"
+            )
         self._all_examples = self.examples * options.epochs
         self.steps = -(-self._all_examples // options.global_batch)
         """Number of global batches in the whole run."""

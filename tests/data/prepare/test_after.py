@@ -1,14 +1,23 @@
 """Prepared day after day, a dataset is that of all days at once, but for its numbers."""
 
+import json
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from dat_rec.data.prepare import stages
+from dat_rec.data.prepare.journal import made_of
 from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.schema import Schema
 from dat_rec.data.sources.parquet_log import ParquetLog
+from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.data.validate.validate import validate
 from tests.data.prepare.chain import (
     DAY,
@@ -20,6 +29,8 @@ from tests.data.prepare.chain import (
     read,
     write_rows,
 )
+from tests.data.sources.prepared import digest as digest_of
+from tests.data.sources.prepared import refused
 
 COLUMNS: dict[str, Any] = {
     "title": "name",
@@ -170,3 +181,240 @@ def test_what_was_held_out_is_trained_on_the_next_day(tmp_path: Path, name: str)
         chain.same("out", "whole")
         begin = last * DAY + 30
         shutil.rmtree(tmp_path / "before")
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``before``, which tests on day 2; a log of day 3; and its tables."""
+    folder = tmp_path_factory.mktemp("days")
+    chain = Chain(folder, "ties are cut", seed=3)
+    chain.make("before", 0, 2, test_from="200")
+    chain.make("out", 3, 3, after=folder / "before", test_from="350")
+    return folder
+
+
+def day_3(days: Path, out: Path, **changes: Any) -> ParquetLog:
+    return ParquetLog(
+        **{
+            "interactions": days / "log.parquet",
+            "items": days / "items.parquet",
+            "users": days / "users.parquet",
+            "after": days / "before",
+            "out": out,
+            "test_from": "350",
+            **VARIANTS["ties are cut"],
+            **changes,
+        }
+    )
+
+
+def whole_tables(folder: Path) -> dict[str, Path]:
+    """Tables of all items and users, of all days."""
+    log = make_log(3, DAYS)
+    return {
+        "items": write_rows(folder / "all_items.parquet", log.items),
+        "users": write_rows(folder / "all_users.parquet", log.users),
+    }
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"train_from": "300"}, "--train-from 300 and --after: examples begin where the training of"),
+    ({"history_length": 5}, "--history-length 5: is 4 in "),
+    ({"item_features": ("tags",)}, "features are other ones: those of this log lack 'price' (item"),
+    ({"item_features": ("price", "tags")}, "those of this log are more, or in another order"),
+    ({"user_features": ()}, "those of this log lack 'city' (query, one value)"),
+    ({"category": "name"}, "those of this log lack 'kind' (item, one value)"),
+    ({"sequence": "place"}, "the log has a sequence, and that dataset has none: pass the same"),
+    ({"text_ids": True}, "item_id is BIGINT there, and VARCHAR in this log"),
+    ({"split": "last", "test_from": None}, "needs a test that is the last of the log by time"),
+    ({"split": "random", "test_from": None}, "needs a test that is the last of the log by time"),
+    ({"split_group": "user_id", "test_from": None}, "needs a test that is the last of the log"),
+    ({"split_column": "place", "test_from": None}, "place"),
+    ({"test_from": "900"}, "no interaction is held out to test on (test: from 900 on)"),
+    ({"split": "none"}, "--test-from needs --split time: it is none"),
+    ({"split": "none", "test_from": None, "test_share": 0.2}, "--test-share has no meaning for"),
+    ({"after": Path("nowhere")}, "nowhere: no such file or folder"),
+    ({"test_until": "300"}, "--test-until 300: no interaction is earlier"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), REFUSED)
+def test_options_that_the_dataset_contradicts(
+    days: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    refused(day_3(days, tmp_path / "out", **changes), words)
+
+
+def test_what_is_no_such_dataset(days: Path, tmp_path: Path) -> None:
+    refused(day_3(days, days / "before", overwrite=True), "before holds the input")
+    refused(day_3(days, days / "before" / "out"), "out lies in --after")
+    refused(day_3(days, tmp_path / "out", after=days), "is not a prepared dataset")
+    other = Synthetic(out=tmp_path / "out", after=days / "before", history_length=4)
+    refused(other, "was made of the source parquet, this is synthetic: use that one")
+    # Of a test that is not the last of the log, training is not over where it begins.
+    free: dict[str, Any] = {"after": None, "test_from": None, **whole_tables(tmp_path)}
+    random = day_3(days, tmp_path / "random", split="random", **free)
+    prepare(random)
+    words = "trains on what is as late as what it holds out, or later"
+    refused(day_3(days, tmp_path / "out", after=random.out), words)
+    flat = write_rows(tmp_path / "flat.parquet", make_log(1, 1).rows[:1] * 3)
+    options = ParquetLog(interactions=flat, out=tmp_path / "flat", unordered=True, split="random")
+    write_rows(flat, [{"user_id": n % 5, "item_id": n % 7} for n in range(60)])
+    prepare(options)
+    words = "its log has no order, and so no day follows another"
+    refused(day_3(days, tmp_path / "out", after=options.out, history_length=50), words)
+
+
+def test_a_number_stays_a_number(days: Path, tmp_path: Path) -> None:
+    items = pq.read_table(days / "items.parquet")
+    price = items["price"].cast(pa.int64())
+    whole = items.set_column(items.schema.get_field_index("price"), "price", price)
+    pq.write_table(whole, tmp_path / "items.parquet")
+    options = day_3(days, tmp_path / "out", items=tmp_path / "items.parquet")
+    refused(options, "feature 'price' is a number there: read it as that (--numbers)")
+    prepare(replace(options, numbers=("price",)))
+    assert facts_of(tmp_path / "out", ties=False) == facts_of(days / "out", ties=False)
+
+
+def test_buckets_are_those_of_the_dataset_before(days: Path) -> None:
+    vocabulary = read(days / "before" / "vocabularies" / "price")
+    edges = [float(row["value"][1:].split(",")[0]) for row in vocabulary[1:]]
+    assert read(days / "out" / "vocabularies" / "price") == vocabulary
+    price = {row["item_id"]: row["price"] for row in read(days / "items")}
+    found = {row["item_id"]: row["price"] for row in read(days / "out" / "items")}
+    known = {row["item_id"]: row["price"] for row in read(days / "before" / "items")}
+    assert len(found.keys() - known.keys()) >= 5
+    for item, bucket in found.items():
+        wanted = sum(edge <= price[item] for edge in edges) if item in price else known[item]
+        assert bucket == wanted
+
+
+def test_late_rows_are_counted_and_left_out(days: Path, tmp_path: Path) -> None:
+    """Rows of days that the dataset has, as of a log that is read from its beginning."""
+    rows = make_log(3, DAYS).days(0, 3)
+    late = [row for row in rows if row["time"] <= 299]
+    log = write_rows(tmp_path / "log.parquet", rows)
+    options = day_3(days, tmp_path / "out", interactions=log, max_rejected=1)
+    schema = prepare(options)
+    kind = "late: before the end of the dataset of --after"
+    end = max(row["time"] for row in rows if row["time"] < 300) + 1
+    assert schema.rejected == {kind: sum(row["time"] < end for row in rows)} == {kind: len(late)}
+    assert facts_of(tmp_path / "out", ties=False) == facts_of(days / "out", ties=False)
+    refused(
+        replace(options, out=tmp_path / "x", max_rejected=0.01), kind, f"(value: {late[0]['time']})"
+    )
+    # Where the log was said to end, it has ended, with rows or without.
+    bounds = {"test_from": "320", "test_until": "380"}
+    ended = day_3(days, tmp_path / "ended", after=None, **bounds, **whole_tables(tmp_path))
+    prepare(ended)
+    of_day = make_log(3, DAYS).days(3, 3)
+    counts = {
+        "after": sum(row["time"] >= 380 for row in of_day),
+        "late": sum(row["time"] < 380 for row in of_day),
+    }
+    options = day_3(days, tmp_path / "late", after=ended.out, test_from="0", max_rejected=1)
+    schema = prepare(options)
+    assert (schema.tests, schema.rejected) == (counts["after"], {kind: counts["late"]})
+
+
+def test_the_files_before_are_linked_and_neither_read_nor_written(
+    days: Path, tmp_path: Path
+) -> None:
+    before, out = days / "before", days / "out"
+    assert (out / "seen/part-00000.parquet").samefile(before / "seen.parquet")
+    said = json.loads((out / "sha256.json").read_text())
+    assert said == {
+        name: digest for name, digest in digest_of(out).items() if name != "sha256.json"
+    }
+    # On another disk they are copied.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dat_rec.data.prepare.parts.os.link", _no_link)
+        prepare(day_3(days, tmp_path / "out"))
+    assert digest_of(tmp_path / "out") == digest_of(out)
+    assert not (tmp_path / "out/seen/part-00000.parquet").samefile(before / "seen.parquet")
+
+
+def _no_link(*_: Any) -> None:
+    raise OSError(18, "Invalid cross-device link")
+
+
+def test_ranges_and_row_groups_change_nothing(
+    days: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In many ranges of users, of a dataset with many row groups, and several files."""
+    for name, value in {
+        "interactions.RANGE_ROWS": 40,
+        "write.ROW_GROUP": 8,
+        "write.FILE_ROWS": 32,
+    }.items():
+        monkeypatch.setattr(f"dat_rec.data.prepare.{name}", value)
+    chain = Chain(tmp_path, "ties are cut", seed=3)
+    chain.make("before", 0, 2, test_from="200")
+    made = chain.make("out", 3, 3, after=tmp_path / "before", test_from="350", threads=3)
+    assert len(made.example_files) > 3
+    assert facts_of(tmp_path / "out", ties=False) == facts_of(days / "out", ties=False)
+
+
+def test_a_dataset_that_is_replaced_meanwhile_is_noticed(
+    days: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(days / "before", tmp_path / "before")
+    real = stages.write_past
+
+    def replaced(base: Any, path: Path) -> int:
+        shutil.rmtree(tmp_path / "before")
+        shutil.copytree(days / "before", tmp_path / "before")
+        return real(base, path)
+
+    monkeypatch.setattr(stages, "write_past", replaced)
+    refused(
+        day_3(days, tmp_path / "out", after=tmp_path / "before"),
+        f"--after {tmp_path / 'before'}: was replaced while it was read: start again",
+    )
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from _pytest.monkeypatch import MonkeyPatch, derive_importpath
+from dat_rec.data.prepare.pipeline import prepare
+from tests.data.prepare.test_after import day_3
+
+name, target = derive_importpath(sys.argv[3], True)
+MonkeyPatch().setattr(target, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+prepare(day_3(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "stage"),
+    [
+        ("dat_rec.data.prepare.stages.hold_out", "check"),
+        ("dat_rec.data.prepare.stages.grow_users", "split"),
+        ("dat_rec.data.prepare.user_ranges.with_pairs_before", "number"),
+        ("dat_rec.data.prepare.stages.write_past", "users"),
+        ("dat_rec.data.prepare.pipeline.Schema.save", "examples"),
+    ],
+)
+def test_a_killed_prepare_goes_on_to_the_same_bytes(
+    where: str, stage: str, days: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(days), str(tmp_path / "out"), where],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -9, done.stderr
+    prepare(day_3(days, tmp_path / "out"))
+    assert f"going on after the stage {stage!r}" in capsys.readouterr().err
+    assert digest_of(tmp_path / "out") == digest_of(days / "out")
+
+
+def test_another_dataset_before_starts_anew(days: Path, tmp_path: Path) -> None:
+    first = made_of(day_3(days, tmp_path / "out"))
+    assert made_of(day_3(days, tmp_path / "out")) == first
+    shutil.copytree(days / "before", tmp_path / "before")
+    (tmp_path / "before" / "schema.json").write_text("{}")
+    assert made_of(day_3(days, tmp_path / "out", after=tmp_path / "before")) != first
+    assert "dataset before" not in made_of(day_3(days, tmp_path / "out", after=None))
