@@ -7,7 +7,7 @@ log that it was made of is never read again.
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -31,6 +31,8 @@ class Base:
 
     folder: Path
     schema: Schema
+    sequence: bool
+    """Whether a sequence orders its interactions of one time."""
 
     @property
     def trained_users(self) -> int:
@@ -47,13 +49,6 @@ class Base:
     def examples(self) -> list[Path]:
         """Its files of examples."""
         return [self.folder / file.path for file in self.schema.example_files]
-
-    @property
-    def has_sequence(self) -> bool:
-        """Whether a sequence orders its interactions of one time."""
-        return all(
-            SEQUENCE in pq.read_schema(path).names for path in (*self.examples, *self.held_out)
-        )
 
 
 @contextmanager
@@ -112,7 +107,9 @@ def open_base(options: Options) -> Base | None:
             f"--history-length {options.history_length}: is {schema.history_length} in "
             f"{folder}: pass that"
         )
-    return Base(folder, schema)
+    base = Base(folder, schema, sequence=False)
+    files = (*base.examples, *base.held_out)
+    return replace(base, sequence=all(SEQUENCE in pq.read_schema(path).names for path in files))
 
 
 def check_source(base: Base, source: Source, *, sequence: bool) -> None:
@@ -142,7 +139,7 @@ def check_source(base: Base, source: Source, *, sequence: bool) -> None:
             f"{said}: needs a test that is the last of the log by time, or none, and this one is "
             f"not ({split.words})"
         )
-    if sequence != base.has_sequence:
+    if sequence != base.sequence:
         has, lacks = ("the log", "that dataset") if sequence else ("that dataset", "the log")
         raise UserError(
             f"{said}: {has} has a sequence, and {lacks} has none: pass the same --sequence"
@@ -191,7 +188,27 @@ def register_base(database: duckdb.DuckDBPyConnection, base: Base, source: Sourc
     Raises:
         UserError: its ids are of another type than the log's.
     """
-    types = columns_of(database, "raw_interactions")
+    register_views(database, base, columns_of(database, "raw_interactions"))
+    sequence = f", {SEQUENCE}" if base.sequence else ""
+    database.execute(
+        f"CREATE VIEW {HELD_OUT} AS SELECT user_id, item_id, time{sequence} "
+        f"FROM {scan_parquet(base.held_out, ', union_by_name=true')} "
+        f"JOIN {USERS} ON {USERS}._row = user_row JOIN {ITEMS} ON {ITEMS}._row = item_index"
+    )
+    _check_kinds(database, base, source.attributes)
+
+
+def register_views(database: duckdb.DuckDBPyConnection, base: Base, types: dict[str, str]) -> None:
+    """Make the views of the dataset's users, items and pairs.
+
+    Args:
+        database: gets them.
+        base: the dataset.
+        types: DuckDB types of user_id and item_id in the log.
+
+    Raises:
+        UserError: the dataset's ids are of another type.
+    """
     for view, name, key, trained in (
         (ITEMS, "items", "item_id", base.schema.trained_items),
         (USERS, "users", "user_id", base.trained_users),
@@ -211,14 +228,7 @@ def register_base(database: duckdb.DuckDBPyConnection, base: Base, source: Sourc
             f"file_row_number < {trained} AS _trained FROM {scan}"
         )
     seen = scan_parquet([base.folder / path for path in base.schema.seen_paths])
-    sequence = f", {SEQUENCE}" if base.has_sequence else ""
-    database.execute(
-        f"CREATE VIEW {SEEN} AS SELECT user_row, item_index FROM {seen}; "
-        f"CREATE VIEW {HELD_OUT} AS SELECT user_id, item_id, time{sequence} "
-        f"FROM {scan_parquet(base.held_out, ', union_by_name=true')} "
-        f"JOIN {USERS} ON {USERS}._row = user_row JOIN {ITEMS} ON {ITEMS}._row = item_index"
-    )
-    _check_kinds(database, base, source.attributes)
+    database.execute(f"CREATE VIEW {SEEN} AS SELECT user_row, item_index FROM {seen}")
 
 
 def _check_kinds(

@@ -42,6 +42,13 @@ class Options(ABC):
     """Dataset, or its address, to go on from: the source is asked for the new interactions alone,
     and all earlier ones are taken from there. What that dataset holds out becomes examples, and so
     does what is new and not held out here."""
+    forget_after: float | None = None
+    """With --after: days without a training interaction after which a user or item is forgotten,
+    counted back from the last one of all; of integer times, units of them. It loses its embedding
+    row, and what follows is as if it had never been in the log."""
+    capacity: int | None = None
+    """With --after: maximum number of trained users, and of trained items. Of more, those are
+    forgotten whose last training interaction is oldest, of equal ones those with the fewest."""
     overwrite: bool = False
     """Replace the dataset in OUT, if there is one."""
     memory_limit: str = "15%"

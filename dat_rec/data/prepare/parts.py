@@ -59,7 +59,7 @@ def write_past(base: Base, path: Path) -> int:
     """Write the dataset's examples as interactions of the past, and return their number."""
     if path.exists():
         return int(pq.read_metadata(path).num_rows)
-    sequence = [SEQUENCE] if base.has_sequence else []
+    sequence = [SEQUENCE] if base.sequence else []
     integers = [("user_row", pa.int32()), ("item_index", pa.int32()), ("time", pa.int64())]
     schema = pa.schema([*integers, *((name, pa.int64()) for name in sequence)])
 

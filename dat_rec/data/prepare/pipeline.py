@@ -10,6 +10,7 @@ from dat_rec.data.database import can_last
 from dat_rec.data.digests import DIGESTS, digests_of, files_below
 from dat_rec.data.duckdb_errors import errors_in_one_line
 from dat_rec.data.prepare.base import Base, open_base, unchanged
+from dat_rec.data.prepare.forget import check_forgetting
 from dat_rec.data.prepare.journal import Journal, made_of
 from dat_rec.data.prepare.options import Options
 from dat_rec.data.prepare.parts import known_digests
@@ -102,6 +103,7 @@ def _check_numbers(options: Options) -> None:
     if options.threads is not None and options.threads < 1:
         raise UserError(f"--threads {options.threads}: must be at least 1")
     check_validation(options)
+    check_forgetting(options)
 
 
 def _check_paths(options: Options) -> None:

@@ -26,6 +26,7 @@ from dat_rec.data.prepare.audience import write_pairs
 from dat_rec.data.prepare.base import ITEMS, Base, check_source, moments_of, register_base
 from dat_rec.data.prepare.bounds import bounds_of, cut_log, words_of_bounds
 from dat_rec.data.prepare.checks import Counts, reject_bad_rows
+from dat_rec.data.prepare.forget import Forgotten, forget, left_of
 from dat_rec.data.prepare.grown import grow_items, grow_users
 from dat_rec.data.prepare.interactions import (
     find_ranges,
@@ -79,6 +80,8 @@ class _Checked:
     split: Split
     validation: Validation | None
     bounds: Bounds
+    day: int
+    """How much time is a day, in the unit of times."""
     later: int
     """Number of interactions that lie behind the end of the log."""
     minimum: int
@@ -190,10 +193,11 @@ class Stages:
             threads = threads_of(database)
             checked = self._journal.stage("check", _Checked, lambda: self._check(database))
             marked = self._journal.stage("split", _Marked, lambda: self._split(database, checked))
+            marked = self._forget(database, checked, marked)
             numbered = self._journal.stage(
                 "number", _Numbered, lambda: self._number(database, checked, marked)
             )
-        drop_tables(self._work, "check", "split", "number")
+        drop_tables(self._work, "check", "split", "forget", "number")
         category = checked.category
         ordered = self._journal.stage(
             "users", _Ordered, lambda: self._users(checked, numbered, threads)
@@ -243,6 +247,7 @@ class Stages:
             split=split,
             validation=validation,
             bounds=bounds,
+            day=source.day,
             later=later,
             minimum=source.minimum,
             notes=source.notes,
@@ -269,6 +274,32 @@ class Stages:
         words += bounded
         return _Marked("; ".join(words), (*notes, *warnings), held_out[0].of)
 
+    @property
+    def _forgets(self) -> list[str]:
+        """The stage that forgets, if there is one."""
+        rules = (self._options.forget_after, self._options.capacity)
+        return [] if rules == (None, None) else ["forget"]
+
+    def _forget(
+        self, database: duckdb.DuckDBPyConnection, checked: _Checked, marked: _Marked
+    ) -> _Marked:
+        """Go on from what is left of the dataset, and say what is not."""
+        base, folder = self._base, self._work / "base"
+        if not self._forgets or base is None:
+            return marked
+
+        def work() -> Forgotten:
+            with (
+                _bar("forget", base.schema.training) as bar,
+                bar.of_statements(database),
+                tables_of(database, self._work, "forget", "split", "check"),
+            ):
+                return forget(database, base, self._options, checked.day, folder)
+
+        found = self._journal.stage("forget", Forgotten, work)
+        self._base = left_of(base, found, folder)
+        return replace(marked, notes=(*marked.notes, found.note))
+
     def _number(
         self, database: duckdb.DuckDBPyConnection, checked: _Checked, marked: _Marked
     ) -> _Numbered:
@@ -276,7 +307,7 @@ class Stages:
         with (
             _bar("number", marked.rows) as bar,
             bar.of_statements(database),
-            tables_of(database, self._work, "number", "split", "check"),
+            tables_of(database, self._work, "number", *self._forgets, "split", "check"),
         ):
             base = self._base
             if base is None:

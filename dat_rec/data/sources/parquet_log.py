@@ -163,6 +163,7 @@ class ParquetLog(Options):
             split=split_of(self, database, times),
             validation=validation_of(self, database, times, said=raw.says_validation),
             bounds=bounds_of(self, database, times),
+            day=1 if times is not None and times.integers else Source.day,
             notes=(
                 *self._notes(times),
                 *reading.notes,

@@ -59,13 +59,14 @@ class Chain:
         self.sequence = "sequence" in self.options
         self.ties = name != "sequence"
         self.cut = name == "ties are cut"
+        self.whole_tables = False
 
     def make(self, out: str, first: int, last: int, **changes: Any) -> Schema:
         """The dataset of the log's days; its tables have what the days up to the last one know."""
         tables = {}
         if "category" in self.options:
             # Of every other day, the tables have what is new alone.
-            new = first if last % 2 else 0
+            new = first if last % 2 and not self.whole_tables else 0
             for name, rows in (("items", self.log.items), ("users", self.log.users)):
                 known = [row for row in rows if new <= row["day"] <= last]
                 tables[name] = write_rows(self.folder / f"{name}.parquet", known)

@@ -1,0 +1,145 @@
+"""What is forgotten was never there, as a plain model of who leaves tells, day after day."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dat_rec.data.rows import places
+from dat_rec.runs.kept_rows import table_values
+from tests.data.prepare.chain import DAY, Row
+from tests.data.prepare.test_after import Chain, day_3, days  # noqa: F401
+from tests.data.sources.prepared import refused
+
+RULES: dict[str, dict[str, Any]] = {
+    "old ones": {"forget_after": 1.6 * DAY},
+    "few": {"capacity": 17},
+    "both": {"forget_after": 2.2 * DAY, "capacity": 21},
+    "none": {"forget_after": 99 * DAY, "capacity": 9_999},
+}
+
+
+def left(rows: list[Row], forget_after: float = 1e9, capacity: int = 10**9) -> list[Row]:
+    """The training interactions of ids that are not forgotten."""
+    now = max(row["time"] for row in rows)
+    kept = {}
+    for key in ("user_id", "item_id"):
+        last = {row[key]: row["time"] for row in sorted(rows, key=lambda row: row["time"])}
+        count = Counter(row[key] for row in rows)
+        young = [one for one in last if last[one] > now - forget_after]
+        young.sort(key=lambda one: (-last[one], -count[one], one))
+        kept[key] = set(young[:capacity])
+    return [row for row in rows if all(row[key] in kept[key] for key in kept)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [("old ones", "sequence"), ("few", "sequence"), ("both", "ties are cut"), ("none", "sequence")],
+)
+def test_what_is_forgotten_was_never_there(tmp_path: Path, rule: str, name: str) -> None:
+    """Each day is what preparing all that the model has kept at once gives."""
+    walk(tmp_path, Chain(tmp_path, name, seed=11), RULES[rule], 5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_random_histories_of_coming_and_leaving(tmp_path: Path, seed: int) -> None:
+    """Ten days each: with those above, some 200 days."""
+    rng = np.random.default_rng(seed)
+    rules = {"forget_after": float(rng.uniform(0.6, 4) * DAY), "capacity": int(rng.integers(5, 50))}
+    walk(tmp_path, Chain(tmp_path, "sequence", seed=seed), rules, 9)
+
+
+def walk(folder: Path, chain: Chain, rules: dict[str, Any], days_: int) -> None:
+    """Follow a log with the rules, and compare each day with the model."""
+    whole = {"items": chain.log.items, "users": chain.log.users}
+    chain.log = chain.log._replace(
+        **{name: [{**row, "day": 0} for row in rows] for name, rows in whole.items()}
+    )
+    chain.whole_tables = True
+    rows = chain.log.rows
+    chain.make("out", 0, 1, split="none")
+    kept = chain.log.days(0, 1)
+    tokens = {table: fresh(folder / "out", table, 1) for table in ("user", "item")}
+    wanted = {table: by_id(folder / "out", table, tokens[table]) for table in tokens}
+    left_out = 0
+    for day in range(2, days_):
+        (folder / "out").rename(folder / "before")
+        new = [row for row in rows if day * DAY <= row["time"] < (day + 1) * DAY]
+        schema = chain.make("out", day, day, after=folder / "before", split="none", **rules)
+        kept = left([*kept, *new], **rules)
+        left_out += len(chain.log.days(0, day)) - len(kept)
+        chain.log = chain.log._replace(rows=kept)
+        chain.make("whole", 0, day, split="none", train_from=str(day * DAY))
+        chain.log = chain.log._replace(rows=rows)
+        chain.same("out", "whole")
+        capacity = rules.get("capacity", 10**9)
+        assert schema.trained_items <= capacity
+        assert schema.feature("user").rows - 1 <= capacity
+        for table in tokens:
+            tokens[table] = carried(folder, table, tokens[table], day)
+            # An id has the weights that it was given when it came last, and nobody else's.
+            found = by_id(folder / "out", table, tokens[table])
+            known = wanted[table]
+            wanted[table] = {
+                one: known.get(one, token) if one in known else token
+                for one, token in found.items()
+            }
+            assert found == wanted[table]
+            assert all(token[0] == one for one, token in found.items())
+            assert {one for one, token in found.items() if token[1] == day} == (
+                found.keys() - known.keys()
+            )
+        shutil.rmtree(folder / "before")
+    assert (left_out > 20) == (rules != RULES["none"])
+
+
+Token = tuple[Any, int]
+"""Whose weights these are, and since which day."""
+
+
+def fresh(data: Path, table: str, day: int) -> list[Token]:
+    """New weights for each row of a table."""
+    values = table_values(data, table, rows_of(data, table)).to_pylist()
+    return [(value, day) for value in values]
+
+
+def rows_of(data: Path, table: str) -> int:
+    from dat_rec.data.schema import Schema
+
+    return Schema.load(data).feature(table).rows
+
+
+def carried(folder: Path, table: str, tokens: list[Token], day: int) -> list[Token]:
+    """The weights of today's rows, as a warm start from yesterday's takes them."""
+    old = table_values(folder / "before", table, rows_of(folder / "before", table))
+    new = table_values(folder / "out", table, rows_of(folder / "out", table))
+    made = fresh(folder / "out", table, day)
+    source = places(new, old)
+    return [tokens[one] if one >= 0 else made[row] for row, one in enumerate(source.tolist())]
+
+
+def by_id(data: Path, table: str, tokens: list[Token]) -> dict[str, Token]:
+    """The weights that each id reads."""
+    values = table_values(data, table, rows_of(data, table)).to_pylist()
+    return {value: tokens[row] for row, value in enumerate(values) if row}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"capacity": 0}, "--capacity 0: must be above 0"),
+        ({"forget_after": -1.0}, "--forget-after -1.0: must be above 0"),
+        ({"capacity": 5, "after": None}, "--capacity 5: needs --after, whose ids are forgotten"),
+    ],
+)
+def test_rules_that_are_none(
+    days: Path,  # noqa: F811
+    tmp_path: Path,
+    changes: dict[str, Any],
+    words: str,
+) -> None:
+    refused(day_3(days, tmp_path / "out", **changes), words)
