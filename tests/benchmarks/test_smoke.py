@@ -63,6 +63,13 @@ def test_prepare(run: Run, tmp_path: Path) -> None:
     assert sum(stage["cpu_s"] for stage in row["stages"]) == pytest.approx(row["cpu_s"])
 
 
+def test_prepare_days(run: Run, tmp_path: Path) -> None:
+    row = rows(run("prepare_days", "--smoke", "--work", tmp_path))[-1]
+    assert [day["past"] for day in row["days"]] == [0, 2_000, 4_000, 6_000]
+    assert row["cpu_s_times"] == row["days"][3]["cpu_s"] / row["days"][2]["cpu_s"]
+    assert 0.5 < row["peak_mb_times"] < 2
+
+
 def test_train_loop(run: Run) -> None:
     row = rows(run("train_loop", *SMOKE))[-1]
     rates = row["samples_per_s_by_step"]

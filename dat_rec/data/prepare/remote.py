@@ -95,6 +95,7 @@ def _copied_inputs(options: Given) -> Iterator[Given]:
     """Yield the options with local copies of all inputs, which are removed at the end."""
     changed: dict[str, Any] = {}
     copies: dict[str, str] = {}
+    told: dict[str, str] = {}
     locks = ExitStack()
 
     def near(value: Any, option: str) -> Any:
@@ -104,7 +105,9 @@ def _copied_inputs(options: Given) -> Iterator[Given]:
         if address is None:
             return value
         if option == "after":
-            return locks.enter_context(local_copy(address, SCHEMA))
+            copy = locks.enter_context(local_copy(address, SCHEMA))
+            told[str(copy)] = str(address)
+            return copy
         source, pattern = _without_pattern(address)
         root = _near(source)
         if str(root) not in copies:
@@ -118,7 +121,7 @@ def _copied_inputs(options: Given) -> Iterator[Given]:
         for one in dataclasses.fields(options):  # type: ignore[arg-type]
             if one.name != "out":
                 changed[one.name] = near(getattr(options, one.name), one.name)
-        with _told_as(copies):
+        with _told_as(copies | told):
             yield dataclasses.replace(options, **changed)  # type: ignore[type-var]
     finally:
         for name in copies:

@@ -76,6 +76,26 @@ def test_a_log_and_a_dataset_in_a_store(
         prepare(source)
 
 
+def test_a_day_that_follows_a_dataset_in_a_store(
+    object_store: ObjectStore, tmp_path: Path, work: Path
+) -> None:
+    log = write_log(tmp_path / "log")
+    days = {"from_": "2", "to": "2"}
+    before = ParquetLog(interactions=log, out=tmp_path / "before", to="1", split="none")
+    prepare(before)
+    prepare(ParquetLog(interactions=log, out=Path("s3://open/after/1"), to="1", split="none"))
+    plain = ParquetLog(interactions=log, out=tmp_path / "data", after=before.out, **days)
+    prepare(plain)
+    after = Path("s3://open/after/1")
+    prepare(ParquetLog(interactions=log, out=Path("s3://open/after/2"), after=after, **days))
+    with local_copy(location("s3://open/after/2"), "schema.json") as copy:
+        assert everything(copy) == everything(tmp_path / "data")
+    assert list(work.iterdir()) == []
+    wrong = ParquetLog(interactions=log, out=tmp_path / "x", after=Path("s3://open/nothing"))
+    with pytest.raises(UserError, match=r"^s3://open/nothing"):
+        prepare(wrong)
+
+
 def test_ids_splits_and_tags_are_those_of_a_log_on_a_disk(
     object_store: ObjectStore, tmp_path: Path
 ) -> None:
