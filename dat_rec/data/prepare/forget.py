@@ -70,6 +70,9 @@ def forget(
         options: the rules.
         day: how much time a day is, in the unit of ``time``.
         folder: to write to.
+
+    Raises:
+        UserError: nothing would be left to train on.
     """
     folder.mkdir(exist_ok=True)
     sequence = f", {SEQUENCE}" if base.sequence else ""
@@ -91,6 +94,13 @@ def forget(
         "SEMI JOIN (SELECT _row AS user_row FROM kept_user) USING (user_row) "
         "SEMI JOIN (SELECT _row AS item_index FROM kept_item) USING (item_index)"
     )
+    if not count_rows(database, "left_interactions WHERE part = 'train'") and not count_rows(
+        database, "kept_training"
+    ):
+        raise UserError(
+            f"--capacity {options.capacity}: no interaction is of a user and an item that are both "
+            "kept: raise it"
+        )
     kept = {name: _map(database, name, key) for name, key in KEYS.items()}
     database.execute(
         "CREATE TABLE moved_training AS SELECT u.row AS user_row, i.row AS item_index, time"

@@ -45,7 +45,9 @@ def known_digests(base: Base, folder: Path) -> dict[str, str]:
     return {
         target: told[source]
         for source, target in _shared(base)
-        if source in told and (folder / target).samefile(base.folder / source)
+        if source in told
+        and (folder / target).exists()
+        and (folder / target).samefile(base.folder / source)
     }
 
 

@@ -2,15 +2,18 @@
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.rows import places
+from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.runs.kept_rows import table_values
-from tests.data.prepare.chain import DAY, Row
+from tests.data.prepare.chain import DAY, Row, write_rows
 from tests.data.prepare.test_after import Chain, day_3, days  # noqa: F401
 from tests.data.sources.prepared import refused
 
@@ -126,6 +129,21 @@ def by_id(data: Path, table: str, tokens: list[Token]) -> dict[str, Token]:
     """The weights that each id reads."""
     values = table_values(data, table, rows_of(data, table)).to_pylist()
     return {value: tokens[row] for row, value in enumerate(values) if row}
+
+
+def test_a_capacity_that_leaves_nothing(tmp_path: Path) -> None:
+    """The user and the item that are kept have nothing to do with one another."""
+    pairs = [(1, 1, 5), (2, 2, 5), (2, 3, 4), (4, 1, 4)]
+    rows = [{"user_id": user, "item_id": item, "time": time} for user, item, time in pairs]
+    log = write_rows(tmp_path / "log.parquet", rows)
+    prepare(ParquetLog(interactions=log, out=tmp_path / "before", split="none"))
+    write_rows(log, [{"user_id": 9, "item_id": 9, "time": 6}])
+    options = ParquetLog(
+        interactions=log, out=tmp_path / "out", after=tmp_path / "before", test_from="6", capacity=1
+    )
+    refused(options, "--capacity 1: no interaction is of a user and an item that are both kept")
+    schema = prepare(replace(options, capacity=2))
+    assert (schema.past, schema.trained_items, schema.items) == (2, 2, 4)
 
 
 @pytest.mark.parametrize(
