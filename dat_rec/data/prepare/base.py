@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dat_rec.data.database import count_rows
@@ -107,9 +108,36 @@ def open_base(options: Options) -> Base | None:
             f"--history-length {options.history_length}: is {schema.history_length} in "
             f"{folder}: pass that"
         )
+    _check_features(folder, schema)
     base = Base(folder, schema, sequence=False)
-    files = (*base.examples, *base.held_out)
-    return replace(base, sequence=all(SEQUENCE in pq.read_schema(path).names for path in files))
+    try:
+        files = [pq.read_schema(path) for path in (*base.examples, *base.held_out)]
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--after {folder}: cannot be read ({reason}): prepare it anew") from error
+    return replace(base, sequence=all(SEQUENCE in file.names for file in files))
+
+
+def _check_features(folder: Path, schema: Schema) -> None:
+    """Refuse a dataset of another engine whose features are not as ``prepare`` makes them.
+
+    Raises:
+        UserError: names the first that is not.
+    """
+    names = {feature.name for feature in schema.features}
+    for name in (HISTORY, HISTORY_CATEGORY):
+        if name not in names:
+            raise UserError(
+                f"--after {folder}: has no feature {name!r}, of which the next day's are made: add "
+                "it, or prepare all days at once"
+            )
+    tables = {HISTORY: ITEM, HISTORY_CATEGORY: schema.category}
+    for feature in schema.features:
+        if feature.table != tables.get(feature.name, feature.name):
+            raise UserError(
+                f"--after {folder}: feature {feature.name!r} looks up the table of another one, "
+                f"{feature.table!r}: give it its own, or prepare all days at once"
+            )
 
 
 def check_source(base: Base, source: Source, *, sequence: bool) -> None:

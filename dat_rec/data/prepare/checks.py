@@ -128,7 +128,7 @@ def _check_table(
     if name == "interactions":
         value = (
             "CASE WHEN problem IS NOT NULL OR _kind = 'unparsable time' THEN value "
-            f"WHEN _kind = '{LATE}' THEN time::VARCHAR "
+            f"WHEN _kind = '{LATE}' THEN coalesce(value::VARCHAR, time::VARCHAR) "
             "WHEN _kind LIKE '%user_id' THEN user_id::VARCHAR ELSE item_id::VARCHAR END"
         )
     else:

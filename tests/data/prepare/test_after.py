@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ from tests.data.prepare.chain import (
     read,
     write_rows,
 )
+from tests.data.prepare.test_bounds import drop_last
 from tests.data.sources.prepared import digest as digest_of
 from tests.data.sources.prepared import refused
+from tests.data.validate.test_validate import Columns, edit, set_value, swap
 
 COLUMNS: dict[str, Any] = {
     "title": "name",
@@ -264,6 +267,61 @@ def test_what_is_no_such_dataset(days: Path, tmp_path: Path) -> None:
     prepare(options)
     words = "its log has no order, and so no day follows another"
     refused(day_3(days, tmp_path / "out", after=options.out, history_length=50), words)
+
+
+def test_datasets_of_other_engines_that_cannot_go_on(days: Path, tmp_path: Path) -> None:
+    before = tmp_path / "before"
+    shutil.copytree(days / "before", before)
+    schema = Schema.load(before)
+    cases = {
+        "has no feature 'history', of which": tuple(
+            one for one in schema.features if one.name != "history"
+        ),
+        "feature 'tags' looks up the table of another one, 'kind'": tuple(
+            replace(one, table="kind", rows=schema.feature("kind").rows)
+            if one.name == "tags"
+            else one
+            for one in schema.features
+        ),
+    }
+    for words, features in cases.items():
+        replace(schema, features=features).save(before)
+        refused(day_3(days, tmp_path / "out", after=before), words)
+    schema.save(before)
+    (before / "test.parquet").unlink()
+    words = f"--after {before}: cannot be read (", "test.parquet"
+    refused(day_3(days, tmp_path / "out", after=before), *words)
+
+
+BROKEN: list[tuple[str, Callable[[Columns], Any], str]] = [
+    ("past/part-00000.parquet", set_value("time", 3, 205), "time is at or after train_from"),
+    ("past/part-00000.parquet", drop_last, "rows, and schema.json says"),
+    ("seen/part-00001.parquet", set_value("count", 0, 7), "training interactions are of the pair"),
+    ("seen/part-00001.parquet", swap(3, 7), "are not sorted by user_row and item_index"),
+    ("seen/part-00000.parquet", drop_last, "training interactions are of the pair"),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "words"), BROKEN)
+def test_a_wrong_part_is_found(
+    days: Path, tmp_path: Path, name: str, change: Callable[[Columns], Any], words: str
+) -> None:
+    shutil.copytree(days / "out", tmp_path / "out")
+    (tmp_path / "out" / "sha256.json").unlink()
+    edit(tmp_path / "out" / name, change)
+    faults = [str(fault) for fault in validate(tmp_path / "out", threads=1)]
+    assert any(words in fault for fault in faults), faults
+
+
+def test_a_part_that_the_schema_does_not_know_is_named(days: Path, tmp_path: Path) -> None:
+    shutil.copytree(days / "out", tmp_path / "out")
+    (tmp_path / "out" / "sha256.json").unlink()
+    (tmp_path / "out/seen/part-00001.parquet").rename(tmp_path / "out/seen/part-00002.parquet")
+    shutil.copy(days / "before/seen.parquet", tmp_path / "out")
+    faults = [str(fault) for fault in validate(tmp_path / "out", threads=1)]
+    assert any("part-00001.parquet: the file is missing" in fault for fault in faults)
+    for path in ("seen/part-00002.parquet", "seen.parquet"):
+        assert any(f"{path}: schema.json knows of no such file" in fault for fault in faults)
 
 
 def test_a_number_stays_a_number(days: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What is forgotten was never there, as a plain model of who leaves tells, day after day."""
 
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.runs.kept_rows import table_values
 from tests.data.prepare.chain import DAY, Row, write_rows
 from tests.data.prepare.test_after import Chain, day_3, days  # noqa: F401
-from tests.data.sources.prepared import refused
+from tests.data.sources.prepared import digest, refused
 
 RULES: dict[str, dict[str, Any]] = {
     "old ones": {"forget_after": 1.6 * DAY},
@@ -161,3 +163,34 @@ def test_rules_that_are_none(
     words: str,
 ) -> None:
     refused(day_3(days, tmp_path / "out", **changes), words)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from _pytest.monkeypatch import MonkeyPatch
+from dat_rec.data.prepare import stages
+from dat_rec.data.prepare.pipeline import prepare
+from tests.data.prepare.test_after import day_3
+
+MonkeyPatch().setattr(stages, "grow_users", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+prepare(day_3(Path(sys.argv[1]), Path(sys.argv[2]), capacity=12, threads=1))
+"""
+
+
+def test_neither_kills_nor_threads_change_a_bit(
+    days: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prepare(day_3(days, tmp_path / "whole", capacity=12, threads=1))
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(days), str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -9, done.stderr
+    prepare(day_3(days, tmp_path / "out", capacity=12, threads=3))
+    assert "going on after the stage 'forget'" in capsys.readouterr().err
+    assert digest(tmp_path / "out") == digest(tmp_path / "whole")
