@@ -2,7 +2,9 @@
 
     check     raw relations → clean ones                                        checks.py
     split     what is held out                                                  split.py
-    number    ids and values → embedding rows; interactions by ranges of users  vocabulary.py
+    forget    the dataset before without the ids that leave, if a rule is given forget.py
+    number    ids and values → embedding rows; interactions by ranges of users  vocabulary.py,
+              after a dataset                                                   grown.py
     users     each range: order, histories, pairs                               user_ranges.py
     examples  users.parquet, seen.parquet, the shuffled examples                write.py
 
