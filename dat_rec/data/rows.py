@@ -2,9 +2,11 @@
 
 A dataset tells it in users.parquet, items.parquet and vocabularies/; a run keeps a copy, so
 that another day's run can begin from it, and another day's dataset be scored, when the dataset is
-gone. Beside the items' rows it keeps how often each was trained on: popularity is a part of scores.
+gone. Beside the items' rows it keeps how often each was trained on, and had lately: popularity is a
+part of scores.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dat_rec.data.dataset import read_parquet
-from dat_rec.data.schema import ITEM, UNKNOWN, USER
+from dat_rec.data.schema import ITEM, RECENT, UNKNOWN, USER
 from dat_rec.errors import UserError
 from dat_rec.storage.address import Location
 from dat_rec.storage.read import open_parquet, parquet_files
@@ -105,7 +107,8 @@ def copy_rows(dataset: Location, target: Path) -> None:
         _copy(path, ["index", "value"], target / "vocabularies" / path.name)
     for table, (name, column) in FILES.items():
         columns = [table, column, *([COUNT] if table == ITEM else [])]
-        _copy(dataset / f"{name}.parquet", columns, target / f"{name}.parquet")
+        perhaps = [RECENT] if table == ITEM else []
+        _copy(dataset / f"{name}.parquet", columns, target / f"{name}.parquet", perhaps)
 
 
 def keeps_counts(rows: Path) -> bool:
@@ -125,12 +128,13 @@ def keeps_counts(rows: Path) -> bool:
         raise UserError(f"{path}: cannot be read as Parquet ({reason}): train anew") from error
 
 
-def _copy(source: Location, columns: list[str], target: Path) -> None:
+def _copy(source: Location, columns: list[str], target: Path, perhaps: Sequence[str] = ()) -> None:
     try:
         with open_parquet(source) as file:
             missing = [name for name in columns if name not in file.schema_arrow.names]
             if missing:
                 raise UserError(f"{source}: column {missing[0]!r} is missing: {CURE}")
+            columns = columns + [name for name in perhaps if name in file.schema_arrow.names]
             schema = pa.schema([file.schema_arrow.field(name) for name in columns])
             with pq.ParquetWriter(target, schema) as writer:
                 for batch in file.iter_batches(columns=columns):

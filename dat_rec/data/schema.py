@@ -27,6 +27,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
+from dat_rec.data.trend import Trend
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, write_json
 from dat_rec.storage.address import Location
@@ -38,6 +39,8 @@ SCHEMA = "schema.json"
 ANEW = "prepare the dataset anew"
 UNKNOWN = 0
 USER, ITEM, HISTORY, AUDIENCE = "user", "item", "history", "audience"
+RECENT = "recent_count"
+"""Column of items.parquet: how often each was had lately (``dat_rec.data.trend``)."""
 RESERVED_COLUMNS = frozenset(
     {
         "user_id",
@@ -45,6 +48,7 @@ RESERVED_COLUMNS = frozenset(
         "title",
         "category_name",
         "train_count",
+        RECENT,
         "trained",
         "item_index",
         "user_row",
@@ -136,6 +140,9 @@ class Schema:
     are."""
     test_until: int | None = None
     """Time from which on the log was left out; None, and not in schema.json: it was read whole."""
+    trend: Trend | None = None
+    """How items.parquet's ``recent_count`` was counted; None, and not in schema.json: there is
+    none."""
     facts: dict[str, float] | None = None
     """Figures known by construction: the planted world's best possible HR@50, HR@100."""
     version: int = VERSION
@@ -177,7 +184,7 @@ class Schema:
             del value["histories"]
         if not self.past:
             del value["past"]
-        for name in ("train_from", "test_until", "seen_files", "past_files"):
+        for name in ("train_from", "test_until", "seen_files", "past_files", "trend"):
             if value[name] in (None, ()):
                 del value[name]
         write_json(folder / SCHEMA, value)

@@ -287,6 +287,8 @@ class Source:
     facts: dict[str, float] | None = None
     day: int = 86_400_000_000
     """How much time is a day, in the unit of ``time``; 1 where it is one of the source's own."""
+    common_time: bool = True
+    """Whether times of different users can be compared; else they order each user's rows alone."""
     minimum: int = 0
     """Minimum number of interactions of a user or item; those with fewer are dropped until none is
     left, from the catalogue too. 0: keep all."""

@@ -3,6 +3,10 @@
 Training's logit is ⟨p_u, p_v⟩ / τ + β·log P_v (``dat_rec.config``, popularity). So what is served
 scores ⟨p_u, p_v⟩ + τ·β·log P_v: item vectors have that number behind p_v, and query vectors a 1
 behind p_u. The most popular item has 0 there, and all others less.
+
+Where the dataset says how often items were had lately, P is their count at today's rate
+(``dat_rec.data.trend``): training has learned what a user takes beside what is popular, and what is
+popular changes.
 """
 
 import numpy as np
@@ -12,8 +16,9 @@ from torch import Tensor
 from dat_rec.config import LossConfig
 from dat_rec.data.columns import BadIds, read_columns
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.schema import ITEM, UNKNOWN
+from dat_rec.data.schema import ITEM, RECENT, UNKNOWN
 from dat_rec.data.stream.negatives import log_popularity
+from dat_rec.data.trend import trending
 
 
 def popularity_of_rows(dataset: Dataset, loss: LossConfig) -> Tensor | None:
@@ -35,11 +40,16 @@ def popularity_of_rows(dataset: Dataset, loss: LossConfig) -> Tensor | None:
         return None
     trained = dataset.schema.trained_items
     feature = dataset.schema.feature(ITEM)
-    items = dataset.table("items", [ITEM, "train_count"]).slice(0, trained)
+    trend = dataset.schema.trend is not None
+    names = [ITEM, "train_count", *([RECENT] if trend else [])]
+    items = dataset.table("items", names).slice(0, trained)
     where = f"{dataset.folder}/items.parquet"
     rows = read_columns(items, [feature], where, BadIds(dataset.bad_ids))[ITEM].values
-    of_row = np.ones(feature.rows, np.int64)
-    of_row[rows] = items["train_count"].to_numpy()
+    of_row = np.ones(feature.rows, np.float64)
+    count = items["train_count"].to_numpy().astype(np.float64)
+    if trend:
+        count = trending(count, items[RECENT].to_numpy().astype(np.float64))
+    of_row[rows] = count
     of_row[UNKNOWN] = 1
     weight = loss.temperature * loss.popularity_weight()
     return torch.from_numpy((weight * log_popularity(of_row)).astype(np.float32))

@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.config import LossConfig
+from dat_rec.data.schema import RECENT, Schema
 from dat_rec.data.stream.negatives import log_popularity, logit_offsets
+from dat_rec.data.trend import Trend, trending
 from dat_rec.retrieval.export import export
 from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.trained import load_model
@@ -67,3 +69,18 @@ def test_other_losses_leave_popularity_out(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data")
     run = write_run(tmp_path / "run", data, loss=replace(LossConfig(), main="bpr"))
     assert load_model(run).model.popularity_R is None
+
+
+def test_where_popularity_changes_todays_rate_is_served(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    items = pq.read_table(data / "items.parquet")
+    recent = np.where(np.arange(ITEMS) < TRAINED_ITEMS, np.arange(ITEMS) % 3, 0.0)
+    pq.write_table(items.append_column(RECENT, [recent]), data / "items.parquet")
+    replace(Schema.load(data), trend=Trend(half_life=10, until=99)).save(data)
+    run = write_run(tmp_path / "run", data, loss=LossConfig(popularity=0.6))
+    count = trending(items["train_count"].to_numpy()[:TRAINED_ITEMS], recent[:TRAINED_ITEMS])
+    count = np.maximum(np.append(1, count), 1)
+    added = LossConfig().temperature * 0.6 * np.log(count / count.max())
+    found = load_model(run).model.popularity_R
+    assert found is not None
+    np.testing.assert_allclose(found, added, rtol=1e-6)

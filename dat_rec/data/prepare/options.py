@@ -20,6 +20,9 @@ class Options(ABC):
     audience_length: int = 50
     """Where the log has no order: maximum number of an item's audience, users who had it, which the
     item tower reads as the query tower reads the history. 0: there is none."""
+    trend: bool = True
+    """Count how often items were had lately, where that foretells the end of training better than
+    plain counts do; scores go by it."""
     max_rejected: float = 0.01
     """Maximum share of bad rows in the interactions, users or items; above it the command stops."""
     seed: int = 0

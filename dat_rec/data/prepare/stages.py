@@ -42,6 +42,7 @@ from dat_rec.data.prepare.options import Options
 from dat_rec.data.prepare.parts import part_names, take_over_all, write_past
 from dat_rec.data.prepare.shuffle import file_cuts
 from dat_rec.data.prepare.split import hold_out, keep_frequent
+from dat_rec.data.prepare.trend import add_recent, carry_recent
 from dat_rec.data.prepare.user_histories import UserHistories
 from dat_rec.data.prepare.user_ranges import (
     ITEMS_IN_ORDER,
@@ -64,6 +65,7 @@ from dat_rec.data.source import (
     Validation,
     columns_of,
 )
+from dat_rec.data.trend import Trend
 
 UNORDERED = (
     "no user has training interactions of two times: each one's history holds the user's other "
@@ -87,6 +89,7 @@ class _Checked:
     later: int
     """Number of interactions that lie behind the end of the log."""
     minimum: int
+    common_time: bool
     notes: tuple[str, ...]
     facts: dict[str, float] | None
 
@@ -116,6 +119,7 @@ class _Numbered:
     """Whether a sequence orders the interactions of one time."""
     unordered: bool
     """Whether no user has training interactions of two times."""
+    trend: Trend | None
     before: int = 0
     """Number of training interactions of the dataset that is gone on from; 0: there is none."""
 
@@ -252,6 +256,7 @@ class Stages:
             day=source.day,
             later=later,
             minimum=source.minimum,
+            common_time=source.common_time,
             notes=source.notes,
             facts=source.facts,
         )
@@ -318,6 +323,11 @@ class Stages:
             else:
                 items = grow_items(database, attributes, checked.category, folder, base)
                 users = grow_users(database, attributes, folder, base)
+            trend = None
+            if self._options.trend and base is not None and base.schema.trend is not None:
+                trend = carry_recent(database, base.schema.trend)
+            elif self._options.trend and base is None and checked.common_time:
+                trend = add_recent(database)
             ranges = find_ranges(database, checked.bounds.train_from)
             training = self._work / "training"
             write_training(database, training, after=base is not None)
@@ -339,6 +349,7 @@ class Stages:
                     folder / "items.parquet",
                     pairs,
                     self._options.audience_length,
+                    recent=trend is not None,
                 ),
                 tests=write_held_out(database, "test", folder / "test.parquet"),
                 validation=write_held_out(database, "validation", folder / "validation.parquet")
@@ -347,6 +358,7 @@ class Stages:
                 has_sequence=has_sequence(database),
                 unordered=unordered,
                 before=base.schema.training if base else 0,
+                trend=trend,
             )
 
     def _users(self, checked: _Checked, numbered: _Numbered, threads: int) -> _Ordered:
@@ -468,6 +480,7 @@ class Stages:
                 *marked.notes,
                 *((UNORDERED,) if numbered.unordered else ordered.notes(numbered.read)),
             ),
+            trend=numbered.trend,
             facts=checked.facts,
         )
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dat_rec.data.prepare.audience import with_audiences, without_own
 from dat_rec.data.prepare.history import IDS, with_histories
 from dat_rec.data.prepare.user_ranges import KEY, histories_of
-from dat_rec.data.schema import AUDIENCE, HISTORY, Feature
+from dat_rec.data.schema import AUDIENCE, HISTORY, RECENT, Feature
 from dat_rec.data.source import HISTORY_CATEGORY, REPEAT, SEQUENCE, named
 from dat_rec.files import whole_file
 
@@ -32,6 +32,8 @@ def write_items(
     path: Path,
     pairs: Path | None = None,
     audience_length: int = 0,
+    *,
+    recent: bool = False,
 ) -> int:
     """Write items.parquet in the order of item_index, and return the number of rows.
 
@@ -41,8 +43,10 @@ def write_items(
         path: the file.
         pairs: what ``audience.write_pairs`` wrote, for that column; None: there is none.
         audience_length: maximum number of users of an item.
+        recent: whether ``item_rows`` says how often each was had lately.
     """
     columns = ["item_id", "title", "category_name", "train_count", *names_of(features)]
+    columns += [RECENT] if recent else []
     query = f"SELECT {_list(columns)} FROM item_rows ORDER BY item_index"
     if pairs is None:
         return write_query(database, query, path)

@@ -66,8 +66,10 @@ class KuaiRand(Options):
                         "training rows, only their order: name the folder of the CSV files"
                     )
             split = _register_parquet(database, folder)
+            common_time = False
         elif (folder / LOGS[0]).exists():
             split = _register_csv(database, folder)
+            common_time = True
         else:
             raise UserError(
                 f"{self.path}: holds neither interactions.parquet nor {LOGS[0]}: "
@@ -82,6 +84,7 @@ class KuaiRand(Options):
             category="category",
             attributes=tuple(attributes),
             split=split,
+            common_time=common_time,
             notes=("positives: exposures watched for long; the others are left out",),
         )
 

@@ -116,11 +116,13 @@ def logit_offsets(
     return result
 
 
-def log_popularity(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def log_popularity(
+    counts: NDArray[np.int64] | NDArray[np.float64],
+) -> NDArray[np.float64]:
     """Log P of items, P their count over that of the most frequent one: 0 or below.
 
     Args:
-        counts: (items,) how often each occurs in training; 0 counts as 1.
+        counts: (items,) how often each occurs in training; less than 1 counts as 1.
     """
     result: NDArray[np.float64] = np.log(np.maximum(counts, 1) / max(1, counts.max()))
     return result

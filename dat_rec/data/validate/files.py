@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from dat_rec.data.digests import DIGESTS, digests_of, files_below
 from dat_rec.data.progress import Progress
-from dat_rec.data.schema import ITEM, USER, Feature, Schema
+from dat_rec.data.schema import ITEM, RECENT, USER, Feature, Schema
 from dat_rec.data.source import SEQUENCE
 from dat_rec.data.validate.fault import Fault
 from dat_rec.errors import UserError
@@ -27,6 +27,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 KINDS: Mapping[str, Callable[[pa.DataType], bool]] = {
     "an integer": pa.types.is_integer,
+    "a number": lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind),
     "an integer or text": lambda kind: pa.types.is_integer(kind) or _is_text(kind),
     "text": _is_text,
     "a 64-bit integer": pa.types.is_int64,
@@ -49,7 +50,7 @@ def columns_of_files(schema: Schema) -> dict[str, dict[str, str]]:
     tables = {feature.table for feature in schema.features} - {USER, ITEM}
     return {
         "users.parquet": {"user_id": ids, "trained": "true or false", **query},
-        "items.parquet": {**names, **item},
+        "items.parquet": {**names, **({RECENT: "a number"} if schema.trend else {}), **item},
         **{name: {**pair, "count": number} for name in schema.seen_paths},
         **{name: {**pair, "time": time} for name in (*held_out_files(schema), *schema.past_paths)},
         **{file.path: example for file in schema.example_files},

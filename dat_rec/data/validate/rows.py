@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dat_rec.data.scan import scan_parquet
-from dat_rec.data.schema import AUDIENCE, HISTORY, ITEM, USER, Feature, Schema
+from dat_rec.data.schema import AUDIENCE, HISTORY, ITEM, RECENT, USER, Feature, Schema
 from dat_rec.data.source import HISTORY_CATEGORY, named
 from dat_rec.data.validate.fault import Fault
 from dat_rec.data.validate.files import held_out_files
@@ -208,6 +208,11 @@ def _items(schema: Schema) -> list[Rule]:
     rules.append(Rule(f"(train_count > 0) <> ({ROW} < {trained})", what, first, "train_count"))
     what = "item must be the row's number + 1 for trained items, and 0 elsewhere"
     rules.append(Rule(f"{named(ITEM)} <> {number}", what, first, named(ITEM)))
+    if schema.trend is not None:
+        what = f"{RECENT} is no number of 0 or more"
+        rules.append(
+            Rule(f"NOT coalesce(isfinite({RECENT}) AND {RECENT} >= 0, false)", what, ANEW, RECENT)
+        )
     features = schema.side("item")
     if any(_is_audience(feature) for feature in features):
         what = "an untrained item has an audience"
