@@ -7,8 +7,8 @@ the popularity of the log's first nine tenths (``dat_rec.data.trend``) foretells
 last tenth best, by the mean of their log-likelihoods. Where none gains ``LEAST_GAIN`` over plain
 counts, what is popular does not change, and there is no such column.
 
-A dataset that follows another one (``--after``) keeps its half-life, and adds to what is left of its
-counts; where that one has none, so has this one.
+A dataset that follows another one (``--after``) keeps its half-life, and adds to what is left of
+its counts; where that one has none, so has this one.
 
 Weights are whole numbers of 2^−20, so that sums do not depend on their order, nor on threads.
 """
