@@ -32,6 +32,7 @@ def write_items(
     path: Path,
     pairs: Path | None = None,
     audience_length: int = 0,
+    dense: Sequence[str] = (),
 ) -> int:
     """Write items.parquet in the order of item_index, and return the number of rows.
 
@@ -41,8 +42,9 @@ def write_items(
         path: the file.
         pairs: what ``audience.write_pairs`` wrote, for that column; None: there is none.
         audience_length: maximum number of users of an item.
+        dense: names of the dense features.
     """
-    columns = ["item_id", "title", "category_name", "train_count", *names_of(features)]
+    columns = ["item_id", "title", "category_name", "train_count", *names_of(features), *dense]
     query = f"SELECT {_list(columns)} FROM item_rows ORDER BY item_index"
     if pairs is None:
         return write_query(database, query, path)
@@ -53,10 +55,13 @@ def write_items(
 
 
 def write_user_rows(
-    database: duckdb.DuckDBPyConnection, features: Sequence[Feature], path: Path
+    database: duckdb.DuckDBPyConnection,
+    features: Sequence[Feature],
+    path: Path,
+    dense: Sequence[str] = (),
 ) -> int:
     """Write the rows of users.parquet, without histories, and return their number."""
-    columns = ["user_id", "trained", *names_of(features)]
+    columns = ["user_id", "trained", *names_of(features), *dense]
     query = f"SELECT {_list(columns)} FROM user_rows ORDER BY user_row"
     return write_query(database, query, path)
 
