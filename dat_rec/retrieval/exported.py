@@ -142,7 +142,9 @@ def read_manifest(folder: Path) -> Manifest:
     value = read_json(path, "the export's manifest")
     version = value.get("version") if isinstance(value, dict) else None
     if version not in (None, VERSION, WITH_DENSE):
-        raise UserError(f"{path}: version {version}, this program reads {VERSION}: export anew")
+        raise UserError(
+            f"{path}: version {version}, this program reads {VERSION} and {WITH_DENSE}: export anew"
+        )
     manifest = checked(Manifest, value, str(path), "export anew")
     for name in (*FILES, part_name(ITEM_PARTS, 0), part_name(USER_PARTS, 0)):
         if name not in manifest.sha256:
