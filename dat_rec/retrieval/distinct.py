@@ -106,11 +106,11 @@ def encode_once(
 
 def _of_numbers(state: Hashes, column: DenseColumn, seed: np.uint64) -> Hashes:
     """(rows,): of each row's state and numbers. −0 equals 0, and no value no value."""
-    values = column.values + column.values.dtype.type(0)
-    values[np.isnan(values)] = np.nan
-    words = np.ascontiguousarray(values).view(f"u{values.itemsize}").astype(np.uint64)
-    for word in words.T:
-        state = _mixed((state + seed) ^ word)
+    # One number of each row at a time: all at once would be a copy of all users' vectors.
+    for values in column.values.T:
+        values = values + values.dtype.type(0)
+        values[np.isnan(values)] = np.nan
+        state = _mixed((state + seed) ^ values.view(f"u{values.itemsize}"))
     return state
 
 

@@ -22,7 +22,8 @@ from dat_rec.data.schema import Schema
 from tests.checkpoint.saved import saved_digests, saved_tensors
 from tests.data.sources.prepared import own, write
 from tests.end_to_end.cli import done
-from tests.end_to_end.forked import forked
+from tests.end_to_end.forked import forked, on_ranks
+from tests.end_to_end.test_planted_world import per_step_losses
 
 USERS, ITEMS, ROWS, WIDTH = 300, 600, 12_000, 6
 FLAGS = (
@@ -92,6 +93,31 @@ def test_a_resumed_run_ends_with_the_same_bits(world: Path, tmp_path: Path) -> N
     last = checkpoints(run)[-1][1]
     assert saved_digests(checkpoints(again)[-1][1]) == saved_digests(last)
     assert "towers/dat.item_dense.projections.0.layer.weight" in saved_tensors(last)
+
+
+def test_two_ranks_have_the_losses_of_one_on_the_same_global_batch(
+    world: Path, tmp_path: Path
+) -> None:
+    common = (
+        "train",
+        "--data",
+        world / "dense",
+        "--epochs",
+        "1",
+        "--log-every",
+        "1",
+        "--seed",
+        "4",
+    )
+    exact = ("--model.precision", "float64", "--sharding-types", "table_wise")
+    one, two = tmp_path / "one", tmp_path / "two"
+    done(forked(*common, *exact, "--out", one, "--batch-size", "1024"))
+    done(on_ranks(2, *common, *exact, "--out", two, "--batch-size", "512"))
+    alone, together = per_step_losses(one), per_step_losses(two)
+    assert alone.keys() == together.keys()
+    for tag, values in alone.items():
+        assert len(values) == 11
+        np.testing.assert_allclose(together[tag], values, rtol=0, atol=1e-7)
 
 
 def test_a_warm_start_projects_each_value_as_before(world: Path, tmp_path: Path) -> None:
