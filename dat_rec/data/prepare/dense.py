@@ -5,6 +5,8 @@ the rows in the file's order, so that threads do not change them.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,10 @@ from numpy.typing import NDArray
 from dat_rec.data.dense import read_dense
 from dat_rec.data.schema import DenseFeature, Side
 from dat_rec.data.source import Attribute
+from dat_rec.errors import UserError
+
+ROUNDING = 1e-13
+"""Of a mean: numbers that differ from it by no more are all the same."""
 
 
 def is_dense(attribute: Attribute) -> bool:
@@ -36,6 +42,9 @@ def dense_features(
         side: whose.
         path: the Parquet file that holds their values.
         trained: number of its first rows that have a training interaction.
+
+    Raises:
+        UserError: values are so large that their squares are infinite.
     """
     return tuple(
         _scaled(one, path, trained) for one in attributes if one.side == side and is_dense(one)
@@ -56,14 +65,22 @@ def _scaled(attribute: Attribute, path: Path, trained: int) -> DenseFeature:
     if number:
         mean = _mean(raw, path, trained, 0.0, 1)
     scale = _mean(raw, path, trained, mean, 2) ** 0.5
-    return DenseFeature(raw.name, raw.side, raw.kind, raw.width, mean, scale if scale > 0 else 1.0)
+    if not isfinite(scale):
+        raise UserError(
+            f"--dense {attribute.name}: its values are too large for their squares to be summed: "
+            "write them in another unit"
+        )
+    if scale <= ROUNDING * abs(mean):
+        scale = 1.0
+    return replace(raw, mean=mean, scale=scale)
 
 
 def _mean(feature: DenseFeature, path: Path, trained: int, less: float, power: int) -> float:
     """The mean of (entry − less)^power over the entries of the trained rows; 0 without any."""
     total, count = 0.0, 0
     for values in _known(feature, path, trained):
-        total += float(((values - less) ** power).sum())
+        with np.errstate(over="ignore"):
+            total += float(((values - less) ** power).sum())
         count += values.size
     return total / max(1, count)
 

@@ -12,9 +12,10 @@ import pytest
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.schema import Schema
+from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.data.validate.validate import validate
 from dat_rec.errors import UserError
-from tests.data.sources.prepared import digest, own
+from tests.data.sources.prepared import digest, own, refused
 from tests.dense_log import DENSE, ITEMS, TRAINED_ITEMS, of_rows, prepare_dense, write_dense_log
 
 
@@ -56,14 +57,25 @@ def test_mean_and_scale_are_those_of_trained_users_and_items(made: Dataset) -> N
         assert one.width == known.shape[1]
 
 
-def test_a_number_that_is_always_the_same_has_the_scale_1(tmp_path: Path) -> None:
-    options = write_dense_log(tmp_path)
+def with_prices(folder: Path, prices: list[float]) -> ParquetLog:
+    options = write_dense_log(folder)
     table = pq.read_table(options["items"])
-    price = pa.array([7.5] * ITEMS)
-    pq.write_table(table.set_column(3, "price", price), options["items"])
-    prepare(own(tmp_path, **options))
+    pq.write_table(table.set_column(3, "price", pa.array(prices)), options["items"])
+    return own(folder, **options)
+
+
+@pytest.mark.parametrize("price", [7.5, 0.1, 0.0, 1e15 + 0.3])
+def test_a_number_that_is_always_the_same_has_the_scale_1(price: float, tmp_path: Path) -> None:
+    """Also where the mean is no more than near it, by rounding."""
+    prepare(with_prices(tmp_path, [price] * TRAINED_ITEMS + [5.0] * (ITEMS - TRAINED_ITEMS)))
     (found,) = (one for one in Schema.load(tmp_path / "out").dense if one.name == "price")
-    assert (found.mean, found.scale) == (7.5, 1.0)
+    assert found.mean == pytest.approx(price, rel=1e-14)
+    assert found.scale == 1.0
+
+
+def test_numbers_whose_squares_are_infinite_are_refused(tmp_path: Path) -> None:
+    prices = [1e200 * item for item in range(ITEMS)]
+    refused(with_prices(tmp_path, prices), "--dense price: its values are too large")
 
 
 def test_neither_threads_nor_memory_change_a_bit(made: Dataset, tmp_path: Path) -> None:
