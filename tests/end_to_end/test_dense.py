@@ -116,7 +116,7 @@ def test_two_ranks_have_the_losses_of_one_on_the_same_global_batch(
     alone, together = per_step_losses(one), per_step_losses(two)
     assert alone.keys() == together.keys()
     for tag, values in alone.items():
-        assert len(values) == 11
+        assert len(values) == len(together[tag]) >= 10
         np.testing.assert_allclose(together[tag], values, rtol=0, atol=1e-7)
 
 
