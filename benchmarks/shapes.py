@@ -22,7 +22,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from dat_rec.config import Preset, TrainConfig, preset
 from dat_rec.data.columns import Column
-from dat_rec.data.schema import ITEM, USER, Feature, Schema, Side
+from dat_rec.data.schema import ITEM, USER, DenseFeature, Feature, Schema, Side
 from dat_rec.data.stream.batch import Batch, Items, negative_key, to_kjt
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.cost_estimate import PlanEstimate
@@ -56,6 +56,9 @@ class Shape:
     skew: float = 0.0
     """Ids are drawn with P(id) ∝ id^-skew, 0 ≤ skew < 1; 0: uniformly."""
 
+    content: int = 0
+    """Width of a vector that items have as a dense feature; 0: they have none."""
+
     def schema(self) -> Schema:
         """The dataset that the model would be trained on."""
         return Schema(
@@ -66,6 +69,7 @@ class Shape:
                 Feature("category", "item", "category", self.categories),
             ),
             category="category",
+            dense=self._dense(),
             history_length=0,
             users=self.query_rows[0],
             items=self.item_rows[0],
@@ -77,6 +81,10 @@ class Shape:
             rows_read=0,
             rejected={},
         )
+
+    def _dense(self) -> tuple[DenseFeature, ...]:
+        found = DenseFeature("content", "item", "vector", max(1, self.content), 0.0, 1.0)
+        return (found,) if self.content else ()
 
     def _features(self, side: Side, first: str, rows: tuple[int, ...]) -> Iterator[Feature]:
         yield Feature(first, side, first, rows[0])
@@ -116,7 +124,11 @@ class Shape:
 
     def _batch(self, rng: np.random.Generator, rows: int, ranks: int) -> Batch:
         shared = -(-self.shared_negatives // ranks)
-        columns = {}
+        columns, dense = {}, {}
+        for one in self._dense():
+            dense[one.name] = self._vectors(rng, rows + shared)
+            for number in range(0 if shared else self.negatives):
+                dense[negative_key(one.name, number + 1)] = self._vectors(rng, rows)
         for feature in self.schema().side("query"):
             columns[feature.name] = self._column(rng, feature, rows)
         for feature in self.schema().side("item"):
@@ -137,12 +149,16 @@ class Shape:
             negatives=Items(index[rows:], category[rows:], offset[rows:]),
             counts=(rows,) * ranks,
             negative_counts=(len(index) - rows,) * ranks,
+            dense=dense,
         )
 
     def _column(self, rng: np.random.Generator, feature: Feature, rows: int) -> Column:
         values = rows * (self.bag if feature.multi_valued else 1)
         offsets = np.arange(0, values + 1, self.bag) if feature.multi_valued else None
         return Column(self._ids(rng, feature.rows, values), offsets)
+
+    def _vectors(self, rng: np.random.Generator, rows: int) -> Tensor:
+        return torch.from_numpy(rng.standard_normal((rows, self.content), np.float32))
 
     def _ids(self, rng: np.random.Generator, rows: int, number: int) -> NDArray[np.int64]:
         uniform = rng.random(number) ** (1 / (1 - self.skew))

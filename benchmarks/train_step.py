@@ -51,7 +51,9 @@ SHAPES = {
 }
 SMOKE = Shape((1000,) * 2, (1000,) * 2, dim=8, hidden=(16,), output_dim=8, batch_size=64)
 BATCHES = 16
-Kind = Literal["dat", "bfloat16", "two_tower", "fbgemm", "plain"]
+Kind = Literal["dat", "bfloat16", "two_tower", "fbgemm", "plain", "content"]
+CONTENT = 768
+"""Width of the items' dense vectors, in the kind ``content``."""
 PARTS = {
     "copy": ("## copy_batch_to_gpu", "## next_batch", "## load_batch"),
     "input dist": ("## start_sparse_data_dist", "## wait_sparse_data_dist", "## wait_for_batch"),
@@ -186,6 +188,9 @@ def measure(shape: Shape, kinds: tuple[Kind, ...], rounds: int, device: Device) 
         make: dict[str, Callable[[], Callable[[], object]]] = {
             "dat": lambda: sharded(shape, config, context),
             "bfloat16": lambda: sharded(shape, dataclasses.replace(config, model=half), context),
+            "content": lambda: sharded(
+                dataclasses.replace(shape, content=CONTENT), config, context
+            ),
             "two_tower": lambda: sharded(shape, shape.config("two-tower"), context),
             "fbgemm": lambda: unsharded(shape, config, context.device),
             "plain": lambda: plain(shape, config, context.device),
@@ -212,6 +217,7 @@ def figures(name: str, shape: Shape, times: dict[str, list[float]]) -> Iterator[
     wanted = {
         "dat_over_two_tower": ("dat", "two_tower"),
         "alignment_share": ("alignment", "dat"),
+        "content_over_dat": ("content", "dat"),
         "speedup_over_unsharded_fbgemm": ("fbgemm", "dat"),
     }
     for figure, (over, under) in wanted.items():

@@ -114,7 +114,8 @@ def has_full_histories(schema: Schema) -> bool:
 def has_ids_alone(schema: Schema) -> bool:
     """Whether nothing is known of users and items but their ids and what they had together."""
     known = {feature.table for feature in schema.features if feature.rows > 1}
-    return known <= {schema.feature(USER).table, schema.feature(ITEM).table}
+    ids = {schema.feature(USER).table, schema.feature(ITEM).table}
+    return known <= ids and not schema.dense
 
 
 def words(config: TrainConfig, schema: Schema, ranks: int = 1) -> list[str]:

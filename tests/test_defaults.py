@@ -9,7 +9,7 @@ from dat_rec.commands.train import parse_train
 from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare.pipeline import prepare
-from dat_rec.data.schema import ExampleFile, Feature, Schema
+from dat_rec.data.schema import DenseFeature, ExampleFile, Feature, Schema, Side
 from dat_rec.data.sources.synthetic import Synthetic
 from dat_rec.defaults import as_begun, batch_size, by_data, defaults, words
 from dat_rec.errors import StoreError, UserError
@@ -85,6 +85,14 @@ def test_ids_alone_take_the_way_past_the_layers(known: str) -> None:
     }
     found = by_data(modern, schema(5000, more[known]))
     assert (found.model.residual, found.loss.temperature) == (False, 0.05)
+
+
+@pytest.mark.parametrize("side", ["query", "item"])
+def test_a_dense_feature_is_more_than_ids(side: Side) -> None:
+    dense = (DenseFeature("text", side, "vector", 8, 0.0, 1.0),)
+    found = by_data(preset("modern", OUT, OUT), replace(schema(4999), dense=dense))
+    assert (found.model.residual, found.loss.temperature) == (False, 0.05)
+    assert found.examples.user_dropout == 0.9
 
 
 def test_the_paper_stays_to_the_letter() -> None:

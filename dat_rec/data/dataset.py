@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dat_rec.data.columns import BadIds, Column, read_columns
+from dat_rec.data.dense import DenseColumn, read_dense_rows
 from dat_rec.data.matched_rows import MatchedRows
-from dat_rec.data.schema import ITEM, SCHEMA, USER, Schema
+from dat_rec.data.schema import ITEM, SCHEMA, USER, Schema, Side
 from dat_rec.errors import UserError
 from dat_rec.storage.address import Location
 from dat_rec.storage.read import open_parquet, parquet_files
@@ -94,6 +95,17 @@ class Dataset:
     def user_columns(self, bad_ids: BadIds | None = None) -> dict[str, Column]:
         """Query features of every user as of the split; row = user_row."""
         return self._columns("users", "query", bad_ids)
+
+    def trained_dense(self, side: Side) -> dict[str, DenseColumn]:
+        """Dense features of the trained users (query) or items: row = embedding row − 1.
+
+        Raises:
+            UserError: the file cannot be read, or holds what is no such feature.
+        """
+        name, table = ("users", USER) if side == "query" else ("items", ITEM)
+        path = self.folder / f"{name}.parquet"
+        rows = self.schema.feature(table).rows - 1
+        return read_dense_rows(path, self.schema.dense_side(side), rows)
 
     def _columns(self, name: str, side: str, bad_ids: BadIds | None) -> dict[str, Column]:
         features = self.schema.side("item" if side == "item" else "query")

@@ -17,7 +17,8 @@ A prepared dataset is a folder; docs/dataset.md says what readers rely on::
     validation.parquet       the same, held out for validation; optional
     vocabularies/NAME.parquet   for each categorical feature: index, value
 
-Features are embedding row numbers: 0 is "unknown or missing", known values count from 1.
+Features are embedding row numbers: 0 is "unknown or missing", known values count from 1. Dense
+features are numbers and vectors as they are; they stand in users.parquet and items.parquet alone.
 Any engine may write the same layout; the schema is checked here, all of it by ``validate``.
 """
 
@@ -25,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 
 from dat_rec.data.trend import Trend
 from dat_rec.errors import UserError
@@ -59,6 +60,7 @@ RESERVED_COLUMNS = frozenset(
 )
 
 Side = Literal["query", "item"]
+SIDES: tuple[Side, Side] = ("query", "item")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,31 @@ class Feature:
     """Rows of that table, the unknown row 0 included: values are in [0, rows)."""
     multi_valued: bool = False
     """True: list<int> column, mean-pooled (history, tags). False: one int."""
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class DenseFeature:
+    """One input of a tower that is no embedding: a column of numbers, or of vectors of one size.
+
+    The tower gets W·x + b, where x = (value − mean) / scale, and zeros where there is no value
+    (``dat_rec.model.dense``). Files hold the values as they are.
+    """
+
+    name: str
+    """Column name in users.parquet or items.parquet."""
+    side: Side
+    """The tower that reads it, and so the file that holds it."""
+    kind: Literal["number", "vector"]
+    """number: a float or an integer. vector: a list of ``width`` floats."""
+    width: Annotated[int, Ge(1)]
+    """How many numbers a value has: 1 of a number."""
+    mean: float
+    """Of a number: the mean of the trained users' (or items') values. Of a vector: 0."""
+    scale: Annotated[float, Gt(0)]
+    """Of a number: the standard deviation of these values. Of a vector: the root of the mean square
+    of all entries of their vectors. 1 where that would be 0."""
 
     __pydantic_config__ = STRICT
 
@@ -143,6 +170,8 @@ class Schema:
     trend: Trend | None = None
     """How items.parquet's ``recent_count`` was counted; None, and not in schema.json: there is
     none."""
+    dense: tuple[DenseFeature, ...] = ()
+    """Query features first. schema.json says nothing of it where there are none."""
     facts: dict[str, float] | None = None
     """Figures known by construction: the planted world's best possible HR@50, HR@100."""
     version: int = VERSION
@@ -152,6 +181,10 @@ class Schema:
     def side(self, side: Side) -> tuple[Feature, ...]:
         """The features of one tower, in order."""
         return tuple(feature for feature in self.features if feature.side == side)
+
+    def dense_side(self, side: Side) -> tuple[DenseFeature, ...]:
+        """The dense features of one tower, in order."""
+        return tuple(feature for feature in self.dense if feature.side == side)
 
     def feature(self, name: str) -> Feature:
         """The feature called ``name``."""
@@ -184,7 +217,7 @@ class Schema:
             del value["histories"]
         if not self.past:
             del value["past"]
-        for name in ("train_from", "test_until", "seen_files", "past_files", "trend"):
+        for name in ("train_from", "test_until", "seen_files", "past_files", "trend", "dense"):
             if value[name] in (None, ()):
                 del value[name]
         write_json(folder / SCHEMA, value)
@@ -218,19 +251,25 @@ class Schema:
             UserError: names the field, the value and the cure.
         """
         names = [feature.name for feature in self.features]
-        if len(set(names)) != len(names):
-            raise UserError(f"{path}: features: a name stands twice in {names}")
+        of_all = [*names, *(feature.name for feature in self.dense)]
+        if len(set(of_all)) != len(of_all):
+            raise UserError(f"{path}: features: a name stands twice in {of_all}")
         for required, side in ((USER, "query"), (ITEM, "item"), (self.category, "item")):
             if required not in names or self.feature(required).side != side:
                 raise UserError(f"{path}: features: no {side} feature {required!r}")
         if self.feature(self.category).multi_valued:
             raise UserError(f"{path}: category: {self.category!r} must be single-valued")
+        for name in of_all:
+            if name in RESERVED_COLUMNS or "@" in name or "." in name:
+                raise UserError(f"{path}: feature {name!r}: the name is reserved; rename it")
+        for dense in self.dense:
+            if dense.kind == "number" and dense.width != 1:
+                raise UserError(
+                    f"{path}: dense feature {dense.name!r}: width is {dense.width}, and a number's "
+                    "is 1: correct kind or width"
+                )
         table_rows: dict[str, int] = {}
         for feature in self.features:
-            if feature.name in RESERVED_COLUMNS or "@" in feature.name or "." in feature.name:
-                raise UserError(
-                    f"{path}: feature {feature.name!r}: the name is reserved; rename it"
-                )
             if table_rows.setdefault(feature.table, feature.rows) != feature.rows:
                 raise UserError(f"{path}: table {feature.table!r}: its features disagree on rows")
         if self.trained_items > self.items:

@@ -38,7 +38,7 @@ OWN_COLUMNS = RESERVED_COLUMNS | {
     "problem",
     "value",
 }
-Kind = Literal["category", "tags", "number"]
+Kind = Literal["category", "tags", "number", "dense"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,10 @@ class Attribute:
     """The column's name, and the feature's."""
     side: Side
     kind: Kind = "category"
-    """category: one value a row. tags: a list of values. number: cut into quantile buckets."""
+    """category: one value a row. tags: a list of values. number: cut into quantile buckets. dense:
+    a number (DOUBLE) or a vector (FLOAT[], of one length), as it is; NULL where there is none."""
+    width: int | None = None
+    """Length of a dense vector; None for all else."""
 
     def __post_init__(self) -> None:
         # DuckDB tells no "Time" from "time", and a name is also a file's name.

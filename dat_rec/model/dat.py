@@ -5,7 +5,7 @@ EmbeddingBagCollections are sharded from outside (``dat_rec.sharding``).
 """
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,9 +15,10 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dat_rec.config import ModelConfig, Pooling
-from dat_rec.data.schema import ITEM, USER, Feature, Schema
+from dat_rec.data.schema import ITEM, SIDES, USER, Feature, Schema, Side
 from dat_rec.data.stream.batch import negative_key
 from dat_rec.errors import UserError
+from dat_rec.model.dense import projections
 from dat_rec.model.towers import GivenTower, Tower, TowerFactory
 
 AUGMENTED = {USER: "augmented_user", ITEM: "augmented_item"}
@@ -76,7 +77,8 @@ def _first(vectors: Tensor | None, examples: int) -> Tensor | None:
 class DAT(nn.Module):
     """Two towers, each fed with its features' embeddings and its id's augmented vector.
 
-    z_u = [e_1 ‖ … ‖ e_m ‖ a_u], z_v = [e_1 ‖ … ‖ e_n ‖ a_v] (paper, section 2.3). The
+    z_u = [e_1 ‖ … ‖ e_m ‖ a_u], z_v = [e_1 ‖ … ‖ e_n ‖ a_v] (paper, section 2.3). Dense features
+    stand between the embeddings and the augmented vector, d = W·x + b each (``dense.py``). The
     augmented vectors have tables of their own: in a row shared with the id's embedding
     the mimic loss makes training collapse (tests/model/test_dat.py shows it).
 
@@ -133,28 +135,40 @@ class DAT(nn.Module):
                 config.fp16_tables,
             )
         _check_patterns(config.fp16_tables, schema, config)
-        self.query_tower, self.item_tower = (
-            _tower(schema.side(side), config, tower) for side in ("query", "item")
-        )
+        self.query_tower, self.item_tower = (_tower(schema, side, config, tower) for side in SIDES)
         self.dtype = torch.float64 if config.precision == "float64" else torch.float32
+        self.query_dense, self.item_dense = (
+            projections(
+                schema.dense_side(side),
+                config.embedding_dim,
+                self.dtype,
+                bfloat16=config.precision == "bfloat16",
+            )
+            for side in SIDES
+        )
         self.query_tower.to(self.dtype)
         self.item_tower.to(self.dtype)
         self.popularity_R: Tensor | None = None
         """(rows of the item table,) float32: what is served behind p_v, beside a 1 behind p_u
         (``dat_rec.retrieval.popularity``); None while the model is trained."""
 
-    def forward(self, features: KeyedJaggedTensor) -> DATOutput:
+    def forward(
+        self, features: KeyedJaggedTensor, dense: Mapping[str, Tensor] | None = None
+    ) -> DATOutput:
         """Embed one batch.
 
         Args:
             features: query, item and negatives' item features; stride B, and the shared
                 negatives. A key with empty bags counts as zero vectors.
+            dense: values of the dense features, as ``Batch.dense``; None: there are none.
         """
-        inputs = self.look_up(features)
+        inputs = self.look_up(features, dense)
         item_BD, negative_ND = self.items(inputs)
         return self.queries(inputs, item_BD, negative_ND)
 
-    def look_up(self, features: KeyedJaggedTensor) -> TowerInputs:
+    def look_up(
+        self, features: KeyedJaggedTensor, dense: Mapping[str, Tensor] | None = None
+    ) -> TowerInputs:
         """Look up one batch's embeddings, and join them to the towers' inputs."""
         # Both lookups are on their way before either is waited for.
         pooled = self.embeddings(features)
@@ -164,6 +178,11 @@ class DAT(nn.Module):
         candidates = [
             [self._pooled(keyed, features, key) for key in keys] for keys in self._candidate_keys
         ]
+        if self.query_dense is not None:
+            query.append(self.query_dense(dense, query[0]))
+        if self.item_dense is not None:
+            for number, embeddings in enumerate(candidates):
+                embeddings.append(self.item_dense(dense, embeddings[0], number))
         a_u = a_v = None
         if augmented is not None:
             vectors = augmented.to_dict()
@@ -222,10 +241,11 @@ def pooled(sum_BD: Tensor, values_B: Tensor, pooling: Pooling) -> Tensor:
 
 
 def _tower(
-    features: Sequence[Feature], config: ModelConfig, factory: TowerFactory | None
+    schema: Schema, side: Side, config: ModelConfig, factory: TowerFactory | None
 ) -> Tower | GivenTower:
-    """A tower for features and, behind them, the augmented vector."""
-    behind = len(features) * config.embedding_dim
+    """A tower for features, behind them dense ones, and behind these the augmented vector."""
+    features = schema.side(side)
+    behind = (len(features) + len(schema.dense_side(side))) * config.embedding_dim
     input_dim = behind + (config.output_dim if config.augment else 0)
     bfloat16 = config.precision == "bfloat16"
     if factory is not None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dat_rec.data.columns import Column
+from dat_rec.data.dense import AnyColumn, DenseColumn
 
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
@@ -31,13 +32,16 @@ class Distinct(NamedTuple):
     """(rows,): each row's."""
 
 
-def row_hashes(columns: Mapping[str, Column]) -> Hashes:
+def row_hashes(columns: Mapping[str, AnyColumn]) -> Hashes:
     """(rows, 2): the same for rows with the same values, in the same order, in every column."""
     rows = len(next(iter(columns.values())))
     hashes = np.empty((rows, 2), np.uint64)
     for half, seed in enumerate(SEEDS):
         state = np.full(rows, seed)
         for column in columns.values():
+            if isinstance(column, DenseColumn):
+                state = _of_numbers(state, column, seed)
+                continue
             values = _mixed(column.values.view(np.uint64) + seed)
             if column.offsets is not None:
                 values = _of_lists(values, column, seed)
@@ -74,9 +78,9 @@ def kinds(hashes: Hashes) -> Distinct:
 
 
 def encode_once(
-    columns: Mapping[str, Column],
+    columns: Mapping[str, AnyColumn],
     rows: Ints,
-    encode: Callable[[dict[str, Column]], NDArray[np.float32]],
+    encode: Callable[[dict[str, AnyColumn]], NDArray[np.float32]],
     at_once: int,
 ) -> NDArray[np.float32]:
     """Encode rows of ``columns``, those of one kind once.
@@ -98,6 +102,16 @@ def encode_once(
         encode({name: column.take(block) for name, column in columns.items()}) for block in blocks
     ]
     return np.concatenate(vectors)[position]
+
+
+def _of_numbers(state: Hashes, column: DenseColumn, seed: np.uint64) -> Hashes:
+    """(rows,): of each row's state and numbers. −0 equals 0, and no value no value."""
+    # One number of each row at a time: all at once would be a copy of all users' vectors.
+    for values in column.values.T:
+        values = values + values.dtype.type(0)
+        values[np.isnan(values)] = np.nan
+        state = _mixed((state + seed) ^ values.view(f"u{values.itemsize}"))
+    return state
 
 
 def _of_lists(values: Hashes, column: Column, seed: np.uint64) -> Hashes:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dat_rec.checkpoint.damage import rank_and_ranks
-from dat_rec.data.columns import Column
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.dense import AnyColumn, parted
 from dat_rec.data.schema import ITEM, Schema
 from dat_rec.data.stream.batch import to_kjt
 from dat_rec.dist.agree import all_gather_object, together
@@ -119,7 +119,7 @@ def each_ranks_block(own: EncodedBlock) -> Iterator[EncodedBlock]:
 
 
 def encode_queries(
-    model: DAT, schema: Schema, columns: Mapping[str, Column], threads: Threads
+    model: DAT, schema: Schema, columns: Mapping[str, AnyColumn], threads: Threads
 ) -> Tensor:
     """Query vectors p_u of rows of the query features. Collective: each rank brings its own.
 
@@ -141,12 +141,15 @@ def item_tower(model: DAT, inputs: TowerInputs) -> tuple[nn.Module, Tensor]:
 
 @torch.no_grad()
 def _encode(
-    model: DAT, schema: Schema, columns: Mapping[str, Column], side: Side, threads: Threads
+    model: DAT, schema: Schema, columns: Mapping[str, AnyColumn], side: Side, threads: Threads
 ) -> Tensor:
     keys = [feature.name for feature in schema.features]
     rows = len(next(iter(columns.values())))
     # A KeyedJaggedTensor has one row at least, with empty bags.
-    tower, inputs_BF = side(model, model.look_up(to_kjt(columns, keys, max(1, rows))))
+    of_ids, of_dense = parted(columns)
+    dense = {name: torch.from_numpy(column.values) for name, column in of_dense.items()}
+    inputs = model.look_up(to_kjt(of_ids, keys, max(1, rows)), dense)
+    tower, inputs_BF = side(model, inputs)
     parts = threads.map(tower, inputs_BF[:rows].split(TOWER_ROWS))
     vectors = torch.cat(parts).float()
     if model.popularity_R is None:

@@ -46,6 +46,7 @@ from dat_rec.retrieval.exported import (
     TOWER,
     USER_PARTS,
     VERSION,
+    WITH_DENSE,
     part_name,
 )
 from dat_rec.retrieval.fit_blend import FittedBlend, fit_blend
@@ -61,6 +62,10 @@ from dat_rec.storage.snapshot import local_copy
 
 FULL = "full"
 """Where the full export is made that a delta leads to; it does not stay."""
+DENSE_INPUTS = (
+    "; third, {dense feature: (B, width) values as they are}, float64 of numbers and float32 of "
+    "vectors; NaN means unknown, and the tower itself subtracts the mean and divides by the scale"
+)
 BLOCK_BYTES = 2**20
 """Maximum bytes of a table's rows that go to rank 0 at a time."""
 
@@ -193,14 +198,16 @@ def write_export(
     names = sorted([*FILES, *of_parts])
     own = {name: sha256(folder / name) for name in names[rank::ranks]}
     found = {name: digest for part in all_gather_object(own) for name, digest in part.items()}
+    dense = schema.dense_side("query")
     return {
-        "version": VERSION,
+        "version": WITH_DENSE if dense else VERSION,
         "dim": items.rows.dim,
         "items": schema.items,
         "users": schema.users,
         "features": [asdict(feature) for feature in schema.side("query")],
         "query_tower": "call with {feature: row numbers} and {feature: (B + 1,) offsets}, int64; "
-        f"row {UNKNOWN} and an empty list mean unknown",
+        f"row {UNKNOWN} and an empty list mean unknown" + (DENSE_INPUTS if dense else ""),
+        **({"dense": [asdict(feature) for feature in dense]} if dense else {}),
         **({} if fitted is None else {"blend": fitted.facts()["settings"]}),
         "source": {"dataset": schema.source, **origin},
         "versions": {"torch": torch.__version__, "faiss": faiss.__version__},
@@ -224,10 +231,12 @@ def _vectors(folder: Path, items: int) -> Iterator[NDArray[np.float32]]:
 
 def _write_tower(trained: Trained, path: Path) -> None:
     """Write the query tower with its tables, which come to rank 0 block by block. Collective."""
-    features = trained.dataset.schema.side("query")
+    schema = trained.dataset.schema
+    features = schema.side("query")
     encoder = QueryEncoder(trained.model, features)
     if rank_and_ranks()[0] == 0:
-        write_tower(query_program(encoder, features), encoder.contents, _called_up, path)
+        program = query_program(encoder, features, schema.dense_side("query"))
+        write_tower(program, encoder.contents, _called_up, path)
         broadcast_from_rank_0("")
         return
     while name := broadcast_from_rank_0(""):

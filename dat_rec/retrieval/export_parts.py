@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from dat_rec.checkpoint.damage import rank_and_ranks
-from dat_rec.data.columns import BadIds, Column, read_columns
+from dat_rec.data.columns import BadIds, Column
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.dense import parted, read_all
 from dat_rec.dist.agree import all_gather_object, together
 from dat_rec.errors import UserError
 from dat_rec.retrieval.blend import Blend, bonus, read_past
@@ -105,14 +106,15 @@ def write_users(dataset: Dataset, folder: Path) -> dict[str, int]:
     Ids that were trained as unknown are written as unknown.
 
     Returns:
-        For each feature with lists, the first user who has none.
+        For each feature with lists, and each dense one, the first user who has none.
 
     Raises:
         UserError: the dataset's users cannot be read, or hold what is no feature.
     """
     rank, ranks = rank_and_ranks()
     features, count = dataset.schema.side("query"), dataset.schema.users
-    names = ["user_id", *(feature.name for feature in features)]
+    dense = dataset.schema.dense_side("query")
+    names = ["user_id", *(one.name for one in features), *(one.name for one in dense)]
     empty: dict[str, int] = {}
     with together():
         source = RowGroups(dataset.folder / "users.parquet", names, count)
@@ -124,12 +126,13 @@ def write_users(dataset: Dataset, folder: Path) -> dict[str, int]:
                 for group, own in source.groups_of(rows):
                     table = source.read(group).slice(own[0], len(own))
                     bad_ids = BadIds(dataset.bad_ids)
-                    columns = read_columns(table, features, str(source.path), bad_ids)
+                    columns = read_all(table, features, dense, str(source.path), bad_ids)
+                    of_ids = parted(columns)[0]
                     for name in bad_ids.counts:
                         position = table.column_names.index(name)
                         kind = table.schema.field(name)
                         table = table.set_column(
-                            position, kind, _to_arrow(columns[name]).cast(kind.type)
+                            position, kind, _to_arrow(of_ids[name]).cast(kind.type)
                         )
                     writer.write_table(table)
                     for name, column in columns.items():

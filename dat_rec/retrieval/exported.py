@@ -23,9 +23,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dat_rec.data.columns import Column, read_columns
+from dat_rec.data.columns import Column
 from dat_rec.data.dataset import read_parquet
-from dat_rec.data.schema import UNKNOWN, Feature
+from dat_rec.data.dense import AnyColumn, DenseColumn, read_all
+from dat_rec.data.schema import UNKNOWN, DenseFeature, Feature
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, read_json, sha256
 from dat_rec.retrieval.item_index import read_index
@@ -34,7 +35,8 @@ from dat_rec.retrieval.tower_file import QueryTower
 from dat_rec.storage.address import Location
 from dat_rec.storage.snapshot import local_copy
 
-VERSION = 2
+VERSION, WITH_DENSE = 2, 3
+"""Of an export without dense features, and of one with some: who knows of none must refuse it."""
 MANIFEST = "export.json"
 DELTA = "delta.json"
 """Stands in the folder of a delta, which is no export (``dat_rec.retrieval.delta``)."""
@@ -56,6 +58,8 @@ class Manifest:
     """The query features."""
     sha256: dict[str, str]
     """Digest of each file, in hexadecimal."""
+    dense: tuple[DenseFeature, ...] = ()
+    """The dense query features, with mean and scale, which the tower applies itself."""
 
     __pydantic_config__ = STRICT | {"extra": "ignore"}
 
@@ -72,7 +76,7 @@ class Export:
     """item_id and title of each"""
     user_ids: pa.Array
     """(U,)"""
-    user_columns: dict[str, Column]
+    user_columns: dict[str, AnyColumn]
     """Query features of U + 1 users: row U is the unknown one."""
     own: OwnItems | None
     """None for an export without own items"""
@@ -88,23 +92,26 @@ class Export:
         with local_copy(folder, MANIFEST) as local:
             manifest = read_manifest(local)
             check_files(local, manifest)
-            return Export.read(local, manifest.features)
+            return Export.read(local, manifest.features, manifest.dense)
 
     @staticmethod
-    def read(folder: Path, features: Sequence[Feature]) -> "Export":
+    def read(
+        folder: Path, features: Sequence[Feature], dense: Sequence[DenseFeature] = ()
+    ) -> "Export":
         """Read an export's files, without a look at its manifest.
 
         Args:
             folder: holds ``FILES`` and the parts.
             features: the query features.
+            dense: the dense ones, of all users in memory: users · width · 4 bytes for a vector.
 
         Raises:
             UserError: a table cannot be read, or does not hold the features.
         """
-        names = ["user_id", *(feature.name for feature in features)]
+        names = ["user_id", *(one.name for one in features), *(one.name for one in dense)]
         paths = sorted((folder / USER_PARTS).glob("part-*.parquet"))
         users = pa.concat_tables([read_parquet(path, names) for path in paths])
-        columns = read_columns(users, features, str(folder / USER_PARTS))
+        columns = read_all(users, features, dense, str(folder / USER_PARTS))
         own = sorted((folder / OWN_PARTS).glob("part-*.parquet"))
         index, item_vectors = read_index(folder / INDEX)
         return Export(
@@ -142,8 +149,10 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
         )
     value = read_json(path, "the export's manifest")
     version = value.get("version") if isinstance(value, dict) else None
-    if version not in (None, VERSION):
-        raise UserError(f"{path}: version {version}, this program reads {VERSION}: export anew")
+    if version not in (None, VERSION, WITH_DENSE):
+        raise UserError(
+            f"{path}: version {version}, this program reads {VERSION} and {WITH_DENSE}: export anew"
+        )
     manifest = checked(Manifest, value, str(path), "export anew")
     for needed in (*FILES, part_name(ITEM_PARTS, 0), part_name(USER_PARTS, 0)):
         if needed not in manifest.sha256:
@@ -178,12 +187,14 @@ def check_files(folder: Path, manifest: Manifest, first: int = 0, step: int = 1)
                 raise UserError(f"{path}: {MANIFEST} does not name it: remove it, or export anew")
 
 
-def with_unknown(columns: Mapping[str, Column]) -> dict[str, Column]:
-    """The columns with one row more: of the unknown row numbers, and of empty lists."""
+def with_unknown(columns: Mapping[str, AnyColumn]) -> dict[str, AnyColumn]:
+    """The columns with one row more: of unknown row numbers, empty lists and missing values."""
     return {name: _one_more(column) for name, column in columns.items()}
 
 
-def _one_more(column: Column) -> Column:
+def _one_more(column: AnyColumn) -> AnyColumn:
+    if isinstance(column, DenseColumn):
+        return column.with_missing(1)
     if column.offsets is None:
         return Column(np.append(column.values, UNKNOWN), None)
     return Column(column.values, np.append(column.offsets, column.offsets[-1]))

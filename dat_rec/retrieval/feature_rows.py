@@ -12,8 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dat_rec.checkpoint.damage import rank_and_ranks
-from dat_rec.data.columns import BadIds, Column, concatenate_columns, read_columns
+from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
+from dat_rec.data.dense import AnyColumn, concatenate, parted, read_all
+from dat_rec.data.schema import Side
 from dat_rec.dist.agree import together
 from dat_rec.errors import UserError
 from dat_rec.retrieval.distinct import Hashes, row_hashes
@@ -111,7 +113,9 @@ class FeatureRows:
     def __init__(
         self, dataset: Dataset, name: Literal["users", "items"], bad_ids: BadIds | None = None
     ) -> None:
-        self.features = dataset.schema.side("item" if name == "items" else "query")
+        side: Side = "item" if name == "items" else "query"
+        self.features = dataset.schema.side(side)
+        self.dense = dataset.schema.dense_side(side)
         self.rows = dataset.schema.items if name == "items" else dataset.schema.users
         self._path = dataset.folder / f"{name}.parquet"
         self._bad_ids = bad_ids or BadIds(dataset.bad_ids)
@@ -119,20 +123,22 @@ class FeatureRows:
 
     @cached_property
     def _groups(self) -> RowGroups:
-        return RowGroups(self._path, [one.name for one in self.features], self.rows)
+        return RowGroups(self._path, self.names, self.rows)
 
-    def take(self, rows: Ints) -> dict[str, Column]:
+    @property
+    def names(self) -> list[str]:
+        """The names of all features."""
+        return [*(one.name for one in self.features), *(one.name for one in self.dense)]
+
+    def take(self, rows: Ints) -> dict[str, AnyColumn]:
         """Read the features of rows, whose numbers rise.
 
         Raises:
             UserError: the file cannot be read, or holds what is no feature.
         """
         parts = [self._take(group, own) for group, own in self._groups.groups_of(rows)]
-        parts = parts or [read_columns(self._groups.read_rows(0, 0), self.features, "")]
-        return {
-            one.name: concatenate_columns([part[one.name] for part in parts])
-            for one in self.features
-        }
+        parts = parts or [read_all(self._groups.read_rows(0, 0), self.features, self.dense, "")]
+        return {name: concatenate([part[name] for part in parts]) for name in self.names}
 
     def hashes(self, rows: Ints) -> Hashes:
         """(M, 2) hashes of the features of rows, whose numbers rise.
@@ -150,14 +156,15 @@ class FeatureRows:
             found += [row_hashes(self._take(group, own)) for group, own in groups[mine]]
         return gather(np.concatenate(found))
 
-    def _take(self, group: int, rows: Ints) -> dict[str, Column]:
+    def _take(self, group: int, rows: Ints) -> dict[str, AnyColumn]:
         table = self._groups.read(group)
         where = str(self._path)
         if len(self._groups.bounds) > 2:
             where += f", row group {group}"
-        columns = read_columns(table, self.features, where, self._bad_ids)
+        columns = read_all(table, self.features, self.dense, where, self._bad_ids)
         if len(rows) < table.num_rows:
             columns = {name: column.take(rows) for name, column in columns.items()}
         if self._matched is None:
             return columns
-        return self._matched.columns(columns, self._groups.bounds[group] + rows)
+        of_ids, dense = parted(columns)
+        return {**self._matched.columns(of_ids, self._groups.bounds[group] + rows), **dense}

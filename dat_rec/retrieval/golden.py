@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dat_rec.checkpoint.damage import rank_and_ranks
-from dat_rec.data.columns import BadIds, Column, concatenate_columns, read_columns
-from dat_rec.data.schema import Feature
+from dat_rec.data.columns import BadIds
+from dat_rec.data.dense import AnyColumn, concatenate, read_all
 from dat_rec.dist.agree import together
 from dat_rec.errors import UserError
 from dat_rec.retrieval.encode import encode_queries
@@ -76,7 +76,7 @@ def check_answers(
             problem = _problem_of_parts(folder, digests)
             if first and not problem:
                 rounding = BFLOAT16_ROUNDING if model.query_tower.in_bfloat16 else ROUNDING
-                problem = _problem(folder, users.features, rows, wanted_BD, rounding)
+                problem = _problem(folder, users, rows, wanted_BD, rounding)
         except (OSError, UserError):
             raise
         except Exception as error:
@@ -105,14 +105,14 @@ def _problem_of_parts(folder: Path, digests: Mapping[str, str]) -> str:
 
 def _problem(
     folder: Path,
-    features: tuple[Feature, ...],
+    users: FeatureRows,
     rows: NDArray[np.int64],
     wanted_BD: NDArray[np.float32],
     rounding: float,
 ) -> str:
     """What is wrong with the answers, in words; empty if nothing is."""
     check_records(folder / TOWER)
-    written = with_unknown(_written(folder, features, rows))
+    written = with_unknown(_written(folder, users, rows))
     found_BD = QueryTower(folder / TOWER).encode(written)
     off_B = np.abs(found_BD - wanted_BD).max(axis=1)
     if not off_B.max() <= rounding:
@@ -149,19 +149,18 @@ def _best_scores(
     return best_BK
 
 
-def _written(
-    folder: Path, features: tuple[Feature, ...], rows: NDArray[np.int64]
-) -> dict[str, Column]:
+def _written(folder: Path, users: FeatureRows, rows: NDArray[np.int64]) -> dict[str, AnyColumn]:
     """The features of users, whose row numbers rise, as they stand in the parts."""
-    names = [feature.name for feature in features]
+    names = users.names
     found = []
     for number in np.unique(rows // PART_ROWS).tolist():
         part = RowGroups(folder / part_name(USER_PARTS, number), names)
         own = rows[rows // PART_ROWS == number] - number * PART_ROWS
         for group, places in part.groups_of(own):
-            columns = read_columns(part.read(group), features, str(part.path), BadIds())
+            table, where = part.read(group), str(part.path)
+            columns = read_all(table, users.features, users.dense, where, BadIds())
             found.append({name: column.take(places) for name, column in columns.items()})
-    return {name: concatenate_columns([one[name] for one in found]) for name in names}
+    return {name: concatenate([one[name] for one in found]) for name in names}
 
 
 def asked_users(users: int, without: Iterable[int]) -> NDArray[np.int64]:

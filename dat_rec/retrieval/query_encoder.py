@@ -13,18 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental import _config as shape_config
 
-from dat_rec.data.columns import Column
-from dat_rec.data.schema import USER, Feature
+from dat_rec.data.dense import AnyColumn, no_values, parted
+from dat_rec.data.schema import USER, DenseFeature, Feature
 from dat_rec.model.dat import AUGMENTED, DAT, pooled
 from dat_rec.retrieval.divided import DividedRows
 
-Inputs = tuple[dict[str, Tensor], dict[str, Tensor]]
+Inputs = tuple[dict[str, Tensor], ...]
 MAP_NORESERVE = 0x4000
 """Of Linux: memory that is never touched counts for nothing. (Python 3.13 names it in mmap.)"""
 
 
 class QueryEncoder(nn.Module):
-    """p_u of B users: [e_1 ‖ … ‖ e_m ‖ a_u] through the query tower.
+    """p_u of B users: [e_1 ‖ … ‖ e_m ‖ d_1 ‖ … ‖ a_u] through the query tower.
 
     Its tables have their shapes and no content, which takes no memory: what they hold is divided
     over the ranks (``contents``), and gets into the file block by block.
@@ -42,6 +42,7 @@ class QueryEncoder(nn.Module):
         self.tables = nn.ModuleList(_bag(divided[name]) for name in names)
         self.contents = {f"tables.{i}.weight": divided[name] for i, name in enumerate(names)}
         """The tables' rows, by the names of the parameters."""
+        self.dense = model.query_dense
         self.augmented = None
         if model.augmented is not None:
             rows = model.augmented.tables[AUGMENTED[USER]]
@@ -52,13 +53,20 @@ class QueryEncoder(nn.Module):
         self._dtype = model.dtype
         self._popularity = model.popularity_R is not None
 
-    def forward(self, values: dict[str, Tensor], offsets: dict[str, Tensor]) -> Tensor:
+    def forward(
+        self,
+        values: dict[str, Tensor],
+        offsets: dict[str, Tensor],
+        dense: dict[str, Tensor] | None = None,
+    ) -> Tensor:
         """Encode B users as (B, D) float32: unit vectors, and a 1 behind where popularity counts.
 
         Args:
             values: for each feature its row numbers, int64, user after user.
             offsets: for each feature (B + 1,) int64: user i has values[offsets[i]:offsets[i + 1]].
                 An empty bag counts as a zero vector.
+            dense: for each dense feature (B, width) values as they are, float64 of numbers and
+                float32 of vectors; NaN where there is none. None for a model without any.
         """
         inputs = [
             pooled(
@@ -66,6 +74,8 @@ class QueryEncoder(nn.Module):
             )
             for name, table in self._lookups
         ]
+        if self.dense is not None:
+            inputs += [projection((dense or {})[projection.name]) for projection in self.dense]
         if self.augmented is not None:
             inputs.append(self.augmented(values[USER], offsets[USER]))
         vectors: Tensor = self.tower(torch.cat(inputs, dim=-1).to(self._dtype))
@@ -83,19 +93,23 @@ def _bag(rows: DividedRows) -> nn.EmbeddingBag:
     return nn.EmbeddingBag.from_pretrained(weight, mode="sum", include_last_offset=True)
 
 
-def to_inputs(columns: Mapping[str, Column]) -> Inputs:
-    """Columns of the same B rows as the encoder's ``values`` and ``offsets``."""
+def to_inputs(columns: Mapping[str, AnyColumn]) -> Inputs:
+    """Columns of the same B rows as the encoder's inputs; ``dense`` only if there are any."""
     values, offsets = {}, {}
-    for name, column in columns.items():
+    of_ids, of_dense = parted(columns)
+    for name, column in of_ids.items():
         bounds = np.arange(len(column) + 1) if column.offsets is None else column.offsets
         # What Arrow has copied cannot be written to, and torch warns of that.
         values[name] = torch.from_numpy(np.require(column.values, np.int64, "W"))
         offsets[name] = torch.from_numpy(bounds)
-    return values, offsets
+    if not of_dense:
+        return values, offsets
+    dense = {name: torch.from_numpy(column.values) for name, column in of_dense.items()}
+    return values, offsets, dense
 
 
 def query_program(
-    encoder: QueryEncoder, features: Sequence[Feature]
+    encoder: QueryEncoder, features: Sequence[Feature], dense: Sequence[DenseFeature] = ()
 ) -> torch.export.ExportedProgram:
     """Trace the encoder with ``torch.export``; any number of users and values may come in.
 
@@ -105,12 +119,16 @@ def query_program(
     example = {feature.name: torch.zeros(6, dtype=torch.int64) for feature in features}
     bounds = {feature.name: torch.arange(0, 7, 2) for feature in features}
     free = {feature.name: {0: torch.export.Dim.DYNAMIC} for feature in features}
+    inputs, any_number = [example, bounds], [free, free]
+    if dense:
+        inputs.append({one.name: torch.from_numpy(no_values(one, 3).values) for one in dense})
+        any_number.append({one.name: {0: torch.export.Dim.DYNAMIC} for one in dense})
     # Otherwise the program would refuse one user, or an empty history: sizes 0 and 1 are
     # taken for constants.
     any_size = shape_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
     with any_size, torch.no_grad():
         program = torch.export.export(
-            encoder.eval(), (example, bounds), dynamic_shapes=(free, free)
+            encoder.eval(), tuple(inputs), dynamic_shapes=tuple(any_number)
         )
     for module in program.graph_module.modules():
         # Autocast makes a graph of its own within the program's.

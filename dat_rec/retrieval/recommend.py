@@ -117,7 +117,7 @@ def _opened(export: Location) -> tuple[Export, Manifest]:
     with local_copy(export, MANIFEST) as local:
         manifest = read_manifest(local)
         check_files(local, manifest, rank, ranks)
-        return Export.read(local, manifest.features), manifest
+        return Export.read(local, manifest.features, manifest.dense), manifest
 
 
 def _check_place(out: Location, inputs: Sequence[Location], *, overwrite: bool) -> None:

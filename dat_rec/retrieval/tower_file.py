@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from dat_rec.data.columns import Column
+from dat_rec.data.dense import AnyColumn
 from dat_rec.errors import UserError
 from dat_rec.retrieval.divided import DividedRows
 from dat_rec.retrieval.query_encoder import to_inputs
@@ -176,7 +176,7 @@ class QueryTower:
             program.state_dict[name] = nn.Parameter(weight, requires_grad=False)
         self._module = program.module()
 
-    def encode(self, columns: Mapping[str, Column]) -> NDArray[np.float32]:
+    def encode(self, columns: Mapping[str, AnyColumn]) -> NDArray[np.float32]:
         """(B, D) float32 unit vectors of the columns' B rows.
 
         Raises:

@@ -29,6 +29,7 @@ from dat_rec.model.towers import TowerFactory
 from dat_rec.option_marks import to_json
 from dat_rec.retrieval.popularity import popularity_of_rows
 from dat_rec.retrieval.tables import DividedTables
+from dat_rec.runs.dense_inputs import dense_of_run
 from dat_rec.runs.kept_rows import ROWS, match_rows
 from dat_rec.runs.recorded import has_rows, load_config, other_rows
 from dat_rec.storage.address import Location
@@ -110,6 +111,8 @@ def load_model(
     if match:
         dataset = _in_rows_of_run(dataset, broadcast_from_rank_0(matched))
     with together():
+        schema = dataclasses.replace(dataset.schema, dense=dense_of_run(run, dataset))
+        dataset = dataclasses.replace(dataset, schema=schema)
         trained_on = _trained_on(run, config, dataset, counts=counts)
         model = without_tables(trained_on, config, tower)
 

@@ -30,6 +30,8 @@ from dat_rec.data.schema import ITEM, UNKNOWN, USER, Schema
 from dat_rec.dist.agree import all_gather_object
 from dat_rec.errors import SharedError, UserError
 from dat_rec.model.dat import AUGMENTED
+from dat_rec.model.dense import DenseProjection
+from dat_rec.runs.dense_inputs import dense_kinds
 from dat_rec.runs.kept_rows import ROWS, table_values
 from dat_rec.runs.recorded import load_config
 from dat_rec.sharding.table_shards import TableShard, table_shards
@@ -67,11 +69,13 @@ def check_warm_start(config: TrainConfig, schema: Schema) -> None:
         if name != "fp16_tables"
     ]
     pairs.append(("--optimizer.table", config.optimizer.table, before.optimizer.table))
-    pairs.append(("features", _inputs(schema), _inputs(Schema.load(run))))
-    for what, now, then in pairs:
-        if now != then:
+    then = Schema.load(run)
+    pairs.append(("features", _inputs(schema), _inputs(then)))
+    pairs.append(("dense features", dense_kinds(schema), dense_kinds(then)))
+    for what, now, old in pairs:
+        if now != old:
             raise UserError(
-                f"--warm-start {run}: {what} is {now}, and was {then} there: the towers' inputs "
+                f"--warm-start {run}: {what} is {now}, and was {old} there: the towers' inputs "
                 "would mean something else: give the same, or train without --warm-start"
             )
 
@@ -110,6 +114,7 @@ def warm_start(run: Path, dataset: Dataset, model: nn.Module, optimizer: Combine
         kept: Counter[str] = Counter()
         _, files = read_index(found.folder)
         load_towers(files, model, may_lack=LOSSES)
+        _take_over_dense(run, model)
         for shard in table_shards(model, optimizer):
             rows = files.kind(f"tables/{shard.table}/weight")[1][0]
             source = _source_rows(run, rows, dataset, shard)
@@ -125,6 +130,14 @@ def warm_start(run: Path, dataset: Dataset, model: nn.Module, optimizer: Combine
     cure = "train it anew, or without --warm-start"
     kept = read_together(take, found.folder, f"--warm-start {run}: does not fit", cure)
     _report(run, found.step, dataset.schema, kept)
+
+
+def _take_over_dense(run: Path, model: nn.Module) -> None:
+    """Let each dense value be projected as in ``run``, whose dataset had other means and scales."""
+    before = {feature.name: feature for feature in Schema.load(run).dense}
+    for module in model.modules():
+        if isinstance(module, DenseProjection):
+            module.take_over(before[module.name])
 
 
 def _table_name(table: str) -> str:

@@ -275,7 +275,7 @@ class TrainTask(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """This rank's share of the loss, and its terms in the order of ``TERMS``, detached."""
-        inputs = self.dat.look_up(batch.features)
+        inputs = self.dat.look_up(batch.features, batch.dense)
         item_BD, negative_ND = self.dat.items(inputs)
         everywhere = self.exchange(
             item_BD,

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+DENSE = 2**32
 YEAR_US = 1_767_225_600_000_000
 """1 January 2026."""
 DAY_US = 86_400_000_000
@@ -64,6 +65,10 @@ def draw(seed: int, number: int, folder: Path) -> Case:
         prepare, items = _synthetic(rng)
     else:
         prepare, items = _log(rng, folder)
+        # Of random numbers of its own, so that all else is what it was before there were any.
+        prepare += _dense(
+            np.random.Generator(np.random.Philox(key=[seed, DENSE + number])), prepare
+        )
     train, exact, tolerance = _train(rng)
     world = int(rng.choice([1, 2, 2, 3, 3]))
     case = Case(
@@ -160,6 +165,27 @@ def _items(rng: np.random.Generator, path: Path, ids: list[int] | list[str]) -> 
     if rng.random() < 0.8:
         command += ["--category", "shelf"]
     return [*command, *(["--item-features", *chosen] if chosen else [])]
+
+
+def _dense(rng: np.random.Generator, prepare: list[str]) -> list[str]:
+    """Let some features be numbers and vectors as they are; changes the files and the options."""
+    dense = []
+    for side, key, chance in (("items", "item_id", 0.5), ("users", "user_id", 0.5)):
+        if f"--{side}" not in prepare or rng.random() > chance:
+            continue
+        path = Path(prepare[prepare.index(f"--{side}") + 1])
+        table = pq.read_table(path)
+        rows, name = table.num_rows, f"{key[:4]}_vector"
+        vectors = [None if n % 5 == 4 else rng.normal(size=3).tolist() for n in range(rows)]
+        table = table.append_column(name, pa.array(vectors, pa.list_(pa.float32())))
+        weight = [None if n % 4 == 3 else 1.5 + n / 100 for n in range(rows)]
+        table = table.append_column(f"{key[:4]}_weight", pa.array(weight))
+        pq.write_table(table, path)
+        option = f"--{key[:4]}-features"
+        at = prepare.index(option) + 1 if option in prepare else len(prepare)
+        prepare[at:at] = [*([] if option in prepare else [option]), name, f"{key[:4]}_weight"]
+        dense += [name, f"{key[:4]}_weight"]
+    return ["--dense", *dense] if dense else []
 
 
 def _train(rng: np.random.Generator) -> tuple[list[str], bool, float]:

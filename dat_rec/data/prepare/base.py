@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dat_rec.data.database import count_rows
+from dat_rec.data.prepare.dense import is_dense
 from dat_rec.data.prepare.options import Options
 from dat_rec.data.scan import scan_parquet
 from dat_rec.data.schema import HISTORY, ITEM, SCHEMA, USER, Feature, Schema, Side
@@ -182,32 +183,46 @@ def check_source(base: Base, source: Source, *, sequence: bool) -> None:
         )
 
 
-Input = tuple[str, Side, bool]
-"""A feature's name, its side, and whether it has several values."""
+Input = tuple[str, Side, str]
+"""A feature's name, its side, and what it holds."""
+ONE, SEVERAL = "one value", "several values"
 
 
 def _inputs(schema: Schema) -> list[Input]:
     own = {HISTORY, HISTORY_CATEGORY, USER, ITEM}
     found = [_input(one) for one in schema.features if one.name not in own]
+    found += [(one.name, one.side, _dense(one.kind == "vector", one.width)) for one in schema.dense]
     # The category's place is the first: two datasets of one category have it in one place.
-    return [(schema.category, "item", False), *found]
+    return [(schema.category, "item", ONE), *found]
 
 
 def _input(feature: Feature) -> Input:
-    return feature.name, feature.side, feature.multi_valued
+    return feature.name, feature.side, SEVERAL if feature.multi_valued else ONE
+
+
+def _dense(vector: bool, width: int | None) -> str:
+    return f"a vector of {width} numbers" if vector else "a number, --dense"
 
 
 def _inputs_of(source: Source) -> list[Input]:
     query = [one for one in source.attributes if one.side == "query"]
     item = [one for one in source.attributes if one.side == "item"]
     item.sort(key=lambda one: one.name != source.category)
-    found = [(one.name, one.side, one.kind == "tags") for one in (*query, *item)]
-    return [(source.category, "item", False), *found]
+    found = [
+        (one.name, one.side, SEVERAL if one.kind == "tags" else ONE)
+        for one in (*query, *item)
+        if not is_dense(one)
+    ]
+    found += [
+        (one.name, one.side, _dense(one.width is not None, one.width))
+        for one in (*query, *item)
+        if is_dense(one)
+    ]
+    return [(source.category, "item", ONE), *found]
 
 
 def _words(one: Input) -> str:
-    kind = "several values" if one[2] else "one value"
-    return f"{one[0]!r} ({one[1]}, {kind})"
+    return f"{one[0]!r} ({one[1]}, {one[2]})"
 
 
 def register_base(database: duckdb.DuckDBPyConnection, base: Base, source: Source) -> None:
@@ -264,6 +279,8 @@ def _check_kinds(
 ) -> None:
     """Refuse a number where the dataset has values, and the reverse."""
     for one in attributes:
+        if is_dense(one):
+            continue
         row = database.execute(
             f"SELECT value FROM {vocabulary_scan(base, one.name)} WHERE index = 1"
         ).fetchone()

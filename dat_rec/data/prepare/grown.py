@@ -12,6 +12,7 @@ import duckdb
 
 from dat_rec.data.database import count_rows
 from dat_rec.data.prepare.base import ITEMS, USERS, Base, vocabulary_scan
+from dat_rec.data.prepare.dense import dense_names, is_dense
 from dat_rec.data.prepare.vocabulary import category_words, encode, join_encoded
 from dat_rec.data.schema import HISTORY, ITEM, USER, Feature
 from dat_rec.data.source import Attribute, named
@@ -48,24 +49,27 @@ def grow_items(
         "USING (item_id))"
     )
     trained = count_rows(database, "item_order WHERE train_count > 0")
+    dense = dense_names(attributes, "item")
     database.execute(
         "CREATE TABLE numbered AS SELECT item_index::INTEGER AS _number, item_order.train_count, "
         f"CASE WHEN item_order.train_count > 0 THEN item_index + 1 ELSE 0 END::INTEGER AS {ITEM}, "
         "item_order.item_id, coalesce(_today, false) AS _known, base._row AS _row, "
         "CASE WHEN _today THEN today.title ELSE base.title END AS title, "
-        "base.category_name AS _category_name, today.* EXCLUDE (item_id, title, _today) "
+        f"base.category_name AS _category_name{_before(dense)}, "
+        "today.* EXCLUDE (item_id, title, _today) "
         "FROM item_order LEFT JOIN (SELECT *, true AS _today FROM items) today USING (item_id) "
         f"LEFT JOIN {ITEMS} base USING (item_id)"
     )
     features = [Feature(ITEM, "item", ITEM, trained + 1)]
-    attributes = [a for a in attributes if a.side == "item"]
+    attributes = [a for a in attributes if a.side == "item" and not is_dense(a)]
     attributes.sort(key=lambda attribute: attribute.name != category)
     features += [_encode(database, attribute, folder, base, ITEMS) for attribute in attributes]
     words = f"CASE WHEN _known THEN {category_words(database, category)} ELSE _category_name END"
     join_encoded(
         database,
         "item_rows",
-        f"n._number AS item_index, item_id, title, {words} AS category_name, train_count, {ITEM}",
+        f"n._number AS item_index, item_id, title, {words} AS category_name, train_count, {ITEM}"
+        f"{_as_today(dense)}",
         attributes,
     )
     return features
@@ -99,21 +103,36 @@ def grow_users(
         f"FULL JOIN {USERS} base USING (user_id))"
     )
     trained = count_rows(database, "user_order WHERE trained")
+    dense = dense_names(attributes, "query")
     database.execute(
         "CREATE TABLE numbered AS SELECT user_row::INTEGER AS _number, user_order.trained, "
         f"CASE WHEN user_order.trained THEN user_row + 1 ELSE 0 END::INTEGER AS {USER}, "
-        "user_order.user_id, coalesce(_today, false) AS _known, base._row AS _row, "
+        "user_order.user_id, coalesce(_today, false) AS _known, base._row AS _row"
+        f"{_before(dense)}, "
         "today.* EXCLUDE (user_id, _today) "
         "FROM user_order LEFT JOIN (SELECT *, true AS _today FROM users) today USING (user_id) "
         f"LEFT JOIN {USERS} base USING (user_id)"
     )
-    attributes = [a for a in attributes if a.side == "query"]
+    attributes = [a for a in attributes if a.side == "query" and not is_dense(a)]
     features = [Feature(USER, "query", USER, trained + 1)]
     features += [_encode(database, attribute, folder, base, USERS) for attribute in attributes]
-    join_encoded(
-        database, "user_rows", f"n._number AS user_row, user_id, trained, {USER}", attributes
-    )
+    columns = f"n._number AS user_row, user_id, trained, {USER}{_as_today(dense)}"
+    join_encoded(database, "user_rows", columns, attributes)
     return features
+
+
+def _before(dense: Sequence[str]) -> str:
+    """SQL: the dataset's values of dense features, behind other columns of ``numbered``."""
+    return "".join(f", base.{named(name)} AS {named(f'_before {name}')}" for name in dense)
+
+
+def _as_today(dense: Sequence[str]) -> str:
+    """SQL: their values now, behind other columns."""
+    return "".join(
+        f", CASE WHEN n._known THEN n.{named(name)} ELSE n.{named(f'_before {name}')} END "
+        f"AS {named(name)}"
+        for name in dense
+    )
 
 
 def _encode(

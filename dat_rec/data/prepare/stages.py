@@ -28,6 +28,7 @@ from dat_rec.data.prepare.audience import write_pairs
 from dat_rec.data.prepare.base import ITEMS, Base, check_source, moments_of, register_base
 from dat_rec.data.prepare.bounds import bounds_of, cut_log, words_of_bounds
 from dat_rec.data.prepare.checks import Counts, reject_bad_rows
+from dat_rec.data.prepare.dense import dense_features, dense_names
 from dat_rec.data.prepare.forget import Forgotten, forget, left_of
 from dat_rec.data.prepare.grown import grow_items, grow_users
 from dat_rec.data.prepare.interactions import (
@@ -55,7 +56,17 @@ from dat_rec.data.prepare.user_ranges import (
 from dat_rec.data.prepare.validation import validation_of
 from dat_rec.data.prepare.vocabulary import number_items, number_users
 from dat_rec.data.progress import Progress
-from dat_rec.data.schema import AUDIENCE, HISTORY, ITEM, USER, ExampleFile, Feature, Schema
+from dat_rec.data.schema import (
+    AUDIENCE,
+    HISTORY,
+    ITEM,
+    SIDES,
+    USER,
+    DenseFeature,
+    ExampleFile,
+    Feature,
+    Schema,
+)
 from dat_rec.data.source import (
     HISTORY_CATEGORY,
     SEQUENCE,
@@ -120,6 +131,7 @@ class _Numbered:
     unordered: bool
     """Whether no user has training interactions of two times."""
     trend: Trend | None
+    dense: tuple[DenseFeature, ...]
     before: int = 0
     """Number of training interactions of the dataset that is gone on from; 0: there is none."""
 
@@ -338,19 +350,28 @@ class Stages:
                 pairs = self._work / "pairs.parquet"
                 write_pairs(database, training, self._options.seed, pairs)
                 items.append(Feature(AUDIENCE, "item", USER, users[0].rows, multi_valued=True))
+            dense = {side: dense_names(attributes, side) for side in SIDES}
+            user_file, item_file = self._work / "user_rows.parquet", folder / "items.parquet"
+            user_count = write.write_user_rows(database, users, user_file, dense["query"])
+            item_count = write.write_items(
+                database,
+                catalogue,
+                item_file,
+                pairs,
+                self._options.audience_length,
+                dense["item"],
+                recent=trend is not None,
+            )
             return _Numbered(
                 query_features=tuple(users),
                 item_features=tuple(items),
-                ranges=ranges,
-                users=write.write_user_rows(database, users, self._work / "user_rows.parquet"),
-                items=write.write_items(
-                    database,
-                    catalogue,
-                    folder / "items.parquet",
-                    pairs,
-                    self._options.audience_length,
-                    recent=trend is not None,
+                dense=(
+                    *dense_features(attributes, "query", user_file, users[0].rows - 1),
+                    *dense_features(attributes, "item", item_file, items[0].rows - 1),
                 ),
+                ranges=ranges,
+                users=user_count,
+                items=item_count,
                 tests=write_held_out(database, "test", folder / "test.parquet"),
                 validation=write_held_out(database, "validation", folder / "validation.parquet")
                 if checked.validation
@@ -458,6 +479,7 @@ class Stages:
             source=checked.source,
             features=(*numbered.query_features, history, categories, *numbered.item_features),
             category=checked.category,
+            dense=numbered.dense,
             history_length=self._options.history_length,
             users=numbered.users,
             items=numbered.items,

@@ -2,9 +2,10 @@
 
 In: ``marked_interactions``, ``items``, ``users``. Out: tables ``item_rows`` (item_index, item_id,
 title, category_name, train_count, item features), ``user_rows`` (user_row, user_id, trained, query
-features but the history), their ids alone in ``item_order`` (item_id, train_count, item_index) and
-``user_order`` (user_id, train_count, user_row), and ``vocabularies/NAME.parquet``. Embedding row 0
-is "unknown", known values count from 1.
+features but the history), both with the dense features as they are; their ids alone in
+``item_order`` (item_id, train_count, item_index) and ``user_order`` (user_id, train_count,
+user_row), and ``vocabularies/NAME.parquet``. Embedding row 0 is "unknown", known values count from
+1.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 import duckdb
 
 from dat_rec.data.database import count_rows
+from dat_rec.data.prepare.dense import dense_names, is_dense
 from dat_rec.data.prepare.write import write_query
 from dat_rec.data.schema import ITEM, USER, Feature
 from dat_rec.data.source import Attribute, named
@@ -53,14 +55,16 @@ def number_items(
         "FROM items JOIN item_order USING (item_id)"
     )
     features = [Feature(ITEM, "item", ITEM, trained + 1)]
-    attributes = [a for a in attributes if a.side == "item"]
+    dense = dense_names(attributes, "item")
+    attributes = [a for a in attributes if a.side == "item" and not is_dense(a)]
     attributes.sort(key=lambda attribute: attribute.name != category)
     features += [encode(database, attribute, folder) for attribute in attributes]
     words = category_words(database, category)
     join_encoded(
         database,
         "item_rows",
-        f"n._number AS item_index, item_id, title, {words} AS category_name, train_count, {ITEM}",
+        f"n._number AS item_index, item_id, title, {words} AS category_name, train_count, {ITEM}"
+        f"{_as_they_are(dense)}",
         attributes,
     )
     return features
@@ -88,13 +92,18 @@ def number_users(
         "user_order.user_id, users.* EXCLUDE (user_id) "
         "FROM user_order LEFT JOIN users USING (user_id)"
     )
-    attributes = [a for a in attributes if a.side == "query"]
+    dense = dense_names(attributes, "query")
+    attributes = [a for a in attributes if a.side == "query" and not is_dense(a)]
     features = [Feature(USER, "query", USER, trained + 1)]
     features += [encode(database, attribute, folder) for attribute in attributes]
-    join_encoded(
-        database, "user_rows", f"n._number AS user_row, user_id, trained, {USER}", attributes
-    )
+    columns = f"n._number AS user_row, user_id, trained, {USER}{_as_they_are(dense)}"
+    join_encoded(database, "user_rows", columns, attributes)
     return features
+
+
+def _as_they_are(dense: Sequence[str]) -> str:
+    """SQL: the columns of dense features, behind others."""
+    return "".join(f", n.{named(name)} AS {named(name)}" for name in dense)
 
 
 def category_words(database: duckdb.DuckDBPyConnection, category: str) -> str:

@@ -32,6 +32,7 @@ def write_items(
     path: Path,
     pairs: Path | None = None,
     audience_length: int = 0,
+    dense: Sequence[str] = (),
     *,
     recent: bool = False,
 ) -> int:
@@ -43,9 +44,10 @@ def write_items(
         path: the file.
         pairs: what ``audience.write_pairs`` wrote, for that column; None: there is none.
         audience_length: maximum number of users of an item.
+        dense: names of the dense features.
         recent: whether ``item_rows`` says how often each was had lately.
     """
-    columns = ["item_id", "title", "category_name", "train_count", *names_of(features)]
+    columns = ["item_id", "title", "category_name", "train_count", *names_of(features), *dense]
     columns += [RECENT] if recent else []
     query = f"SELECT {_list(columns)} FROM item_rows ORDER BY item_index"
     if pairs is None:
@@ -57,10 +59,13 @@ def write_items(
 
 
 def write_user_rows(
-    database: duckdb.DuckDBPyConnection, features: Sequence[Feature], path: Path
+    database: duckdb.DuckDBPyConnection,
+    features: Sequence[Feature],
+    path: Path,
+    dense: Sequence[str] = (),
 ) -> int:
     """Write the rows of users.parquet, without histories, and return their number."""
-    columns = ["user_id", "trained", *names_of(features)]
+    columns = ["user_id", "trained", *names_of(features), *dense]
     query = f"SELECT {_list(columns)} FROM user_rows ORDER BY user_row"
     return write_query(database, query, path)
 

@@ -121,7 +121,7 @@ def best_hit_rates(world: World, log: Log, cutoffs: Sequence[int]) -> dict[str, 
     """
     asked = _asked(world, log)
     hits = np.zeros((2, len(cutoffs)))
-    share = world.popularity / world.group_popularity[world.group_of]
+    share = world.share
     posterior = _posterior(world, log, asked)
     users = len(asked.users)
     at_once = max(1, MOST_NUMBERS // len(world.group_of))
@@ -191,7 +191,7 @@ def _posterior(world: World, log: Log, asked: Asked) -> Floats:
             of_group = sparse.csr_matrix(
                 (np.ones(len(world.group_of)), (np.arange(len(world.group_of)), world.group_of))
             )
-            logits = (asked.pairs @ of_group) @ np.log(world.chances).T
+            logits = (asked.pairs @ of_group) @ np.log(world.training.chances).T
     weights = np.exp(logits - logits.max(1, keepdims=True))
     return np.asarray(weights / weights.sum(1, keepdims=True))
 

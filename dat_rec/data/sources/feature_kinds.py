@@ -1,7 +1,8 @@
 """A column's DuckDB type in, how the feature is read out: category, tags or number; or a refusal.
 
 Text, integers, booleans, dates and timestamps are categories, lists of text or integers are tags,
-fractions are cut into quantile buckets. What holds other values inside itself, and fractions in a
+fractions are cut into quantile buckets. (``--dense`` reads numbers and lists of them as they are:
+dense_columns.py.) What holds other values inside itself, and fractions in a
 list (an embedding), would become a vocabulary of numbers that mean nothing.
 """
 
@@ -52,7 +53,10 @@ def _cure(type_: str) -> str:
     if inner.startswith(("STRUCT", "MAP", "UNION")):
         return ": write what you need of it as columns of their own"
     if type_.endswith("]") and inner.startswith(FRACTIONS):
-        return ", a list of fractions, as an embedding is: tags are text or integers: leave it out"
+        return (
+            ", a list of fractions, as an embedding is: name it with --dense too, or leave it out "
+            "(tags are text or integers)"
+        )
     if type_.endswith("]"):
         return ": tags are a list of text or integers: write it as such, or leave it out"
     return ": write it as text or a number, or leave it out"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from dat_rec.data.schema import Side
 from dat_rec.data.source import Attribute, named
+from dat_rec.data.sources.dense_columns import dense_column
 from dat_rec.data.sources.feature_kinds import kind_of
 from dat_rec.data.sources.separators import OPTION, Separators, note_of, split_sql
 from dat_rec.data.sources.tables import Relation
@@ -38,6 +39,8 @@ class Reading:
     numbers: tuple[str, ...]
     """Columns, or features, to cut into buckets."""
     separators: Separators
+    dense: tuple[str, ...] = ()
+    """Columns, or features, to read as they are."""
 
     @staticmethod
     def of(
@@ -45,14 +48,20 @@ class Reading:
         item: Sequence[str],
         numbers: tuple[str, ...],
         separators: Sequence[str],
+        dense: tuple[str, ...] = (),
     ) -> "Reading":
         """Of the columns of both sides, and the options that say more of some.
 
         Raises:
-            UserError: a separator is malformed.
+            UserError: a separator is malformed, or a column is to be a bucket and dense.
         """
         sides = [{name.lower() for name in names} for names in (query, item)]
-        return Reading(frozenset(sides[0] & sides[1]), numbers, Separators.parse(separators))
+        if twice := sorted(set(dense) & set(numbers)):
+            raise UserError(
+                f"--dense {twice[0]}: --numbers cuts it into buckets: name it in one of the two"
+            )
+        both = frozenset(sides[0] & sides[1])
+        return Reading(both, numbers, Separators.parse(separators), dense)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -88,7 +97,12 @@ class Reading:
             if column == category:
                 self._refuse_for_category(column, name)
                 separator = None
-            if separator is None:
+            if {column, name} & set(self.dense):
+                if column == category or separator is not None:
+                    of = "the category" if column == category else f"text that {OPTION} parts"
+                    raise UserError(f"--dense {column}: is {of}, and no number: remove it")
+                attribute, value = dense_column(table, column, name, side)
+            elif separator is None:
                 numbers = [column] if {column, name} & set(self.numbers) else []
                 attribute = Attribute(name, side, kind_of(column, type_, numbers, table.where))
                 value = named(column)
@@ -119,8 +133,9 @@ class Reading:
             UserError: names the option and its value.
         """
         known = {*columns, *(one.name for side in sides for one in side.attributes)}
-        unknown = sorted(set(self.numbers) - known)
-        if unknown:
-            raise UserError(f"--numbers {unknown[0]}: is not among the features: name it there")
+        for option, given in (("--numbers", self.numbers), ("--dense", self.dense)):
+            unknown = sorted(set(given) - known)
+            if unknown:
+                raise UserError(f"{option} {unknown[0]}: is not among the features: name it there")
         used = any(side.split_everywhere for side in sides)
         self.separators.refuse_unused(known, everywhere_used=used)

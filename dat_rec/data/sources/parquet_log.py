@@ -100,6 +100,10 @@ class ParquetLog(Options):
     numbers: tuple[str, ...] = ()
     """Columns among the user and item features to cut into quantile buckets although they are
     integers; fractions always are."""
+    dense: tuple[str, ...] = ()
+    """Columns among the user and item features that the towers read as they are, through a learned
+    projection: numbers (scaled to mean 0 and standard deviation 1), and lists of numbers of one
+    length, as embeddings of texts or images."""
     separator: Annotated[tuple[str, ...], arg(metavar="TEXT|COLUMN=TEXT [...]")] = ()
     """What stands between several values in a column of text, e.g. '|' in Comedy|Drama: of all
     such user and item features, or with COLUMN= in front of that one, e.g. genres='|'."""
@@ -185,7 +189,7 @@ class ParquetLog(Options):
 
     def _reading(self) -> Reading:
         item = self.item_columns() if self.category else [NO_CATEGORY, *self.item_features]
-        return Reading.of(self.user_features, item, self.numbers, self.separator)
+        return Reading.of(self.user_features, item, self.numbers, self.separator, self.dense)
 
     def item_columns(self) -> list[str]:
         """The items' columns that become features, the category first."""

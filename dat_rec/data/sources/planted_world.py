@@ -12,9 +12,11 @@ log nothing but its length.
 
 Where a world has repeats, the k-th interaction of a user (k > 1) is with the chance ρ one with the
 item of an earlier one, each of the k − 1 as likely (a Pólya urn), and otherwise drawn as above.
+
+Where some items are unseen, interactions before the test are drawn as if these were not there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -32,7 +34,7 @@ MOST_GROUPS = 1 << 10
 """Maximum number of groups; more only where there are more categories."""
 MOST_CHANCES = 1 << 22
 """Maximum of tastes · groups."""
-WORLD, LOG, REPEATS = range(3)
+WORLD, LOG, REPEATS, UNSEEN = range(4)
 """Independent streams of random numbers."""
 
 
@@ -56,6 +58,8 @@ class World:
     """(items,): that of the group."""
     popularity: Floats
     """(items,): sums to 1."""
+    unseen: NDArray[np.bool_]
+    """(items,): those that occur in the test only."""
     first: Ints
     """(users + 1,): user u has the interactions ``first[u]`` to ``first[u + 1] − 1``, one or
     more."""
@@ -67,12 +71,29 @@ class World:
         return np.asarray(found, np.float64)
 
     @cached_property
+    def training(self) -> "World":
+        """The world that interactions before the test are drawn from: without unseen items."""
+        if not self.unseen.any():
+            return self
+        popularity = np.where(self.unseen, 0.0, self.popularity)
+        none = np.zeros_like(self.unseen)
+        return replace(self, popularity=popularity / popularity.sum(), unseen=none)
+
+    @cached_property
+    def share(self) -> Floats:
+        """(items,): each item's share of its group's popularity; 0 where the group has none."""
+        of_group = self.group_popularity[self.group_of]
+        return np.divide(self.popularity, of_group, np.zeros(len(of_group)), where=of_group > 0)
+
+    @cached_property
     def chances(self) -> Floats:
         """(T, G): probability that an interaction of this taste is one with an item of the group.
 
         p(v | u) is this, times the item's share of its group's popularity.
         """
-        logits = self.sharpness * (self.taste @ self.group.T) + np.log(self.group_popularity)
+        with np.errstate(divide="ignore"):
+            logs = np.log(self.group_popularity)
+        logits = self.sharpness * (self.taste @ self.group.T) + logs
         weights = np.exp(logits - logits.max(1, keepdims=True))
         return np.asarray(weights / weights.sum(1, keepdims=True))
 
@@ -89,15 +110,15 @@ class World:
         order = np.argsort(self.group_of, kind="stable")
         group = self.group_of[order]
         begin = np.searchsorted(group, np.arange(len(self.group) + 1))
-        share = self.popularity[order] / self.group_popularity[group]
-        total = share.cumsum()
+        total = self.share[order].cumsum()
         before = np.concatenate(([0.0], total))[begin[:-1]]
         return order, begin, total - before[group] + group
 
-    def draw(self, block: int, size: int) -> tuple[Ints, Ints, Floats]:
+    def draw(self, block: int, size: int, test_from: float = 1.0) -> tuple[Ints, Ints, Floats]:
         """Draw the interactions ``block · size`` to ``(block + 1) · size − 1``, or to the last.
 
-        The draw depends on the seed, the block's number and its size alone. With repeats a block
+        The draw depends on the seed, the block's number and its size alone; with unseen items, on
+        ``test_from`` too, the time from which on they occur. With repeats a block
         has all interactions of the users whose first one is in it, in the order of their times.
 
         Returns:
@@ -110,13 +131,17 @@ class World:
         edges = np.clip(self.first[low : high + 2], begin, end)
         user = np.repeat(np.arange(low, low + len(edges) - 1), np.diff(edges))
         of_group, of_item, time = generator(self.seed, LOG, block).random((3, end - begin))
-        item = self._draw_items(self.taste_of[user].astype(np.int64), of_group, of_item)
+        taste = self.taste_of[user].astype(np.int64)
+        item = self.training.draw_items(taste, of_group, of_item)
+        if self.unseen.any():
+            tested = time >= test_from
+            item[tested] = self.draw_items(taste[tested], of_group[tested], of_item[tested])
         if self.repeats:
             time = time[np.lexsort((time, user))]
             item = item[self._origins(block, self.first[user] - begin)]
         return user, item, time
 
-    def _draw_items(self, taste: Ints, of_group: Floats, of_item: Floats) -> Ints:
+    def draw_items(self, taste: Ints, of_group: Floats, of_item: Floats) -> Ints:
         """(rows,) items of interactions of these tastes, by two uniform numbers each."""
         groups = len(self.group)
         group = _found(self._group_edges, taste + of_group) - taste * groups
@@ -184,8 +209,16 @@ def make_world(shape: WorldShape, seed: int) -> World:
         popularity=_within(popularity, category_of, shape.skew)
         if shape.even_categories
         else popularity,
+        unseen=_unseen(items, shape.unseen, seed),
         first=np.concatenate(([0], np.cumsum(counts))),
     )
+
+
+def _unseen(items: int, share: float, seed: int) -> NDArray[np.bool_]:
+    """(items,) a random share of them, of random numbers that no other part of the world takes."""
+    found = np.zeros(items, np.bool_)
+    found[generator(seed, UNSEEN, 0).permutation(items)[: round(share * items)]] = True
+    return found
 
 
 def groups_of(items: int, categories: int) -> int:

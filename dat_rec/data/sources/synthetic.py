@@ -2,9 +2,10 @@
 
 The preferences are those of planted_world.py; categories, popularity and activity are skewed as
 1/rank^s. Each interaction has a uniformly random time of a hundred days; the last tenth of the time
-is the test, and a share of the time before it may be held out for validation. Nothing but the ids
-and the item's category is handed on. The log is drawn in blocks, each from a random generator of
-its own, so that neither threads nor a restart change it.
+is the test, and a share of the time before it may be held out for validation. Nothing is handed on
+but the ids, the item's category, and, if it is asked for, a part of the item's vector. The log is
+drawn in blocks, each from a random generator of its own, so that neither threads nor a restart
+change it.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from dat_rec.data.sources.best_rankings import Log, best_hit_rates, is_affordabl
 from dat_rec.data.sources.planted_world import World, groups_of, make_world, most_tastes
 from dat_rec.data.sources.tables import NO_PROBLEM
 from dat_rec.data.sources.taste_oracle import taste_hit_rates
+from dat_rec.data.sources.unseen_oracle import unseen_hit_rates
 from dat_rec.data.sources.world_shapes import SHAPES, ShapeName, WorldShape
 from dat_rec.errors import UserError
 from dat_rec.files import whole_file
@@ -39,6 +41,7 @@ EPOCH_US = 1_577_836_800_000_000
 SPAN_US = 100 * 24 * 3600 * 1_000_000
 TEST_SHARE = 0.1
 TEST_FROM_US = EPOCH_US + round(SPAN_US * (1 - TEST_SHARE))
+MOST_UNSEEN = 0.9
 MOST_SHARPNESS, MOST_SKEW = 1000, 10
 """Beyond these, weights vanish in float64."""
 BLOCK = 1 << 18
@@ -80,6 +83,11 @@ class Synthetic(Options):
     skew: float | None = None
     """Exponent s of popularity, of the categories' sizes and of the users' activity; by default .8,
     and in some shapes one of them has its own."""
+    content: float | None = None
+    """Share of the coordinates of an item's planted vector that the item has as a dense feature,
+    its content: .5 tells half of who likes it; by default 0, no such feature."""
+    unseen: float | None = None
+    """Share of the items, at random, that occur in the test only; by default 0."""
     world_seed: int = 0
     """Random seed of the world; --seed decides the order of its examples only."""
 
@@ -90,6 +98,12 @@ class Synthetic(Options):
         world = make_world(shape, self.world_seed)
         files = write_log(world, work / "log", threads_of(database))
         items = {"item_id": np.arange(shape.items), "category": world.category}
+        attributes, content = [Attribute("category", "item")], ""
+        if width := coordinates(shape):
+            vectors = world.group[world.group_of, :width].astype(np.float32)
+            items["content"] = pa.FixedSizeListArray.from_arrays(vectors.ravel(), width)
+            attributes.append(Attribute("content", "item", "dense", width))
+            content = "content::FLOAT[] AS content, "
         pq.write_table(pa.table(items), work / "items.parquet")
         validation, trained_until = self._validation(database)
         bounds = self._bounds(database)
@@ -101,7 +115,7 @@ class Synthetic(Options):
         database.execute(
             f"CREATE VIEW raw_interactions AS SELECT user_id, item_id, {time} AS time, {PLACE}, "
             f"{NO_PROBLEM} FROM {scan_parquet(files)}; "
-            f"CREATE VIEW raw_items AS SELECT item_id, {category} AS category, "
+            f"CREATE VIEW raw_items AS SELECT item_id, {category} AS category, {content}"
             f"format('{title}', item_id, category) AS title, {PLACE} "
             f"FROM {scan_parquet([work / 'items.parquet'])}; "
             f"CREATE VIEW raw_users AS SELECT range AS user_id, {PLACE} FROM range({shape.users})"
@@ -113,7 +127,7 @@ class Synthetic(Options):
         return Source(
             name="synthetic",
             category="category",
-            attributes=(Attribute("category", "item"),),
+            attributes=tuple(attributes),
             split=test,
             validation=validation,
             bounds=bounds,
@@ -136,6 +150,10 @@ class Synthetic(Options):
         words = [f"world seed {self.world_seed}, sharpness {shape.sharpness:g}"]
         if self.shape != "plain":
             words.insert(0, f"shape {self.shape}")
+        if width := coordinates(shape):
+            words.append(f"{width} of {shape.dim} coordinates of the items' vectors as content")
+        if shape.unseen:
+            words.append(f"{shape.unseen * 100:g} % of the items in the test only")
         return f"planted world, {', '.join(words)}"
 
     def _validation(self, database: duckdb.DuckDBPyConnection) -> tuple[Validation | None, int]:
@@ -179,16 +197,28 @@ class Synthetic(Options):
         ):
             if getattr(shape, name) < least:
                 raise UserError(f"--{name} {getattr(shape, name)}: must be at least {least}{why}")
-        limits = [("sharpness", 0, MOST_SHARPNESS), ("skew", 0, MOST_SKEW), ("repeats", 0, 1)]
+        limits: list[tuple[str, float, float]] = []
+        limits += [("sharpness", 0, MOST_SHARPNESS), ("skew", 0, MOST_SKEW), ("repeats", 0, 1)]
+        limits += [("content", 0, 1), ("unseen", 0, MOST_UNSEEN)]
         if shape.tastes is not None:
             limits.append(("tastes", 1, most_tastes(shape.users, groups)))
-        for name, least, most in limits:
-            if not least <= getattr(shape, name) <= most:
+        for name, low, most in limits:
+            if not low <= getattr(shape, name) <= most:
                 raise UserError(
-                    f"--{name} {getattr(shape, name)}: must lie between {least} and {most}"
+                    f"--{name} {getattr(shape, name)}: must lie between {low} and {most}"
                 )
+        if shape.unseen and shape.repeats:
+            raise UserError(
+                f"--unseen {shape.unseen}: in a world with repeats the test repeats what training "
+                "has: pass --repeats 0, or leave --unseen out"
+            )
         if not 0 <= self.world_seed < 2**63:
             raise UserError(f"--world-seed {self.world_seed}: must lie between 0 and 2^63 − 1")
+
+
+def coordinates(shape: WorldShape) -> int:
+    """How many of a planted vector's coordinates are content."""
+    return max(1, round(shape.content * shape.dim)) if shape.content else 0
 
 
 def _of_each_user(least: int) -> str:
@@ -213,7 +243,7 @@ def write_log(world: World, folder: Path, threads: int) -> list[Path]:
             return path
         with whole_file(path) as partial, pq.ParquetWriter(partial, LOG_SCHEMA) as writer:
             for block in blocks[number * FILE_BLOCKS : (number + 1) * FILE_BLOCKS]:
-                user, item, time = world.draw(block, BLOCK)
+                user, item, time = world.draw(block, BLOCK, 1 - TEST_SHARE)
                 columns = [user, item, EPOCH_US + (time * SPAN_US).astype(np.int64)]
                 writer.write_batch(pa.record_batch(columns, schema=LOG_SCHEMA))
                 bar.add(len(user))
@@ -235,12 +265,25 @@ def _facts(
         )
         tested = (time >= TEST_FROM_US) & (time < tests_until)
         log = Log(user, item, time < trained_until, tested)
-        return best_hit_rates(world, log, CUTOFFS)
+        facts = best_hit_rates(world, log, CUTOFFS)
+        if world.unseen.any():
+            facts |= _unseen_facts(world, log)
+        return facts
     if world.repeats:
         return {}
     queries = _queries(world, files, trained_until, tests_until)
     best = taste_hit_rates(world, *queries, CUTOFFS)
     return {f"best HR@{cutoff}": share for cutoff, share in best.items()}
+
+
+def _unseen_facts(world: World, log: Log) -> dict[str, float]:
+    """The taste's oracle's hit rates for items without a training interaction."""
+    trained_users = np.isin(np.arange(len(world.taste_of)), log.user[log.trained])
+    unseen = ~np.isin(np.arange(len(world.group_of)), log.item[log.trained])
+    asked = log.tested & trained_users[log.user] & unseen[log.item]
+    tastes = world.taste_of[log.user[asked]]
+    queries = np.bincount(tastes, minlength=len(world.taste)).astype(np.int64)
+    return unseen_hit_rates(world, queries, unseen, CUTOFFS)
 
 
 def _queries(

@@ -38,6 +38,10 @@ class WorldShape:
     even_categories: bool = False
     """Whether items are as popular as their rank in their category says, and all categories with
     items have the same share, so that a taste for a small one is as sharp as for a large one."""
+    content: float = 0.0
+    """Share of the coordinates of an item's vector that it has as a dense feature."""
+    unseen: float = 0.0
+    """Share of the items that occur in the test only."""
     ids_only: bool = False
     """Whether items have no category, and no interaction is earlier than another."""
 

@@ -20,6 +20,7 @@ from dat_rec.data.columns import Column, Ids, concatenate_columns
 from dat_rec.data.schema import ITEM, UNKNOWN, USER
 from dat_rec.data.stream.batch import Batch, Items, negative_key, to_kjt
 from dat_rec.data.stream.categories import Compared
+from dat_rec.data.stream.dense_rows import DenseRows
 from dat_rec.data.stream.examples import Examples
 from dat_rec.data.stream.negatives import (
     DROPOUT,
@@ -47,6 +48,7 @@ class BatchAssembler:
         rows: B, the largest number of examples that a rank has of a global batch.
         rank: this process's rank, 0 ≤ rank < world_size.
         world_size: number of ranks that share each global batch.
+        dense: holds the values of the dense features; None: there are none.
     """
 
     def __init__(
@@ -59,9 +61,11 @@ class BatchAssembler:
         rows: int,
         rank: int,
         world_size: int,
+        dense: DenseRows | None = None,
     ) -> None:
         self._options = options
         self._catalogue = catalogue
+        self._dense = dense
         self._category_N = categories.number_N
         self._rank = rank
         self._world_size = world_size
@@ -93,8 +97,20 @@ class BatchAssembler:
             negatives=self._items(negatives, self._shared or self._rows * self._own),
             counts=counts,
             negative_counts=negative_counts,
+            dense=self._dense_of(examples, negatives),
             own_offset=self._own_offset(examples.item_index),
         )
+
+    def _dense_of(self, examples: Examples, negatives: Ints) -> dict[str, Tensor]:
+        """The values of the dense features, which id dropout does not hide."""
+        if self._dense is None:
+            return {}
+        index = examples.item_index.astype(np.int64)
+        if self._shared:
+            lacking = self._rows - len(index)
+            index = np.concatenate([np.pad(index, (0, lacking), constant_values=-1), negatives])
+        own = [negatives[n * self._rows : (n + 1) * self._rows] for n in range(self._own)]
+        return self._dense.of(examples.columns[USER].values.astype(np.int64), [index, *own])
 
     def _own_offset(self, index: Ids) -> Tensor | None:
         """What the softmax adds to own positives' logits, if it is not what ``_items`` has."""

@@ -7,7 +7,7 @@ shares are rows behind its examples, in which the query's features have empty ba
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -99,6 +99,9 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
     """Number of examples on each rank; the rest of its B rows is padding."""
     negative_counts: tuple[int, ...]
     """Number of negatives on each rank; the rest of its N rows is padding."""
+    dense: dict[str, Tensor] = field(default_factory=dict)
+    """Values of the dense features by key, (rows, width): of queries, positives and, behind them or
+    in keys of their own, negatives. NaN where there is no value."""
     own_offset: Tensor | None = None
     """(B,) float32: what the softmax adds to the logit of each example's own positive, where that
     is not what it adds to the positive as a candidate of the others; None: the same."""
@@ -118,6 +121,7 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
             self.negatives.to(device, non_blocking),
             self.counts,
             self.negative_counts,
+            {key: one.to(device, non_blocking=non_blocking) for key, one in self.dense.items()},
             None if (own := self.own_offset) is None else own.to(device, non_blocking=non_blocking),
         )
 
@@ -125,6 +129,8 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
         """Tell the allocator that ``stream`` uses the batch's memory."""
         for part in (self.features, self.positives, self.negatives):
             part.record_stream(stream)
+        for tensor in self.dense.values():
+            tensor.record_stream(stream)
         if self.own_offset is not None:
             self.own_offset.record_stream(stream)
 
@@ -136,5 +142,6 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
             self.negatives.pin_memory(),
             self.counts,
             self.negative_counts,
+            {key: one.pin_memory() for key, one in self.dense.items()},
             None if self.own_offset is None else self.own_offset.pin_memory(),
         )

@@ -17,6 +17,7 @@ from dat_rec.data.schema import Schema
 from dat_rec.data.stream.assemble import BatchAssembler
 from dat_rec.data.stream.batch import Batch
 from dat_rec.data.stream.categories import compared
+from dat_rec.data.stream.dense_rows import DenseRows
 from dat_rec.data.stream.example_order import ExampleOrder, Span, Window
 from dat_rec.data.stream.examples import Examples, read_examples
 from dat_rec.data.stream.lanes import Lanes, usual_lanes
@@ -108,7 +109,15 @@ class ExampleReader:
         )
         """The categories that equation (3) compares."""
         self._assembler = BatchAssembler(
-            options, catalogue, self.compared, counts, trained, self.rows, rank, world_size
+            options,
+            catalogue,
+            self.compared,
+            counts,
+            trained,
+            self.rows,
+            rank,
+            world_size,
+            DenseRows(dataset) if schema.dense else None,
         )
 
     @property

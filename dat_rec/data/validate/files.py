@@ -9,9 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dat_rec.data.dense import holds_numbers, holds_vectors
 from dat_rec.data.digests import DIGESTS, digests_of, files_below
 from dat_rec.data.progress import Progress
-from dat_rec.data.schema import ITEM, RECENT, USER, Feature, Schema
+from dat_rec.data.schema import ITEM, RECENT, SIDES, USER, DenseFeature, Feature, Schema
 from dat_rec.data.source import SEQUENCE
 from dat_rec.data.validate.fault import Fault
 from dat_rec.errors import UserError
@@ -27,7 +28,6 @@ def _is_text(kind: pa.DataType) -> bool:
 
 KINDS: Mapping[str, Callable[[pa.DataType], bool]] = {
     "an integer": pa.types.is_integer,
-    "a number": lambda kind: pa.types.is_integer(kind) or pa.types.is_floating(kind),
     "an integer or text": lambda kind: pa.types.is_integer(kind) or _is_text(kind),
     "text": _is_text,
     "a 64-bit integer": pa.types.is_int64,
@@ -36,21 +36,25 @@ KINDS: Mapping[str, Callable[[pa.DataType], bool]] = {
         (pa.types.is_list(kind) or pa.types.is_large_list(kind))
         and pa.types.is_integer(kind.value_type)
     ),
+    "a number": holds_numbers,
+    "a list of floats": holds_vectors,
 }
 """What a column may be, in words."""
 
 
 def columns_of_files(schema: Schema) -> dict[str, dict[str, str]]:
     """The columns of each file (path below the folder): name → what it must be, in words."""
-    query, item = (_kinds(schema.side(side)) for side in ("query", "item"))
+    query, item = (_kinds(schema.side(side)) for side in SIDES)
+    query_dense, item_dense = (_dense_kinds(schema.dense_side(side)) for side in SIDES)
     ids, number, time = "an integer or text", "an integer", "a 64-bit integer"
     pair = {"user_row": number, "item_index": number}
     names = {"item_id": ids, "title": "text", "category_name": "text", "train_count": number}
+    recent = {RECENT: "a number"} if schema.trend else {}
     example = {**query, **item, "item_index": number, "time": time, "repeat": "true or false"}
     tables = {feature.table for feature in schema.features} - {USER, ITEM}
     return {
-        "users.parquet": {"user_id": ids, "trained": "true or false", **query},
-        "items.parquet": {**names, **({RECENT: "a number"} if schema.trend else {}), **item},
+        "users.parquet": {"user_id": ids, "trained": "true or false", **query, **query_dense},
+        "items.parquet": {**names, **recent, **item, **item_dense},
         **{name: {**pair, "count": number} for name in schema.seen_paths},
         **{name: {**pair, "time": time} for name in (*held_out_files(schema), *schema.past_paths)},
         **{file.path: example for file in schema.example_files},
@@ -63,6 +67,10 @@ def columns_of_files(schema: Schema) -> dict[str, dict[str, str]]:
 
 def _kinds(features: tuple[Feature, ...]) -> dict[str, str]:
     return {f.name: "a list of integers" if f.multi_valued else "an integer" for f in features}
+
+
+def _dense_kinds(features: tuple[DenseFeature, ...]) -> dict[str, str]:
+    return {f.name: "a number" if f.kind == "number" else "a list of floats" for f in features}
 
 
 def held_out_files(schema: Schema) -> dict[str, int]:

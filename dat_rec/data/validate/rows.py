@@ -15,7 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dat_rec.data.scan import scan_parquet
-from dat_rec.data.schema import AUDIENCE, HISTORY, ITEM, RECENT, USER, Feature, Schema
+from dat_rec.data.schema import (
+    AUDIENCE,
+    HISTORY,
+    ITEM,
+    RECENT,
+    USER,
+    DenseFeature,
+    Feature,
+    Schema,
+)
 from dat_rec.data.source import HISTORY_CATEGORY, named
 from dat_rec.data.validate.fault import Fault
 from dat_rec.data.validate.files import held_out_files
@@ -164,6 +173,24 @@ def _in_table(feature: Feature) -> list[Rule]:
     ]
 
 
+def _dense(feature: DenseFeature) -> list[Rule]:
+    """Values have the feature's width, and their numbers are finite, or there is none."""
+    name, what = named(feature.name), f"column {feature.name!r}"
+    cure = "write null where there is no value"
+    if feature.kind == "number":
+        return [Rule(f"isinf({name}::DOUBLE)", f"{what} is not finite", cure, name)]
+    odd = "lambda x: NOT coalesce(isfinite(try_cast(x AS FLOAT)), false)"
+    return [
+        Rule(
+            f"len({name}) <> {feature.width}",
+            f"{what} has another number of entries than {feature.width}, its width in schema.json",
+            "write the file or schema.json anew",
+            f"len({name})",
+        ),
+        Rule(f"len(list_filter({name}, {odd})) > 0", f"{what} holds what is not finite", cure),
+    ]
+
+
 def _history_rules(schema: Schema) -> list[Rule]:
     """The history's length, and that of its categories."""
     names = [feature.name for feature in schema.features]
@@ -193,6 +220,7 @@ def _users(schema: Schema) -> list[Rule]:
     rules.append(Rule(f"{named(USER)} <> {number}", what, first, named(USER)))
     features = schema.side("query")
     rules += [rule for feature in features for rule in _in_table(feature)]
+    rules += [rule for feature in schema.dense_side("query") for rule in _dense(feature)]
     if any(feature.name == HISTORY for feature in features):
         what = "an untrained user has a history"
         rules.append(Rule(f"NOT trained AND len({HISTORY}) > 0", what, "leave it empty"))
@@ -219,6 +247,7 @@ def _items(schema: Schema) -> list[Rule]:
         rules.append(Rule(f"train_count = 0 AND len({AUDIENCE}) > 0", what, "leave it empty"))
         unknown = f"list_contains({AUDIENCE}, 0)"
         rules.append(Rule(unknown, "audience holds 0, which is no trained user", ANEW))
+    rules += [rule for feature in schema.dense_side("item") for rule in _dense(feature)]
     return rules + [rule for feature in features for rule in _in_table(feature)]
 
 

@@ -21,6 +21,7 @@ from dat_rec.data.validate.validate import validate
 from dat_rec.errors import UserError
 from tests.data.prepare.test_pipeline import options, random_log, write_log
 from tests.data.sources.prepared import own, write
+from tests.dense_log import prepare_dense
 from tests.end_to_end.cli import dat_rec, done
 
 Columns = dict[str, list[Any]]
@@ -213,6 +214,58 @@ def test_whatever_is_broken_is_named(which: str, broken: Path) -> None:
         assert any(line.startswith(path) and said in line for line in lines), (file, said, lines)
     if len(TOGETHER[which]) == 1:
         assert len(lines) == 1, lines
+
+
+DENSE: list[Break] = [
+    (
+        "items.parquet",
+        set_value("text", 4, [1.0] * 4),
+        "row 4: column 'text' has another number of",
+    ),
+    (
+        "items.parquet",
+        set_value("text", 33, [1.0] * 4 + [float("nan")]),
+        "row 33: column 'text' hold",
+    ),
+    (
+        "items.parquet",
+        set_value("price", 7, float("inf")),
+        "row 7: column 'price' is not finite (in",
+    ),
+    (
+        "users.parquet",
+        set_value("face", 5, [1.0, None, 2.0]),
+        "row 5: column 'face' holds what is n",
+    ),
+    ("users.parquet", set_value("since", 6, -float("inf")), "row 6: column 'since' is not finite"),
+]
+DENSE_KINDS: list[Break] = [
+    ("items.parquet", lambda columns: columns.pop("text"), "column 'text' is missing"),
+    (
+        "items.parquet",
+        lambda c: c.update(price=["1"] * len(c["price"])),
+        "'price' is string, not a n",
+    ),
+    (
+        "users.parquet",
+        lambda c: c.update(face=c["since"]),
+        "column 'face' is double, not a list of",
+    ),
+]
+
+
+@pytest.mark.parametrize("breaks", [DENSE, DENSE_KINDS], ids=["values", "kinds"])
+def test_whatever_is_broken_of_dense_features_is_named(breaks: list[Break], tmp_path: Path) -> None:
+    folder = prepare_dense(tmp_path).folder
+    (folder / "sha256.json").unlink()  # type: ignore[union-attr]
+    assert validate(folder) == []  # type: ignore[arg-type]
+    for file, change, _ in breaks:
+        edit(folder / file, change)  # type: ignore[arg-type]
+    lines = [str(fault) for fault in validate(folder)]  # type: ignore[arg-type]
+    assert len(lines) == len(breaks), lines
+    for file, _, said in breaks:
+        path = str(folder / file)
+        assert any(line.startswith(path) and said in line for line in lines), (file, said, lines)
 
 
 def test_a_value_that_the_files_statistics_deny_is_found(broken: Path) -> None:
