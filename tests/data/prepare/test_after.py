@@ -32,8 +32,9 @@ from tests.data.prepare.chain import (
 )
 from tests.data.prepare.test_bounds import drop_last
 from tests.data.sources.prepared import digest as digest_of
-from tests.data.sources.prepared import refused
+from tests.data.sources.prepared import own, refused
 from tests.data.validate.test_validate import Columns, edit, set_value, swap
+from tests.dense_log import DENSE, write_dense_log
 
 COLUMNS: dict[str, Any] = {
     "title": "name",
@@ -477,3 +478,51 @@ def test_another_dataset_before_starts_anew(days: Path, tmp_path: Path) -> None:
     (tmp_path / "before" / "schema.json").write_text("{}")
     assert made_of(day_3(days, tmp_path / "out", after=tmp_path / "before")) != first
     assert "dataset before" not in made_of(day_3(days, tmp_path / "out", after=None))
+
+
+def test_dense_features_are_those_of_all_days(tmp_path: Path) -> None:
+    """A table of what is new alone leaves other values as they were; one that changes them counts."""
+    options = write_dense_log(tmp_path)
+    log = pq.read_table(tmp_path / "log.parquet")
+    half = log.num_rows // 2
+    made: dict[str, dict[str, list[Any]]] = {}
+
+    def make(out: str, rows: pa.Table, **changes: Any) -> None:
+        pq.write_table(rows, tmp_path / "log.parquet")
+        prepare(own(tmp_path, **{**options, "out": tmp_path / out, **changes}))
+        assert validate(tmp_path / out) == []
+        items = pq.read_table(tmp_path / out / "items.parquet").sort_by("item_id")
+        users = pq.read_table(tmp_path / out / "users.parquet").sort_by("user_id")
+        made[out] = {
+            name: (users if name in ("face", "since") else items)[name].to_pylist()
+            for name in DENSE
+        }
+
+    test_from = str(log["time"][-150].as_py())
+    make("before", log[:half], split="none")
+    items = pq.read_table(options["items"])
+    prices = [
+        value and value + (number == 2) for number, value in enumerate(items["price"].to_pylist())
+    ]
+    today = items.set_column(items.column_names.index("price"), "price", pa.array(prices))
+    pq.write_table(today, options["items"])
+    make("whole", log, test_from=test_from)
+    pq.write_table(today[2:3], options["items"])
+    make("out", log[half:], after=tmp_path / "before", test_from=test_from)
+    assert made["out"] == made["whole"] != made["before"]
+    found, wanted = (Schema.load(tmp_path / name).dense for name in ("out", "whole"))
+    for one, other in zip(found, wanted, strict=True):
+        assert (one.name, one.side, one.width) == (other.name, other.side, other.width)
+        assert one.mean == pytest.approx(other.mean, rel=1e-9)
+        assert one.scale == pytest.approx(other.scale, rel=1e-9)
+
+
+def test_a_vector_of_another_size_does_not_follow(tmp_path: Path) -> None:
+    options = write_dense_log(tmp_path)
+    prepare(own(tmp_path, **{**options, "out": tmp_path / "before"}))
+    items = pq.read_table(options["items"])
+    texts = pa.array([[1.0, 2.0]] * items.num_rows)
+    items = items.set_column(items.column_names.index("text"), "text", texts)
+    pq.write_table(items, options["items"])
+    changes = {"after": tmp_path / "before", "out": tmp_path / "out"}
+    refused(own(tmp_path, **{**options, **changes}), "'text' (item, a vector of 5 numbers)")
