@@ -59,7 +59,7 @@ def as_begun(config: TrainConfig, run: TrainConfig) -> TrainConfig:
     """Return a preset's configuration with what the rules decide as a run has it.
 
     So a run that is resumed or begun from goes on with the same model, when its data have grown
-    beyond a rule's bound or it is older than the rules, and than popularity's weight.
+    beyond a rule's bound or it is older than the rules, and than popularity's options.
 
     Args:
         config: of the preset.
@@ -72,7 +72,12 @@ def as_begun(config: TrainConfig, run: TrainConfig) -> TrainConfig:
         config,
         batch_size=run.batch_size,
         model=replace(config.model, pooling=model.pooling, residual=model.residual),
-        loss=replace(config.loss, temperature=loss.temperature, popularity=loss.popularity),
+        loss=replace(
+            config.loss,
+            temperature=loss.temperature,
+            popularity=loss.popularity,
+            unknown_count=loss.unknown_count,
+        ),
         examples=replace(config.examples, user_dropout=run.examples.user_dropout),
     )
 

@@ -13,13 +13,14 @@ from dat_rec.config import LossConfig
 from dat_rec.data.columns import BadIds, read_columns
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import ITEM, UNKNOWN
-from dat_rec.data.stream.negatives import log_popularity
+from dat_rec.data.stream.negatives import log_popularity, typical_count
 
 
 def popularity_of_rows(dataset: Dataset, loss: LossConfig) -> Tensor | None:
     """Return what is served behind p_v, by the item's row in its embedding table.
 
-    Items that share the unknown row are as popular as an item with one interaction.
+    Items that share the unknown row, those without training among them, are as popular as an item
+    with one interaction, or with as many as is typical (``unknown_count``).
 
     Args:
         dataset: that the model was trained on, or the run's copy of its rows.
@@ -38,8 +39,9 @@ def popularity_of_rows(dataset: Dataset, loss: LossConfig) -> Tensor | None:
     items = dataset.table("items", [ITEM, "train_count"]).slice(0, trained)
     where = f"{dataset.folder}/items.parquet"
     rows = read_columns(items, [feature], where, BadIds(dataset.bad_ids))[ITEM].values
-    of_row = np.ones(feature.rows, np.int64)
-    of_row[rows] = items["train_count"].to_numpy()
-    of_row[UNKNOWN] = 1
+    counts = items["train_count"].to_numpy()
+    of_row = np.ones(feature.rows)
+    of_row[rows] = counts
+    of_row[UNKNOWN] = typical_count(counts) if loss.unknown_count == "typical" else 1
     weight = loss.temperature * loss.popularity_weight()
     return torch.from_numpy((weight * log_popularity(of_row)).astype(np.float32))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-NEGATIVES, ORDER, WINDOW, DROPOUT = range(4)
+NEGATIVES, ORDER, WINDOW, DROPOUT, NEGATIVE_DROPOUT = range(5)
 """Independent streams of random numbers."""
 PHILOX_BLOCK = 4
 """Numbers of 64 bits, each of which makes a float64, for each value of Philox's counter."""
@@ -116,7 +116,18 @@ def logit_offsets(
     return result
 
 
-def log_popularity(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def typical_count(counts: NDArray[np.int64]) -> float:
+    """Geometric mean of training counts: what an unknown item's log P is expected to be of.
+
+    Args:
+        counts: (trained items,) how often each occurs in training; 0 counts as 1.
+    """
+    return float(np.exp(np.log(np.maximum(counts, 1)).mean()))
+
+
+def log_popularity(
+    counts: NDArray[np.int64] | NDArray[np.float64],
+) -> NDArray[np.float64]:
     """Log P of items, P their count over that of the most frequent one: 0 or below.
 
     Args:
