@@ -158,11 +158,9 @@ class LossConfig:
     """Softmax: weight of an item's popularity in its score, which is then inner product /
     temperature + popularity · log(training count): what the towers, whose vectors have length 1,
     need not learn. It is a coordinate of its own of the vectors that are served."""
-    unknown_count: Annotated[
-        Literal["one", "typical"], WITHOUT_SOFTMAX, WITH_LEARNED, Absent("one")
-    ] = "typical"
-    """Softmax: what an unknown item counts as in popularity: one interaction, or as many as is
-    typical, the geometric mean of the trained items' training counts. Then items whose ids are
+    unknown_count: Annotated[Literal["one", "typical"], Absent("one")] = "typical"
+    """What an unknown item counts as where popularity has a weight: one interaction, or as many as
+    is typical, the geometric mean of the trained items' training counts. Then items whose ids are
     hidden in training count so too, and drawn negatives' ids are hidden as often as positives'."""
     margin: Annotated[float, Ge(-1), Lt(1), WITHOUT_CONTRASTIVE, Absent(0.9)] = 0.9
     """Contrastive: cosine that a negative may have at no cost; .9 is SimpleX's on Gowalla."""

@@ -133,7 +133,7 @@ def test_a_default_of_the_data_that_another_option_makes_void_is_no_fault() -> N
 def test_a_run_that_is_gone_on_from_keeps_what_it_had(planted: Dataset, tmp_path: Path) -> None:
     usual = defaults("modern", planted.folder, tmp_path)
     model = replace(usual.model, pooling="mean" if usual.model.pooling == "sqrt" else "sqrt")
-    loss = replace(usual.loss, temperature=0.07, popularity=0.0)
+    loss = replace(usual.loss, temperature=0.07, popularity=0.0, unknown_count="one")
     examples = replace(usual.examples, user_dropout=0.0)
     run = replace(usual, batch_size=4096, model=model, loss=loss, examples=examples)
     assert as_begun(usual, run) == run

@@ -293,10 +293,8 @@ def _filled(
     if generator is None:
         return embeddings, augmented_BD
     ids = features[key]
-    filled: tuple[list[Tensor], Tensor | None] = generator(
-        embeddings, augmented_BD, known(ids.values(), ids.offsets())
-    )
-    return filled
+    filled = generator(embeddings, augmented_BD, known(ids.values(), ids.offsets()))
+    return [filled[0]], None if augmented_BD is None else filled[1]
 
 
 def _key(feature: str, candidate: int) -> str:

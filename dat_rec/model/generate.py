@@ -39,23 +39,28 @@ class Generator(nn.Module):
 
     def forward(
         self, embeddings: Sequence[Tensor], augmented_BD: Tensor | None, known_B1: Tensor
-    ) -> tuple[list[Tensor], Tensor | None]:
-        """Return both with what is generated where the id is unknown.
+    ) -> tuple[Tensor, Tensor]:
+        """Put in place what is generated where the id is unknown.
 
         Args:
             embeddings: (B, …) each, all that the tower reads but the augmented vector.
             augmented_BD: of the ids; None without augmented vectors.
             known_B1: bool, of ``known``.
+
+        Returns:
+            The embeddings side by side (B, F + E), and the augmented vectors, (B, 0) without. (No
+            list, for TorchRec's pipeline traces the model, and could not look into it.)
         """
         dtype = self.hidden.weight.dtype
         beside = [one for number, one in enumerate(embeddings) if number != self._place]
         made = self.output(self.hidden(torch.cat(beside, dim=-1).to(dtype)).relu())
-        own_BE = embeddings[self._place].to(dtype)
+        own_BE, made_BE = embeddings[self._place].to(dtype), made[:, : self._id_dim]
         filled = list(embeddings)
-        filled[self._place] = torch.where(known_B1, own_BE, made[:, : self._id_dim])
-        if augmented_BD is None:
-            return filled, None
-        return filled, torch.where(known_B1, augmented_BD.to(dtype), made[:, self._id_dim :])
+        filled[self._place] = torch.where(known_B1, own_BE, made_BE)
+        made_BD = made[:, self._id_dim :]
+        if augmented_BD is not None:
+            made_BD = torch.where(known_B1, augmented_BD.to(dtype), made_BD)
+        return torch.cat(filled, dim=-1).to(dtype), made_BD
 
 
 def known(values: Tensor, offsets: Tensor) -> Tensor:

@@ -73,8 +73,8 @@ class QueryEncoder(nn.Module):
             augmented = self.augmented(values[USER], offsets[USER])
         if self.generator is not None:
             is_known = known(values[USER], offsets[USER])
-            inputs, augmented = self.generator(inputs, augmented, is_known)
-        if augmented is not None:
+            inputs = list(self.generator(inputs, augmented, is_known))
+        elif augmented is not None:
             inputs.append(augmented)
         vectors: Tensor = self.tower(torch.cat(inputs, dim=-1).to(self._dtype))
         vectors = vectors.float()
