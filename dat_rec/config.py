@@ -113,6 +113,10 @@ class ModelConfig:
     """Embedding tables whose weights have the dtype float16, by name or pattern, as in
     item 'augmented_*'. An update of less than half a unit in the last place (1/4,096 to 1/2,048 of
     the weight) is lost, because rounding is to nearest. The optimizer's sums stay in float32."""
+    generate: Annotated[bool, Absent(False)] = False
+    """Make the id embedding and the augmented vector of an unknown user or item from its other
+    features, by a small head that learns from the examples whose ids are hidden (id_dropout,
+    user_dropout). Without, all unknown ids share a row."""
 
     __pydantic_config__ = STRICT
 
@@ -154,6 +158,10 @@ class LossConfig:
     """Softmax: weight of an item's popularity in its score, which is then inner product /
     temperature + popularity · log(training count): what the towers, whose vectors have length 1,
     need not learn. It is a coordinate of its own of the vectors that are served."""
+    unknown_count: Annotated[Literal["one", "typical"], Absent("one")] = "typical"
+    """What an unknown item counts as where popularity has a weight: one interaction, or as many as
+    is typical, the geometric mean of the trained items' training counts. Then items whose ids are
+    hidden in training count so too, and drawn negatives' ids are hidden as often as positives'."""
     margin: Annotated[float, Ge(-1), Lt(1), WITHOUT_CONTRASTIVE, Absent(0.9)] = 0.9
     """Contrastive: cosine that a negative may have at no cost; .9 is SimpleX's on Gowalla."""
     negative_weight: Annotated[float, Ge(0), WITHOUT_CONTRASTIVE, Absent(150.0)] = 150.0

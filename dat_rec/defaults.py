@@ -46,7 +46,8 @@ def by_data(config: TrainConfig, schema: Schema, ranks: int = 1) -> TrainConfig:
     model, loss, examples = config.model, config.loss, config.examples
     if has_ids_alone(schema):
         model = replace(model, residual=True)
-        loss = replace(loss, temperature=ID_TEMPERATURE)
+        # Nothing tells unknown items apart: all would be as typical as each other.
+        loss = replace(loss, temperature=ID_TEMPERATURE, unknown_count="one")
     if not has_full_histories(schema):
         model = replace(model, pooling="sqrt")
         if not has_ids_alone(schema):
@@ -59,7 +60,7 @@ def as_begun(config: TrainConfig, run: TrainConfig) -> TrainConfig:
     """Return a preset's configuration with what the rules decide as a run has it.
 
     So a run that is resumed or begun from goes on with the same model, when its data have grown
-    beyond a rule's bound or it is older than the rules, and than popularity's weight.
+    beyond a rule's bound or it is older than the rules, and than popularity's options.
 
     Args:
         config: of the preset.
@@ -72,7 +73,12 @@ def as_begun(config: TrainConfig, run: TrainConfig) -> TrainConfig:
         config,
         batch_size=run.batch_size,
         model=replace(config.model, pooling=model.pooling, residual=model.residual),
-        loss=replace(config.loss, temperature=loss.temperature, popularity=loss.popularity),
+        loss=replace(
+            config.loss,
+            temperature=loss.temperature,
+            popularity=loss.popularity,
+            unknown_count=loss.unknown_count,
+        ),
         examples=replace(config.examples, user_dropout=run.examples.user_dropout),
     )
 

@@ -38,6 +38,7 @@ MODERN: dict[str, Any] = {
     "model.residual": False,
     "model.precision": "float32",
     "model.fp16_tables": (),
+    "model.generate": False,
     "loss.main": "softmax",
     "loss.negatives": 1,
     "loss.shared_negatives": 0,
@@ -49,6 +50,7 @@ MODERN: dict[str, Any] = {
     "loss.log_q": 1.2,
     "loss.own_log_q": True,
     "loss.popularity": 0.75,
+    "loss.unknown_count": "typical",
     "loss.margin": 0.9,
     "loss.negative_weight": 150.0,
     "loss.mimic_user": 0.5,
@@ -143,7 +145,7 @@ OTHER = TrainConfig(
     timeout_s=30,
     preflight=False,
     model=ModelConfig(
-        8, (16, 12, 10), 8, True, False, "sqrt", True, "float64", ("item", "augmented_*")
+        8, (16, 12, 10), 8, True, False, "sqrt", True, "float64", ("item", "augmented_*"), True
     ),
     loss=LossConfig(
         "bce", 2, negative_power=0.5, log_q=0.0, mimic_user=0.0, mimic_item=0.0, alignment=1.3
@@ -153,7 +155,7 @@ OTHER = TrainConfig(
 )
 USUAL = [
     *("data", "out", "loss.shared_negatives", "loss.in_batch", "loss.queue", "loss.temperature"),
-    *("loss.learn_temperature", "loss.own_log_q", "loss.popularity"),
+    *("loss.learn_temperature", "loss.own_log_q", "loss.popularity", "loss.unknown_count"),
     *("loss.margin", "loss.negative_weight", "optimizer.table_start"),
 ]
 """Its only fields as by default; those of other losses would be void beside bce."""
@@ -378,7 +380,7 @@ def test_a_run_of_the_previous_release_has_what_it_did_not_write() -> None:
     path = Path(__file__).with_name("config_of_the_previous_release.json")
     config = from_json(json.loads(path.read_text()), "config.json")
     modern = preset("modern", DATA, Path("/run"))
-    loss = dataclasses.replace(modern.loss, popularity=0.0)
+    loss = dataclasses.replace(modern.loss, popularity=0.0, unknown_count="one")
     assert config == dataclasses.replace(modern, disk_patience_s=0, device="auto", loss=loss)
 
 

@@ -78,6 +78,7 @@ def test_ids_alone_take_the_way_past_the_layers(known: str) -> None:
     modern = preset("modern", OUT, OUT)
     ids = by_data(modern, schema(5000))
     assert (ids.model.residual, ids.loss.temperature) == (True, 0.1)
+    assert ids.loss.unknown_count == "one"
     more = {
         "category": (*IDS[:3], replace(IDS[3], rows=3)),
         "age": (*IDS, Feature("age", "query", "age", 4)),
@@ -85,6 +86,7 @@ def test_ids_alone_take_the_way_past_the_layers(known: str) -> None:
     }
     found = by_data(modern, schema(5000, more[known]))
     assert (found.model.residual, found.loss.temperature) == (False, 0.05)
+    assert found.loss.unknown_count == "typical"
 
 
 @pytest.mark.parametrize("side", ["query", "item"])
@@ -103,7 +105,8 @@ def test_the_paper_stays_to_the_letter() -> None:
 def test_a_run_says_which_defaults_are_the_datas() -> None:
     found = by_data(preset("modern", OUT, OUT), schema(100))
     expected = ["--batch-size 128", "--model.pooling sqrt", "--model.residual"]
-    assert words(found, schema(100)) == [*expected, "--loss.temperature 0.1"]
+    expected += ["--loss.temperature 0.1", "--loss.unknown-count one"]
+    assert words(found, schema(100)) == expected
     assert words(replace(found, batch_size=64), schema(100))[0] == "--model.pooling sqrt"
 
 
@@ -141,7 +144,7 @@ def test_a_default_of_the_data_that_another_option_makes_void_is_no_fault() -> N
 def test_a_run_that_is_gone_on_from_keeps_what_it_had(planted: Dataset, tmp_path: Path) -> None:
     usual = defaults("modern", planted.folder, tmp_path)
     model = replace(usual.model, pooling="mean" if usual.model.pooling == "sqrt" else "sqrt")
-    loss = replace(usual.loss, temperature=0.07, popularity=0.0)
+    loss = replace(usual.loss, temperature=0.07, popularity=0.0, unknown_count="one")
     examples = replace(usual.examples, user_dropout=0.0)
     run = replace(usual, batch_size=4096, model=model, loss=loss, examples=examples)
     assert as_begun(usual, run) == run

@@ -19,6 +19,7 @@ from dat_rec.data.schema import ITEM, SIDES, USER, Feature, Schema, Side
 from dat_rec.data.stream.batch import negative_key
 from dat_rec.errors import UserError
 from dat_rec.model.dense import projections
+from dat_rec.model.generate import Generator, known
 from dat_rec.model.towers import GivenTower, Tower, TowerFactory
 
 AUGMENTED = {USER: "augmented_user", ITEM: "augmented_item"}
@@ -81,6 +82,8 @@ class DAT(nn.Module):
     stand between the embeddings and the augmented vector, d = W·x + b each (``dense.py``). The
     augmented vectors have tables of their own: in a row shared with the id's embedding
     the mimic loss makes training collapse (tests/model/test_dat.py shows it).
+
+    With ``generate``, e and a of an unknown id are made of the other embeddings (``generate.py``).
 
     Args:
         schema: names the features, their towers and tables.
@@ -148,6 +151,10 @@ class DAT(nn.Module):
         )
         self.query_tower.to(self.dtype)
         self.item_tower.to(self.dtype)
+        # Behind the towers, whose first weights stay what they are without.
+        self.query_generator, self.item_generator = (
+            _generator(schema, side, config, self.dtype) for side in SIDES
+        )
         self.popularity_R: Tensor | None = None
         """(rows of the item table,) float32: what is served behind p_v, beside a 1 behind p_u
         (``dat_rec.retrieval.popularity``); None while the model is trained."""
@@ -183,15 +190,22 @@ class DAT(nn.Module):
         if self.item_dense is not None:
             for number, embeddings in enumerate(candidates):
                 embeddings.append(self.item_dense(dense, embeddings[0], number))
-        a_u = a_v = None
+        a_u: Tensor | None = None
+        a_items: list[Tensor | None] = [None] * len(candidates)
         if augmented is not None:
             vectors = augmented.to_dict()
-            a_u, a_v = vectors[USER].to(self.dtype), vectors[ITEM].to(self.dtype)
-            query.append(a_u)
-            for number, embeddings in enumerate(candidates):
-                embeddings.append(vectors[_key(ITEM, number)])
-        query_BF = torch.cat(query, dim=-1).to(self.dtype)
-        items = [torch.cat(embeddings, dim=-1).to(self.dtype) for embeddings in candidates]
+            a_u = vectors[USER].to(self.dtype)
+            a_items = [
+                vectors[_key(ITEM, number)].to(self.dtype) for number in range(len(candidates))
+            ]
+        query, a_u = _filled(self.query_generator, query, a_u, features, USER)
+        for number, embeddings in enumerate(candidates):
+            candidates[number], a_items[number] = _filled(
+                self.item_generator, embeddings, a_items[number], features, _key(ITEM, number)
+            )
+        a_v = a_items[0]
+        query_BF = self._joined(query, a_u)
+        items = [self._joined(*pair) for pair in zip(candidates, a_items, strict=True)]
         if shared := self._shared_negatives:
             # The rows behind are negatives, and no queries.
             query_BF = query_BF[:-shared]
@@ -217,6 +231,11 @@ class DAT(nn.Module):
             augmented_user_BD=inputs.augmented_user_BD,
             augmented_item_BD=inputs.augmented_item_BD,
         )
+
+    def _joined(self, embeddings: Sequence[Tensor], augmented_BD: Tensor | None) -> Tensor:
+        """A tower's input: the embeddings, and behind them the augmented vector."""
+        behind = [] if augmented_BD is None else [augmented_BD]
+        return torch.cat([*embeddings, *behind], dim=-1).to(self.dtype)
 
     def _pooled(self, keyed: dict[str, Tensor], features: KeyedJaggedTensor, key: str) -> Tensor:
         """One feature's vectors, bags of several values as their mean or sum / √n: (B, dim)."""
@@ -268,6 +287,35 @@ def _tower(
         bfloat16=bfloat16,
         residual=residual,
     )
+
+
+def _generator(
+    schema: Schema, side: Side, config: ModelConfig, dtype: torch.dtype
+) -> Generator | None:
+    """A side's head for unknown ids; None without, and where nothing stands beside the id."""
+    names = [feature.name for feature in schema.side(side)]
+    beside = len(names) - 1 + len(schema.dense_side(side))
+    if not config.generate or not beside:
+        return None
+    place = names.index(USER if side == "query" else ITEM)
+    beside_dim = beside * config.embedding_dim
+    augmented_dim = config.output_dim if config.augment else 0
+    return Generator(place, beside_dim, config.embedding_dim, augmented_dim).to(dtype)
+
+
+def _filled(
+    generator: Generator | None,
+    embeddings: list[Tensor],
+    augmented_BD: Tensor | None,
+    features: KeyedJaggedTensor,
+    key: str,
+) -> tuple[list[Tensor], Tensor | None]:
+    """The same with what is generated where the id, which ``key`` looks up, is unknown."""
+    if generator is None:
+        return embeddings, augmented_BD
+    ids = features[key]
+    filled = generator(embeddings, augmented_BD, known(ids.values(), ids.offsets()))
+    return [filled[0]], None if augmented_BD is None else filled[1]
 
 
 def _key(feature: str, candidate: int) -> str:

@@ -17,14 +17,15 @@ from dat_rec.config import LossConfig
 from dat_rec.data.columns import BadIds, read_columns
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.schema import ITEM, RECENT, UNKNOWN
-from dat_rec.data.stream.negatives import log_popularity
+from dat_rec.data.stream.negatives import log_popularity, typical_count
 from dat_rec.data.trend import trending
 
 
 def popularity_of_rows(dataset: Dataset, loss: LossConfig) -> Tensor | None:
     """Return what is served behind p_v, by the item's row in its embedding table.
 
-    Items that share the unknown row are as popular as an item with one interaction.
+    Items that share the unknown row, those without training among them, are as popular as an item
+    with one interaction, or with as many as is typical (``unknown_count``).
 
     Args:
         dataset: that the model was trained on, or the run's copy of its rows.
@@ -45,11 +46,11 @@ def popularity_of_rows(dataset: Dataset, loss: LossConfig) -> Tensor | None:
     items = dataset.table("items", names).slice(0, trained)
     where = f"{dataset.folder}/items.parquet"
     rows = read_columns(items, [feature], where, BadIds(dataset.bad_ids))[ITEM].values
-    of_row = np.ones(feature.rows, np.float64)
     count = items["train_count"].to_numpy().astype(np.float64)
     if trend:
         count = trending(count, items[RECENT].to_numpy().astype(np.float64))
+    of_row = np.ones(feature.rows)
     of_row[rows] = count
-    of_row[UNKNOWN] = 1
+    of_row[UNKNOWN] = typical_count(count) if loss.unknown_count == "typical" else 1
     weight = loss.temperature * loss.popularity_weight()
     return torch.from_numpy((weight * log_popularity(of_row)).astype(np.float32))

@@ -16,6 +16,7 @@ from torch.fx.experimental import _config as shape_config
 from dat_rec.data.dense import AnyColumn, no_values, parted
 from dat_rec.data.schema import USER, DenseFeature, Feature
 from dat_rec.model.dat import AUGMENTED, DAT, pooled
+from dat_rec.model.generate import known
 from dat_rec.retrieval.divided import DividedRows
 
 Inputs = tuple[dict[str, Tensor], ...]
@@ -25,6 +26,8 @@ MAP_NORESERVE = 0x4000
 
 class QueryEncoder(nn.Module):
     """p_u of B users: [e_1 ‖ … ‖ e_m ‖ d_1 ‖ … ‖ a_u] through the query tower.
+
+    e and a of unknown ones are made.
 
     Its tables have their shapes and no content, which takes no memory: what they hold is divided
     over the ranks (``contents``), and gets into the file block by block.
@@ -48,6 +51,7 @@ class QueryEncoder(nn.Module):
             rows = model.augmented.tables[AUGMENTED[USER]]
             self.augmented = _bag(rows)
             self.contents["augmented.weight"] = rows
+        self.generator = model.query_generator
         self.tower = model.query_tower
         self._pooling = model.pooling
         self._dtype = model.dtype
@@ -76,8 +80,14 @@ class QueryEncoder(nn.Module):
         ]
         if self.dense is not None:
             inputs += [projection((dense or {})[projection.name]) for projection in self.dense]
+        augmented = None
         if self.augmented is not None:
-            inputs.append(self.augmented(values[USER], offsets[USER]))
+            augmented = self.augmented(values[USER], offsets[USER])
+        if self.generator is not None:
+            is_known = known(values[USER], offsets[USER])
+            inputs = list(self.generator(inputs, augmented, is_known))
+        elif augmented is not None:
+            inputs.append(augmented)
         vectors: Tensor = self.tower(torch.cat(inputs, dim=-1).to(self._dtype))
         vectors = vectors.float()
         if self._popularity:

@@ -138,6 +138,7 @@ def reader_options(config: TrainConfig, global_batch: int) -> ReaderOptions:
         popularity=config.loss.popularity_weight(),
         id_dropout=config.examples.id_dropout,
         user_dropout=config.examples.user_dropout,
+        unknown_count=config.loss.unknown_count if config.loss.popularity_weight() else "one",
         skip_repeats=config.examples.skip_repeats,
         bad_ids=config.examples.bad_ids,
         lanes=config.examples.lanes,

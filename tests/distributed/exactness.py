@@ -45,6 +45,7 @@ class Case:
     optimizer: str = "rowwise_adagrad"
     comms: str = "fp32"
     fp16_tables: tuple[str, ...] = ()
+    generate: bool = False
     of_loss: tuple[tuple[str, Any], ...] = ()
     """Fields of the preset's losses that have another value."""
 
@@ -62,6 +63,7 @@ class Case:
             augment=augment,
             precision="float64",
             fp16_tables=self.fp16_tables,
+            generate=self.generate,
         )
 
 
@@ -81,6 +83,8 @@ def batches(dataset: Dataset, case: Case, rank: int, world: int) -> list[Batch]:
         seed=3,
         negatives=case.loss().negatives,
         id_dropout=0.1,
+        popularity=0.75,
+        unknown_count="typical" if case.generate else "one",
     )
     return list(islice(ExampleReader(dataset, options, rank, world), STEPS))
 

@@ -23,7 +23,10 @@ CASES = {
     for kind, optimizer in zip(
         SHARDING_TYPES, ["rowwise_adagrad", "adagrad"] * len(SHARDING_TYPES), strict=False
     )
-} | {"losses with a state": Case(of_loss=(("learn_temperature", True), ("queue", 2)))}
+} | {
+    "losses with a state": Case(of_loss=(("learn_temperature", True), ("queue", 2))),
+    "heads for unknown ids": Case(generate=True),
+}
 
 
 def resumed_and_not(dataset: Dataset, folder: Path) -> dict[str, str]:

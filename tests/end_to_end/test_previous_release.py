@@ -22,8 +22,9 @@ NEW_OF_GROUP = {
     "examples": {"lanes", "shuffle_mb", "user_dropout"},
     "loss": {
         *("learn_temperature", "margin", "negative_weight", "own_log_q", "popularity", "queue"),
+        "unknown_count",
     },
-    "model": {"pooling", "residual"},
+    "model": {"generate", "pooling", "residual"},
     "optimizer": {"table_start"},
 }
 """What its groups have since."""

@@ -123,8 +123,9 @@ def scores_by_hand(world: World) -> NDArray[np.float64]:
             strict=True,
         )
     )
-    # Who is unknown is as popular as what was taken once.
-    taken = np.array([max(1, counts.get(one, 1)) for one in ids_of(world.today, "items")])
+    # What is unknown is as popular as what was trained is in the geometric mean.
+    typical = np.exp(np.log([count for count in counts.values() if count]).mean())
+    taken = np.array([counts.get(one) or typical for one in ids_of(world.today, "items")])
     popular = LOSS.temperature * 0.6 * np.log(taken / max(counts.values()))
     return vectors_by_hand(world, "users") @ vectors_by_hand(world, "items").T + popular
 

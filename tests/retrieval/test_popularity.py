@@ -9,7 +9,7 @@ import pytest
 
 from dat_rec.config import LossConfig
 from dat_rec.data.schema import RECENT, Schema
-from dat_rec.data.stream.negatives import log_popularity, logit_offsets
+from dat_rec.data.stream.negatives import log_popularity, logit_offsets, typical_count
 from dat_rec.data.trend import Trend, trending
 from dat_rec.retrieval.export import export
 from dat_rec.retrieval.exported import Export
@@ -34,12 +34,23 @@ def test_with_equal_strength_nothing_is_left_of_candidates_drawn_by_popularity()
     np.testing.assert_allclose(found, found[0], rtol=1e-6)
 
 
+def test_the_typical_count_is_the_geometric_mean() -> None:
+    assert typical_count(COUNTS) == pytest.approx(2)
+    assert typical_count(np.array([0, 9])) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("unknown", ["one", "typical"])
 @pytest.mark.parametrize("precision", ["float32", "float64"])
-def test_what_is_served_scores_as_training_did(tmp_path: Path, precision: str) -> None:
+def test_what_is_served_scores_as_training_did(
+    tmp_path: Path, precision: str, unknown: str
+) -> None:
     data = write_dataset(tmp_path / "data")
     plain, run = (
         write_run(
-            tmp_path / name, data, precision=precision, loss=LossConfig(popularity=popularity)
+            tmp_path / name,
+            data,
+            precision=precision,
+            loss=LossConfig(popularity=popularity, unknown_count=unknown),
         )
         for name, popularity in (("plain", 0.0), ("run", 0.6))
     )
@@ -55,7 +66,9 @@ def test_what_is_served_scores_as_training_did(tmp_path: Path, precision: str) -
     )
     counts = pq.read_table(data / "items.parquet")["train_count"].to_numpy()
     assert (counts[TRAINED_ITEMS:] == 0).all()
-    added = LossConfig().temperature * 0.6 * np.log(np.maximum(counts, 1) / counts.max())
+    new = 1 if unknown == "one" else np.prod(counts[:TRAINED_ITEMS] ** (1 / TRAINED_ITEMS))
+    count = np.where(counts > 0, counts, new)
+    added = LossConfig().temperature * 0.6 * np.log(count / counts.max())
     np.testing.assert_allclose(scores, cosines + added, atol=1e-5)
 
     export(run, tmp_path / "export")

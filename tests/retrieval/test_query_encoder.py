@@ -17,13 +17,14 @@ from tests.retrieval.world import USERS, write_dataset, write_run
 CLOSE = {"float32": 1e-6, "float64": 1e-6, "bfloat16": 1e-2}
 
 
+@pytest.mark.parametrize("generate", [True, False])
 @pytest.mark.parametrize("augment", [True, False])
 @pytest.mark.parametrize("precision", CLOSE)
 def test_a_tower_of_every_precision_gives_the_models_vectors(
-    precision: str, augment: bool, tmp_path: Path
+    precision: str, augment: bool, generate: bool, tmp_path: Path
 ) -> None:
     data = write_dataset(tmp_path / "data")
-    run = write_run(tmp_path / "run", data, precision=precision, augment=augment)
+    run = write_run(tmp_path / "run", data, precision=precision, augment=augment, generate=generate)
     trained = load_model(run)
     features = trained.dataset.schema.side("query")
     encoder = QueryEncoder(trained.model, features)

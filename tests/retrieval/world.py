@@ -140,6 +140,7 @@ def write_run(
     data: Path,
     *,
     augment: bool = True,
+    generate: bool = False,
     precision: Literal["float32", "float64", "bfloat16"] = "float32",
     bad_ids: Literal["refuse", "unknown"] = "refuse",
     loss: LossConfig | None = None,
@@ -148,6 +149,7 @@ def write_run(
     config = preset("modern", data, folder)
     config = replace(config, model=ModelConfig(embedding_dim=8, hidden=(16,), output_dim=8))
     config = replace(config, model=replace(config.model, augment=augment, precision=precision))
+    config = replace(config, model=replace(config.model, generate=generate))
     config = replace(config, loss=loss or config.loss)
     config = replace(config, examples=replace(config.examples, bad_ids=bad_ids))
     torch.manual_seed(7)

@@ -24,10 +24,12 @@ from dat_rec.data.stream.dense_rows import DenseRows
 from dat_rec.data.stream.examples import Examples
 from dat_rec.data.stream.negatives import (
     DROPOUT,
+    NEGATIVE_DROPOUT,
     NEGATIVES,
     NegativeSampler,
     log_candidate_share,
     logit_offsets,
+    typical_count,
     uniform,
 )
 from dat_rec.data.stream.reader_options import ReaderOptions
@@ -78,6 +80,10 @@ class BatchAssembler:
             logit_offsets(log_q_N, strength, popularity, options.popularity)
             for strength in (options.log_q, 0.0)
         )
+        self._less_N = np.zeros(len(popularity), np.float32)
+        if options.unknown_count == "typical":
+            less_N = np.log(typical_count(popularity)) - np.log(popularity)
+            self._less_N = (options.popularity * less_N).astype(np.float32)
 
     def batch(self, examples: Examples, counts: tuple[int, ...], step: int) -> Batch:
         """This rank's part of a global batch.
@@ -88,17 +94,18 @@ class BatchAssembler:
             step: the global batch's number in the run, from 0.
         """
         first = sum(counts[: self._rank])
-        negatives, negative_counts = self._negatives(step, first, counts)
+        negatives, negative_ids, negative_counts = self._negatives(step, first, counts)
         columns = self._hide_ids(examples.columns, step, first, len(examples))
-        columns = self._with_negatives(columns, negatives)
+        ids = columns[ITEM].values
+        columns = self._with_negatives(columns, negatives, negative_ids)
         return Batch(
             features=to_kjt(columns, list(columns), self._rows + self._shared),
-            positives=self._items(examples.item_index, self._rows),
-            negatives=self._items(negatives, self._shared or self._rows * self._own),
+            positives=self._items(examples.item_index, ids, self._rows),
+            negatives=self._items(negatives, negative_ids, self._shared or self._rows * self._own),
             counts=counts,
             negative_counts=negative_counts,
             dense=self._dense_of(examples, negatives),
-            own_offset=self._own_offset(examples.item_index),
+            own_offset=self._own_offset(examples.item_index, ids),
         )
 
     def _dense_of(self, examples: Examples, negatives: Ints) -> dict[str, Tensor]:
@@ -112,11 +119,23 @@ class BatchAssembler:
         own = [negatives[n * self._rows : (n + 1) * self._rows] for n in range(self._own)]
         return self._dense.of(examples.columns[USER].values.astype(np.int64), [index, *own])
 
-    def _own_offset(self, index: Ids) -> Tensor | None:
+    def _own_offset(self, index: Ids, ids: Ids) -> Tensor | None:
         """What the softmax adds to own positives' logits, if it is not what ``_items`` has."""
         if self._options.own_log_q:
             return None
-        return _padded(self._own_offset_N[index], self._rows)
+        return _padded(self._offset(self._own_offset_N, index, ids), self._rows)
+
+    def _offset(self, offset_N: NDArray[np.float32], index: Ids, ids: Ids) -> NDArray[np.float32]:
+        """Offsets of items, those whose ids are unknown with an unknown item's popularity.
+
+        Args:
+            offset_N: (trained items,) where all ids are known.
+            index: (R,) catalogue rows.
+            ids: (R,) what is looked up in the item's table.
+        """
+        less = np.where(ids == UNKNOWN, self._less_N[index], np.float32(0))
+        found: NDArray[np.float32] = offset_N[index] + less
+        return found
 
     def _hide_ids(
         self, columns: Mapping[str, Column], step: int, first: int, rows: int
@@ -136,8 +155,11 @@ class BatchAssembler:
 
     def _negatives(
         self, step: int, first: int, counts: tuple[int, ...]
-    ) -> tuple[Ints, tuple[int, ...]]:
-        """Catalogue rows of this rank's negatives, and the number of negatives on each rank."""
+    ) -> tuple[Ints, Ids, tuple[int, ...]]:
+        """Catalogue rows of this rank's negatives, their ids, some of them hidden (id dropout).
+
+        And the number of negatives on each rank.
+        """
         options = self._options
         if options.shared_negatives:
             ends = _ends(options.shared_negatives, self._world_size)
@@ -147,10 +169,17 @@ class BatchAssembler:
             start = first * options.negatives
             sizes = tuple(count * options.negatives for count in counts)
             stop = start + sizes[self._rank]
-        return self._sampler.draw(uniform(options.seed, NEGATIVES, step, start, stop)), sizes
+        rows = self._sampler.draw(uniform(options.seed, NEGATIVES, step, start, stop))
+        ids = self._catalogue[ITEM].values[rows]
+        if options.unknown_count == "typical" and options.id_dropout > 0:
+            drawn = uniform(options.seed, NEGATIVE_DROPOUT, step, start, stop)
+            ids[drawn < options.id_dropout] = UNKNOWN
+        return rows, ids, sizes
 
-    def _with_negatives(self, columns: dict[str, Column], negatives: Ints) -> dict[str, Column]:
-        """The columns with the negatives' item features.
+    def _with_negatives(
+        self, columns: dict[str, Column], negatives: Ints, ids: Ids
+    ) -> dict[str, Column]:
+        """The columns with the negatives' item features, of which ``ids`` are given.
 
         Shared negatives stand as rows behind the examples' B; those of examples as keys of their
         own, B rows each (see ``batch.py``).
@@ -158,19 +187,20 @@ class BatchAssembler:
         joined = dict(columns)
         for name, catalogue in self._catalogue.items():
             if self._shared:
-                behind = [columns[name].padded(self._rows), catalogue.take(negatives)]
-                joined[name] = concatenate_columns(behind)
+                taken = Column(ids, None) if name == ITEM else catalogue.take(negatives)
+                joined[name] = concatenate_columns([columns[name].padded(self._rows), taken])
             for number in range(self._own):
-                rows = negatives[number * self._rows : (number + 1) * self._rows]
-                joined[negative_key(name, number + 1)] = catalogue.take(rows)
+                part = slice(number * self._rows, (number + 1) * self._rows)
+                own = Column(ids[part], None) if name == ITEM else catalogue.take(negatives[part])
+                joined[negative_key(name, number + 1)] = own
         return joined
 
-    def _items(self, index: Ids, rows: int) -> Items:
+    def _items(self, index: Ids, ids: Ids, rows: int) -> Items:
         """What the losses know of the catalogue rows ``index``, padded up to ``rows``."""
         return Items(
             index=_padded(index.astype(np.int64, copy=False), rows),
             category=_padded(self._category_N[index], rows),
-            offset=_padded(self._offset_N[index], rows),
+            offset=_padded(self._offset(self._offset_N, index, ids), rows),
         )
 
 

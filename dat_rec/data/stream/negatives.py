@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-NEGATIVES, ORDER, WINDOW, DROPOUT = range(4)
+NEGATIVES, ORDER, WINDOW, DROPOUT, NEGATIVE_DROPOUT = range(5)
 """Independent streams of random numbers."""
 PHILOX_BLOCK = 4
 """Numbers of 64 bits, each of which makes a float64, for each value of Philox's counter."""
@@ -114,6 +114,15 @@ def logit_offsets(
     offsets = popularity * log_popularity(counts) - strength * log_q_N.astype(np.float64)
     result: NDArray[np.float32] = offsets.astype(np.float32)
     return result
+
+
+def typical_count(counts: NDArray[np.int64] | NDArray[np.float64]) -> float:
+    """Geometric mean of training counts: what an unknown item's log P is expected to be of.
+
+    Args:
+        counts: (trained items,) how often each occurs in training; 0 counts as 1.
+    """
+    return float(np.exp(np.log(np.maximum(counts, 1)).mean()))
 
 
 def log_popularity(

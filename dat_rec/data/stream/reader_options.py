@@ -37,6 +37,10 @@ class ReaderOptions:
     """Probability that an example's user (and, apart, its item) id becomes the unknown row."""
     user_dropout: float = 0.0
     """The same of users' ids alone, where it is more."""
+    unknown_count: Literal["one", "typical"] = "one"
+    """``one``: items whose ids are hidden keep their popularity, and negatives' ids are not hidden.
+    ``typical``: hidden items all have that of ``typical_count``, as in what is served, and drawn
+    negatives are hidden too, with probability ``id_dropout`` each."""
     skip_repeats: bool = False
     """Train only on pairs that are new to the user."""
     bad_ids: Literal["refuse", "unknown"] = "refuse"

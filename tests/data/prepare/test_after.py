@@ -481,7 +481,7 @@ def test_another_dataset_before_starts_anew(days: Path, tmp_path: Path) -> None:
 
 
 def test_dense_features_are_those_of_all_days(tmp_path: Path) -> None:
-    """A table of what is new alone leaves other values as they were; one that changes them counts."""
+    """Who is not in today's table keeps the values of before."""
     options = write_dense_log(tmp_path)
     log = pq.read_table(tmp_path / "log.parquet")
     half = log.num_rows // 2
@@ -501,9 +501,8 @@ def test_dense_features_are_those_of_all_days(tmp_path: Path) -> None:
     test_from = str(log["time"][-150].as_py())
     make("before", log[:half], split="none")
     items = pq.read_table(options["items"])
-    prices = [
-        value and value + (number == 2) for number, value in enumerate(items["price"].to_pylist())
-    ]
+    prices = items["price"].to_pylist()
+    prices[2] += 1
     today = items.set_column(items.column_names.index("price"), "price", pa.array(prices))
     pq.write_table(today, options["items"])
     make("whole", log, test_from=test_from)

@@ -192,6 +192,7 @@ def test_ranks_cut_each_global_batch_and_pad_it_alike(
 ) -> None:
     size = remainder(chopped, last)
     options = replace(OPTIONS, global_batch=size, epochs=1, id_dropout=0.3, shared_negatives=shared)
+    options = replace(options, unknown_count="typical", popularity=0.5)
     rows = ExampleReader(chopped, options, 0, world).rows
     assert rows <= math.ceil(size / world) + 1
     negatives = math.ceil(shared / world) if shared else OPTIONS.negatives * rows
@@ -275,6 +276,46 @@ def test_dropout_hides_ids_and_nothing_else(
         else:
             assert torch.equal(before, after)
     assert torch.equal(plain.positives.index, hidden.positives.index)
+
+
+@pytest.mark.parametrize("own_log_q", [True, False])
+@pytest.mark.parametrize("shared", [0, 150])
+def test_hidden_negatives_and_the_popularity_of_hidden_items(
+    chopped: Dataset, shared: int, own_log_q: bool
+) -> None:
+    """What is hidden counts as often as is typical, whatever it is; all else stays as it is."""
+    options = replace(
+        OPTIONS, global_batch=200, shared_negatives=shared, id_dropout=0.4, popularity=0.7
+    )
+    options = replace(options, own_log_q=own_log_q)
+    plain = next(iter(ExampleReader(chopped, options)))
+    hiding = ExampleReader(chopped, replace(options, unknown_count="typical"))
+    found = next(iter(hiding))
+    count = pq.read_table(chopped.folder / "items.parquet")["train_count"].to_numpy()
+    typical = np.exp(np.log(count[count > 0]).mean())
+
+    def ids(batch: Batch) -> list[int]:
+        return [bag[0] for bag in bags(batch, "item") + negative_bags(batch, "item")]
+
+    def rows(batch: Batch, field: str) -> list[float]:
+        both = (getattr(batch, name) for name in ("positives", "negatives"))
+        return [value for items in both for value in getattr(items, field).tolist()]
+
+    assert rows(found, "index") == rows(plain, "index")
+    assert ids(found)[:200] == ids(plain)[:200]
+    hidden = np.array(ids(found)) == 0
+    negatives = ids(plain)[200:]
+    assert 0 not in negatives
+    assert hidden[200:].mean() == pytest.approx(0.4, abs=0.1)
+    shown = [one for one, gone in zip(ids(found), hidden, strict=True) if not gone]
+    assert shown == [one for one, gone in zip(ids(plain), hidden, strict=True) if not gone]
+    index = np.array(rows(found, "index"), int)
+    more = 0.7 * (np.log(typical) - np.log(count[index])) * hidden
+    expected = np.array(rows(plain, "offset")) + more
+    np.testing.assert_allclose(rows(found, "offset"), expected, rtol=1e-5)
+    assert np.abs(more).max() > 0.5
+    expected_own = plain.own.offset.numpy() + more[:200]
+    np.testing.assert_allclose(found.own.offset.numpy(), expected_own, rtol=1e-5)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
