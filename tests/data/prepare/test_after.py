@@ -79,6 +79,7 @@ class Chain:
             interactions=log,
             out=self.folder / out,
             overwrite=True,
+            trend=False,  # its half-life is the first dataset's (test_trend.py)
             **{**self.options, **tables, **changes},
         )
         schema = prepare(options)

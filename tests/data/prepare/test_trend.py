@@ -54,6 +54,29 @@ def test_threads_do_not_matter(tmp_path: Path) -> None:
     assert digest(tmp_path / "out 1") == digest(tmp_path / "out 4")
 
 
+def test_the_next_day_adds_to_what_is_left(tmp_path: Path) -> None:
+    rows = write_log(tmp_path, moving=True)
+    log = pq.read_table(tmp_path / "log.parquet")
+    folder = tmp_path / "days"
+    folder.mkdir()
+    for number, (first, last) in enumerate([(0, 2500), (2500, 3000), (3000, ROWS)]):
+        pq.write_table(log[first:last], folder / "log.parquet")
+        changes = {"after": folder / f"{number - 1}"} if number else {}
+        make(folder, f"{number}", split="none", **changes)
+    first_trend, trend = (Schema.load(folder / name).trend for name in ("0", "2"))
+    assert first_trend is not None
+    assert trend is not None
+    assert trend.half_life == first_trend.half_life
+    assert trend.until > first_trend.until
+    wanted = dict.fromkeys(range(ITEMS), 0.0)
+    for item, time in rows:
+        wanted[item] += 0.5 ** (max(0, trend.until - time) / trend.half_life)
+    items = pq.read_table(folder / "2" / "items.parquet")
+    for item, found in zip(items["item_id"].to_pylist(), items[RECENT].to_pylist(), strict=True):
+        # Few lie between a day's end and its last moment, by which ages are counted.
+        assert found == pytest.approx(wanted[item], rel=0.01, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("moving", "options"), [(False, {}), (True, {"trend": False})], ids=["steady", "not wanted"]
 )
