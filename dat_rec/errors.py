@@ -55,6 +55,13 @@ class UserError(Exception):
     """
 
 
+class NoRowsError(UserError):
+    """What was asked for of a log has no interactions: there is no such partition, or it is empty.
+
+    `dat-rec daily` takes it for a day on which nothing happened.
+    """
+
+
 class SharedError(UserError):
     """The same error on every rank, raised at the same point: the first one speaks for all."""
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import duckdb
 
+from dat_rec.data.database import count_rows
 from dat_rec.data.source import columns_of
-from dat_rec.errors import UserError
+from dat_rec.errors import NoRowsError, UserError
 
 ID_TYPES = ("BIGINT", "VARCHAR")
 
@@ -52,8 +53,10 @@ def reject_bad_rows(
         begin: time before which an interaction is too late to be taken; None: there is none.
 
     Raises:
-        UserError: a relation has no rows or wrong types, or more than the share ``max_rejected``
-            of its rows are bad: names the first one's file, row, kind, value and the cure.
+        NoRowsError: there are no interactions.
+        UserError: there are no items, a relation has wrong types, or more than the share
+            ``max_rejected`` of its rows are bad: names the first one's file, row, kind, value and
+            the cure.
     """
     types = {
         name: columns_of(database, f"raw_{name}") for name in ("interactions", "items", "users")
@@ -150,7 +153,9 @@ def _check_table(
     rows = sum(int(count) for _, count in counts)
     bad = {str(kind): count for kind, count in counts if kind is not None}
     if rows == 0 and name != "users":
-        raise UserError(f"the {name} are empty: check the input, its label and its filters")
+        # Without a catalogue, the items are those of the interactions.
+        error = UserError if count_rows(database, "raw_interactions") else NoRowsError
+        raise error(f"the {name} are empty: check the input, its label and its filters")
     if bad and sum(bad.values()) > max_rejected * rows:
         raise _too_many(database, name, bad, rows, max_rejected)
     rejected.update(bad)

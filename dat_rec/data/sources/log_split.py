@@ -54,15 +54,14 @@ def check_split(options: "ParquetLog") -> None:
         )
     if split != "time" and options.test_from is not None:
         raise UserError(f"--test-from needs --split time: it is {split}: leave one out")
-    if split in ("last", "none") and options.test_share != TEST_SHARE:
-        held_out = "one interaction of each user" if split == "last" else "nothing"
+    held_out = {"last": "one interaction of each user", "none": "nothing", "all": "all"}.get(split)
+    if held_out is not None and options.test_share != TEST_SHARE:
         raise UserError(
             f"--test-share has no meaning for --split {split}, which holds out {held_out}: "
             "leave one out"
         )
-    without = split in ("last", "none")
-    if options.split_group is not None and (without or options.test_from is not None):
-        other = f"--split {split}" if without else "--test-from"
+    if options.split_group is not None and (held_out or options.test_from is not None):
+        other = f"--split {split}" if held_out else "--test-from"
         raise UserError(
             f"--split-group {options.split_group} has no meaning for {other}: leave one out"
         )
@@ -112,6 +111,9 @@ def split_of(
         )
     if options.split == "none":
         return Split("false", "test: nothing is held out", may_be_empty=True)
+    if options.split == "all":
+        cure = "pass --after, the dataset before, or another --split"
+        return Split("true", "test: all that is new", if_all=cure)
     if options.split == "last":
         order = "place" if not ordered else "sequence DESC, item_id"
         cure = "pass --split time or --split random"

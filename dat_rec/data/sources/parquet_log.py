@@ -115,9 +115,10 @@ class ParquetLog(Options):
     positive_labels: tuple[str, ...] = ()
     """Labels of the positives, in place of --min-label, e.g. purchase add_to_cart; interactions
     with others are left out."""
-    split: Literal["time", "random", "last", "none"] = "time"
+    split: Literal["time", "random", "last", "none", "all"] = "time"
     """How the test set is held out: the last share of interactions by time, a random share, each
-    user's last interaction, or none. Without times, interactions are in the order of their rows."""
+    user's last interaction, none, or, with --after, all that are new. Without times, interactions
+    are in the order of their rows."""
     split_column: str | None = None
     """Column of interactions that says of each which part it is of, in place of --split: train,
     validation (or valid, val, dev) or test."""

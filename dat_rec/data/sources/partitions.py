@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from dat_rec.data.sources.aloud import say
 from dat_rec.data.sources.folders import PAIR, Folders
-from dat_rec.errors import UserError
+from dat_rec.errors import NoRowsError, UserError
 
 WHOLE = re.compile(r"-?\d{1,18}")
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -35,8 +35,9 @@ class Span:
         """The files whose partition lies within, told by their folders' names alone.
 
         Raises:
-            UserError: there are no partitions, or none is left, or a bound names none of their
-                columns or is no value as theirs are.
+            NoRowsError: none is left.
+            UserError: there are no partitions, or a bound names none of their columns or is no
+                value as theirs are.
         """
         tests = [
             self._within(option, text, folders)
@@ -50,7 +51,7 @@ class Span:
                 for option, text in (("--from", self.first), ("--to", self.last))
                 if text is not None
             )
-            raise UserError(f"{said}: {self.where}: {_extent(folders)}: correct the bounds")
+            raise NoRowsError(f"{said}: {self.where}: {_extent(folders)}: correct the bounds")
         return chosen
 
     def _within(self, option: str, text: str, folders: Folders) -> Callable[[Path], bool]:

@@ -120,7 +120,7 @@ class RawTables:
         more = (options.label, options.sequence, options.split_column, self._group())
         columns = [*ids, *(name for name in more if name is not None)]
         timed = not options.unordered and (options.time != TIME or parts.has(TIME))
-        by_time = options.split in ("time", "none") and options.split_column is None
+        by_time = options.split in ("time", "none", "all") and options.split_column is None
         wanted = [*columns, options.time] if timed or by_time else columns
         try:
             return parquet(self._database, parts, wanted, width_of=options.label), timed

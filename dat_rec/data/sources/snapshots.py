@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from dat_rec.data.source import named, quoted
 from dat_rec.data.sources.partitions import WHOLE, bound_of
-from dat_rec.errors import UserError
+from dat_rec.errors import NoRowsError, UserError
 
 Value = int | date | str
 
@@ -138,7 +138,8 @@ class Snapshot:
             The table's name.
 
         Raises:
-            UserError: a file of the table is missing or damaged, or no row lies within the span.
+            NoRowsError: no row lies within the span.
+            UserError: a file of the table is missing or damaged.
         """
         compared = [name for bound in self._bounds for name, _ in bound.values]
         read = list(dict.fromkeys([*columns, *compared]))
@@ -149,7 +150,7 @@ class Snapshot:
             raise failures[0]
         if first is None:
             span = "no row lies within --from and --to" if self._bounds else "has no rows"
-            raise UserError(f"{self.where}: {span}: correct what is asked for")
+            raise NoRowsError(f"{self.where}: {span}: correct what is asked for")
 
         def all_batches() -> Iterator[pa.RecordBatch]:
             yield first

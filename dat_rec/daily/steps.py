@@ -1,0 +1,97 @@
+"""A day in, its steps out: each a command of ``dat-rec`` that publishes its result whole.
+
+Yesterday's model is scored on the new day before any model is trained on it. A step whose result is
+whole is done; one that was killed is begun again, where the command goes on by itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dat_rec.daily.root import Day
+from dat_rec.data.schema import SCHEMA
+from dat_rec.runs.failure_record import SUMMARY
+from dat_rec.runs.figures import METRICS
+
+SCORE, EVALUATE, PREPARE, TRAIN, EXPORT = "score", "evaluate", "prepare", "train", "export"
+STEPS = (SCORE, EVALUATE, PREPARE, TRAIN, EXPORT)
+"""The names of a day's steps, in order."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user has asked of every day."""
+
+    log: tuple[str, ...]
+    """Options of ``dat-rec prepare parquet``."""
+    train: tuple[str, ...]
+    """Options of ``dat-rec train``."""
+    export: bool = True
+    """Whether each day's model is exported."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a day."""
+
+    name: str
+    words: tuple[str, ...]
+    """The command, without ``dat-rec``."""
+    whole: Path
+    """File that is there when the step is done."""
+    leaves: Path | None = None
+    """File that the command writes in another folder, and that is then copied to ``whole``."""
+
+    @property
+    def done(self) -> bool:
+        """Whether its result is whole."""
+        return self.whole.exists()
+
+
+def steps_of(day: Day, before: Day | None, asked: Asked) -> list[Step]:
+    """The steps of a day.
+
+    Args:
+        day: to be trained on.
+        before: the last one that was, whose model and dataset this one goes on from; None: the day
+            is the first one, whose dataset is that of the whole log up to it.
+        asked: of every day.
+    """
+    prepare = ("prepare", "parquet", *asked.log, "--to", day.name)
+    train = ("train", "--data", f"{day.data}", "--out", f"{day.run}", "--resume", *asked.train)
+    steps = []
+    if before is not None:
+        prepare = (*prepare, "--from", day.name, "--after", f"{before.data}")
+        train = (*train, "--warm-start", f"{before.run}")
+        score = (*prepare, "--split", "all", "--out", f"{day.score}")
+        evaluate = ("evaluate", "--run", f"{before.run}", "--data", f"{day.score}")
+        steps = [
+            Step(SCORE, score, day.score / SCHEMA),
+            Step(
+                EVALUATE,
+                (*evaluate, "--no-fitted-baselines"),
+                day.metrics,
+                leaves=before.run / METRICS,
+            ),
+        ]
+    return [
+        *steps,
+        Step(
+            PREPARE,
+            (*prepare, "--split", "none", "--out", f"{day.data}"),
+            day.data / SCHEMA,
+        ),
+        Step(TRAIN, train, day.run / SUMMARY),
+        *([export_step(day)] if asked.export else []),
+    ]
+
+
+def export_step(day: Day) -> Step:
+    """The step that writes what serving needs."""
+    words = ("export", "--run", f"{day.run}", "--data", f"{day.data}", "--out", f"{day.export}")
+    return Step(EXPORT, words, day.export / "export.json")
+
+
+def given(words: Sequence[str], option: str) -> bool:
+    """Whether an option is among the words of a command line, however it is spelt."""
+    return any(word.partition("=")[0].replace("_", "-") == option for word in words)
