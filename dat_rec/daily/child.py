@@ -113,9 +113,10 @@ def _work(parent: int, work: Callable[[], Any], log: Path, sender: Connection) -
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) or os.getppid() != parent:
         os._exit(1)
-    with log.open("ab") as file:
-        for number in (1, 2):
-            os.dup2(file.fileno(), number)
+    # What libraries print goes there too, past Python's own files.
+    sys.stdout = sys.stderr = log.open("a", encoding="utf-8", buffering=1)
+    for number in (1, 2):
+        os.dup2(sys.stdout.fileno(), number)
     found: Found
     try:
         found = work(), None

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dat_rec.daily.days import folder_of
+from dat_rec.data.schema import SCHEMA
 from dat_rec.errors import UserError
 from dat_rec.files import read_json, write_json
 
@@ -115,6 +116,8 @@ def locked(root: Path) -> Iterator[None]:
 def check_begun(root: Path, options: dict[str, Any]) -> None:
     """Write down what ``root`` is begun with, or refuse other options than those.
 
+    As long as no step is done, other options take the place of those.
+
     Args:
         root: the folder.
         options: JSON values by the name that the user knows.
@@ -123,12 +126,12 @@ def check_begun(root: Path, options: dict[str, Any]) -> None:
         UserError: names the first option that differs; or ``root`` holds something else.
     """
     path = root / BEGUN
-    if not path.exists():
-        others = sorted(one.name for one in root.iterdir() if one.name != LOCK)
-        if others:
-            raise UserError(
-                f"{root}: holds {others[0]} and no {BEGUN}: choose an empty folder as --root"
-            )
+    others = sorted(one.name for one in root.iterdir() if one.name != LOCK)
+    if others and not path.exists():
+        raise UserError(
+            f"{root}: holds {others[0]} and no {BEGUN}: choose an empty folder as --root"
+        )
+    if not any(root.glob(f"*/*/{SCHEMA}")):
         write_json(path, options)
         return
     before = read_json(path, "what the daily training was begun with")

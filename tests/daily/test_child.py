@@ -1,0 +1,104 @@
+"""Work in a process of its own: what it returns and raises, and that it ends with its parent."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from dat_rec.daily.child import in_child
+from dat_rec.errors import NoRowsError, RankError, StoppedError
+
+
+def fail(error: BaseException) -> NoReturn:
+    raise error
+
+
+def kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_it_returns_and_prints(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("before\n")
+
+    def work() -> int:
+        print("some words")
+        os.write(2, b"others\n")
+        return os.getpid()
+
+    assert in_child(work, log, "work") not in (0, os.getpid())
+    assert sorted(log.read_text().splitlines()) == ["before", "others", "some words"]
+
+
+@pytest.mark.parametrize(
+    ("work", "kind", "words"),
+    [
+        (partial(fail, NoRowsError("none here")), NoRowsError, "none here"),
+        (partial(fail, StoppedError("with a checkpoint")), StoppedError, "with a checkpoint"),
+        (kill_itself, RankError, "work: was killed by SIGKILL"),
+        (partial(fail, ValueError("a bug")), RuntimeError, "work: ended with exit code 1"),
+    ],
+)
+def test_what_it_raises(
+    work: Callable[[], Any], kind: type[Exception], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(kind, match=words):
+        in_child(work, tmp_path / "log.txt", "work")
+    said = (tmp_path / "log.txt").read_text()
+    assert ("ValueError: a bug" in said) == (kind is RuntimeError)
+
+
+def test_it_is_killed_with_its_parent(tmp_path: Path) -> None:
+    place = tmp_path / "pid"
+
+    def work() -> None:
+        place.write_text(f"{os.getpid()}")
+        time.sleep(60)
+
+    parent = get_context("fork").Process(target=in_child, args=(work, tmp_path / "log.txt", "work"))
+    parent.start()
+    pid = int(wait_for(place))
+    parent.kill()
+    parent.join()
+    deadline = time.monotonic() + 20
+    while is_alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_sigterm_is_passed_on(tmp_path: Path) -> None:
+    place = tmp_path / "pid"
+    pid = os.getpid()
+
+    def work() -> None:
+        place.write_text("here")
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(60)
+
+    begin = time.monotonic()
+    with pytest.raises(StoppedError, match="start the same command again"):
+        in_child(work, tmp_path / "log.txt", "work")
+    assert time.monotonic() - begin < 30
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def wait_for(path: Path) -> str:
+    deadline = time.monotonic() + 20
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return path.read_text()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

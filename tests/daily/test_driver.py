@@ -1,0 +1,279 @@
+"""``dat-rec daily`` on a planted log of days: against the commands by hand, kills and refusals."""
+
+import json
+import multiprocessing
+import random
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from dat_rec.checkpoint.listing import checkpoints
+from dat_rec.daily.root import locked
+from dat_rec.runs.figures import BLOCKS, CUTOFFS
+from tests.checkpoint.saved import saved_digests
+from tests.daily.planted_days import TRAIN, daily_words, log_options, read, rows_of, write_log
+from tests.end_to_end.cli import done
+from tests.end_to_end.forked import _main, forked
+
+FIRST, LAST = 1, 4
+EMPTY = 3
+"""A day of which the log has no partition."""
+STEPS = ("score", "evaluate", "prepare", "train")
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log of the days 0 to 4, without that day."""
+    folder = tmp_path_factory.mktemp("log")
+    write_log(folder, LAST + 1)
+    shutil.rmtree(folder / "log" / f"day={EMPTY}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def walked(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The days, walked without a disturbance; ``said`` holds what was printed."""
+    root = tmp_path_factory.mktemp("walked") / "root"
+    said = done(forked(*daily_words(log, root, FIRST, LAST, "--no-export")))
+    (root / "said").write_text(said)
+    return root
+
+
+def bits(root: Path) -> dict[str, Any]:
+    """All that the days come to, but what time they took."""
+    found: dict[str, Any] = {}
+    for day in sorted(path for path in root.iterdir() if path.is_dir()):
+        for name in ("score", "data"):
+            if (day / name).exists():
+                found[f"{day.name}/{name}"] = read(day / name / "sha256.json")
+        if (day / "run").exists():
+            found[f"{day.name}/run"] = saved_digests(checkpoints(day / "run")[-1][1])
+        if (day / "export").exists():
+            found[f"{day.name}/export"] = read(day / "export" / "export.json")["sha256"]
+        if (day / "metrics.json").exists():
+            found[f"{day.name}/metrics"] = without_place(read(day / "metrics.json"))
+    return found
+
+
+def without_place(metrics: dict[str, Any]) -> dict[str, Any]:
+    metrics.get("matched", {}).pop("data", None)
+    return metrics
+
+
+def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: row[name] for name in row if not name.endswith("_s")} for row in rows]
+
+
+def test_the_days_are_the_commands_by_hand(log: Path, walked: Path, tmp_path: Path) -> None:
+    """The commands of docs/daily.md; --test-from in place of --split all."""
+    before: Path | None = None
+    for day in (1, 2, 4):
+        here = tmp_path / str(day)
+        prepare = ["prepare", "parquet", *log_options(log), "--to", f"{day}"]
+        train = ["train", "--data", here / "data", "--out", here / "run", "--epochs", "1", *TRAIN]
+        if before is not None:
+            prepare += ["--from", f"{day}", "--after", f"{before / 'data'}"]
+            train += ["--warm-start", before / "run"]
+            start = ("--test-from", f"{day * 100}", "--out", f"{here / 'score'}")
+            done(forked(*prepare, *start))
+            asked = ("--run", before / "run", "--data", here / "score", "--no-fitted-baselines")
+            done(forked("evaluate", *asked))
+            shutil.copy(before / "run" / "metrics.json", here / "metrics.json")
+        done(forked(*prepare, "--split", "none", "--out", f"{here / 'data'}"))
+        done(forked(*train))
+        before = here
+    found, wanted = bits(walked), bits(tmp_path)
+    # What the test is called stands in schema.json.
+    for of in (found, wanted):
+        for name in (name for name in of if name.endswith("score")):
+            of[name].pop("schema.json")
+    assert found.keys() == wanted.keys()
+    for name, of in wanted.items():
+        assert found[name] == of, name
+
+
+def test_a_row_has_the_figures_of_metrics_json_and_counts_of_its_own(
+    log: Path, walked: Path
+) -> None:
+    rows = {int(row["day"]): row for row in rows_of(walked)}
+    assert list(rows) == [1, 2, 3, 4]
+    had: dict[str, set[Any]] = {"user_id": set(), "item_id": set()}
+    for day, row in rows.items():
+        if day == EMPTY:
+            assert {name for name, value in row.items() if value is not None} == {"day", "examples"}
+            assert row["examples"] == 0
+            continue
+        parts = [0, 1] if day == 1 else [day]
+        of_day = pq.read_table([log / f"log/day={n}/part.parquet" for n in parts])
+        assert row["examples"] == len(of_day)
+        for column, (count, new) in {
+            "user_id": ("users", "new_users"),
+            "item_id": ("items", "new_items"),
+        }.items():
+            seen = set(of_day[column].to_pylist())
+            assert row[new] == len(seen - had[column]) > 0
+            had[column] |= seen
+            assert row[count] == len(had[column])
+        assert row["prepare_s"] > 0
+        assert row["train_s"] > 0
+        assert row["export_s"] is None
+        if day > 1:
+            metrics = read(walked / f"{day}" / "metrics.json")
+            for block in BLOCKS:
+                for name in (*CUTOFFS, "queries"):
+                    assert row[f"{block}/{name}"] == metrics[block][name]
+            assert row["all/queries"] + metrics["all"]["unanswerable"] == len(of_day)
+            assert row["score_s"] > 0
+    assert rows[1]["all/HR@100"] is None
+
+
+def test_a_line_for_each_day_and_a_picture(walked: Path) -> None:
+    said = (walked / "said").read_text().splitlines()
+    rows = rows_of(walked)
+    assert [line.partition(":")[0] for line in said] == [row["day"] for row in rows]
+    assert said[2] == "3: no rows: the model of 2 stays"
+    found = f"warm HR@50 {rows[1]['warm/HR@50']:.4f}, HR@100 {rows[1]['warm/HR@100']:.4f}"
+    assert found in said[1]
+    assert f"{rows[3]['new_items']} new items; all pairs HR@50" in said[3]
+    assert (walked / "daily.png").read_bytes().startswith(b"\x89PNG")
+    assert not (walked / f"{EMPTY}").exists()
+
+
+def test_done_days_are_passed_over_and_a_last_empty_one_is_walked_again(
+    log: Path, walked: Path, tmp_path: Path
+) -> None:
+    """Day 3 comes late: after a walk to it, and before one to day 4."""
+    late = tmp_path / "late"
+    shutil.copytree(log, late)
+    root = tmp_path / "root"
+    said = done(forked(*daily_words(late, root, 1, EMPTY, "--no-export", "--keep", "1")))
+    assert said.splitlines()[-1] == "3: no rows: the model of 2 stays"
+    assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["2"]
+    assert bits(root).items() <= bits(walked).items()
+    write_log(tmp_path / "again", LAST + 1)
+    (tmp_path / "again/log/day=3").rename(late / "log/day=3")
+    said = done(forked(*daily_words(late, root, 1, LAST, "--no-export", "--keep", "1")))
+    assert [line[:10] for line in said.splitlines()] == ["3: 300 exa", "4: 300 exa"]
+    rows = rows_of(root)
+    assert [row["examples"] for row in rows] == [600, 300, 300, 300]
+    assert without_seconds(rows[:2]) == without_seconds(rows_of(walked)[:2])
+    assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["4"]
+    assert done(forked(*daily_words(late, root, 1, LAST, "--no-export", "--keep", "1"))) == ""
+
+
+def walk_with_kills(words: list[str], kills: int, longest_s: float, seed: int) -> int:
+    """Walk to the end, killed at random moments; return how many of them came before it."""
+    rng = random.Random(seed)
+    context = multiprocessing.get_context("forkserver")
+    struck = 0
+    for number in range(kills + 1):
+        with tempfile.TemporaryDirectory() as place:
+            for name in ("out", "err"):
+                Path(place, name).touch()
+            process = context.Process(target=_main, args=(words, Path(place), {}))
+            process.start()
+            process.join(rng.uniform(0, longest_s) if number < kills else 120)
+            if process.is_alive():
+                assert number < kills, "hangs"
+                process.kill()
+                process.join()
+                struck += 1
+                continue
+            assert process.exitcode == 0, Path(place, "err").read_text()
+            break
+    return struck
+
+
+@pytest.mark.parametrize(
+    ("kills", "export"),
+    [(3, False), pytest.param(20, True, marks=pytest.mark.slow)],
+)
+def test_killed_at_random_moments_the_days_end_with_the_same_bits(
+    kills: int, export: bool, log: Path, walked: Path, tmp_path: Path
+) -> None:
+    """SIGKILL to the driver alone: the steps' processes go with it."""
+    flags = () if export else ("--no-export",)
+    undisturbed, root = walked, tmp_path / "root"
+    begin = time.monotonic()
+    last = LAST if export else 2
+    if export:
+        undisturbed = tmp_path / "undisturbed"
+        done(forked(*daily_words(log, undisturbed, FIRST, last)))
+        longest_s = (time.monotonic() - begin) / 6
+    else:
+        took = rows_of(walked)[:2]
+        longest_s = sum(row[f"{step}_s"] or 0.0 for row in took for step in STEPS) / 2
+    words = daily_words(log, root, FIRST, last, *flags)
+    struck = walk_with_kills(words, kills, longest_s, seed=kills)
+    assert struck >= kills // 3
+    found, wanted = bits(root), bits(undisturbed)
+    wanted = {name: of for name, of in wanted.items() if int(name.partition("/")[0]) <= last}
+    if not export:
+        wanted.pop("4/score", None)
+    assert found.keys() == wanted.keys()
+    for name, of in wanted.items():
+        assert found[name] == of, name
+    rows = without_seconds(rows_of(undisturbed))[: last - FIRST + 1]
+    assert without_seconds(rows_of(root)) == rows
+    assert not list(root.rglob("*.partial"))
+
+
+def test_the_second_driver_on_a_root_is_refused(log: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    with locked(root):
+        refused = forked(*daily_words(log, root, 1, 2))
+    assert refused.returncode == 2
+    assert f"{root}: another `dat-rec daily` is at work here" in refused.stderr
+    assert [path.name for path in root.iterdir()] == [".lock"]
+
+
+NEW = ("--root", "ROOT", "--from", "1", "--to", "2")
+OLD = ("--root", "WALKED", "--from", "1", "--to", "4", "--no-export")
+REFUSED: list[tuple[tuple[str, ...], str]] = [
+    ((*OLD, "LOG", "--history-length", "7"), "WALKED: was begun with --history-length 50, and th"),
+    (
+        (*OLD, "LOG", "--", "TRAIN", "--seed", "1"),
+        "WALKED: was begun with train's options --epochs",
+    ),
+    (("--root", "WALKED", "--from", "2", "--to", "4", "LOG", "--", "TRAIN"), "--from 1, and this"),
+    (("--root", "HELD", "--from", "1", "--to", "2", "LOG"), "HELD: holds a file and no daily.json"),
+    ((*NEW, "LOG", "--split", "none"), "--split: is what each day decides: leave it out"),
+    ((*NEW, "LOG", "--out", "x"), "--out: is what each day decides"),
+    ((*NEW, "LOG", "--test_from=3"), "--test-from: is what each day decides"),
+    ((*NEW, "LOG", "--", "--warm-start", "x"), "--warm-start behind --: is what each day decides"),
+    ((*NEW, "LOG", "--", "--epochs", "0"), "--epochs is 0: it must be 1 or more"),
+    ((*NEW, "LOG", "--keep", "-1"), "--keep -1: must be at least 0"),
+    (("--root", "ROOT", "--from", "2", "--to", "1", "LOG"), "the last day lies before the first"),
+    (("--root", "ROOT", "--from", "a", "--to", "1", "LOG"), "--from a: is no day"),
+    (("--root", "s3://b/x", "--from", "1", "--to", "2", "LOG"), "s3://b/x: s3 is no local disk"),
+    ((*NEW, "--interactions", "nowhere"), "1: prepare: nowhere: no such file"),
+    (("--root", "ROOT", "--from", "-9", "--to", "2", "LOG"), "-9: prepare: --to -9: "),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), REFUSED)
+def test_what_is_refused_in_one_line(
+    words: tuple[str, ...], message: str, log: Path, walked: Path, tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    held.mkdir()
+    (held / "a file").touch()
+    places = {"ROOT": f"{tmp_path / 'root'}", "WALKED": f"{walked}", "HELD": f"{held}"}
+    lists = {"LOG": log_options(log), "TRAIN": TRAIN}
+    given = [one for word in words for one in lists.get(word, (places.get(word, word),))]
+    before = json.dumps(bits(walked), sort_keys=True), (walked / "daily.parquet").read_bytes()
+    refused = forked("daily", *given)
+    assert refused.returncode == 2, refused.stderr
+    lines = refused.stderr.strip().splitlines()
+    assert len(lines) == 1, refused.stderr
+    for place, path in places.items():
+        message = message.replace(place, path)
+    assert lines[0].startswith("dat-rec: error: ")
+    assert message in lines[0]
+    after = json.dumps(bits(walked), sort_keys=True), (walked / "daily.parquet").read_bytes()
+    assert before == after
