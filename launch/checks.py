@@ -11,8 +11,11 @@ from pathlib import Path
 
 from torchx import specs
 
+from dat_rec.commands.daily import parse_log
+from dat_rec.commands.daily import read as read_daily
 from dat_rec.commands.train import parse_train
 from dat_rec.config import TrainConfig
+from dat_rec.data.prepare.remote import address_in
 from dat_rec.data.schema import Schema
 from dat_rec.errors import UserError
 from dat_rec.files import local_path
@@ -100,6 +103,19 @@ def export_arguments(export: str, queries: str, user_id: str, image: str) -> lis
     if not image and isinstance(place, Path) and not (place / "export.json").exists():
         refuse(f"{export} holds no export: name the folder that export made")
     return words
+
+
+def daily_arguments(arguments: Sequence[str], image: str) -> None:
+    """Refuse what ``dat-rec daily`` would refuse on the host, and paths that mean another there."""
+    with refusing_user_errors():
+        log = parse_log(read_daily(arguments)[1])
+    for path in () if image else log.inputs():
+        if not path.is_absolute() and address_in(path) is None:
+            refuse(
+                f"{path}: is no absolute path, and a job begins in a folder of its own: write one"
+            )
+        if address_in(path) is None and not path.exists():
+            refuse(f"{path}: no such file or folder: correct the path")
 
 
 def fixed_size(j: str) -> Size:

@@ -209,6 +209,53 @@ def recommend(
     )
 
 
+def daily(
+    *extra: str,
+    root: str,
+    interactions: str,
+    first: str,
+    last: str,
+    keep: int = 0,
+    name: str = "dat-rec-daily",
+    image: str = "",
+    host: str = "cpu",
+    cpu: int = 0,
+    gpu: int = -1,
+    memMB: int = 0,
+    mounts: Optional[List[str]] = None,
+    env: Optional[List[str]] = None,
+    max_retries: int = 3,
+) -> specs.AppDef:
+    """Walk the days of a log: score yesterday's model, prepare, train, export; one rank.
+
+    Args:
+        extra: more arguments of `dat-rec daily`, after `--`, e.g. `-- --time when -- --epochs 2`
+        root: folder of the results, the same in every start
+        interactions: folder of the log, partitioned by day, or its address
+        first: first day, as in 2026-11-01, the same in every start
+        last: last day, that one included
+        keep: number of days whose folders stay; 0: all
+        name: the job's name
+        image: container image; empty for a host that shares this checkout and its .venv
+        host: what the host has, by name: cpu, cpu-16, 8xa100-80gb, 8xh100, 8xh200
+        cpu: CPUs; 0: as many as the named host has
+        gpu: GPUs; -1: as many as the named host has
+        memMB: memory; 0: as much as the named host has
+        mounts: for containers, e.g. type=bind,src=/data,dst=/data,readonly
+        env: more environment variables, e.g. A=1,B=2
+        max_retries: maximum number of restarts by the scheduler; they go on where it was
+    """
+    arguments = ["--root", checks.folder(root, image), "--from", first, "--to", last]
+    arguments += ["--interactions", checks.folder(interactions, image, or_address=True)]
+    arguments += ["--keep", str(keep), *extra]
+    checks.daily_arguments(arguments, image)
+    command = commands.once(["-m", "dat_rec", "daily", *arguments], image)
+    resource = resources.resource(host, cpu, gpu, memMB)
+    return app.app_def(
+        name, "daily", command, image, ONE, resource, mounts, env, max_retries=max_retries
+    )
+
+
 def benchmark(
     *extra: str,
     script: str = "train_step",

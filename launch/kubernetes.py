@@ -28,7 +28,7 @@ from launch.refuse import refuse
 from launch.trainjob import trainjob
 from launch.volcano import volcano
 
-COMPONENTS = ("train", "evaluate", "export", "recommend", "benchmark")
+COMPONENTS = ("train", "evaluate", "export", "recommend", "daily", "benchmark")
 LONGEST = 30
 """Maximum length of a job's name: what makes it and its pods unique adds 33, and 63 are allowed."""
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")

@@ -22,12 +22,17 @@ ADDRESS = "s3://bucket/x"
 SOME = {
     ("doctor", "--out"),
     ("train", "--warm-start"),
+    ("daily", "--root"),
     ("plan", "--picture"),
     ("status", "--run"),
     ("compare", ""),
     ("evaluate", "--run"),
     ("export", "--run"),
 }
+
+
+REQUIRED = {"daily": ("--from", "1", "--to", "2")}
+"""Options of a command that are required, and no paths."""
 
 
 def commands() -> Iterator[str]:
@@ -80,7 +85,7 @@ def test_every_option_that_is_a_local_path_refuses_an_address(
             values = dict.fromkeys([*options, *locations], "x") | {option: ADDRESS}
             words = [word for pair in values.items() for word in pair if word]
             with pytest.raises(UserError, match=rf"^{ADDRESS}: s3 is no local disk"):
-                run_command(name, [*more, *words])
+                run_command(name, [*more, *words, *REQUIRED.get(command, ())])
     assert seen >= SOME
     assert len(seen | read) >= 30
     assert read >= READ

@@ -4,13 +4,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
 from dat_rec.commands.parse import Arguments, parse, refuse_repeated
 from dat_rec.errors import UserError
 from dat_rec.versions import require_stack
+
+if TYPE_CHECKING:
+    from dat_rec.data.sources.parquet_log import ParquetLog
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def run(arguments: Arguments) -> None:
         days_between(options.from_, options.to),
         Asked(log, train, options.export),
         {module.__name__.rpartition(".")[2]: module.run for module in steps},
-        begun={"--from": options.from_, **_log_options(log), "train's options": list(train)},
+        begun={"--from": options.from_, **_begun(log), "train's options": list(train)},
         keep=options.keep,
     )
 
@@ -95,21 +98,31 @@ def read(arguments: Arguments) -> tuple[DailyOptions, tuple[str, ...], tuple[str
     from dat_rec.daily.steps import given
 
     days_between(options.from_, options.to)
-    _log_options(log)
+    parse_log(log)
     train = train if given(train, EPOCHS[0]) else [*EPOCHS, *train]
     parse_train([*train, "--data", os.devnull, "--out", os.devnull]).check()
     return options, tuple(log), tuple(train)
 
 
-def _log_options(log: Sequence[str]) -> dict[str, Any]:
-    """What the options of ``prepare parquet`` come to, as text by option."""
+def parse_log(log: Sequence[str]) -> "ParquetLog":
+    """The options of ``prepare parquet`` that words stand for; OUT is none.
+
+    Raises:
+        UserError: a list is given twice, or an address is malformed.
+    """
     from dat_rec.commands.prepare import LISTS
     from dat_rec.data.prepare.remote import path_or_address
     from dat_rec.data.sources.parquet_log import ParquetLog
 
     refuse_repeated(log, LISTS)
     words = [*log, "--out", os.devnull]
-    found = parse("prepare parquet", ParquetLog, words, read=path_or_address)
+    found: ParquetLog = parse("prepare parquet", ParquetLog, words, read=path_or_address)
+    return found
+
+
+def _begun(log: Sequence[str]) -> dict[str, Any]:
+    """What the options of ``prepare parquet`` come to, as text by option."""
+    found = parse_log(log)
     options = ((one.name, getattr(found, one.name)) for one in fields(found))
     return {
         f"--{name.replace('_', '-')}": _text(value)

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import random
 import shutil
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -18,12 +19,18 @@ from dat_rec.runs.figures import BLOCKS, CUTOFFS
 from tests.checkpoint.saved import saved_digests
 from tests.daily.planted_days import TRAIN, daily_words, log_options, read, rows_of, write_log
 from tests.end_to_end.cli import done
-from tests.end_to_end.forked import _main, forked
+from tests.end_to_end.forked import _main, forked, forked_ranks
 
+LIMIT_S = 400
 FIRST, LAST = 1, 4
 EMPTY = 3
 """A day of which the log has no partition."""
 STEPS = ("score", "evaluate", "prepare", "train")
+
+
+def walk(*words: str) -> subprocess.CompletedProcess[str]:
+    """``dat-rec daily``, which takes longer than one command."""
+    return forked_ranks(words, [{}], LIMIT_S)[0]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +46,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def walked(log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The days, walked without a disturbance; ``said`` holds what was printed."""
     root = tmp_path_factory.mktemp("walked") / "root"
-    said = done(forked(*daily_words(log, root, FIRST, LAST, "--no-export")))
+    said = done(walk(*daily_words(log, root, FIRST, LAST, "--no-export")))
     (root / "said").write_text(said)
     return root
 
@@ -151,19 +158,19 @@ def test_done_days_are_passed_over_and_a_last_empty_one_is_walked_again(
     late = tmp_path / "late"
     shutil.copytree(log, late)
     root = tmp_path / "root"
-    said = done(forked(*daily_words(late, root, 1, EMPTY, "--no-export", "--keep", "1")))
+    said = done(walk(*daily_words(late, root, 1, EMPTY, "--no-export", "--keep", "1")))
     assert said.splitlines()[-1] == "3: no rows: the model of 2 stays"
     assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["2"]
     assert bits(root).items() <= bits(walked).items()
     write_log(tmp_path / "again", LAST + 1)
     (tmp_path / "again/log/day=3").rename(late / "log/day=3")
-    said = done(forked(*daily_words(late, root, 1, LAST, "--no-export", "--keep", "1")))
+    said = done(walk(*daily_words(late, root, 1, LAST, "--no-export", "--keep", "1")))
     assert [line[:10] for line in said.splitlines()] == ["3: 300 exa", "4: 300 exa"]
     rows = rows_of(root)
     assert [row["examples"] for row in rows] == [600, 300, 300, 300]
     assert without_seconds(rows[:2]) == without_seconds(rows_of(walked)[:2])
     assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["4"]
-    assert done(forked(*daily_words(late, root, 1, LAST, "--no-export", "--keep", "1"))) == ""
+    assert done(walk(*daily_words(late, root, 1, LAST, "--no-export", "--keep", "1"))) == ""
 
 
 def walk_with_kills(words: list[str], kills: int, longest_s: float, seed: int) -> int:
@@ -177,7 +184,7 @@ def walk_with_kills(words: list[str], kills: int, longest_s: float, seed: int) -
                 Path(place, name).touch()
             process = context.Process(target=_main, args=(words, Path(place), {}))
             process.start()
-            process.join(rng.uniform(0, longest_s) if number < kills else 120)
+            process.join(rng.uniform(0, longest_s) if number < kills else LIMIT_S)
             if process.is_alive():
                 assert number < kills, "hangs"
                 process.kill()
@@ -203,7 +210,7 @@ def test_killed_at_random_moments_the_days_end_with_the_same_bits(
     last = LAST if export else 2
     if export:
         undisturbed = tmp_path / "undisturbed"
-        done(forked(*daily_words(log, undisturbed, FIRST, last)))
+        done(walk(*daily_words(log, undisturbed, FIRST, last)))
         longest_s = (time.monotonic() - begin) / 6
     else:
         took = rows_of(walked)[:2]
@@ -226,7 +233,7 @@ def test_killed_at_random_moments_the_days_end_with_the_same_bits(
 def test_the_second_driver_on_a_root_is_refused(log: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     with locked(root):
-        refused = forked(*daily_words(log, root, 1, 2))
+        refused = walk(*daily_words(log, root, 1, 2))
     assert refused.returncode == 2
     assert f"{root}: another `dat-rec daily` is at work here" in refused.stderr
     assert [path.name for path in root.iterdir()] == [".lock"]
@@ -267,7 +274,7 @@ def test_what_is_refused_in_one_line(
     lists = {"LOG": log_options(log), "TRAIN": TRAIN}
     given = [one for word in words for one in lists.get(word, (places.get(word, word),))]
     before = json.dumps(bits(walked), sort_keys=True), (walked / "daily.parquet").read_bytes()
-    refused = forked("daily", *given)
+    refused = walk("daily", *given)
     assert refused.returncode == 2, refused.stderr
     lines = refused.stderr.strip().splitlines()
     assert len(lines) == 1, refused.stderr

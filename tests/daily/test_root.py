@@ -40,7 +40,7 @@ def test_other_options_are_refused_once_a_step_is_done(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes").touch()
-    with pytest.raises(UserError, match="holds notes and no daily.json: choose an empty folder"):
+    with pytest.raises(UserError, match=r"holds notes and no daily\.json: choose an empty"):
         check_begun(tmp_path, OPTIONS)
     (tmp_path / "daily.json").write_text("[]")
     (tmp_path / "1" / "data").mkdir(parents=True)

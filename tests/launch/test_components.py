@@ -19,7 +19,7 @@ from launch.commands import go_on_command
 from launch.resources import RESOURCES
 from tests.launch.shell import host_options, spoken
 
-COMPONENTS = ("train", "evaluate", "export", "recommend", "benchmark")
+COMPONENTS = ("train", "evaluate", "export", "recommend", "daily", "benchmark")
 
 
 class TestComponents(ComponentTestCase):
@@ -156,6 +156,12 @@ def test_the_other_components(trained: Path, planted: Dataset, tmp_path: Path) -
         *("--queries", str(data / "users.parquet"), "--user-id", "user_id"),
         *("--out", str(out), "--k", "7"),
     ]
+    job = ("--root", tmp_path / "root", "--interactions", data, "--first", "1", "--last", "2")
+    found = words(dry_run("daily", *job, "--", "--time", "when", "--", "--epochs", "2"))
+    assert found[1:] == [
+        *("-m", "dat_rec", "daily", "--root", str(tmp_path / "root"), "--from", "1", "--to", "2"),
+        *("--interactions", str(data), "--keep", "0", "--time", "when", "--", "--epochs", "2"),
+    ]
     found = words(dry_run("benchmark", "--script", "checkpoint", "--", "--smoke"))
     assert found[1:] == ["-m", "benchmarks.checkpoint", "--smoke"]
 
@@ -187,6 +193,7 @@ def trained(tmp_path: Path) -> Path:
     return run
 
 
+DAILY = ("daily", "--root", "OUT", "--interactions", "DATA")
 TRAIN = ("train", "--data", "DATA", "--out", "OUT")
 
 
@@ -224,6 +231,10 @@ TRAIN = ("train", "--data", "DATA", "--out", "OUT")
             "-j 1:2x1: the number of hosts",
         ),
         (("recommend", "--export", "RUN", "--out", "OUT"), "RUN holds no export"),
+        ((*DAILY, "--first", "2", "--last", "1"), "the last day lies before the first"),
+        ((*DAILY, "--first", "1", "--last", "2", "--", "--split", "none"), "--split: is what each"),
+        ((*DAILY, "--first", "1", "--last", "2", "--", "--items", "x"), "x: is no absolute path"),
+        ((*DAILY, "--first", "1", "--last", "2", "--", "--items", "OUT"), "OUT: no such file"),
         (("benchmark", "--script", "../x"), "--script ../x: no such script"),
     ],
 )
@@ -311,11 +322,11 @@ def test_a_job_of_two_ranks_trains_through_torchx(
     assert len(checkpoints(run)) == 1
 
 
-FOLDERS = ("data", "out", "run", "export")
+FOLDERS = ("data", "out", "run", "export", "root", "interactions")
 
 
 ADDRESSES = {("train", "data"), ("evaluate", "data"), ("export", "data"), ("export", "out")}
-ADDRESSES |= {("recommend", "export"), ("recommend", "out")}
+ADDRESSES |= {("recommend", "export"), ("recommend", "out"), ("daily", "interactions")}
 """What may lie in a store."""
 
 
@@ -332,7 +343,8 @@ def test_an_address_in_place_of_a_local_folder_is_refused(
         needed = {k: str(tmp_path) for k, v in taken.items() if v.default is v.empty}
         for folder in taken:
             seen.add((name, folder))
-            values = needed | {folder: "gs://bucket/x"}
+            days = {"first": "1", "last": "2"} if name == "daily" else {}
+            values = needed | days | {folder: "gs://bucket/x"}
             if (name, folder) in ADDRESSES:
                 if image:
                     assert "gs://bucket/x" in " ".join(
@@ -343,4 +355,4 @@ def test_an_address_in_place_of_a_local_folder_is_refused(
                 component(**values, image=image)
             assert stop.value.code == 2
             assert "error: gs://bucket/x: gs is no local disk" in capsys.readouterr().err
-    assert len(seen) == 9
+    assert len(seen) == 11

@@ -115,6 +115,10 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "small": ("train", *POD, *PLACES, "-j", "1x1", "--memMB", "1024", "--max_retries", "0"),
     "evaluate": ("evaluate", *POD, "--run", "/runs/r", "--data", "/data/d"),
     "export": ("export", *POD, "--run", "/runs/r", "--out", "/runs/e"),
+    "daily": (
+        *("daily", *POD, "--root", "/runs/r", "--interactions", "/data/log"),
+        *("--first", "2026-11-01", "--last", "2026-11-02"),
+    ),
     "benchmark": ("benchmark", *POD, "--", "--smoke"),
 }
 
