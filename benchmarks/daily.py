@@ -180,8 +180,10 @@ def main() -> None:
         folder.mkdir(parents=True)
         write_world(folder, days, rows, users, items, seed)
         tables = ("--interactions", f"{folder / 'log'}", "--items", f"{folder / 'items.parquet'}")
-        flags = ("--batch-size", "256", "--epochs", f"{given.epochs}", "--device", given.device)
-        flags += ("--seed", f"{seed}", "--optimizer.warmup-steps", "10")
+        flags = (
+            *("--batch-size", "256", "--epochs", f"{given.epochs}", "--device", given.device),
+            *("--seed", f"{seed}", "--optimizer.warmup-steps", "10"),
+        )
         found.append(measure(folder, days, (*tables, "--category", "kind"), flags))
     print(table(found), file=sys.stderr)
     row = {

@@ -23,6 +23,8 @@ from dat_rec.errors import RankError, StoppedError, UserError
 T = TypeVar("T")
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl: the signal that a process gets when its parent has died."""
+PATIENCE_S = 5.0
+"""Seconds that a child has to end after Ctrl-C."""
 STOPPED = "stopped by SIGTERM: what had been finished is whole: start the same command again"
 
 
@@ -64,7 +66,9 @@ def in_child(work: Callable[[], T], log: Path, what: str) -> T:
         found = _received(receiver)
         process.join()
     except KeyboardInterrupt:
-        # The terminal has told the child too.
+        # A terminal has told the child too; whoever told this process alone has not.
+        process.join(PATIENCE_S)
+        process.terminate()
         process.join()
         raise
     finally:

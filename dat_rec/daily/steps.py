@@ -16,6 +16,9 @@ from dat_rec.runs.figures import METRICS
 SCORE, EVALUATE, PREPARE, TRAIN, EXPORT = "score", "evaluate", "prepare", "train", "export"
 STEPS = (SCORE, EVALUATE, PREPARE, TRAIN, EXPORT)
 """The names of a day's steps, in order."""
+FORGETTING = ("--forget-after", "--capacity")
+"""Options of prepare that need a dataset before, and say what the day's model no longer knows: the
+model that is scored still knows it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ def steps_of(day: Day, before: Day | None, asked: Asked) -> list[Step]:
             is the first one, whose dataset is that of the whole log up to it.
         asked: of every day.
     """
-    prepare = ("prepare", "parquet", *asked.log, "--to", day.name)
+    log, forgetting = _apart(asked.log, FORGETTING)
+    prepare = ("prepare", "parquet", *log, "--to", day.name)
     train = ("train", "--data", f"{day.data}", "--out", f"{day.run}", "--resume", *asked.train)
     steps = []
     if before is not None:
@@ -74,6 +78,7 @@ def steps_of(day: Day, before: Day | None, asked: Asked) -> list[Step]:
                 leaves=before.run / METRICS,
             ),
         ]
+        prepare = (*prepare, *forgetting)
     return [
         *steps,
         Step(
@@ -90,6 +95,18 @@ def export_step(day: Day) -> Step:
     """The step that writes what serving needs."""
     words = ("export", "--run", f"{day.run}", "--data", f"{day.data}", "--out", f"{day.export}")
     return Step(EXPORT, words, day.export / "export.json")
+
+
+def _apart(words: Sequence[str], options: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words without those options, each of which has one value; and these with their values."""
+    rest: list[str] = []
+    taken: list[str] = []
+    value_next = False
+    for word in words:
+        is_option = any(given([word], option) for option in options)
+        (taken if is_option or value_next else rest).append(word)
+        value_next = is_option and "=" not in word
+    return tuple(rest), tuple(taken)
 
 
 def given(words: Sequence[str], option: str) -> bool:

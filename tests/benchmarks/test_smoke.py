@@ -68,6 +68,13 @@ def test_prepare_days(run: Run, tmp_path: Path) -> None:
     assert [day["past"] for day in row["days"]] == [0, 2_000, 4_000, 6_000]
     assert row["cpu_s_times"] == row["days"][3]["cpu_s"] / row["days"][2]["cpu_s"]
     assert 0.5 < row["peak_mb_times"] < 2
+def test_daily(run: Run, tmp_path: Path) -> None:
+    row = rows(run("daily", *SMOKE, "--work", tmp_path))[-1]
+    (seed,) = row["seeds"]
+    # On the first scored day the model of the first day is all that there is.
+    assert seed["hr100"]["daily modern"] == seed["hr100"]["anew"] == seed["hr100"]["untouched"]
+    assert 0 < seed["hr100"]["daily two-tower"][0] <= 1
+    assert seed["cpu_s"].keys() == {"daily modern", "daily two-tower", "anew"}
 
 
 def test_train_loop(run: Run) -> None:
