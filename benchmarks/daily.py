@@ -5,7 +5,7 @@
 A planted world of drifting taste, with 3 % more users and items a day. HR@100 of all pairs of each
 day, before it is trained on, of four models, all with as many epochs:
 
-- daily DAT, and daily two-tower: ``dat-rec daily``;
+- daily modern (DAT), and daily two-tower: ``dat-rec daily``;
 - anew: trained from scratch on all days before;
 - untouched: the model of the first day.
 
@@ -80,7 +80,7 @@ class Costs:
     """CPU seconds of preparing and training, of processes that are forked from this one.
 
     Args:
-        path: file to which they add a line each.
+        path: file to which they add a line each; there is none yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -98,9 +98,10 @@ class Costs:
 
         return run
 
-    def total(self) -> float:
-        """Of all so far."""
-        return sum(map(float, self._path.read_text().split()))
+    def by_day(self) -> list[float]:
+        """Of each day: one dataset and one training."""
+        found = list(map(float, self._path.read_text().split()))
+        return [sum(pair) for pair in zip(found[::2], found[1::2], strict=True)]
 
 
 def measure(
@@ -108,7 +109,7 @@ def measure(
 ) -> dict[str, Any]:
     """Walk the days with each model; return the figures by arm and day, and the costs by arm."""
     found: dict[str, list[float]] = {}
-    costs: dict[str, float] = {}
+    costs: dict[str, list[float]] = {}
     names = [str(day) for day in range(FIRST, days)]
     for preset in ("modern", "two-tower"):
         arm, root = f"daily {preset}", folder / preset
@@ -117,7 +118,8 @@ def measure(
         asked = Asked(log, ("--preset", preset, *flags), export=False)
         walk(root, names, asked, commands, begun={})
         found[arm] = [row[f"all/{FIGURE}"] for row in read_rows(root / "daily.parquet")[1:]]
-        costs[arm] = cost.total()
+        # The last day's model is asked of nothing.
+        costs[arm] = cost.by_day()[:-1]
 
     cost = Costs(folder / "anew.cost")
     anew = folder / "anew"
@@ -134,8 +136,7 @@ def measure(
             _do(folder, cost, "evaluate", *asked_)
             metrics = json.loads((run / "metrics.json").read_text())
             found[arm].append(metrics["all"][FIGURE])
-        print(f"day {day}: {[f'{arm} {found[arm][-1]:.4f}' for arm in found]}", file=sys.stderr)
-    costs["anew"] = cost.total()
+    costs["anew"] = cost.by_day()
     return {"hr100": found, "cpu_s": costs}
 
 
@@ -144,7 +145,7 @@ def _do(folder: Path, cost: Costs, name: str, *words: str) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Means over the seeds, by day and arm."""
+    """Means over the seeds, by day and arm; CPU seconds of all days, and of the last one."""
     arms = [arm for arm in ARMS if arm in rows[0]["hr100"]]
     of = {arm: np.mean([row["hr100"][arm] for row in rows], axis=0) for arm in arms}
     lines = [f"{'day':>4}  " + "  ".join(f"{arm:>15}" for arm in arms)]
@@ -152,8 +153,13 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = "  ".join(f"{of[arm][number]:>15.4f}" for arm in arms)
         lines.append(f"{FIRST + 1 + number:>4}  {cells}")
     lines.append("mean  " + "  ".join(f"{of[arm].mean():>15.4f}" for arm in arms))
-    costs = [np.mean([row["cpu_s"].get(arm, 0.0) for row in rows]) for arm in arms]
-    return "\n".join([*lines, "cpu s " + "  ".join(f"{cost:>15.1f}" for cost in costs)])
+    for name, of_days in (("cpu s", sum), ("last", lambda days: days[-1])):
+        costs = [
+            np.mean([of_days(row["cpu_s"][arm]) for row in rows]) if arm in rows[0]["cpu_s"] else 0
+            for arm in arms
+        ]
+        lines.append(f"{name:<5} " + "  ".join(f"{cost:>15.1f}" for cost in costs))
+    return "\n".join(lines)
 
 
 def main() -> None:
