@@ -46,12 +46,15 @@ OURS = {
     "prepare": (
         *("--out", "--after", "--overwrite", "--train-from", "--test-until", "--test-from"),
         *("--test-share", "--validation-share", "--validation-from", "--split", "--split-column"),
-        *("--split-group", "--split-minimum", "--unordered", "--version"),
+        *("--split-group", "--split-minimum", "--unordered"),
     ),
     "train": ("--data", "--out", "--warm-start", "--resume", "--overwrite", "--mirror"),
 }
 """Options of the steps that the days decide."""
-FREE = ("out", "to", "memory_limit", "threads", "max_rejected", "items_version", "users_version")
+FREE = (
+    *("out", "from_", "to", "memory_limit", "threads", "max_rejected"),
+    *("version", "items_version", "users_version"),
+)
 """Options of prepare that may change from one start to the next."""
 EPOCHS = ("--epochs", "1")
 
@@ -125,9 +128,7 @@ def _begun(log: Sequence[str]) -> dict[str, Any]:
     found = parse_log(log)
     options = ((one.name, getattr(found, one.name)) for one in fields(found))
     return {
-        f"--{name.replace('_', '-')}": _text(value)
-        for name, value in options
-        if name not in (*FREE, "from_")
+        f"--{name.replace('_', '-')}": _text(value) for name, value in options if name not in FREE
     }
 
 
