@@ -68,6 +68,8 @@ def test_prepare_days(run: Run, tmp_path: Path) -> None:
     assert [day["past"] for day in row["days"]] == [0, 2_000, 4_000, 6_000]
     assert row["cpu_s_times"] == row["days"][3]["cpu_s"] / row["days"][2]["cpu_s"]
     assert 0.5 < row["peak_mb_times"] < 2
+
+
 def test_daily(run: Run, tmp_path: Path) -> None:
     row = rows(run("daily", *SMOKE, "--work", tmp_path))[-1]
     (seed,) = row["seeds"]
