@@ -37,6 +37,9 @@ class DailyOptions:
     start if it is the last."""
     export: bool = True
     """Export each day's model."""
+    deltas: bool = False
+    """Write what has changed since the export of the day before (`export --since`), and make each
+    day's export of it (`apply`)."""
     keep: int = 0
     """Number of days with rows whose folders stay, the last ones; those of older days are removed
     when the next one is whole. 0: all stay."""
@@ -65,17 +68,17 @@ def run(arguments: Arguments) -> None:
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     options, log, train = read(arguments)
     require_stack()
-    from dat_rec.commands import evaluate, export, prepare
+    from dat_rec.commands import apply, evaluate, export, prepare
     from dat_rec.commands import train as training
     from dat_rec.daily.days import days_between
     from dat_rec.daily.driver import walk
     from dat_rec.daily.steps import Asked
 
-    steps = (prepare, evaluate, training, export)
+    steps = (prepare, evaluate, training, export, apply)
     walk(
         options.root.absolute(),
         days_between(options.from_, options.to),
-        Asked(log, train, options.export),
+        Asked(log, train, options.export, options.deltas),
         {module.__name__.rpartition(".")[2]: module.run for module in steps},
         begun={"--from": options.from_, **_begun(log), "train's options": list(train)},
         keep=options.keep,
@@ -96,6 +99,8 @@ def read(arguments: Arguments) -> tuple[DailyOptions, tuple[str, ...], tuple[str
     _refuse_ours("train", train)
     if options.keep < 0:
         raise UserError(f"--keep {options.keep}: must be at least 0")
+    if options.deltas and not options.export:
+        raise UserError("--deltas and --no-export: there is nothing to write: leave one out")
     from dat_rec.commands.train import parse_train
     from dat_rec.daily.days import days_between
     from dat_rec.daily.steps import given

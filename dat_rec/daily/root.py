@@ -8,6 +8,7 @@ ROOT/DAY/metrics.json   what that model reached on it
 ROOT/DAY/data/          the new day as training: a dataset
 ROOT/DAY/run/           today's model
 ROOT/DAY/export/        what serving needs of it
+ROOT/DAY/delta/         with --deltas, what has changed of that since the day before
 ROOT/DAY/seconds.json   seconds of each step
 ROOT/DAY/log.txt        what the steps have printed
 """
@@ -63,6 +64,11 @@ class Day:
     def export(self) -> Path:
         """Export of the run."""
         return self.folder / "export"
+
+    @property
+    def delta(self) -> Path:
+        """What has changed since the export of the day before."""
+        return self.folder / "delta"
 
     @property
     def metrics(self) -> Path:

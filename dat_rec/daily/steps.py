@@ -10,11 +10,13 @@ from pathlib import Path
 
 from dat_rec.daily.root import Day
 from dat_rec.data.schema import SCHEMA
+from dat_rec.retrieval.exported import DELTA, MANIFEST
 from dat_rec.runs.failure_record import SUMMARY
 from dat_rec.runs.figures import METRICS
 
-SCORE, EVALUATE, PREPARE, TRAIN, EXPORT = "score", "evaluate", "prepare", "train", "export"
-STEPS = (SCORE, EVALUATE, PREPARE, TRAIN, EXPORT)
+SCORE, EVALUATE, PREPARE, TRAIN = "score", "evaluate", "prepare", "train"
+EXPORT, APPLY = "export", "apply"
+STEPS = (SCORE, EVALUATE, PREPARE, TRAIN, EXPORT, APPLY)
 """The names of a day's steps, in order."""
 FORGETTING = ("--forget-after", "--capacity")
 """Options of prepare that need a dataset before, and say what the day's model no longer knows: the
@@ -31,6 +33,8 @@ class Asked:
     """Options of ``dat-rec train``."""
     export: bool = True
     """Whether each day's model is exported."""
+    deltas: bool = False
+    """Whether a day leaves what has changed since the export before, of which its own is made."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +91,25 @@ def steps_of(day: Day, before: Day | None, asked: Asked) -> list[Step]:
             day.data / SCHEMA,
         ),
         Step(TRAIN, train, day.run / SUMMARY),
-        *([export_step(day)] if asked.export else []),
+        *(_exporting(day, before if asked.deltas else None) if asked.export else []),
     ]
 
 
-def export_step(day: Day) -> Step:
-    """The step that writes what serving needs."""
-    words = ("export", "--run", f"{day.run}", "--data", f"{day.data}", "--out", f"{day.export}")
-    return Step(EXPORT, words, day.export / "export.json")
+def _exporting(day: Day, base: Day | None) -> list[Step]:
+    """The steps that write what serving needs; with a base, by what has changed since its export.
+
+    Where the base has none, all is written.
+    """
+    words = ("export", "--run", f"{day.run}", "--data", f"{day.data}")
+    whole = day.export / MANIFEST
+    if base is None or not (base.export / MANIFEST).exists():
+        return [Step(EXPORT, (*words, "--out", f"{day.export}"), whole)]
+    since = ("--since", f"{base.export}", "--out", f"{day.delta}")
+    apply = ("--base", f"{base.export}", "--delta", f"{day.delta}", "--out", f"{day.export}")
+    return [
+        Step(EXPORT, (*words, *since), day.delta / DELTA),
+        Step(APPLY, (APPLY, *apply), whole),
+    ]
 
 
 def _apart(words: Sequence[str], options: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

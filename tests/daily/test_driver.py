@@ -104,6 +104,24 @@ def test_the_days_are_the_commands_by_hand(log: Path, walked: Path, tmp_path: Pa
         assert found[name] == of, name
 
 
+def test_exports_of_deltas_are_the_exports(log: Path, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    done(walk(*daily_words(log, root, 2, LAST, "--deltas")))
+    days = [root / f"{day}" for day in (2, 4)]
+    assert [(day / "delta").exists() for day in days] == [False, True]
+    assert [row["apply_s"] is None for row in rows_of(root)] == [True, True, False]
+    full = tmp_path / "full"
+    done(forked("export", "--run", days[1] / "run", "--data", days[1] / "data", "--out", full))
+    files = {path.name for path in full.rglob("*") if path.is_file()}
+    assert {path.name for path in (days[1] / "export").rglob("*") if path.is_file()} == {
+        *files,
+        "sequence.json",
+    }
+    for path in (path for path in full.rglob("*") if path.is_file()):
+        made = days[1] / "export" / path.relative_to(full)
+        assert made.read_bytes() == path.read_bytes(), path.name
+
+
 def test_a_row_has_the_figures_of_metrics_json_and_counts_of_its_own(
     log: Path, walked: Path
 ) -> None:
@@ -255,6 +273,7 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*NEW, "LOG", "--", "--warm-start", "x"), "--warm-start behind --: is what each day decides"),
     ((*NEW, "LOG", "--", "--epochs", "0"), "--epochs is 0: it must be 1 or more"),
     ((*NEW, "LOG", "--keep", "-1"), "--keep -1: must be at least 0"),
+    ((*NEW, "LOG", "--deltas", "--no-export"), "--deltas and --no-export: there is nothing to"),
     (("--root", "ROOT", "--from", "2", "--to", "1", "LOG"), "the last day lies before the first"),
     (("--root", "ROOT", "--from", "a", "--to", "1", "LOG"), "--from a: is no day"),
     (("--root", "s3://b/x", "--from", "1", "--to", "2", "LOG"), "s3://b/x: s3 is no local disk"),

@@ -30,3 +30,17 @@ def test_without_exports_a_day_ends_with_its_training() -> None:
     steps = steps_of(TODAY, BEFORE, asked)
     assert [step.name for step in steps] == ["score", "evaluate", "prepare", "train"]
     assert steps[-1].words[-4:] == ("--epochs", "3", "--warm-start", "/root/1/run")
+
+
+def test_a_delta_is_since_the_export_before_where_there_is_one(tmp_path: Path) -> None:
+    today, before = (Day(tmp_path, f"{day}") for day in (2, 1))
+    asked = Asked((), (), deltas=True)
+    assert [step.name for step in steps_of(today, before, asked)][-1] == "export"
+    before.export.mkdir(parents=True)
+    (before.export / "export.json").touch()
+    export, apply = steps_of(today, before, asked)[-2:]
+    base, delta = f"{before.export}", f"{today.delta}"
+    assert export.words[-4:] == ("--since", base, "--out", delta)
+    assert export.whole == today.delta / "delta.json"
+    assert apply.words == ("apply", "--base", base, "--delta", delta, "--out", f"{today.export}")
+    assert apply.whole == today.export / "export.json"
