@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from torchx.specs import macros
@@ -64,7 +65,7 @@ def _python(image: str) -> str:
 
 
 def go_on_command(words: Sequence[str] | None = None) -> str:
-    """Return the ``torchx run`` command that goes on with the run that ``words`` start.
+    """Return the ``torchx run`` command that goes on with what ``words`` start.
 
     Args:
         words: a command; this process's without it. Nothing is returned for other programs.
@@ -73,6 +74,11 @@ def go_on_command(words: Sequence[str] | None = None) -> str:
     if Path(words[0]).name != "torchx":
         return ""
     words[0] = "torchx"
+    if any(
+        word.endswith(":daily") or (word == "daily" and not before.startswith("-"))
+        for before, word in pairwise(words)
+    ):
+        return shlex.join(words)  # which goes on by itself
     if "--overwrite" in words:
         words.remove("--overwrite")
     if "--resume" not in words:

@@ -51,7 +51,10 @@ OURS = {
         *("--test-share", "--validation-share", "--validation-from", "--split", "--split-column"),
         *("--split-group", "--split-minimum", "--unordered"),
     ),
-    "train": ("--data", "--out", "--warm-start", "--resume", "--overwrite", "--mirror"),
+    "train": (
+        *("--data", "--out", "--warm-start", "--resume", "--no-resume", "--overwrite", "--mirror"),
+        "--validate-every",
+    ),
 }
 """Options of the steps that the days decide."""
 FREE = (
@@ -139,7 +142,9 @@ def _begun(log: Sequence[str]) -> dict[str, Any]:
 
 def _text(value: Any) -> Any:
     if isinstance(value, tuple):
-        return [str(one) for one in value]
+        return [_text(one) for one in value]
+    if isinstance(value, Path):  # begun in another folder, the same name is another log
+        value = value.absolute()
     return None if value is None else str(value)
 
 

@@ -40,6 +40,7 @@ def in_child(work: Callable[[], T], log: Path, what: str) -> T:
 
     Raises:
         UserError: the work's own.
+        OSError, ImportError: the work's own: a full disk, a package that is missing.
         StoppedError: SIGTERM came.
         RankError: it was killed.
         RuntimeError: it has a bug; the traceback stands in the log.
@@ -124,7 +125,7 @@ def _work(parent: int, work: Callable[[], Any], log: Path, sender: Connection) -
     found: Found
     try:
         found = work(), None
-    except (UserError, RankError, StoppedError) as error:
+    except (UserError, RankError, StoppedError, OSError, ImportError) as error:
         found = None, error
     except BaseException:
         traceback.print_exc()

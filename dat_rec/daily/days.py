@@ -8,6 +8,7 @@ from dat_rec.errors import UserError
 
 ISO, DIGITS = "%Y-%m-%d", "%Y%m%d"
 WHOLE = re.compile(r"-?\d{1,18}")
+MOST_DAYS = 100_000
 
 
 def days_between(first: str, last: str) -> list[str]:
@@ -34,7 +35,12 @@ def days_between(first: str, last: str) -> list[str]:
                 )
         if not all(map(WHOLE.fullmatch, numbers)):
             raise _different(first, last)
-        found = [f"{_column(first)}{day}" for day in range(int(numbers[0]), int(numbers[1]) + 1)]
+        start, stop = map(int, numbers)
+        if stop - start >= MOST_DAYS:
+            raise UserError(
+                f"--from {first} --to {last}: are more than {MOST_DAYS} days: correct one of them"
+            )
+        found = [f"{_column(first)}{day}" for day in range(start, stop + 1)]
     if _column(first) != _column(last):
         raise _different(first, last)
     if not found:

@@ -89,6 +89,8 @@ class Walk:
     def over(self, days: Sequence[str]) -> None:
         """Walk the days that are not done."""
         self._forget()
+        if self._rows and not (self._root / PICTURE).exists():
+            self._publish()
         done = {row["day"] for row in self._rows}
         for name in days:
             if name not in done:
@@ -106,7 +108,7 @@ class Walk:
 
     def _day(self, day: Day, before: Day | None) -> Row:
         """Do the steps of a day that are not done; return its row."""
-        day.folder.mkdir(exist_ok=True)
+        self._begin(day, before)
         for step in steps_of(day, before, self._asked):
             if step.done:
                 continue
@@ -121,6 +123,14 @@ class Walk:
             day.took(step.name, time.perf_counter() - begin)
         row: Row = self._apart(partial(row_of, day, before), f"{day.name}: the row")
         return row
+
+    def _begin(self, day: Day, before: Day | None) -> None:
+        """Make the day's folder, anew if it was begun behind another day: one that came late."""
+        name = None if before is None else before.name
+        if day.before.exists() and read_json(day.before, "the day before") != name:
+            day.remove()
+        day.folder.mkdir(exist_ok=True)
+        write_json(day.before, name)
 
     def _step(self, day: Day, step: Step) -> None:
         with day.log.open("a", encoding="utf-8") as log:
@@ -140,9 +150,10 @@ class Walk:
         rows, root = self._rows, self._root
 
         def write() -> None:
-            write_rows(root / TABLE, rows)
+            # The table comes last: a day that it has is not walked again.
             if any(row.get("all/queries") for row in rows):
                 picture.draw(rows, root / PICTURE)
+            write_rows(root / TABLE, rows)
 
         self._apart(write, "the table")
 

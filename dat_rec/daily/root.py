@@ -3,6 +3,7 @@
 ROOT/daily.json         the options that it was begun with
 ROOT/daily.parquet      a row for each day (table.py)
 ROOT/daily.png          its picture
+ROOT/DAY/before.json    the day that it goes on from
 ROOT/DAY/score/         the new day as a test of the model before: a dataset
 ROOT/DAY/metrics.json   what that model reached on it
 ROOT/DAY/data/          the new day as training: a dataset
@@ -44,6 +45,11 @@ class Day:
     def folder(self) -> Path:
         """Of all that the day leaves."""
         return self.root / folder_of(self.name)
+
+    @property
+    def before(self) -> Path:
+        """Name of the day that it goes on from."""
+        return self.folder / "before.json"
 
     @property
     def score(self) -> Path:

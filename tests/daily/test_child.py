@@ -40,6 +40,7 @@ def test_what_it_returns_and_prints(tmp_path: Path) -> None:
     ("work", "kind", "words"),
     [
         (partial(fail, NoRowsError("none here")), NoRowsError, "none here"),
+        (partial(fail, OSError(28, "No space left on device")), OSError, "No space left"),
         (partial(fail, StoppedError("with a checkpoint")), StoppedError, "with a checkpoint"),
         (kill_itself, RankError, "work: was killed by SIGKILL"),
         (partial(fail, ValueError("a bug")), RuntimeError, "work: ended with exit code 1"),

@@ -15,6 +15,7 @@ import pytest
 
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.daily.root import locked
+from dat_rec.daily.table import read_rows, write_rows
 from dat_rec.runs.figures import BLOCKS, CUTOFFS
 from tests.checkpoint.saved import saved_digests
 from tests.daily.planted_days import TRAIN, daily_words, log_options, read, rows_of, write_log
@@ -102,6 +103,35 @@ def test_the_days_are_the_commands_by_hand(log: Path, walked: Path, tmp_path: Pa
     assert found.keys() == wanted.keys()
     for name, of in wanted.items():
         assert found[name] == of, name
+
+
+def test_a_day_that_came_late_is_walked_and_what_was_begun_behind_it_is_not_kept(
+    log: Path, tmp_path: Path
+) -> None:
+    """Day 4 was prepared behind day 2 when the driver was killed; then day 3 came."""
+    late = tmp_path / "late"
+    shutil.copytree(log, late)
+    write_log(tmp_path / "all", LAST + 1)
+    root, whole = tmp_path / "root", tmp_path / "whole"
+    done(walk(*daily_words(late, root, FIRST, LAST, "--no-export")))
+    rows = read_rows(root / "daily.parquet")
+    write_rows(root / "daily.parquet", rows[:-1])
+    for name in ("run", "data"):
+        shutil.rmtree(root / f"{LAST}" / name)
+    day = f"day={EMPTY}"
+    shutil.copytree(tmp_path / "all" / "log" / day, late / "log" / day)
+    done(walk(*daily_words(late, root, FIRST, LAST, "--no-export")))
+    done(walk(*daily_words(late, whole, FIRST, LAST, "--no-export")))
+    assert bits(root) == bits(whole)
+    assert without_seconds(rows_of(root)) == without_seconds(rows_of(whole))
+
+
+def test_a_picture_that_is_gone_is_drawn_anew(log: Path, walked: Path) -> None:
+    picture = walked / "daily.png"
+    before = picture.read_bytes()
+    picture.unlink()
+    assert done(walk(*daily_words(log, walked, FIRST, LAST, "--no-export"))) == ""
+    assert picture.read_bytes() == before
 
 
 def test_exports_of_deltas_are_the_exports(log: Path, tmp_path: Path) -> None:
@@ -271,6 +301,9 @@ REFUSED: list[tuple[tuple[str, ...], str]] = [
     ((*NEW, "LOG", "--out", "x"), "--out: is what each day decides"),
     ((*NEW, "LOG", "--test_from=3"), "--test-from: is what each day decides"),
     ((*NEW, "LOG", "--", "--warm-start", "x"), "--warm-start behind --: is what each day decides"),
+    ((*NEW, "LOG", "--", "--no-resume"), "--no-resume behind --: is what each day decides"),
+    ((*NEW, "LOG", "--", "--validate-every", "2"), "--validate-every behind --: is what each"),
+    (("--root", "ROOT", "--from", "1", "--to", "99999999999", "LOG"), "are more than 100000 days"),
     ((*NEW, "LOG", "--", "--epochs", "0"), "--epochs is 0: it must be 1 or more"),
     ((*NEW, "LOG", "--keep", "-1"), "--keep -1: must be at least 0"),
     ((*NEW, "LOG", "--deltas", "--no-export"), "--deltas and --no-export: there is nothing to"),

@@ -296,6 +296,9 @@ def test_the_command_to_go_on_with_resumes() -> None:
     assert go_on_command(begun.split()) == go_on + "--resume"
     more = f"{begun} -- --epochs 2 --overwrite".split()
     assert go_on_command(more) == go_on + "--epochs 2 --resume"
+    daily = "torchx run -s slurm c.py:daily --root r -- --items i -- --batch-size 9"
+    assert go_on_command(daily.split()) == daily
+    assert go_on_command(["torchx", "daily", "--root", "r"]) == "torchx daily --root r"
     assert go_on_command(["pytest", "-q"]) == ""
 
 

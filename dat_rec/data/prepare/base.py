@@ -22,6 +22,8 @@ from dat_rec.data.schema import HISTORY, ITEM, SCHEMA, USER, Feature, Schema, Si
 from dat_rec.data.source import HISTORY_CATEGORY, SEQUENCE, Attribute, Source, columns_of
 from dat_rec.errors import UserError
 
+LEAST_TIMESTAMP = 10**13
+"""Microseconds since 1970; lesser times are no timestamps of a log, but integers."""
 ITEMS, USERS, SEEN, HELD_OUT = "base_items", "base_users", "base_seen", "base_held_out"
 """Views of the dataset's files. ``base_items`` and ``base_users`` have the columns of their files,
 ``_row`` (from 0) and ``_trained``; ``base_held_out`` has user_id, item_id, time, and sequence."""
@@ -288,7 +290,12 @@ def _check_kinds(
         if row is not None and number != (one.kind == "number"):
             raise UserError(
                 f"--after {base.folder}: feature {one.name!r} is "
-                f"{'a number' if number else 'a category'} there: read it as that (--numbers)"
+                + (
+                    "a number there: read it as that (--numbers)"
+                    if number
+                    else "a category there, and a number here: write it with the type that it had, "
+                    "or leave it out of --numbers"
+                )
             )
 
 
@@ -332,6 +339,24 @@ def moments_of(database: duckdb.DuckDBPyConnection, base: Base) -> tuple[int, in
             "on from a dataset whose test, and validation, are the last of its log by time"
         )
     return begin, end
+
+
+def check_unit(base: Base, end: int, day: int) -> None:
+    """Refuse timestamps behind a log whose times are integers of another unit.
+
+    Args:
+        base: the dataset.
+        end: where its log ends.
+        day: how much time a day is in the new log, in the unit of ``time``.
+
+    Raises:
+        UserError: its times are not of the new log's unit.
+    """
+    if day > 1 and end < LEAST_TIMESTAMP:
+        raise UserError(
+            f"--after {base.folder}: its times are integers, up to {end - 1}, and this log's are "
+            "timestamps: write both alike"
+        )
 
 
 def words_of_base(database: duckdb.DuckDBPyConnection, base: Base) -> str:

@@ -79,7 +79,10 @@ def reject_bad_rows(
             if name == "interactions"
             else _kind_of_row(name, columns)
         )
-        read = _check_table(database, name, kind, columns, max_rejected, rejected)
+        may_be_empty = name == "users" or (name == "items" and known_items is not None)
+        read = _check_table(
+            database, name, kind, columns, max_rejected, rejected, may_be_empty=may_be_empty
+        )
     return Counts(read, dict(sorted(rejected.items())))
 
 
@@ -126,6 +129,8 @@ def _check_table(
     columns: dict[str, str],
     max_rejected: float,
     rejected: Counter[str],
+    *,
+    may_be_empty: bool,
 ) -> int:
     """Make ``name`` of raw_``name``, count its bad rows, and return the rows read."""
     if name == "interactions":
@@ -152,7 +157,7 @@ def _check_table(
     ).fetchall()
     rows = sum(int(count) for _, count in counts)
     bad = {str(kind): count for kind, count in counts if kind is not None}
-    if rows == 0 and name != "users":
+    if rows == 0 and not may_be_empty:
         # Without a catalogue, the items are those of the interactions.
         error = UserError if count_rows(database, "raw_interactions") else NoRowsError
         raise error(f"the {name} are empty: check the input, its label and its filters")

@@ -9,6 +9,7 @@ known, as those who were never trained on: without an embedding row.
 """
 
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 
 import duckdb
@@ -17,12 +18,15 @@ from dat_rec.data.database import count_rows
 from dat_rec.data.prepare.base import Base, register_views
 from dat_rec.data.prepare.options import Options
 from dat_rec.data.prepare.parts import take_over
+from dat_rec.data.prepare.trend import weight
 from dat_rec.data.prepare.write import write_query
 from dat_rec.data.scan import scan_parquet
-from dat_rec.data.schema import HISTORY, ITEM, USER
+from dat_rec.data.schema import HISTORY, ITEM, RECENT, USER
 from dat_rec.data.source import HISTORY_CATEGORY, SEQUENCE, columns_of, named
 from dat_rec.errors import UserError
 
+LEAST_LEFT = 0.1
+"""Share of the new interactions that --forget-after must leave."""
 KEYS = {"user": "user_row", "item": "item_index"}
 
 
@@ -51,8 +55,8 @@ def check_forgetting(options: Options) -> None:
     for name, value in (("--forget-after", options.forget_after), ("--capacity", options.capacity)):
         if value is None:
             continue
-        if not value > 0:
-            raise UserError(f"{name} {value}: must be above 0")
+        if not (isfinite(value) and value > 0):
+            raise UserError(f"{name} {value}: must be above 0, and finite")
         if options.after is None:
             raise UserError(f"{name} {value}: needs --after, whose ids are forgotten: leave it out")
 
@@ -97,9 +101,10 @@ def forget(
     if not count_rows(database, "left_interactions WHERE part = 'train'") and not count_rows(
         database, "kept_training"
     ):
+        given = {"--forget-after": options.forget_after, "--capacity": options.capacity}
+        rules = " and ".join(f"{name} {value}" for name, value in given.items() if value)
         raise UserError(
-            f"--capacity {options.capacity}: no interaction is of a user and an item that are both "
-            "kept: raise it"
+            f"{rules}: no interaction is of a user and an item that are both kept: raise it"
         )
     kept = {name: _map(database, name, key) for name, key in KEYS.items()}
     database.execute(
@@ -110,6 +115,12 @@ def forget(
     past = _write(database, base, folder, sequence)
     database.execute("ALTER TABLE left_interactions RENAME TO marked_interactions")
     still = count_rows(database, "marked_interactions WHERE part = 'train'")
+    if options.forget_after is not None and still < left * LEAST_LEFT:
+        raise UserError(
+            f"--forget-after {options.forget_after}: leaves out {left - still} of {left} new "
+            f"interactions, as the last one of all is much later, at {row[0]}: correct that row's "
+            "time, or forget later"
+        )
     of = {"user": base.trained_users, "item": base.schema.trained_items}
     words = " and ".join(f"{of[name] - kept[name]} of {of[name]} {name}s" for name in KEYS)
     found = Forgotten(
@@ -163,18 +174,18 @@ def _keep(
     """Make ``kept_NAME``: the ids that the rules keep, and their rows in the dataset, if any."""
     rules = "true"
     if options.forget_after is not None:
-        rules = f"last > {now - round(options.forget_after * day)}"
+        rules = f"_last > {now - round(options.forget_after * day)}"
     most = ""
     if options.capacity is not None:
         most = (
-            "QUALIFY row_number() OVER (ORDER BY last DESC, count DESC, "
+            "QUALIFY row_number() OVER (ORDER BY _last DESC, _count DESC, "
             f"{name}_id) <= {options.capacity}"
         )
     database.execute(
         f"CREATE TABLE kept_{name} AS SELECT {name}_id, _row FROM "
-        f"(SELECT {name}_id, max(last) AS last, sum(count) AS count, max(_row) AS _row FROM "
-        f"(SELECT {name}_id, last, count, _row FROM (SELECT {key} AS _row, max(time) AS last, "
-        f"count(*) AS count FROM base_training GROUP BY ALL) JOIN base_{name}s USING (_row) "
+        f"(SELECT {name}_id, max(_last) AS _last, sum(_count) AS _count, max(_row) AS _row FROM "
+        f"(SELECT {name}_id, _last, _count, _row FROM (SELECT {key} AS _row, max(time) AS _last, "
+        f"count(*) AS _count FROM base_training GROUP BY ALL) JOIN base_{name}s USING (_row) "
         f"UNION ALL SELECT {name}_id, max(time), count(*), NULL FROM marked_interactions "
         f"WHERE part = 'train' GROUP BY {name}_id) GROUP BY {name}_id) WHERE {rules} {most}"
     )
@@ -187,13 +198,13 @@ def _map(database: duckdb.DuckDBPyConnection, name: str, key: str) -> int:
     """
     ids = f"SELECT {name}_id FROM left_interactions WHERE part = 'train'"
     database.execute(
-        f"CREATE TABLE {name}_map AS SELECT _row, kept, "
-        "row_number() OVER (ORDER BY kept DESC, _row) - 1 AS row FROM "
+        f"CREATE TABLE {name}_map AS SELECT _row, _kept, "
+        "row_number() OVER (ORDER BY _kept DESC, _row) - 1 AS row FROM "
         f"(SELECT _row, _trained AND _row IN (SELECT _row FROM kept_{name} WHERE _row IS NOT NULL) "
-        f"AND (_row IN (SELECT {key} FROM kept_training) OR {name}_id IN ({ids})) AS kept "
+        f"AND (_row IN (SELECT {key} FROM kept_training) OR {name}_id IN ({ids})) AS _kept "
         f"FROM base_{name}s)"
     )
-    return count_rows(database, f"{name}_map WHERE kept")
+    return count_rows(database, f"{name}_map WHERE _kept")
 
 
 def _write(database: duckdb.DuckDBPyConnection, base: Base, folder: Path, sequence: str) -> int:
@@ -213,12 +224,16 @@ def _write(database: duckdb.DuckDBPyConnection, base: Base, folder: Path, sequen
         f"ORDER BY time{sequence}, user_row, item_index",
         folder / "past.parquet",
     )
+    counts, recent = "count(*) AS _found", ""
+    if (trend := base.schema.trend) is not None:
+        counts += f", {weight(trend)} AS _recent"
+        recent = f", coalesce(_recent, 0)::DOUBLE AS {RECENT}"
     write_query(
         database,
-        "SELECT base.* EXCLUDE (_row, _trained) REPLACE (coalesce(found, 0)::INTEGER AS "
-        f"train_count, CASE WHEN kept THEN row + 1 ELSE 0 END::INTEGER AS {named(ITEM)}) "
-        "FROM base_items base JOIN item_map USING (_row) LEFT JOIN (SELECT item_index AS row, "
-        "count(*) AS found FROM moved_training GROUP BY ALL) USING (row) ORDER BY row",
+        "SELECT base.* EXCLUDE (_row, _trained) REPLACE (coalesce(_found, 0)::INTEGER AS "
+        f"train_count, CASE WHEN _kept THEN row + 1 ELSE 0 END::INTEGER AS {named(ITEM)}{recent}) "
+        f"FROM base_items base JOIN item_map USING (_row) LEFT JOIN (SELECT item_index AS row, "
+        f"{counts} FROM moved_training GROUP BY ALL) USING (row) ORDER BY row",
         folder / "items.parquet",
     )
     _write_users(database, base, folder, sequence)
@@ -232,19 +247,19 @@ def _write_users(
     length = base.schema.history_length
     database.execute(
         "CREATE TABLE old_items AS SELECT user_map.row AS user_row, place, item_map.row "
-        f"AS item_index, item_map.kept FROM (SELECT _row, unnest({HISTORY}) - 1 AS item, "
+        f"AS item_index, item_map._kept AS kept FROM (SELECT _row, unnest({HISTORY}) - 1 AS item, "
         f"generate_subscripts({HISTORY}, 1) AS place FROM base_users WHERE _trained) "
-        "JOIN user_map USING (_row) JOIN item_map ON item_map._row = item WHERE user_map.kept; "
+        "JOIN user_map USING (_row) JOIN item_map ON item_map._row = item WHERE user_map._kept; "
         "CREATE TABLE lost AS SELECT DISTINCT user_row FROM old_items WHERE NOT kept"
     )
     order = f"time DESC{', sequence DESC' if sequence else ''}, item_index DESC"
     write_query(
         database,
         f"SELECT base.* EXCLUDE (_row, _trained, {HISTORY}, {HISTORY_CATEGORY}) REPLACE "
-        f"(kept AS trained, CASE WHEN kept THEN row + 1 ELSE 0 END::INTEGER AS {named(USER)}), "
-        f"coalesce(items, [])::INTEGER[] AS {HISTORY} FROM base_users base "
+        f"(_kept AS trained, CASE WHEN _kept THEN row + 1 ELSE 0 END::INTEGER AS {named(USER)}), "
+        f"coalesce(_items, [])::INTEGER[] AS {HISTORY} FROM base_users base "
         "JOIN user_map USING (_row) LEFT JOIN ("
-        "SELECT user_row AS row, list(item_index + 1 ORDER BY place) AS items FROM old_items "
+        "SELECT user_row AS row, list(item_index + 1 ORDER BY place) AS _items FROM old_items "
         "WHERE user_row NOT IN (FROM lost) GROUP BY ALL UNION ALL "
         "SELECT user_row, list(item_index + 1 ORDER BY place DESC) FROM (SELECT user_row, "
         f"item_index, row_number() OVER (PARTITION BY user_row ORDER BY {order}) AS place "

@@ -43,9 +43,9 @@ def grow_items(
         f"CASE WHEN _trained THEN _row ELSE {old} - 1 + row_number() OVER "
         "(PARTITION BY _trained ORDER BY train_count DESC, item_id) END AS item_index FROM "
         "(SELECT item_id, coalesce(_trained, false) AS _trained, _row, "
-        "coalesce(base.train_count, 0) + coalesce(found, 0) AS train_count "
+        "coalesce(base.train_count, 0) + coalesce(_found, 0) AS train_count "
         f"FROM items FULL JOIN {ITEMS} base USING (item_id) LEFT JOIN (SELECT item_id, "
-        "count(*) AS found FROM marked_interactions WHERE part = 'train' GROUP BY item_id) "
+        "count(*) AS _found FROM marked_interactions WHERE part = 'train' GROUP BY item_id) "
         "USING (item_id))"
     )
     trained = count_rows(database, "item_order WHERE train_count > 0")
@@ -95,9 +95,9 @@ def grow_users(
         f"CASE WHEN _trained THEN _row ELSE {old} - 1 + row_number() OVER "
         "(PARTITION BY _trained ORDER BY trained DESC, user_id) END AS user_row FROM "
         "(SELECT user_id, coalesce(_trained, false) AS _trained, _row, "
-        "coalesce(_trained, false) OR coalesce(found, 0) > 0 AS trained, "
-        f"(coalesce(found, 0) + coalesce(len(base.{HISTORY}), 0)) AS train_count "
-        "FROM (SELECT user_id, count(*) FILTER (WHERE trained) AS found FROM "
+        "coalesce(_trained, false) OR coalesce(_found, 0) > 0 AS trained, "
+        f"(coalesce(_found, 0) + coalesce(len(base.{HISTORY}), 0)) AS train_count "
+        "FROM (SELECT user_id, count(*) FILTER (WHERE trained) AS _found FROM "
         "(SELECT user_id, part = 'train' AS trained FROM marked_interactions "
         "UNION ALL SELECT user_id, false FROM users) GROUP BY user_id) "
         f"FULL JOIN {USERS} base USING (user_id))"
@@ -143,7 +143,7 @@ def _encode(
     name = named(attribute.name)
     code = f"{name}::INTEGER[]" if feature.multi_valued else f"{name}::INTEGER"
     database.execute(
-        f"INSERT INTO {named(f'encoded_{attribute.name}')} SELECT _number, code FROM numbered "
-        f"JOIN (SELECT _row, {code} AS code FROM {view}) USING (_row) WHERE NOT _known"
+        f"INSERT INTO {named(f'encoded_{attribute.name}')} SELECT _number, _code FROM numbered "
+        f"JOIN (SELECT _row, {code} AS _code FROM {view}) USING (_row) WHERE NOT _known"
     )
     return feature

@@ -25,7 +25,14 @@ import pyarrow.parquet as pq
 from dat_rec.data.database import connect, drop_tables, tables_of, threads_of
 from dat_rec.data.prepare import write
 from dat_rec.data.prepare.audience import write_pairs
-from dat_rec.data.prepare.base import ITEMS, Base, check_source, moments_of, register_base
+from dat_rec.data.prepare.base import (
+    ITEMS,
+    Base,
+    check_source,
+    check_unit,
+    moments_of,
+    register_base,
+)
 from dat_rec.data.prepare.bounds import bounds_of, cut_log, words_of_bounds
 from dat_rec.data.prepare.checks import Counts, reject_bad_rows
 from dat_rec.data.prepare.dense import dense_features, dense_names
@@ -243,6 +250,7 @@ class Stages:
                 check_source(base, source, sequence=sequence)
                 register_base(database, base, source)
                 train_from, begin = moments_of(database, base)
+                check_unit(base, begin, source.day)
                 bounds = replace(bounds, train_from=train_from)
             # How many rows there are, nobody knows before they are read.
             with (
@@ -339,7 +347,7 @@ class Stages:
             if self._options.trend and base is not None and base.schema.trend is not None:
                 trend = carry_recent(database, base.schema.trend)
             elif self._options.trend and base is None and checked.common_time:
-                trend = add_recent(database)
+                trend = add_recent(database, checked.day)
             ranges = find_ranges(database, checked.bounds.train_from)
             training = self._work / "training"
             write_training(database, training, after=base is not None)

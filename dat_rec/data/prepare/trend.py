@@ -4,8 +4,9 @@
 
 The age is the time to the end of training, h the half-life. It is the one of ``SHARES`` under which
 the popularity of the log's first nine tenths (``dat_rec.data.trend``) foretells the items of the
-last tenth best, by the mean of their log-likelihoods. Where none gains ``LEAST_GAIN`` over plain
-counts, what is popular does not change, and there is no such column.
+last tenth best, by the mean of their log-likelihoods; a day at least, so that the hours of the day
+are no trend. Where none gains ``LEAST_GAIN`` over plain counts, and ``LEAST_ERRORS`` times the
+standard error of that, what is popular does not change, and there is no such column.
 
 A dataset that follows another one (``--after``) keeps its half-life, and adds to what is left of
 its counts; where that one has none, so has this one.
@@ -27,16 +28,19 @@ SHARES = (0.5, 0.2, 0.1, 0.05, 0.02)
 """Half-lives that are tried, as shares of the time that the first nine tenths take."""
 LEAST_GAIN = 0.01
 """Minimum gain in log-likelihood, in nats an interaction."""
+LEAST_ERRORS = 4
+"""Minimum gain, in standard errors: the best of several is found by chance, too."""
 UNIT = 1 << 20
 """One, as a whole number."""
 TRAINING = "marked_interactions JOIN item_order USING (item_id) WHERE part = 'train'"
 
 
-def add_recent(database: duckdb.DuckDBPyConnection) -> Trend | None:
+def add_recent(database: duckdb.DuckDBPyConnection, day: int) -> Trend | None:
     """Add ``recent_count`` to ``item_rows``, if popularity changes.
 
     Args:
         database: holds ``marked_interactions``, ``item_order`` and ``item_rows``.
+        day: how much time a day is, in the unit of ``time``.
     """
     # A few wrong times, early or late, are not the log's begin or end.
     row = database.execute(
@@ -44,13 +48,11 @@ def add_recent(database: duckdb.DuckDBPyConnection) -> Trend | None:
     ).fetchone()
     assert row is not None  # an aggregate has a row
     begin, cut, until = (int(time) for time in row[0])
-    half_life = _half_life(database, begin, cut)
+    half_life = _half_life(database, begin, cut, day)
     if half_life is None:
         return None
     trend = Trend(half_life, until)
-    _add_column(
-        database, f"SELECT item_index, {_weight(trend)} FROM {TRAINING} GROUP BY item_index"
-    )
+    _add_column(database, f"SELECT item_index, {weight(trend)} FROM {TRAINING} GROUP BY item_index")
     return trend
 
 
@@ -70,7 +72,7 @@ def carry_recent(database: duckdb.DuckDBPyConnection, before: Trend) -> Trend:
         database,
         f"SELECT item_index, coalesce(base.{RECENT}, 0) * {left!r} + coalesce(found.weight, 0) "
         f"FROM item_order LEFT JOIN {ITEMS} base USING (item_id) LEFT JOIN (SELECT item_index, "
-        f"{_weight(trend)} AS weight FROM {TRAINING} GROUP BY item_index) found "
+        f"{weight(trend)} AS weight FROM {TRAINING} GROUP BY item_index) found "
         "USING (item_index) WHERE item_order.train_count > 0",
     )
     return trend
@@ -85,11 +87,11 @@ def _add_column(database: duckdb.DuckDBPyConnection, counts: str) -> None:
     )
 
 
-def _half_life(database: duckdb.DuckDBPyConnection, begin: int, cut: int) -> int | None:
+def _half_life(database: duckdb.DuckDBPyConnection, begin: int, cut: int, day: int) -> int | None:
     """The half-life that foretells the interactions from ``cut`` on best; None: none does."""
-    lives = [life for share in SHARES if (life := int(share * (cut - begin)))]
+    lives = [life for share in SHARES if (life := int(share * (cut - begin))) >= day]
     weights = "".join(
-        f", {_weight(Trend(life, cut), f'time < {cut}')} AS weight_{number}"
+        f", {weight(Trend(life, cut), f'time < {cut}')} AS weight_{number}"
         for number, life in enumerate(lives)
     )
     found = database.execute(
@@ -99,23 +101,25 @@ def _half_life(database: duckdb.DuckDBPyConnection, begin: int, cut: int) -> int
     early, late = found["early"].astype(np.float64), found["late"].astype(np.float64)
     if not lives or not early.any():
         return None
-    plain = _mean_log(early, late)
-    gains = [
-        _mean_log(trending(early, found[f"weight_{number}"]), late) - plain
-        for number in range(len(lives))
-    ]
-    best = int(np.argmax(gains))
-    return lives[best] if gains[best] >= LEAST_GAIN else None
+    plain = _logs(early)
+    best, best_gain = None, 0.0
+    for number, life in enumerate(lives):
+        gains = _logs(trending(early, found[f"weight_{number}"])) - plain
+        gain = float((late * gains).sum() / late.sum())
+        error = float(np.sqrt((late * (gains - gain) ** 2).sum())) / late.sum()
+        if gain >= max(LEAST_GAIN, LEAST_ERRORS * error) and gain > best_gain:
+            best, best_gain = life, gain
+    return best
 
 
-def _weight(trend: Trend, among: str = "true") -> str:
+def weight(trend: Trend, among: str = "true") -> str:
     """SQL: the sum of the weights of a group's interactions."""
     age = f"greatest(0, {trend.until} - time)::DOUBLE"
     one = f"round(pow(2.0, -{age} / {trend.half_life}) * {UNIT})::BIGINT"
     return f"coalesce(sum({one}) FILTER ({among}), 0)::DOUBLE / {UNIT}"
 
 
-def _mean_log(counts: Floats, late: Floats) -> float:
-    """Mean log-likelihood of the late interactions, by shares of the early ones' counts."""
-    shares = (counts + 0.5) / (counts + 0.5).sum()
-    return float((late * np.log(shares)).sum() / late.sum())
+def _logs(counts: Floats) -> Floats:
+    """(items,) logarithms of their shares."""
+    result: Floats = np.log((counts + 0.5) / (counts + 0.5).sum())
+    return result

@@ -125,7 +125,7 @@ def encode(
     folder: Path,
     known: str | None = None,
 ) -> Feature:
-    """Make ``encoded_NAME`` (_number, code) and the vocabulary's file.
+    """Make ``encoded_NAME`` (_number, _code) and the vocabulary's file.
 
     The vocabulary is that of the whole table, in the order of the text, so it does not depend on
     the order of the rows.
@@ -166,7 +166,7 @@ def encode(
             codes = (
                 f"SELECT _number, list(code ORDER BY place) AS code FROM ({codes}) GROUP BY _number"
             )
-        database.execute(f"CREATE TABLE {encoded} AS SELECT _number, code FROM ({codes})")
+        database.execute(f"CREATE TABLE {encoded} AS SELECT _number, code AS _code FROM ({codes})")
     values = "SELECT 0::INTEGER AS index, NULL::VARCHAR AS value UNION ALL "
     values += "SELECT code, value FROM vocabulary ORDER BY index"
     write_query(database, values, folder / "vocabularies" / f"{name}.parquet")
@@ -194,7 +194,7 @@ def _encode_number(
         )
     bucket = " + ".join(["1", *(f"({value} >= {edge!r})::INTEGER" for edge in edges)])
     database.execute(
-        f"CREATE TABLE {encoded} AS SELECT _number, ({bucket})::INTEGER AS code {finite}"
+        f"CREATE TABLE {encoded} AS SELECT _number, ({bucket})::INTEGER AS _code {finite}"
     )
     return len(starts) + 1
 
@@ -223,7 +223,7 @@ def join_encoded(
     joins = ""
     for number, attribute in enumerate(attributes):
         empty = "[]::INTEGER[]" if attribute.kind == "tags" else "0"
-        columns += f", coalesce(e{number}.code, {empty}) AS {named(attribute.name)}"
+        columns += f", coalesce(e{number}._code, {empty}) AS {named(attribute.name)}"
         encoded = named(f"encoded_{attribute.name}")
         joins += f" LEFT JOIN {encoded} e{number} ON e{number}._number = n._number"
     database.execute(f"CREATE TABLE {table} AS SELECT {columns} FROM numbered n{joins}")

@@ -69,9 +69,9 @@ def _wrong_rows(folder: Path, schema: Schema) -> Iterator[Fault]:
 def _wrong_counts(database: duckdb.DuckDBPyConnection, folder: Path) -> Iterator[Fault]:
     path = folder / "items.parquet"
     row = database.execute(
-        f"SELECT {ROW}, train_count, coalesce(found, 0) FROM {rows_of(path)} LEFT JOIN "
-        f"(SELECT item_index, count(*) AS found FROM training GROUP BY item_index) "
-        f"ON item_index = {ROW} WHERE train_count <> coalesce(found, 0) ORDER BY {ROW} LIMIT 1"
+        f"SELECT {ROW}, train_count, coalesce(_found, 0) FROM {rows_of(path)} LEFT JOIN "
+        "(SELECT item_index AS _index, count(*) AS _found FROM training GROUP BY item_index) "
+        f"ON _index = {ROW} WHERE train_count <> coalesce(_found, 0) ORDER BY {ROW} LIMIT 1"
     ).fetchone()
     if row:
         what = f"train_count is {row[1]}, and {row[2]} training interactions are of the item"

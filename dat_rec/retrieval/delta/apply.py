@@ -73,8 +73,10 @@ def apply(
     if not deltas:
         raise UserError("no delta is named: name one or more, the oldest first")
     for one in deltas:
-        if holds(one, out):
-            raise UserError(f"--out {out}: is a delta that is applied: name another folder")
+        if holds(one, out) or holds(out, one):
+            raise UserError(
+                f"--out {out}: is a delta that is applied, or holds one: name another folder"
+            )
     with ExitStack() as stack:
         folder = stack.enter_context(whole_folder(out, marker=MANIFEST, overwrite=overwrite))
         standing = read_standing(stack.enter_context(local_copy(base, MANIFEST)))
@@ -86,6 +88,11 @@ def apply(
         try:
             _make(standing, read, folder)
             stack.close()
+        except pa.ArrowException as error:
+            raise UserError(
+                f"{', '.join(map(str, deltas))}: cannot be read ({str(error).splitlines()[0]}): "
+                "fetch the delta again"
+            ) from error
         except OSError as error:
             raise UserError(
                 f"{out}: cannot be written ({error}): free the disk, or choose another --out"

@@ -526,3 +526,53 @@ def test_a_vector_of_another_size_does_not_follow(tmp_path: Path) -> None:
     pq.write_table(items, options["items"])
     changes = {"after": tmp_path / "before", "out": tmp_path / "out"}
     refused(own(tmp_path, **{**options, **changes}), "'text' (item, a vector of 5 numbers)")
+
+
+@pytest.mark.parametrize("side", ["item", "user"])
+def test_features_may_have_any_name(tmp_path: Path, side: str) -> None:
+    names = ("code", "found", "kept", "last", "items", "row_number", "weight", "place")
+    rows = [{f"{side}_id": n, **{name: f"{name} {n % 3}" for name in names}} for n in range(9)]
+    table = write_rows(tmp_path / "table.parquet", rows)
+    tables: dict[str, Any] = {f"{side}s": table, f"{side}_features": names}
+    for number, out in enumerate(("before", "out")):
+        log = [{"user_id": n % 9, "item_id": n % 7, "time": 60 * number + n} for n in range(60)]
+        write_rows(tmp_path / "log.parquet", log)
+        rules = {"after": tmp_path / "before", "capacity": 8} if number else {}
+        prepare(own(tmp_path, out=tmp_path / out, split="none", **tables, **rules))
+        assert validate(tmp_path / out) == []
+
+
+def test_a_category_may_be_called_code(tmp_path: Path) -> None:
+    write_rows(tmp_path / "items.parquet", [{"item_id": n, "code": f"c {n % 3}"} for n in range(9)])
+    log = [{"user_id": n % 9, "item_id": n % 7, "time": n} for n in range(60)]
+    write_rows(tmp_path / "log.parquet", log)
+    prepare(own(tmp_path, items=tmp_path / "items.parquet", category="code"))
+    assert validate(tmp_path / "out") == []
+
+
+def test_a_table_of_what_is_new_may_be_empty(days: Path, tmp_path: Path) -> None:
+    for name in ("items", "users"):
+        pq.write_table(pq.read_table(days / f"{name}.parquet")[:0], tmp_path / f"{name}.parquet")
+    log = [row for row in read(days / "log") if row["item_id"] in known_items(days)]
+    options = day_3(
+        days,
+        tmp_path / "out",
+        interactions=write_rows(tmp_path / "log.parquet", log),
+        items=tmp_path / "items.parquet",
+        users=tmp_path / "users.parquet",
+    )
+    assert prepare(options).items == len(known_items(days))
+    assert validate(tmp_path / "out") == []
+
+
+def known_items(days: Path) -> set[Any]:
+    return {row["item_id"] for row in read(days / "before" / "items")}
+
+
+def test_times_of_another_unit_are_refused(days: Path, tmp_path: Path) -> None:
+    log = pq.read_table(days / "log.parquet")
+    stamps = pa.array([10**15 + time for time in log["time"].to_pylist()], pa.timestamp("us"))
+    other = log.set_column(log.column_names.index("time"), "time", stamps)
+    pq.write_table(other, tmp_path / "log.parquet")
+    options = day_3(days, tmp_path / "out", interactions=tmp_path / "log.parquet", test_from=None)
+    refused(options, "its times are integers, up to 29", "and this log's are timestamps")

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.rows import places
+from dat_rec.data.schema import RECENT
 from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.runs.kept_rows import table_values
 from tests.data.prepare.chain import DAY, Row, write_rows
@@ -153,6 +155,8 @@ def test_a_capacity_that_leaves_nothing(tmp_path: Path) -> None:
     [
         ({"capacity": 0}, "--capacity 0: must be above 0"),
         ({"forget_after": -1.0}, "--forget-after -1.0: must be above 0"),
+        ({"forget_after": float("inf")}, "--forget-after inf: must be above 0"),
+        ({"forget_after": 0.1}, "--forget-after 0.1: "),
         ({"capacity": 5, "after": None}, "--capacity 5: needs --after, whose ids are forgotten"),
     ],
 )
@@ -163,6 +167,56 @@ def test_rules_that_are_none(
     words: str,
 ) -> None:
     refused(day_3(days, tmp_path / "out", **changes), words)
+
+
+def test_a_row_far_ahead_does_not_make_all_others_forgotten(tmp_path: Path) -> None:
+    rows = [{"user_id": n % 9, "item_id": n % 7, "time": n} for n in range(60)]
+    log = write_rows(tmp_path / "log.parquet", rows)
+    prepare(ParquetLog(interactions=log, out=tmp_path / "before", split="none"))
+    more = [row | {"time": row["time"] + 60} for row in rows]
+    write_rows(log, [*more, {"user_id": 1, "item_id": 1, "time": 10**6}])
+    options = ParquetLog(
+        interactions=log,
+        out=tmp_path / "out",
+        after=tmp_path / "before",
+        split="none",
+        forget_after=500.0,
+    )
+    refused(options, "--forget-after 500.0: leaves out 59 of 61 new interactions, as the last one")
+
+
+def test_recent_counts_forget_too(tmp_path: Path) -> None:
+    """Item 50 had many users at the end of the first day, of whom none is kept."""
+    rng = np.random.default_rng(3)
+    time = np.sort(rng.integers(0, 3_000, 3_000))
+    item = (rng.zipf(1.5, 3_000) + time // 600 * 4) % 20
+    rows = [
+        {"user_id": int(user), "item_id": int(one), "time": int(at)}
+        for user, one, at in zip(rng.integers(0, 30, 3_000), item, time, strict=True)
+    ]
+    rows += [{"user_id": 1_000 + n, "item_id": 50, "time": 2_990} for n in range(200)]
+    log = write_rows(tmp_path / "log.parquet", rows)
+    prepare(ParquetLog(interactions=log, out=tmp_path / "before", split="none"))
+    new = [{"user_id": n % 30, "item_id": n % 20, "time": 3_000 + n} for n in range(300)]
+    write_rows(log, [*new, {"user_id": 3, "item_id": 50, "time": 3_100}])
+    out = tmp_path / "out"
+    options = ParquetLog(
+        interactions=log, out=out, after=tmp_path / "before", split="none", capacity=30
+    )
+    schema = prepare(options)
+    trend = schema.trend
+    assert trend is not None
+    training = [
+        (row["item_index"], row["time"])
+        for path in (*schema.past_paths, *(file.path for file in schema.example_files))
+        for row in pq.read_table(out / path).to_pylist()
+    ]
+    items = pq.read_table(out / "items.parquet")
+    wanted = np.zeros(items.num_rows)
+    for index, at in training:
+        wanted[index] += 0.5 ** (max(0, trend.until - at) / trend.half_life)
+    assert items["train_count"].to_pylist()[items["item_id"].to_pylist().index(50)] == 1
+    np.testing.assert_allclose(items[RECENT].to_numpy(), wanted, rtol=0.01, atol=1e-3)
 
 
 KILLED = """

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -86,6 +87,25 @@ def test_elsewhere_there_are_none(tmp_path: Path, moving: bool, options: dict[st
     assert Schema.load(tmp_path / "out").trend is None
     assert "trend" not in (tmp_path / "out" / "schema.json").read_text()
     assert RECENT not in pq.read_schema(tmp_path / "out" / "items.parquet").names
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_chance_is_no_trend(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    item = rng.zipf(1.5, 800) % 30
+    write(tmp_path / "log.parquet", user_id=rng.integers(0, 50, 800), item_id=item, time=range(800))
+    make(tmp_path, "out", **OPTIONS)
+    assert Schema.load(tmp_path / "out").trend is None
+
+
+def test_hours_of_the_day_are_no_trend(tmp_path: Path) -> None:
+    """In two days, what is had at night differs from what is had by day."""
+    hour = np.sort(np.random.default_rng(1).integers(0, 48, ROWS))
+    item = np.random.default_rng(2).integers(0, 10, ROWS) + 10 * (hour % 24 < 12)
+    time = pa.array(hour * 3_600_000_000, pa.timestamp("us"))
+    write(tmp_path / "log.parquet", user_id=np.arange(ROWS) % 50, item_id=item, time=time)
+    make(tmp_path, "out", test_share=0.1)
+    assert Schema.load(tmp_path / "out").trend is None
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), None])

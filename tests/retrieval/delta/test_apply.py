@@ -280,6 +280,7 @@ def test_places_that_are_taken_are_refused(chain: Chain, tmp_path: Path) -> None
         (tmp_path / "mine", r"holds no export\.json"),
         (delta, "is a delta that is applied"),
         (delta / "within", "is a delta that is applied"),
+        (delta.parent, "is a delta that is applied, or holds one"),
     ):
         with pytest.raises(UserError, match=message):
             apply(chain.full[0], [delta], out, overwrite=True)
