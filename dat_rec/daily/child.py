@@ -129,7 +129,8 @@ def _work(parent: int, work: Callable[[], Any], log: Path, sender: Connection) -
         found = None, error
     except BaseException:
         traceback.print_exc()
-        raise
+        sys.stderr.flush()
+        os._exit(1)
     sys.stdout.flush()
     sys.stderr.flush()
     sender.send(found)

@@ -64,6 +64,11 @@ class ExampleReader:
         found = surveyed or survey(dataset, options.bad_ids, skip_repeats=options.skip_repeats)
         self.examples = sum(group.rows for group in found.groups)
         """Number of examples in one epoch."""
+        if self.examples == 0 and found.rows:
+            raise UserError(
+                f"{dataset.folder}: all {found.rows} training examples are repeats: pass "
+                "--examples.no-skip-repeats, or prepare a dataset of more days"
+            )
         if self.examples == 0:
             raise UserError(
                 f"{dataset.folder}: there are no training examples: it can be evaluated on alone; "

@@ -25,6 +25,7 @@ from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.data.stream.reader_options import ReaderOptions
 from dat_rec.data.stream.survey import join_surveys, survey
 from dat_rec.errors import UserError
+from tests.data.sources.prepared import own, write
 
 OPTIONS = ReaderOptions(global_batch=64, epochs=2, seed=1, negatives=2, lanes=3, shuffle_mb=0.01)
 """Three lanes, each of which shuffles as little as it can: as many rows as a row group has."""
@@ -514,3 +515,16 @@ def test_a_cut_off_file_is_refused(chopped: Dataset, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"part-00001.parquet: cannot be read"):
         ExampleReader(Dataset.open(tmp_path), OPTIONS)
+
+
+def test_a_dataset_of_repeats_alone_names_the_option(tmp_path: Path) -> None:
+    """The day after: its only interaction is one of the day before."""
+    write(tmp_path / "log.parquet", user_id=[1, 2, 2], item_id=[1, 1, 2], time=[1, 2, 3])
+    prepare(own(tmp_path, out=tmp_path / "before", split="none"))
+    write(tmp_path / "log.parquet", user_id=[2], item_id=[1], time=[9])
+    prepare(own(tmp_path, after=tmp_path / "before", split="none"))
+    dataset = Dataset.open(tmp_path / "out")
+    options = replace(OPTIONS, global_batch=1)
+    assert ExampleReader(dataset, options).examples == 1
+    with pytest.raises(UserError, match="all 1 training examples are repeats: pass"):
+        ExampleReader(dataset, replace(options, skip_repeats=True))
