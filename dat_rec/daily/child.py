@@ -6,6 +6,7 @@ writes.
 """
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -115,6 +116,8 @@ def _received(receiver: Connection) -> Found | None:
 
 
 def _work(parent: int, work: Callable[[], Any], log: Path, sender: Connection) -> None:
+    # What the parent has left to be collected may wait for threads that are not here.
+    gc.freeze()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) or os.getppid() != parent:
         os._exit(1)

@@ -4,15 +4,37 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, ParamSpec
 
 import pytest
 
 from dat_rec.daily.child import in_child
 from dat_rec.errors import NoRowsError, RankError, StoppedError
+
+LIMIT_S = 60
+P = ParamSpec("P")
+
+
+def apart(test: Callable[P, None]) -> Callable[P, None]:
+    """The test in a process that has no threads to fork, as the driver has none."""
+
+    @wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asked = (test.__name__, args, kwargs)
+        process = get_context("spawn").Process(target=_run, args=asked)
+        process.start()
+        process.join(LIMIT_S)
+        process.kill()
+        assert process.exitcode == 0
+
+    return run
+
+
+def _run(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    globals()[name].__wrapped__(*args, **kwargs)
 
 
 def fail(error: BaseException) -> NoReturn:
@@ -23,6 +45,7 @@ def kill_itself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@apart
 def test_what_it_returns_and_prints(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("before\n")
@@ -46,6 +69,7 @@ def test_what_it_returns_and_prints(tmp_path: Path) -> None:
         (partial(fail, ValueError("a bug")), RuntimeError, "work: ended with exit code 1"),
     ],
 )
+@apart
 def test_what_it_raises(
     work: Callable[[], Any], kind: type[Exception], words: str, tmp_path: Path
 ) -> None:
@@ -55,6 +79,7 @@ def test_what_it_raises(
     assert ("ValueError: a bug" in said) == (kind is RuntimeError)
 
 
+@apart
 def test_it_is_killed_with_its_parent(tmp_path: Path) -> None:
     place = tmp_path / "pid"
 
@@ -73,6 +98,7 @@ def test_it_is_killed_with_its_parent(tmp_path: Path) -> None:
         time.sleep(0.02)
 
 
+@apart
 def test_sigterm_is_passed_on(tmp_path: Path) -> None:
     place = tmp_path / "pid"
     pid = os.getpid()

@@ -92,7 +92,8 @@ def test_where_popularity_changes_todays_rate_is_served(tmp_path: Path) -> None:
     replace(Schema.load(data), trend=Trend(half_life=10, until=99)).save(data)
     run = write_run(tmp_path / "run", data, loss=LossConfig(popularity=0.6))
     count = trending(items["train_count"].to_numpy()[:TRAINED_ITEMS], recent[:TRAINED_ITEMS])
-    count = np.maximum(np.append(1, count), 1)
+    count = np.maximum(count, 1)
+    count = np.append(np.exp(np.log(count).mean()), count)
     added = LossConfig().temperature * 0.6 * np.log(count / count.max())
     found = load_model(run).model.popularity_R
     assert found is not None
