@@ -90,6 +90,8 @@ def forget(
         _keep(database, name, key, options, int(row[0]), day)
     both = "SEMI JOIN kept_user USING (user_id) SEMI JOIN kept_item USING (item_id)"
     left = count_rows(database, "marked_interactions WHERE part = 'train'")
+    if options.forget_after is not None:
+        _check_last(database, options.forget_after, int(row[0]), day, left)
     database.execute(
         "CREATE TABLE left_interactions AS FROM marked_interactions WHERE part <> 'train' "
         f"UNION ALL FROM (FROM marked_interactions WHERE part = 'train') {both}; "
@@ -115,12 +117,6 @@ def forget(
     past = _write(database, base, folder, sequence)
     database.execute("ALTER TABLE left_interactions RENAME TO marked_interactions")
     still = count_rows(database, "marked_interactions WHERE part = 'train'")
-    if options.forget_after is not None and still < left * LEAST_LEFT:
-        raise UserError(
-            f"--forget-after {options.forget_after}: leaves out {left - still} of {left} new "
-            f"interactions, as the last one of all is much later, at {row[0]}: correct that row's "
-            "time, or forget later"
-        )
     of = {"user": base.trained_users, "item": base.schema.trained_items}
     words = " and ".join(f"{of[name] - kept[name]} of {of[name]} {name}s" for name in KEYS)
     found = Forgotten(
@@ -133,6 +129,25 @@ def forget(
     )
     register_views(database, left_of(base, found, folder), columns_of(database, "interactions"))
     return found
+
+
+def _check_last(
+    database: duckdb.DuckDBPyConnection, forget_after: float, last: int, day: int, new: int
+) -> None:
+    """Refuse a last interaction by which nearly all new ones are too old.
+
+    Raises:
+        UserError: names it, and how many are.
+    """
+    old = count_rows(
+        database,
+        f"marked_interactions WHERE part = 'train' AND time <= {last - round(forget_after * day)}",
+    )
+    if old > new * (1 - LEAST_LEFT):
+        raise UserError(
+            f"--forget-after {forget_after}: leaves out {old} of {new} new interactions, as the "
+            f"last one of all is much later, at {last}: correct that row's time, or forget later"
+        )
 
 
 def left_of(base: Base, found: Forgotten, folder: Path) -> Base:

@@ -182,7 +182,7 @@ def test_a_row_far_ahead_does_not_make_all_others_forgotten(tmp_path: Path) -> N
         split="none",
         forget_after=500.0,
     )
-    refused(options, "--forget-after 500.0: leaves out 59 of 61 new interactions, as the last one")
+    refused(options, "--forget-after 500.0: leaves out 60 of 61 new interactions, as the last one")
 
 
 def test_recent_counts_forget_too(tmp_path: Path) -> None:

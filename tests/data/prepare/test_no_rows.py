@@ -56,7 +56,7 @@ def test_a_day_without_rows(day: str, catalogue: bool, folder: Path, tmp_path: P
     [
         ("5", {}, "negative user_id"),
         ("2", {"interactions": Path("nowhere")}, "nowhere: no such file"),
-        ("2", {"items": Path("empty.parquet")}, "the items are empty"),
+        ("2", {"items": Path("empty.parquet")}, "item not in the catalogue"),
         ("2", {"after": None}, "no interaction is left to train on (test: all that is new): pass"),
         ("2", {"test_share": 0.2}, "--test-share has no meaning for --split all, which holds out"),
         ("2", {"test_from": "1"}, "--test-from needs --split time: it is all: leave one out"),
