@@ -7,7 +7,7 @@ import pytest
 from dat_rec.daily.root import Day
 from dat_rec.daily.steps import Asked, steps_of
 
-TODAY, BEFORE = (Day(Path("/root"), f"day={day}") for day in (2, 1))
+TODAY, BEFORE = (Day(Path("/days"), f"day={day}") for day in (2, 1))
 
 
 @pytest.mark.parametrize("rule", [("--forget-after", "90"), ("--forget_after=90",)])
@@ -15,10 +15,10 @@ def test_only_the_dataset_that_is_trained_on_forgets(rule: tuple[str, ...]) -> N
     asked = Asked(("--interactions", "log", *rule, "--time", "when", "--capacity", "9"), ())
     steps = {step.name: step.words for step in steps_of(TODAY, BEFORE, asked)}
     log = ("prepare", "parquet", "--interactions", "log", "--time", "when", "--to", "day=2")
-    after = ("--from", "day=2", "--after", "/root/1/data")
-    assert steps["score"] == (*log, *after, "--split", "all", "--out", "/root/2/score")
+    after = ("--from", "day=2", "--after", "/days/1/data")
+    assert steps["score"] == (*log, *after, "--split", "all", "--out", "/days/2/score")
     forgetting = (*rule, "--capacity", "9")
-    train = ("--split", "none", "--out", "/root/2/data")
+    train = ("--split", "none", "--out", "/days/2/data")
     assert steps["prepare"] == (*log, *after, *forgetting, *train)
     first = {step.name: step.words for step in steps_of(TODAY, None, asked)}
     assert list(first) == ["prepare", "train", "export"]
@@ -29,7 +29,7 @@ def test_without_exports_a_day_ends_with_its_training() -> None:
     asked = Asked((), ("--epochs", "3"), export=False)
     steps = steps_of(TODAY, BEFORE, asked)
     assert [step.name for step in steps] == ["score", "evaluate", "prepare", "train"]
-    assert steps[-1].words[-4:] == ("--epochs", "3", "--warm-start", "/root/1/run")
+    assert steps[-1].words[-4:] == ("--epochs", "3", "--warm-start", "/days/1/run")
 
 
 def test_a_delta_is_since_the_export_before_where_there_is_one(tmp_path: Path) -> None:
