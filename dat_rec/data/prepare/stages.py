@@ -14,7 +14,7 @@ that a ``prepare`` that was killed goes on from there.
 """
 
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -34,7 +34,7 @@ from dat_rec.data.prepare.base import (
     register_base,
 )
 from dat_rec.data.prepare.bounds import bounds_of, cut_log, words_of_bounds
-from dat_rec.data.prepare.checks import Counts, reject_bad_rows
+from dat_rec.data.prepare.checks import reject_bad_rows
 from dat_rec.data.prepare.dense import dense_features, dense_names
 from dat_rec.data.prepare.forget import Forgotten, forget, left_of
 from dat_rec.data.prepare.grown import grow_items, grow_users
@@ -50,12 +50,12 @@ from dat_rec.data.prepare.options import Options
 from dat_rec.data.prepare.parts import part_names, take_over_all, write_past
 from dat_rec.data.prepare.shuffle import file_cuts
 from dat_rec.data.prepare.split import hold_out, keep_frequent
+from dat_rec.data.prepare.stage_results import Checked, Marked, Numbered, Ordered, Written
 from dat_rec.data.prepare.trend import add_recent, carry_recent
 from dat_rec.data.prepare.user_histories import UserHistories
 from dat_rec.data.prepare.user_ranges import (
     ITEMS_IN_ORDER,
     Shared,
-    UserRange,
     count_ties,
     make_folders,
     write_range,
@@ -69,7 +69,6 @@ from dat_rec.data.schema import (
     ITEM,
     SIDES,
     USER,
-    DenseFeature,
     ExampleFile,
     Feature,
     Schema,
@@ -77,119 +76,13 @@ from dat_rec.data.schema import (
 from dat_rec.data.source import (
     HISTORY_CATEGORY,
     SEQUENCE,
-    Attribute,
-    Bounds,
-    Split,
-    Validation,
     columns_of,
 )
-from dat_rec.data.trend import Trend
 
 UNORDERED = (
     "no user has training interactions of two times: each one's history holds the user's other "
     "items, in no order"
 )
-
-
-@dataclass(frozen=True)
-class _Checked:
-    """What the stage ``check`` hands on, beside the clean relations."""
-
-    counts: Counts
-    source: str
-    category: str
-    attributes: tuple[Attribute, ...]
-    split: Split
-    validation: Validation | None
-    bounds: Bounds
-    day: int
-    """How much time is a day, in the unit of times."""
-    later: int
-    """Number of interactions that lie behind the end of the log."""
-    minimum: int
-    common_time: bool
-    notes: tuple[str, ...]
-    facts: dict[str, float] | None
-
-
-@dataclass(frozen=True)
-class _Marked:
-    """What the stage ``split`` hands on, beside the marked interactions."""
-
-    split: str
-    """The split in words, and how much it holds out."""
-    notes: tuple[str, ...]
-    rows: int
-
-
-@dataclass(frozen=True)
-class _Numbered:
-    """What the stage ``number`` hands on, beside its files."""
-
-    query_features: tuple[Feature, ...]
-    item_features: tuple[Feature, ...]
-    ranges: tuple[UserRange, ...]
-    users: int
-    items: int
-    tests: int
-    validation: int
-    has_sequence: bool
-    """Whether a sequence orders the interactions of one time."""
-    unordered: bool
-    """Whether no user has training interactions of two times."""
-    trend: Trend | None
-    dense: tuple[DenseFeature, ...]
-    before: int = 0
-    """Number of training interactions of the dataset that is gone on from; 0: there is none."""
-
-    @property
-    def rows(self) -> int:
-        """Number of rows of the users' sequences.
-
-        They are the training interactions; where a dataset is gone on from, the new ones, and the
-        items of the histories in it.
-        """
-        return sum(found.rows for found in self.ranges)
-
-    @property
-    def examples(self) -> int:
-        """Number of those that are examples."""
-        return sum(found.examples for found in self.ranges)
-
-    @property
-    def past(self) -> int:
-        """Number of the others, which come before."""
-        return self.before or self.rows - self.examples
-
-    @property
-    def read(self) -> int:
-        """Number of training interactions that are read."""
-        return self.examples if self.before else self.rows
-
-
-@dataclass(frozen=True)
-class _Ordered:
-    """What the stage ``users`` hands on, beside its files."""
-
-    ties: int
-    """Number of training interactions that nothing but the item orders after the one before."""
-
-    def notes(self, rows: int) -> tuple[str, ...]:
-        """A line, if there are ties."""
-        if not self.ties:
-            return ()
-        return (
-            f"{self.ties} of {rows} training interactions have the user and time of another one "
-            "before them: neither is in the other's history, and later ones have them in the order "
-            "of the items",
-        )
-
-
-@dataclass(frozen=True)
-class _Written:
-    """What the stage ``examples`` hands on, beside its files."""
-
-    files: tuple[ExampleFile, ...]
 
 
 class Stages:
@@ -216,29 +109,29 @@ class Stages:
         options = self._options
         with connect(self._work, options.memory_limit, options.threads) as database:
             threads = threads_of(database)
-            checked = self._journal.stage("check", _Checked, lambda: self._check(database))
-            marked = self._journal.stage("split", _Marked, lambda: self._split(database, checked))
+            checked = self._journal.stage("check", Checked, lambda: self._check(database))
+            marked = self._journal.stage("split", Marked, lambda: self._split(database, checked))
             marked = self._forget(database, checked, marked)
             numbered = self._journal.stage(
-                "number", _Numbered, lambda: self._number(database, checked, marked)
+                "number", Numbered, lambda: self._number(database, checked, marked)
             )
         drop_tables(self._work, "check", "split", "forget", "number")
         category = checked.category
         ordered = self._journal.stage(
-            "users", _Ordered, lambda: self._users(checked, numbered, threads)
+            "users", Ordered, lambda: self._users(checked, numbered, threads)
         )
         written = self._journal.stage(
-            "examples", _Written, lambda: self._examples(numbered, category, threads)
+            "examples", Written, lambda: self._examples(numbered, category, threads)
         )
         return self._schema(checked, marked, numbered, ordered, written.files)
 
-    def _items(self, numbered: _Numbered) -> pa.RecordBatch:
+    def _items(self, numbered: Numbered) -> pa.RecordBatch:
         """The item features, a row for each item_index."""
         names = write.names_of(numbered.item_features)
         table = pq.read_table(self._folder / "items.parquet", columns=names)
         return table.combine_chunks().to_batches()[0]
 
-    def _check(self, database: duckdb.DuckDBPyConnection) -> _Checked:
+    def _check(self, database: duckdb.DuckDBPyConnection) -> Checked:
         with tables_of(database, self._work, "check"):
             options, later = self._options, 0
             source = options.register(database, self._work)
@@ -265,7 +158,7 @@ class Stages:
                 counts = reject_bad_rows(
                     database, options.max_rejected, ITEMS if base else None, begin
                 )
-        return _Checked(
+        return Checked(
             counts=counts,
             source=source.name,
             category=source.category,
@@ -281,7 +174,7 @@ class Stages:
             facts=source.facts,
         )
 
-    def _split(self, database: duckdb.DuckDBPyConnection, checked: _Checked) -> _Marked:
+    def _split(self, database: duckdb.DuckDBPyConnection, checked: Checked) -> Marked:
         rows = checked.counts.interactions_read
         with (
             _bar("split", rows) as bar,
@@ -299,7 +192,7 @@ class Stages:
             words += [checked.validation.words, str(held_out[1])]
         warnings = (line for one in held_out for line in one.warnings)
         words += bounded
-        return _Marked("; ".join(words), (*notes, *warnings), held_out[0].of)
+        return Marked("; ".join(words), (*notes, *warnings), held_out[0].of)
 
     @property
     def _forgets(self) -> list[str]:
@@ -308,8 +201,8 @@ class Stages:
         return [] if rules == (None, None) else ["forget"]
 
     def _forget(
-        self, database: duckdb.DuckDBPyConnection, checked: _Checked, marked: _Marked
-    ) -> _Marked:
+        self, database: duckdb.DuckDBPyConnection, checked: Checked, marked: Marked
+    ) -> Marked:
         """Go on from what is left of the dataset, and say what is not."""
         base, folder = self._base, self._work / "base"
         if not self._forgets or base is None:
@@ -328,8 +221,8 @@ class Stages:
         return replace(marked, notes=(*marked.notes, found.note))
 
     def _number(
-        self, database: duckdb.DuckDBPyConnection, checked: _Checked, marked: _Marked
-    ) -> _Numbered:
+        self, database: duckdb.DuckDBPyConnection, checked: Checked, marked: Marked
+    ) -> Numbered:
         folder, attributes = self._folder, checked.attributes
         with (
             _bar("number", marked.rows) as bar,
@@ -370,7 +263,7 @@ class Stages:
                 dense["item"],
                 recent=trend is not None,
             )
-            return _Numbered(
+            return Numbered(
                 query_features=tuple(users),
                 item_features=tuple(items),
                 dense=(
@@ -390,7 +283,7 @@ class Stages:
                 trend=trend,
             )
 
-    def _users(self, checked: _Checked, numbered: _Numbered, threads: int) -> _Ordered:
+    def _users(self, checked: Checked, numbered: Numbered, threads: int) -> Ordered:
         make_folders(self._work)
         shared = Shared(
             work=self._work,
@@ -413,9 +306,9 @@ class Stages:
                 write_range(numbered.ranges[number], shared, bar.add)
 
             bar.in_threads(work, range(len(numbered.ranges)), threads)
-        return _Ordered(count_ties(self._work))
+        return Ordered(count_ties(self._work))
 
-    def _examples(self, numbered: _Numbered, category: str, threads: int) -> _Written:
+    def _examples(self, numbered: Numbered, category: str, threads: int) -> Written:
         files = {name: f"{name}.parquet" for name in ("users", "seen")}
         if self._base is not None:
             files = self._take_over(self._base, numbered)
@@ -448,9 +341,9 @@ class Stages:
 
             rows = bar.in_threads(work, range(-len(tables), len(names)), threads)
         of_files = zip(names, rows[len(tables) :], strict=True)
-        return _Written(tuple(ExampleFile(name, count) for name, count in of_files))
+        return Written(tuple(ExampleFile(name, count) for name, count in of_files))
 
-    def _take_over(self, base: Base, numbered: _Numbered) -> dict[str, str]:
+    def _take_over(self, base: Base, numbered: Numbered) -> dict[str, str]:
         """Take the dataset's parts over, add its examples to the past, and name what is left."""
         take_over_all(base, self._folder)
         if base.schema.examples:
@@ -458,7 +351,7 @@ class Stages:
         files = {"users": "users.parquet"}
         return files | ({"seen": self._seen_files(numbered)[-1]} if numbered.examples else {})
 
-    def _seen_files(self, numbered: _Numbered) -> tuple[str, ...]:
+    def _seen_files(self, numbered: Numbered) -> tuple[str, ...]:
         """The parts of the pairs, where a dataset is gone on from: its own, and what is new."""
         if self._base is None:
             return ()
@@ -473,10 +366,10 @@ class Stages:
 
     def _schema(
         self,
-        checked: _Checked,
-        marked: _Marked,
-        numbered: _Numbered,
-        ordered: _Ordered,
+        checked: Checked,
+        marked: Marked,
+        numbered: Numbered,
+        ordered: Ordered,
         files: tuple[ExampleFile, ...],
     ) -> Schema:
         by_name = {feature.name: feature for feature in numbered.item_features}

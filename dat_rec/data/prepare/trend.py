@@ -32,6 +32,7 @@ LEAST_ERRORS = 4
 """Minimum gain, in standard errors: the best of several is found by chance, too."""
 UNIT = 1 << 20
 """One, as a whole number."""
+ROWS = "marked_interactions WHERE part = 'train'"
 TRAINING = "marked_interactions JOIN item_order USING (item_id) WHERE part = 'train'"
 
 
@@ -43,9 +44,7 @@ def add_recent(database: duckdb.DuckDBPyConnection, day: int) -> Trend | None:
         day: how much time a day is, in the unit of ``time``.
     """
     # A few wrong times, early or late, are not the log's begin or end.
-    row = database.execute(
-        f"SELECT quantile_disc(time, [0.01, 0.9, 0.999]) FROM {TRAINING}"
-    ).fetchone()
+    row = database.execute(f"SELECT quantile_disc(time, [0.01, 0.9, 0.999]) FROM {ROWS}").fetchone()
     assert row is not None  # an aggregate has a row
     begin, cut, until = (int(time) for time in row[0])
     half_life = _half_life(database, begin, cut, day)
@@ -63,7 +62,7 @@ def carry_recent(database: duckdb.DuckDBPyConnection, before: Trend) -> Trend:
         database: holds, besides what ``add_recent`` needs, the dataset's ``base_items``.
         before: the dataset's.
     """
-    row = database.execute(f"SELECT quantile_disc(time, 0.999) FROM {TRAINING}").fetchone()
+    row = database.execute(f"SELECT quantile_disc(time, 0.999) FROM {ROWS}").fetchone()
     assert row is not None
     until = max(before.until, before.until if row[0] is None else int(row[0]))
     trend = Trend(before.half_life, until)
