@@ -1,9 +1,11 @@
 """Does going on from yesterday keep up with training anew on all days, and at what cost?
 
-    python -m benchmarks.daily --work FOLDER --days 12 --seeds 1
+    python -m benchmarks.daily --work FOLDER --seeds 3
+    python -m benchmarks.daily --work FOLDER --seeds 3 --kuairand KUAIRAND --batch-size 512
 
-A planted world of drifting taste, with 3 % more users and items a day. HR@100 of all pairs of each
-day, before it is trained on, of four models, all with as many epochs:
+A planted world of drifting taste, with 3 % more users and items a day, or the last 14 days of
+KuaiRand-Pure. HR@100 of all pairs of each day, before it is trained on, of four models, all with as
+many epochs:
 
 - daily modern (DAT), and daily two-tower: ``dat-rec daily``;
 - anew: trained from scratch on all days before;
@@ -23,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from benchmarks.daily_logs import ITEM_FEATURES, USER_FEATURES, write_kuairand, write_world
 from benchmarks.record import append, circumstances
 from dat_rec.commands import evaluate, prepare, train
 from dat_rec.daily.child import in_child
@@ -34,9 +35,8 @@ from dat_rec.daily.root import Day
 from dat_rec.daily.steps import Asked
 from dat_rec.daily.table import read_rows
 
-GROWTH, DRIFT, SHARPNESS, DIM, CATEGORIES = 1.03, 0.25, 8.0, 16, 12
 FIRST = 2
-"""The day up to which the first model is trained; days count from 0."""
+"""The day of the planted world up to which the first model is trained; days count from 0."""
 ARMS = ("daily modern", "daily two-tower", "anew", "untouched")
 FIGURE = "HR@100"
 COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
@@ -44,36 +44,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "train": train.run,
     "evaluate": evaluate.run,
 }
-
-
-def write_world(folder: Path, days: int, rows: int, users: int, items: int, seed: int) -> None:
-    """Write ``folder``/log/day=D and items.parquet; tastes turn a little every day."""
-    rng = np.random.default_rng(seed)
-    most_users, most_items = (int(n * GROWTH**days) + 1 for n in (users, items))
-    centre = rng.normal(size=(CATEGORIES, DIM))
-    category = rng.integers(0, CATEGORIES, most_items)
-    item = _unit(_unit(centre)[category] + 0.25 * rng.normal(size=(most_items, DIM)))
-    taste = _unit(rng.normal(size=(most_users, DIM)))
-    popularity = rng.permutation(np.log(1 / np.arange(1, most_items + 1) ** 0.5))
-    for day in range(days):
-        taste = _unit(taste + DRIFT / np.sqrt(DIM) * rng.normal(size=taste.shape))
-        here_users, here_items = (int(n * GROWTH**day) for n in (users, items))
-        user = np.sort((rng.random(rows) ** 1.5 * here_users).astype(np.int64))
-        score = SHARPNESS * taste[:here_users] @ item[:here_items].T + popularity[:here_items]
-        chance = np.cumsum(np.exp(score - score.max(1, keepdims=True)), 1)
-        draw = rng.random(rows) * chance[user, -1]
-        chosen = [int(np.searchsorted(chance[u], x)) for u, x in zip(user, draw, strict=True)]
-        moment = day * 86_400 + rng.permutation(rows) * 86_400 // rows
-        part = folder / "log" / f"day={day}"
-        part.mkdir(parents=True)
-        columns = {"user_id": user, "item_id": np.array(chosen), "time": moment}
-        pq.write_table(pa.table(columns), part / "part.parquet")
-    catalogue = {"item_id": np.arange(most_items), "kind": category}
-    pq.write_table(pa.table(catalogue), folder / "items.parquet")
-
-
-def _unit(vectors: Any) -> Any:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 class Costs:
@@ -105,12 +75,20 @@ class Costs:
 
 
 def measure(
-    folder: Path, days: int, log: tuple[str, ...], flags: tuple[str, ...]
+    folder: Path, first: int, days: int, log: tuple[str, ...], flags: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Walk the days with each model; return the figures by arm and day, and the costs by arm."""
+    """Walk the days with each model; return the figures by arm and day, and the costs by arm.
+
+    Args:
+        folder: for datasets and runs.
+        first: day up to which the first model is trained; days count from 0.
+        days: number of days.
+        log: options of ``dat-rec prepare parquet``.
+        flags: options of ``dat-rec train``.
+    """
     found: dict[str, list[float]] = {}
     costs: dict[str, list[float]] = {}
-    names = [str(day) for day in range(FIRST, days)]
+    names = [str(day) for day in range(first, days)]
     for preset in ("modern", "two-tower"):
         arm, root = f"daily {preset}", folder / preset
         cost = Costs(folder / f"{preset}.cost")
@@ -124,14 +102,14 @@ def measure(
     cost = Costs(folder / "anew.cost")
     anew = folder / "anew"
     found |= {"anew": [], "untouched": []}
-    for day in range(FIRST + 1, days):
+    for day in range(first + 1, days):
         score = Day(folder / "modern", str(day)).score
         shutil.rmtree(anew, ignore_errors=True)
         made = ("prepare", "parquet", *log, "--to", f"{day - 1}", "--split", "none")
         _do(folder, cost, *made, "--out", f"{anew / 'data'}")
         _do(folder, cost, "train", "--data", f"{anew / 'data'}", "--out", f"{anew / 'run'}", *flags)
-        first = folder / "modern" / str(FIRST) / "run"
-        for arm, run in (("anew", anew / "run"), ("untouched", first)):
+        untouched = folder / "modern" / str(first) / "run"
+        for arm, run in (("anew", anew / "run"), ("untouched", untouched)):
             asked_ = ("--run", f"{run}", "--data", f"{score}", "--no-fitted-baselines")
             _do(folder, cost, "evaluate", *asked_)
             metrics = json.loads((run / "metrics.json").read_text())
@@ -144,14 +122,14 @@ def _do(folder: Path, cost: Costs, name: str, *words: str) -> None:
     in_child(partial(cost.command(name), words), folder / "log.txt", name)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], first: int) -> str:
     """Means over the seeds, by day and arm; CPU seconds of all days, and of the last one."""
     arms = [arm for arm in ARMS if arm in rows[0]["hr100"]]
     of = {arm: np.mean([row["hr100"][arm] for row in rows], axis=0) for arm in arms}
     lines = [f"{'day':>4}  " + "  ".join(f"{arm:>15}" for arm in arms)]
     for number in range(len(of[arms[0]])):
         cells = "  ".join(f"{of[arm][number]:>15.4f}" for arm in arms)
-        lines.append(f"{FIRST + 1 + number:>4}  {cells}")
+        lines.append(f"{first + 1 + number:>4}  {cells}")
     lines.append("mean  " + "  ".join(f"{of[arm].mean():>15.4f}" for arm in arms))
     for name, of_days in (("cpu s", sum), ("last", lambda days: days[-1])):
         costs = [
@@ -170,13 +148,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000, help="Interactions of each day.")
     parser.add_argument("--users", type=int, default=1_500, help="Users of the first day.")
     parser.add_argument("--items", type=int, default=1_500, help="Items of the first day.")
+    parser.add_argument("--kuairand", type=Path, help="Folder of KuaiRand-Pure, as its log.")
     parser.add_argument("--epochs", type=int, default=2, help="Of every training.")
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--results", type=Path, help="File of JSON lines to add to.")
     parser.add_argument("--smoke", action="store_true", help="Show that the script runs.")
     given = parser.parse_args()
     days, rows, users, items = given.days, given.rows, given.users, given.items
+    first = 0 if given.kuairand else FIRST
     if given.smoke:
         days, rows, users, items = FIRST + 2, 600, 60, 150
     found = []
@@ -184,21 +165,31 @@ def main() -> None:
         folder = (given.work / f"daily-{seed}").absolute()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_world(folder, days, rows, users, items, seed)
-        tables = ("--interactions", f"{folder / 'log'}", "--items", f"{folder / 'items.parquet'}")
+        tables = ["--interactions", f"{folder / 'log'}", "--items", f"{folder / 'items.parquet'}"]
+        if given.kuairand:
+            days = write_kuairand(folder, given.kuairand)
+            tables += ["--users", f"{folder / 'users.parquet'}", "--separator", "tag=,"]
+            tables += ["--category", "category", "--numbers", "video_duration"]
+            tables += ["--user-features", *USER_FEATURES, "--item-features", *ITEM_FEATURES]
+        else:
+            write_world(folder, days, rows, users, items, seed)
+            tables += ["--category", "kind"]
         flags = (
-            *("--batch-size", "256", "--epochs", f"{given.epochs}", "--device", given.device),
-            *("--seed", f"{seed}", "--optimizer.warmup-steps", "10"),
+            *("--batch-size", f"{given.batch_size}", "--epochs", f"{given.epochs}"),
+            *("--device", given.device, "--seed", f"{seed}", "--optimizer.warmup-steps", "10"),
         )
-        found.append(measure(folder, days, (*tables, "--category", "kind"), flags))
-    print(table(found), file=sys.stderr)
+        found.append(measure(folder, first, days, tuple(tables), flags))
+        print(table(found, first), file=sys.stderr, flush=True)
+    log = (
+        {"log": "KuaiRand-Pure", "days": days}
+        if given.kuairand
+        else {"log": "planted", "days": days, "rows": rows, "users": users, "items": items}
+    )
     row = {
         "benchmark": "daily",
-        "days": days,
-        "rows": rows,
-        "users": users,
-        "items": items,
+        **log,
         "epochs": given.epochs,
+        "batch_size": given.batch_size,
         "seeds": found,
     }
     append(given.results, {**row, **circumstances()})
