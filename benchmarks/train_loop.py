@@ -49,7 +49,7 @@ def measure(config: TrainConfig, seconds: float, warmup_steps: int) -> dict[str,
         steps_of = pipeline(config, dataset, context)
         options = reader_options(config, config.batch_size * context.world_size)
         reader = ExampleReader(dataset, options, context.rank, context.world_size)
-        batches = Prefetcher(iter(reader))
+        batches = Prefetcher(iter(reader), context.device)
         for _ in range(warmup_steps):
             steps_of.progress(batches)
         waited, times = batches.wait_s, [time.perf_counter()]

@@ -7,7 +7,7 @@ their squares before the update: every plan updates as the unsharded table would
 
 A hook stands between lookup and output exchange, and its backward runs before FBGEMM's fused
 update. FBGEMM adds the mean of g² over its own columns to the accumulator; the hook first adds what
-is missing to the mean over the whole row.
+is missing to the mean over the whole row. The host of a GPU waits for the number of different rows.
 """
 
 from collections.abc import Sequence
@@ -181,7 +181,7 @@ def _squares(shard: _Shard, features: KeyedJaggedTensor, gradient: Tensor) -> tu
         values = features.values()[offsets[number] : offsets[number + 1]]
         own = gradient[:, column : column + shard.columns]
         rows.append(values)
-        gradients.append(own.repeat_interleave(lengths[number], dim=0))
+        gradients.append(own.repeat_interleave(lengths[number], dim=0, output_size=len(values)))
     unique, positions = torch.cat(rows).unique(return_inverse=True)
     summed = gradient.new_zeros(len(unique), shard.columns)
     summed.index_add_(0, positions, torch.cat(gradients))

@@ -226,14 +226,29 @@ def _send(
     def arrive() -> tuple[Tensor, Items]:
         vectors, known = arrive_vectors(), arrive_known()
         if any(min(counts) < rows for rows, counts in sizes):
-            ranks = range(len(sizes[0][1]))
-            there = [torch.arange(rows) < counts[rank] for rank in ranks for rows, counts in sizes]
-            kept = torch.cat(there).to(vectors.device)
-            vectors, known = vectors[kept], known[kept]
+            kept = _rows_before_padding(sizes, vectors.device)
+            vectors, known = vectors.index_select(0, kept), known.index_select(0, kept)
         index, category, bits = known.T.contiguous()
         return vectors, Items(index, category, bits.view(torch.float64).to(offset.dtype))
 
     return arrive
+
+
+def _rows_before_padding(
+    sizes: Sequence[tuple[int, tuple[int, ...]]], device: torch.device
+) -> Tensor:
+    """Which rows are no padding, (M,) int64: made on the device, for which nobody has to wait.
+
+    Args:
+        sizes: of each part, in order: its rows on every rank, and how many of each rank's are none.
+        device: of the rows, which stand rank after rank, part after part.
+    """
+    runs, begin = [], 0
+    for rank in range(len(sizes[0][1])):
+        for rows, counts in sizes:
+            runs.append(torch.arange(begin, begin + counts[rank], device=device))
+            begin += rows
+    return torch.cat(runs)
 
 
 def learned_temperature(model: nn.Module) -> float | None:

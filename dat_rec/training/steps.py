@@ -74,7 +74,7 @@ class Training:
             patience_s=config.disk_patience_s,
         )
         self._vote = StopVote(context)
-        self._batches = Prefetcher(iter(reader))
+        self._batches = Prefetcher(iter(reader), context.device)
         lookup = LookupTimer(model)
         self._pipeline = TrainPipelineSparseDist[Batch, torch.Tensor](
             model,

@@ -5,12 +5,15 @@ tensors of the CPU, as a GPU's do. Every operation reaches PyTorch's kernels for
 dispatcher, FBGEMM's and the collectives' too, so that results are those of the CPU. Streams, memory
 and kernels of CUDA have no part in it.
 
+It notes what a host would have to wait for (``WAITS``), and who asked for it.
+
 Importing this renames PyTorch's spare backend, for the whole process.
 """
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -26,6 +29,29 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 NAME = "pretend"
 CROSSING = ("aten::copy_", "aten::_to_copy", "aten::_copy_from")
 """Operations that may have tensors of both devices."""
+WAITING = {
+    *("aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal", "aten::nonzero"),
+    *("aten::masked_select", "aten::bincount", "aten::unique_consecutive", "aten::unique_dim"),
+    *("aten::_unique", "aten::_unique2"),
+}
+"""Operations whose result, or its size, CUDA's host has to wait for."""
+
+
+class Wait(NamedTuple):
+    """What a GPU's host would wait for."""
+
+    what: str
+    """The operation."""
+    whose: str
+    """The innermost package on the stack but PyTorch: dat_rec, torchrec, …; or autograd."""
+    where: str
+    """File and line of its innermost frame."""
+
+
+WAITS: list[Wait] = []
+"""All that was waited for so far."""
+_PINNED: dict[int, torch.UntypedStorage] = {}
+"""Page-locked memory by its address; kept, so that no address means two things."""
 
 
 class _Module:
@@ -86,6 +112,7 @@ class PretendTensor(Tensor):
 
     def tolist(self) -> Any:
         """PyTorch refuses it to subclasses."""
+        _note_wait("tolist")
         return self.host.tolist()
 
     def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
@@ -130,10 +157,10 @@ class Accelerator(TorchDispatchMode):
 
 def _run(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
     name: str = func._schema.name  # type: ignore[attr-defined]
-    # All of the host's memory passes for pinned.
-    kwargs.pop("pin_memory", None)
-    if name == "aten::is_pinned":
-        return not isinstance(args[0], PretendTensor)
+    if name == "aten::is_pinned" and isinstance(args[0], PretendTensor):
+        return False
+    if kwargs.pop("pin_memory", None):
+        return _pin_memory(func(*args, **kwargs))
     device = kwargs.get("device")
     tensors = [t for t in _pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     pretended = [t for t in tensors if isinstance(t, PretendTensor)]
@@ -145,6 +172,7 @@ def _run(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         _refuse_mixed(func, [t for t in tensors if not isinstance(t, PretendTensor)])
     if device is not None and device.type == NAME:
         kwargs = {**kwargs, "device": torch.device("cpu")}
+    _note(name, args, kwargs, device)
     host_args, host_kwargs = _pytree.tree_map_only(PretendTensor, lambda t: t.host, (args, kwargs))
     out = func(*host_args, **host_kwargs)
     if device is not None and device.type == "cpu":
@@ -153,6 +181,43 @@ def _run(func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         return args[0]
     wrapped = _pytree.tree_map_only(Tensor, PretendTensor, out)
     return return_and_correct_aliasing(func, args, kwargs, wrapped) if pretended else wrapped
+
+
+def _note(name: str, args: Any, kwargs: Any, to: torch.device | None) -> None:
+    """Note it if CUDA's host would wait for this operation."""
+    if name in ("aten::index", "aten::index_put", "aten::index_put_"):
+        if any(t.dtype == torch.bool for t in args[1] if t is not None):
+            _note_wait(name)
+    elif name in WAITING or (
+        name == "aten::repeat_interleave" and kwargs.get("output_size") is None
+    ):
+        _note_wait(name)
+    elif name == "aten::_to_copy" and to is not None:
+        if not isinstance(args[0], PretendTensor):
+            _note_crossing(args[0], kwargs.get("non_blocking"))
+        elif to.type == "cpu" and not kwargs.get("non_blocking"):
+            _note_wait(name)
+    elif name == "aten::copy_":
+        non_blocking = args[2] if len(args) > 2 else kwargs.get("non_blocking")
+        host = [t for t in args[:2] if not isinstance(t, PretendTensor)]
+        if host:
+            _note_crossing(host[0], non_blocking)
+
+
+def _note_crossing(host: Tensor, non_blocking: bool | None) -> None:
+    if not non_blocking or host.untyped_storage().data_ptr() not in _PINNED:
+        _note_wait("copy" if non_blocking else "copy that blocks")
+
+
+def _note_wait(what: str) -> None:
+    frame, whose, where = sys._getframe(1), "autograd", ""
+    while frame is not None:
+        package = frame.f_globals["__name__"].partition(".")[0]
+        if package not in ("torch", "threading") and frame.f_globals["__name__"] != __name__:
+            whose, where = package, f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            break
+        frame = frame.f_back
+    WAITS.append(Wait(what, whose, where))
 
 
 def _refuse_cpu_in_default_group(func: Any, args: Any, tensors: Sequence[Tensor]) -> None:
@@ -195,10 +260,23 @@ def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Te
     source_host, target_host = (
         tensor.host if isinstance(tensor, PretendTensor) else tensor for tensor in (source, target)
     )
+    _note_crossing(source if source_host is source else target, non_blocking)
     target_host.copy_(source_host)
     return target
 
 
+def _is_pinned(host: Tensor, device: torch.device | None = None) -> bool:
+    return host.untyped_storage().data_ptr() in _PINNED
+
+
+def _pin_memory(host: Tensor, device: torch.device | None = None) -> Tensor:
+    pinned = host.clone(memory_format=torch.contiguous_format)
+    _PINNED[pinned.untyped_storage().data_ptr()] = pinned.untyped_storage()
+    return pinned
+
+
+_LIBRARY.impl("is_pinned", _is_pinned, "CPU")
+_LIBRARY.impl("_pin_memory", _pin_memory, "CPU")
 _LIBRARY.impl("empty_strided", _empty_strided, "PrivateUse1")
 _LIBRARY.impl("_copy_from", _copy_from, "PrivateUse1")
 

@@ -4,7 +4,10 @@ What stays on the CPU, or is made there and meets what is on the device, fails; 
 """
 
 import warnings
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from dat_rec.checkpoint.writer import CheckpointWriter
 from dat_rec.config import Device, LossConfig, ModelConfig
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.stream.batch import Batch
+from dat_rec.data.stream.prefetch import Prefetcher
 from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
@@ -29,6 +33,7 @@ from dat_rec.retrieval.divided import messages_over
 from dat_rec.retrieval.encode import encode_items
 from dat_rec.retrieval.live import LiveModel
 from dat_rec.retrieval.ranks import one_thread_each
+from dat_rec.sharding import rowwise_adagrad
 from dat_rec.sharding.initial_tables import initialize_tables
 from dat_rec.training.objective import TrainTask
 from dat_rec.training.optimizers import build_optimizer
@@ -86,16 +91,26 @@ def build(
 
 
 def trained(
-    model: Any, optimizer: Any, batches: list[Batch], context: RankContext
+    model: Any,
+    optimizer: Any,
+    batches: list[Batch],
+    context: RankContext,
+    waits: Sequence[Any] = (),
 ) -> dict[str, Any]:
-    """What the steps make of this rank's part of the model, and what the run would log."""
+    """What the steps make of this rank's part of the model, and what the run would log.
+
+    What they add to ``waits`` is returned step by step.
+    """
     watch = LossWatch()
     pipeline = TrainPipelineSparseDist[Batch, Tensor](model, optimizer, context.device)
-    stream = iter(batches)
-    for _ in batches:
-        watch.add(pipeline.progress(stream))
+    with closing(Prefetcher(iter(batches), context.device)) as stream:
+        ends = [len(waits)]
+        for _ in batches:
+            watch.add(pipeline.progress(stream))
+            ends.append(len(waits))
+    of_steps = [list(waits[begin:end]) for begin, end in pairwise(ends)]
     losses = watch.look(len(batches), lambda _: "", lambda: "")
-    return {"losses": losses, "state": state(model, optimizer)}
+    return {"losses": losses, "state": state(model, optimizer), "waits": of_steps}
 
 
 def state(model: Any, optimizer: Any) -> dict[str, Tensor]:
@@ -131,7 +146,7 @@ def last_batches(dataset: Dataset, case: Case, context: RankContext) -> list[Bat
 
 def on_both(dataset: Dataset, case: Case, run: Path) -> dict[str, Any]:
     """This rank's training on CPU and on the accelerator, and the latter's checkpoint loaded."""
-    from tests.distributed.pretend import DEVICE, Accelerator
+    from tests.distributed.pretend import DEVICE, WAITS, Accelerator
 
     # An operation that the accelerator has no gradient of would give wrong ones.
     warnings.filterwarnings("error", message=".*an autograd kernel was not registered")
@@ -146,10 +161,12 @@ def on_both(dataset: Dataset, case: Case, run: Path) -> dict[str, Any]:
         with Accelerator():
             model, optimizer, _ = build(dataset, case, there, plan)
             found["devices"] = {str(parameter.device) for parameter in model.parameters()}
-            found["accelerator"] = trained(model, optimizer, batches, there)
+            found["accelerator"] = trained(model, optimizer, batches, there, WAITS)
             found["accelerator vectors"] = live_vectors(dataset, case, model, there)
             writer = CheckpointWriter(run, there, keep=1)
+            before = len(WAITS)
             writer.save(STEPS, model, optimizer, facts)
+            found["waits of the checkpoint"] = WAITS[before:]
             writer.finish()
             writer.close()
             model, optimizer, _ = build(dataset, case, there, plan, seed=8)
@@ -166,6 +183,13 @@ def test_training_on_an_accelerator_is_that_on_cpu(
 ) -> None:
     for rank in run_ranks(on_both, world, planted, CASES[name], tmp_path / "run"):
         assert rank["devices"] == {"pretend:0"}
+        # TorchRec has waits of its own: for how many ids come from the other ranks, and of which
+        # features. Column shards exchange the squares of the rows that a batch has.
+        for waits in rank["accelerator"]["waits"]:
+            ours = {w.where.split(":")[0] for w in waits if w.whose != "torchrec"}
+            assert ours <= ({rowwise_adagrad.__file__} if name == "every type" else set())
+        copying = [w for w in rank["waits of the checkpoint"] if "model_state.py" in w.where]
+        assert copying == []
         assert_same(rank["loaded"]["state"], rank["accelerator"]["state"], rtol=0, atol=0)
         assert_same(rank["accelerator vectors"], rank["cpu vectors"], rtol=1e-4, atol=1e-5)
         for steps in ("", ", one more step"):

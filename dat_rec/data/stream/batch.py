@@ -8,6 +8,7 @@ shares are rows behind its examples, in which the query's features have empty ba
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -33,11 +34,13 @@ def to_kjt(columns: Mapping[str, Column], keys: Sequence[str], rows: int) -> Key
         rows: number of rows, the tensor's stride.
     """
     present = [columns[key] for key in keys if key in columns]
+    # What TorchRec would ask the device for, and wait.
+    totals = [len(columns[key].values) if key in columns else 0 for key in keys]
     lengths = np.zeros((len(keys), rows), np.int64)
     for number, key in enumerate(keys):
         if key in columns:
             lengths[number, : len(columns[key])] = columns[key].lengths()
-    values = np.zeros(sum(len(column.values) for column in present), np.int64)
+    values = np.zeros(sum(totals), np.int64)
     if present:
         np.concatenate([column.values for column in present], out=values)
     return KeyedJaggedTensor(
@@ -45,6 +48,8 @@ def to_kjt(columns: Mapping[str, Column], keys: Sequence[str], rows: int) -> Key
         values=torch.from_numpy(values),
         lengths=torch.from_numpy(lengths.ravel()),
         stride=rows,
+        length_per_key=totals,
+        offset_per_key=[0, *accumulate(totals)],
     )
 
 

@@ -1,9 +1,15 @@
-"""Batches in, the same batches out, made in a thread while training is busy with the one before."""
+"""Batches in, the same batches out, made in a thread while training is busy with the one before.
+
+For an accelerator they come in page-locked memory, from which they are copied to it while it
+computes; out of other memory the host would wait for each copy.
+"""
 
 import queue
 import threading
 import time
 from collections.abc import Iterator
+
+import torch
 
 from dat_rec.data.stream.batch import Batch
 
@@ -16,21 +22,25 @@ class Prefetcher:
 
     Args:
         batches: what to run ahead.
+        device: where they will be used.
         depth: maximum number of batches that are made and not yet taken.
     """
 
-    def __init__(self, batches: Iterator[Batch], depth: int = 4) -> None:
+    def __init__(self, batches: Iterator[Batch], device: torch.device, depth: int = 4) -> None:
         self.wait_s = 0.0
         """Seconds that training has waited for batches so far."""
         self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(batches,), daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(batches, device), daemon=True)
         self._thread.start()
 
-    def _run(self, batches: Iterator[Batch]) -> None:
+    def _run(self, batches: Iterator[Batch], device: torch.device) -> None:
         try:
+            if device.type == "cuda":
+                # A thread of its own begins on the first GPU, and would take memory there.
+                torch.cuda.set_device(device)
             for batch in batches:
-                self._put(batch)
+                self._put(batch if device.type == "cpu" else batch.pin_memory())
                 if self._stopped.is_set():
                     return
             self._put(None)

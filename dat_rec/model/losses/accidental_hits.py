@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dat_rec.model.losses.blocks import Blocks
+
 NO_ITEM = -1
 """Fills the last block of candidates; no query's item."""
 
@@ -24,6 +26,39 @@ class _Runs(NamedTuple):
     """Number of occurrences, which follow it."""
     order_MC: Tensor
     """The candidate of each position."""
+
+
+class AccidentalHits:
+    """Gives the logits of accidental hits the value −∞, block after block.
+
+    A CPU is told where they stand: there are few. How many is what the host of another device would
+    have to wait for, so that there each logit is asked.
+
+    Args:
+        item_B: (B,) int64: the queries' own items.
+        item_N: (N,) int64: the candidates' items.
+        blocks: how the logits are cut.
+    """
+
+    def __init__(self, item_B: Tensor, item_N: Tensor, blocks: Blocks) -> None:
+        self._item_B, self._item_N = item_B, item_N
+        self._positions: Iterator[Tensor] | None = None
+        if item_B.device.type == "cpu":
+            self._positions = hit_positions(item_B, item_N, blocks.columns, blocks.logits_MRS)
+
+    def hide(self, logits_RS: Tensor, group: slice, block: slice) -> None:
+        """Give the block's hits −∞.
+
+        Args:
+            logits_RS: of R queries; candidates in the first columns.
+            group: which queries: on a CPU the first R, block after block, and then the next R.
+            block: which candidates.
+        """
+        if self._positions is not None:
+            logits_RS.view(-1).index_fill_(0, next(self._positions), float("-inf"))
+            return
+        item_R1, item_C = self._item_B[group, None], self._item_N[block]
+        logits_RS[: len(item_R1), : len(item_C)].masked_fill_(item_R1 == item_C, float("-inf"))
 
 
 def hit_positions(

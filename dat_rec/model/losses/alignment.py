@@ -44,20 +44,21 @@ class _DistanceOfCovariances(torch.autograd.Function):
         covariance_KDD = mean_KD.unsqueeze(2) * mean_KD.unsqueeze(1)
         torch.sub(outer_KDD, covariance_KDD.mul_(n_K[:, None, None]), out=covariance_KDD)
         covariance_KDD.div_((n_K - 1)[:, None, None])
-        major = torch.where(usable_K, count_K, 0).argmax()
-        difference_KDD = covariance_KDD.sub_(covariance_KDD[major].clone()).neg_()
+        # One row, not a number: the host of a GPU would wait for that.
+        major_1 = torch.where(usable_K, count_K, 0).argmax(dim=0, keepdim=True)
+        difference_KDD = covariance_KDD.sub_(covariance_KDD.index_select(0, major_1)).neg_()
         distance_K = difference_KDD.square().sum(dim=(1, 2))
-        ctx.save_for_backward(difference_KDD, mean_KD, n_K, usable_K, major)
+        ctx.save_for_backward(difference_KDD, mean_KD, n_K, usable_K, major_1)
         return torch.where(usable_K, distance_K, 0).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
-        difference_KDD, mean_KD, n_K, usable_K, major = ctx.saved_tensors
+        difference_KDD, mean_KD, n_K, usable_K, major_1 = ctx.saved_tensors
         twice_K = 2 * torch.where(usable_K, gradient, 0)
         gradient_KDD = difference_KDD * twice_K[:, None, None]
-        of_major_DD = gradient_KDD.sum(dim=0)
-        gradient_KDD.neg_()[major] += of_major_DD
+        of_major_1DD = gradient_KDD.sum(dim=0, keepdim=True)
+        gradient_KDD.neg_().index_add_(0, major_1, of_major_1DD)
         gradient_KDD.div_((n_K - 1)[:, None, None])
         of_means_KDD = gradient_KDD * -n_K[:, None, None]
         of_mean_KD = (of_means_KDD * mean_KD.unsqueeze(1)).sum(dim=2)

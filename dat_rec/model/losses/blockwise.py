@@ -13,14 +13,13 @@ Shapes: B queries in groups of R, N candidates in M blocks of C, D width of the 
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dat_rec.model.losses.accidental_hits import hit_positions
+from dat_rec.model.losses.accidental_hits import AccidentalHits
 from dat_rec.model.losses.blocks import Blocks, cut
 
 LOG2_E = math.log2(math.e)
@@ -100,11 +99,11 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
         own_B = (bits_BD * positive_BD).sum(dim=1) + offset_B * LOG2_E
         loss = query_BD.new_zeros(())
         blocks = Blocks.of(query_BD, len(candidate_ND))
-        hits = hit_positions(item_B, item_N, blocks.columns, blocks.logits_MRS)
+        hits = AccidentalHits(item_B, item_N, blocks)
         for group in blocks.groups(len(query_BD)):
             own_R, gradient_RD = own_B[group], gradient_BD[group]
             weights, top_R, total_R = _see_candidates(
-                bits_BD[group], own_R, candidate_ND, bits_N, blocks, hits, gradient_RD
+                bits_BD[group], own_R, candidate_ND, bits_N, blocks, hits, group, gradient_RD
             )
             loss += (top_R + total_R.log2() - own_R).sum()
             # ∂/∂logit = share of the total, of the own positive less 1.
@@ -131,7 +130,8 @@ def _see_candidates(
     candidate_ND: Tensor,
     bits_N: Tensor,
     blocks: Blocks,
-    hits: Iterator[Tensor],
+    hits: AccidentalHits,
+    group: slice,
     gradient_RD: Tensor,
 ) -> _Totals:
     """Take R queries past all candidates, block after block.
@@ -142,7 +142,8 @@ def _see_candidates(
         candidate_ND: (N, D).
         bits_N: (N,) the candidates' offsets, in bits.
         blocks: room for the logits, which the weights take up.
-        hits: positions of the accidental hits, of one block at a time.
+        hits: hides the accidental hits of a block.
+        group: which of all queries these are.
         gradient_RD: takes up Σ_j weight_j · candidate_j, relative to the final top.
     """
     top_R, total_R = own_R, torch.ones_like(own_R)
@@ -153,7 +154,7 @@ def _see_candidates(
         candidate_CD = candidate_ND[block]
         weight_RC = logits_RS[: len(bits_RD), : len(candidate_CD)]
         torch.addmm(bits_N[block], bits_RD, candidate_CD.T, out=weight_RC)
-        logits_RS.view(-1).index_fill_(0, next(hits), float("-inf"))
+        hits.hide(logits_RS, group, block)
         before_R, top_R = top_R, torch.maximum(top_R, weight_RC.amax(dim=1))
         shrink_R = (before_R - top_R).exp2_()
         weight_RC.sub_(top_R[:, None]).exp2_()

@@ -55,9 +55,12 @@ def category_moments(item_ND: Tensor, category_N: Tensor, categories: int) -> Ca
         category_N: (N,) int64, category of each item, in [0, categories).
         categories: K, the unknown category 0 included.
     """
-    count_K = torch.bincount(category_N, minlength=categories)
+    # Not counted by bincount, which looks for the largest value: the host of a GPU would wait.
+    sorted_N, order_N = category_N.sort(stable=True)
+    bound_K = torch.arange(categories, device=category_N.device)
+    count_K = torch.searchsorted(sorted_N, bound_K, right=True).diff(prepend=bound_K[:1])
     sums: tuple[Tensor, Tensor] = _SumsByCategory.apply(  # type: ignore[no-untyped-call]
-        item_ND, category_N, count_K
+        item_ND, sorted_N, order_N, count_K
     )
     return CategoryMoments(count_K.to(item_ND.dtype), *sums)
 
@@ -67,10 +70,10 @@ class _SumsByCategory(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, item_ND: Tensor, category_N: Tensor, count_K: Tensor
+        ctx: Any, item_ND: Tensor, sorted_N: Tensor, order_N: Tensor, count_K: Tensor
     ) -> tuple[Tensor, Tensor]:
         width, categories = item_ND.shape[1], len(count_K)
-        order_N, slot_N, category_M = _blocks_of_one_category(category_N, count_K)
+        slot_N, category_M = _blocks_of_one_category(sorted_N, count_K)
         blocks = len(category_M)
         block_MRD = (
             item_ND.new_zeros(blocks * BLOCK, width)
@@ -86,7 +89,9 @@ class _SumsByCategory(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_KD: Tensor, gradient_KDD: Tensor) -> tuple[Tensor, None, None]:
+    def backward(
+        ctx: Any, gradient_KD: Tensor, gradient_KDD: Tensor
+    ) -> tuple[Tensor, None, None, None]:
         block_MRD, category_M, order_N, slot_N = ctx.saved_tensors
         both_KDD = gradient_KDD + gradient_KDD.transpose(1, 2)
         gradient_MRD = torch.baddbmm(
@@ -95,25 +100,24 @@ class _SumsByCategory(torch.autograd.Function):
             both_KDD.index_select(0, category_M),
         )
         sorted_ND = gradient_MRD.flatten(0, 1).index_select(0, slot_N)
-        return torch.empty_like(sorted_ND).index_copy_(0, order_N, sorted_ND), None, None
+        return torch.empty_like(sorted_ND).index_copy_(0, order_N, sorted_ND), None, None, None
 
 
-def _blocks_of_one_category(category_N: Tensor, count_K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sort items by category, and give each category as many blocks as its items fill.
+def _blocks_of_one_category(sorted_N: Tensor, count_K: Tensor) -> tuple[Tensor, Tensor]:
+    """Give each category as many blocks as its items fill, of items that are sorted by category.
 
     Returns:
-        (N,) the items in order, (N,) the slot of each of these in M blocks of ``BLOCK`` slots, and
-        (M,) each block's category. M depends on shapes alone, so that a GPU need not be waited
-        for; blocks that are left over stay empty, whatever category they are given.
+        (N,) the slot of each item in M blocks of ``BLOCK`` slots, and (M,) each block's category.
+        M depends on shapes alone, so that a GPU need not be waited for; blocks that are left over
+        stay empty, whatever category they are given.
     """
-    items, categories = len(category_N), len(count_K)
-    device = category_N.device
+    items, categories = len(sorted_N), len(count_K)
+    device = sorted_N.device
     blocks_K = (count_K + BLOCK - 1) // BLOCK
     end_K = blocks_K.cumsum(0)
-    sorted_N, order_N = category_N.sort(stable=True)
     first_K = (end_K - blocks_K) * BLOCK - count_K.cumsum(0) + count_K
     slot_N = first_K[sorted_N] + torch.arange(items, device=device)
     most_blocks = items // BLOCK + categories
     block_M = torch.arange(most_blocks, device=device)
     category_M = torch.searchsorted(end_K, block_M, right=True).clamp_(max=categories - 1)
-    return order_N, slot_N, category_M
+    return slot_N, category_M

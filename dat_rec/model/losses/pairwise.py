@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dat_rec.model.losses.accidental_hits import hit_positions, other_candidates
+from dat_rec.model.losses.accidental_hits import AccidentalHits, other_candidates
 from dat_rec.model.losses.blocks import Blocks, cut
 
 Cost = Callable[[Tensor], Tensor]
@@ -83,7 +83,7 @@ class _MeanCostOfProducts(torch.autograd.Function):
         cost_B, slope_B = torch.zeros_like(offset_B), torch.zeros_like(offset_B)
         share_B = other_candidates(item_B, item_N).clamp(min=1).to(query_BD.dtype).reciprocal()
         blocks = Blocks.of(query_BD, len(candidate_ND), held=False)
-        hits = hit_positions(item_B, item_N, blocks.columns, blocks.logits_MRS)
+        hits = AccidentalHits(item_B, item_N, blocks)
         for group in blocks.groups(len(query_BD)):
             query_RD, offset_R1 = query_BD[group], offset_B[group, None]
             weighted_RD = query_RD * share_B[group, None]
@@ -93,7 +93,7 @@ class _MeanCostOfProducts(torch.autograd.Function):
                 candidate_CD = candidate_ND[block]
                 score_RC = logits_RS[: len(query_RD), : len(candidate_CD)]
                 torch.addmm(offset_R1, query_RD, candidate_CD.T, out=score_RC)
-                logits_RS.view(-1).index_fill_(0, next(hits), float("-inf"))
+                hits.hide(logits_RS, group, block)
                 cost_B[group] += cost(score_RC)
                 slope_B[group] += score_RC.sum(dim=1)
                 gradient_BD[group].addmm_(score_RC, candidate_CD)

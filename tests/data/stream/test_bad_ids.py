@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from dat_rec.data.columns import total_bad_ids
 from dat_rec.data.dataset import Dataset
@@ -172,7 +173,7 @@ def test_a_bad_id_in_a_file_without_statistics_is_refused_when_it_is_read(
 ) -> None:
     dataset = spoilt(planted, tmp_path, {"user": {750: -1}})
     without_statistics(dataset)
-    batches = Prefetcher(iter(ExampleReader(dataset, OPTIONS)))
+    batches = Prefetcher(iter(ExampleReader(dataset, OPTIONS)), torch.device("cpu"))
     with pytest.raises(UserError, match=r"\(row group 1\): column 'user', row 250 .* id -1"):
         list(batches)
     batches.close()

@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
+import torch
 
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.stream.batch import Batch
 from dat_rec.data.stream.prefetch import Prefetcher
 from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.data.stream.reader_options import ReaderOptions
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,7 @@ def slowly(batches: list[Batch], seconds: float) -> Iterator[Batch]:
 
 def test_waiting_for_batches_is_timed(batches: list[Batch]) -> None:
     begin = time.perf_counter()
-    with closing(Prefetcher(slowly(batches, 0.1))) as prefetcher:
+    with closing(Prefetcher(slowly(batches, 0.1), CPU)) as prefetcher:
         taken = list(prefetcher)
     elapsed = time.perf_counter() - begin
     assert [id(batch) for batch in taken] == [id(batch) for batch in batches]
@@ -37,7 +40,7 @@ def test_waiting_for_batches_is_timed(batches: list[Batch]) -> None:
 
 
 def test_batches_that_are_there_already_cost_no_waiting(batches: list[Batch]) -> None:
-    with closing(Prefetcher(iter(batches), depth=len(batches) + 1)) as prefetcher:
+    with closing(Prefetcher(iter(batches), CPU, depth=len(batches) + 1)) as prefetcher:
         time.sleep(0.5)
         begin = time.perf_counter()
         assert len(list(prefetcher)) == len(batches)
@@ -49,7 +52,7 @@ def test_what_the_maker_raises_is_raised_where_it_is_waited_for(batches: list[Ba
         yield batches[0]
         raise OSError("the disk is gone")
 
-    with closing(Prefetcher(breaks())) as prefetcher:
+    with closing(Prefetcher(breaks(), CPU)) as prefetcher:
         assert next(prefetcher) is batches[0]
         for _ in range(2):
             with pytest.raises(OSError, match="the disk is gone"):

@@ -501,7 +501,7 @@ def test_a_bad_file_is_named_and_reaches_the_taker(chopped: Dataset, tmp_path: P
         bad = table.set_column(table.column_names.index("user"), "user", [users])
         # Without statistics, so that it is found when it is read.
         pq.write_table(bad, tmp_path / example_file.path, write_statistics=False)
-    batches = Prefetcher(iter(ExampleReader(Dataset.open(tmp_path), OPTIONS)))
+    batches = Prefetcher(iter(ExampleReader(Dataset.open(tmp_path), OPTIONS)), torch.device("cpu"))
     with pytest.raises(UserError, match=r"part-0000\d.parquet .*'user', row 0 .*holds id 301"):
         next(batches)
     batches.close()
