@@ -33,6 +33,7 @@ from dat_rec.storage.address import Location
 
 Preset = Literal["modern", "paper", "two-tower"]
 Device = Literal["auto", "cpu", "cuda"]
+Matmul = Literal["auto", "mkl", "onednn"]
 Pooling = Literal["mean", "sqrt"]
 StopBy = Literal[
     "all/HR@50",
@@ -80,6 +81,9 @@ WITHOUT_CONTRASTIVE = Void(
 )
 WITHOUT_AUGMENT = Void("without augmented vectors", lambda config: not config.model.augment)
 WITHOUT_VALIDATION = Void("without --validate-every", lambda config: config.validate_every == 0)
+WITHOUT_FLOAT32 = Void(
+    "without --model.precision float32", lambda config: config.model.precision != "float32"
+)
 WITH_WARM_START = Void("with --warm-start", lambda config: config.warm_start is not None)
 WITH_SHARED = Void("with --loss.shared-negatives", lambda config: config.loss.shared_negatives > 0)
 
@@ -301,6 +305,11 @@ class TrainConfig:
     device: Annotated[Device, MAY_CHANGE, Absent("auto")] = "auto"
     """Device to train on: auto takes GPUs (cuda) where torch can use them, else CPUs. Each rank has
     a GPU of its own."""
+    matmul: Annotated[
+        Literal["auto", "mkl", "onednn"], MAY_CHANGE, WITHOUT_FLOAT32, Absent("mkl")
+    ] = "auto"
+    """Library for the float32 matrix products of the towers on CPU: mkl is PyTorch's own way; auto
+    measures once which is the quicker on this processor. Another choice has other bits."""
     sharding_types: Annotated[tuple[ShardingType, ...], MinLen(1), MAY_CHANGE] = (
         "table_wise",
         "row_wise",

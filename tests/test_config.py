@@ -102,6 +102,7 @@ HOW_IT_RUNS = {
     "background_saves",
     "disk_patience_s",
     "log_every",
+    "matmul",
     "device",
     "sharding_types",
     "pin",
@@ -154,7 +155,15 @@ OTHER = TrainConfig(
     examples=DataConfig(0.1, 0.3, True, "unknown", 8, 3),
 )
 USUAL = [
-    *("data", "out", "loss.shared_negatives", "loss.in_batch", "loss.queue", "loss.temperature"),
+    *(
+        "data",
+        "out",
+        "matmul",
+        "loss.shared_negatives",
+        "loss.in_batch",
+        "loss.queue",
+        "loss.temperature",
+    ),
     *("loss.learn_temperature", "loss.own_log_q", "loss.popularity", "loss.unknown_count"),
     *("loss.margin", "loss.negative_weight", "optimizer.table_start"),
 ]
@@ -381,7 +390,7 @@ def test_a_run_of_the_previous_release_has_what_it_did_not_write() -> None:
     config = from_json(json.loads(path.read_text()), "config.json")
     modern = preset("modern", DATA, Path("/run"))
     loss = dataclasses.replace(modern.loss, popularity=0.0, unknown_count="one")
-    assert config == dataclasses.replace(modern, disk_patience_s=0, device="auto", loss=loss)
+    assert config == dataclasses.replace(modern, disk_patience_s=0, device="auto", matmul="mkl", loss=loss)
 
 
 def test_what_may_change_on_resume() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from dat_rec.errors import UserError
+from dat_rec.model.products import Linear
 
 GIVEN = "given"
 """Attribute of ``GivenTower``, and so part of its parameters' names in checkpoints: they never pass
@@ -86,7 +87,7 @@ class Tower(nn.Module):
         widths = [input_dim, *hidden, output_dim]
         layers: list[nn.Module] = []
         for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
-            layers.append(nn.Linear(fan_in, fan_out))
+            layers.append(Linear(fan_in, fan_out))
             if i < len(hidden) or last_relu:
                 layers.append(nn.ReLU(inplace=True))
         self.layers = nn.Sequential(*layers)

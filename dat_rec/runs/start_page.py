@@ -44,6 +44,8 @@ class Start:
     """Words for the categories that the alignment loss compares; None without that loss."""
     past: int = 0
     """Number of training interactions that are no examples."""
+    products: str | None = None
+    """Library that multiplies the towers' matrices; None: on a GPU, or by a tower of one's own."""
 
 
 def start_page(config: TrainConfig, start: Start, queries: int | None = None) -> str:
@@ -70,6 +72,7 @@ def start_page(config: TrainConfig, start: Start, queries: int | None = None) ->
         ("steps", f"{start.steps:,} (epochs: {config.epochs}), {batch}"),
         *([("defaults", f"by the data: {', '.join(start.by_data)}")] if start.by_data else []),
         *([("categories", start.compared)] if start.compared is not None else []),
+        *([("products", f"of the towers by {start.products}")] if start.products else []),
         ("checkpoints", f"{run}/checkpoints, every {config.checkpoint_every:,} steps; {kept}"),
         *([("validation", _validation(config, queries))] if queries is not None else []),
         ("curves", f"tensorboard --logdir {shlex.quote(run)}/tensorboard"),

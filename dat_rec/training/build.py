@@ -15,7 +15,9 @@ from dat_rec.data.schema import ITEM, UNKNOWN
 from dat_rec.data.stream.reader_options import OPTION_CURE, ReaderOptions
 from dat_rec.dist.agree import broadcast_from_rank_0, together
 from dat_rec.dist.rank_context import RankContext
+from dat_rec.errors import UserError
 from dat_rec.model.losses import max_categories
+from dat_rec.model.products import Library, has_onednn, multiply_by
 from dat_rec.model.towers import TowerFactory
 from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.planner.plan_and_shard import plan_and_shard
@@ -24,6 +26,7 @@ from dat_rec.sharding.initial_tables import fill_rows, initialize_tables
 from dat_rec.sharding.options import ShardingOptions
 from dat_rec.training.item_factors import item_factors
 from dat_rec.training.objective import TrainTask
+from dat_rec.training.quickest_products import quickest
 
 ROWS_A_MESSAGE = 1 << 16
 """Rows of the item table that rank 0 tells the others at a time."""
@@ -58,7 +61,24 @@ def build_model(
     options = sharding_options(config, rows + config.loss.shared_rows(context.world_size))
     model, plan = plan_and_shard(task, factors, context, options, estimate)
     initialize_tables(model, config.seed, config.optimizer.table_init)
+    if context.device.type == "cpu" and config.model.precision == "float32":
+        multiply_by(_library(config, context.rank), model)
     return model, plan_to_json(plan)
+
+
+def _library(config: TrainConfig, rank: int) -> Library:
+    """By which the towers multiply: all ranks by the one that is the quickest on rank 0's host.
+
+    Raises:
+        UserError: it is not there.
+    """
+    with together():
+        if config.matmul == "onednn" and not has_onednn():
+            raise UserError("--matmul onednn: this build of PyTorch has none: leave it out")
+    if config.matmul != "auto":
+        return config.matmul
+    found: Library = broadcast_from_rank_0(quickest() if rank == 0 else None)
+    return found
 
 
 def begin_with_factors(

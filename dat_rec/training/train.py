@@ -24,6 +24,7 @@ from dat_rec.dist.agree import all_gather_object, check_same_on_all_ranks, toget
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import StoppedError
+from dat_rec.model.products import library_of
 from dat_rec.model.towers import TowerFactory
 from dat_rec.option_marks import to_json
 from dat_rec.planner.cost_estimate import PlanEstimate
@@ -97,7 +98,7 @@ def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str
         if (done == reader.steps or over) and (summary := earlier_summary(run)):
             return summary
         queries = None if asked is None else len(asked.user_row)
-        announce(run, start_page(config, _start(run, reader, plan, estimate), queries))
+        announce(run, start_page(config, _start(run, reader, plan, estimate, model), queries))
 
         sums = state.get("loss_sums")
         training = Training(run, model, optimizer, reader, sums, validation)
@@ -177,8 +178,13 @@ def _load(
 
 
 def _start(
-    run: OpenRun, reader: ExampleReader, plan: list[dict[str, Any]], estimate: PlanEstimate
+    run: OpenRun,
+    reader: ExampleReader,
+    plan: list[dict[str, Any]],
+    estimate: PlanEstimate,
+    model: DistributedModelParallel,
 ) -> Start:
+    on_cpu = run.context.device.type == "cpu" and run.config.model.precision == "float32"
     return Start(
         context=run.context,
         hosts=run.hosts,
@@ -192,4 +198,5 @@ def _start(
         by_data=tuple(words(run.config, run.dataset.schema, run.context.world_size)),
         compared=str(reader.compared) if run.config.loss.alignment else None,
         past=run.dataset.schema.past,
+        products=library_of(model) if on_cpu else None,
     )
