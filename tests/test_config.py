@@ -390,7 +390,8 @@ def test_a_run_of_the_previous_release_has_what_it_did_not_write() -> None:
     config = from_json(json.loads(path.read_text()), "config.json")
     modern = preset("modern", DATA, Path("/run"))
     loss = dataclasses.replace(modern.loss, popularity=0.0, unknown_count="one")
-    assert config == dataclasses.replace(modern, disk_patience_s=0, device="auto", matmul="mkl", loss=loss)
+    before = {"disk_patience_s": 0, "device": "auto", "matmul": "mkl", "loss": loss}
+    assert config == dataclasses.replace(modern, **before)
 
 
 def test_what_may_change_on_resume() -> None:
