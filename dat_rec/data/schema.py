@@ -15,6 +15,7 @@ A prepared dataset is a folder; docs/dataset.md says what readers rely on::
                              days were added one by one (--after)
     test.parquet             held-out interactions: user_row, item_index, time
     validation.parquet       the same, held out for validation; optional
+    waiting.parquet          the same, of users or items without an embedding row yet; optional
     vocabularies/NAME.parquet   for each categorical feature: index, value
 
 Features are embedding row numbers: 0 is "unknown or missing", known values count from 1. Dense
@@ -167,6 +168,12 @@ class Schema:
     are."""
     test_until: int | None = None
     """Time from which on the log was left out; None, and not in schema.json: it was read whole."""
+    admit_after: Annotated[int, Ge(1)] = 1
+    """Least number of training interactions with which a user or item is trained; 1, and not in
+    schema.json: all are."""
+    waiting: Annotated[int, Ge(0)] = 0
+    """Rows of waiting.parquet, training interactions in wait of that; 0: there is no such file.
+    schema.json says nothing of it then."""
     trend: Trend | None = None
     """How items.parquet's ``recent_count`` was counted; None, and not in schema.json: there is
     none."""
@@ -215,8 +222,11 @@ class Schema:
             del value["validation"]  # as in datasets, and of readers, that know of none
         if self.histories == "earlier":
             del value["histories"]
-        if not self.past:
-            del value["past"]
+        for count in ("past", "waiting"):
+            if not value[count]:
+                del value[count]
+        if self.admit_after == 1:
+            del value["admit_after"]
         for name in ("train_from", "test_until", "seen_files", "past_files", "trend", "dense"):
             if value[name] in (None, ()):
                 del value[name]

@@ -57,6 +57,8 @@ class Numbered:
     """Whether no user has training interactions of two times."""
     trend: Trend | None
     dense: tuple[DenseFeature, ...]
+    waiting: int
+    """Number of training interactions whose user or item is not admitted."""
     before: int = 0
     """Number of training interactions of the dataset that is gone on from; 0: there is none."""
 
