@@ -29,6 +29,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
+from dat_rec.data.log_table import LogTable
 from dat_rec.data.trend import Trend
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, write_json
@@ -174,6 +175,9 @@ class Schema:
     waiting: Annotated[int, Ge(0)] = 0
     """Rows of waiting.parquet, training interactions in wait of that; 0: there is no such file.
     schema.json says nothing of it then."""
+    table: LogTable | None = None
+    """The table of Delta or Iceberg, and its version, whose rows are all counted here; None, and
+    not in schema.json: the log is none, or was read in part."""
     trend: Trend | None = None
     """How items.parquet's ``recent_count`` was counted; None, and not in schema.json: there is
     none."""
@@ -227,7 +231,15 @@ class Schema:
                 del value[count]
         if self.admit_after == 1:
             del value["admit_after"]
-        for name in ("train_from", "test_until", "seen_files", "past_files", "trend", "dense"):
+        for name in (
+            "train_from",
+            "test_until",
+            "seen_files",
+            "past_files",
+            "table",
+            "trend",
+            "dense",
+        ):
             if value[name] in (None, ()):
                 del value[name]
         write_json(folder / SCHEMA, value)

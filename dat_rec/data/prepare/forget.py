@@ -13,7 +13,7 @@ is admitted.
 """
 
 from dataclasses import dataclass
-from math import isfinite
+from math import ceil, isfinite
 from pathlib import Path
 
 import duckdb
@@ -172,7 +172,7 @@ def _check_last(
     """
     old = count_rows(
         database,
-        f"marked_interactions WHERE part = 'train' AND time <= {last - round(forget_after * day)}",
+        f"marked_interactions WHERE part = 'train' AND time <= {last - ceil(forget_after * day)}",
     )
     if old > new * (1 - LEAST_LEFT):
         raise UserError(
@@ -206,7 +206,7 @@ def _keep(
     """Make ``kept_NAME``: the ids that the rules keep, and their rows in the dataset, if any."""
     rules = "true"
     if options.forget_after is not None:
-        rules = f"_last > {now - round(options.forget_after * day)}"
+        rules = f"_last > {now - ceil(options.forget_after * day)}"
     most = ""
     if options.capacity is not None:
         waits = f"_count < {admit_after}"

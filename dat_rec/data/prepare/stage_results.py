@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dat_rec.data.log_table import LogTable
 from dat_rec.data.prepare.checks import Counts
 from dat_rec.data.prepare.user_ranges import UserRange
 from dat_rec.data.schema import DenseFeature, ExampleFile, Feature
@@ -28,6 +29,7 @@ class Checked:
     common_time: bool
     notes: tuple[str, ...]
     facts: dict[str, float] | None
+    table: LogTable | None
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,7 @@ class Stages:
             common_time=source.common_time,
             notes=source.notes,
             facts=source.facts,
+            table=source.table if bounds.test_until is None else None,
         )
 
     def _split(self, database: duckdb.DuckDBPyConnection, checked: Checked) -> Marked:
@@ -428,6 +429,7 @@ class Stages:
                 *marked.notes,
                 *((UNORDERED,) if numbered.unordered else ordered.notes(numbered.read)),
             ),
+            table=checked.table,
             trend=numbered.trend,
             facts=checked.facts,
         )

@@ -266,6 +266,25 @@ def test_a_row_far_ahead_does_not_make_all_others_forgotten(tmp_path: Path) -> N
     refused(options, "--forget-after 500.0: leaves out 60 of 61 new interactions, as the last one")
 
 
+@pytest.mark.parametrize(("forget_after", "kept"), [(2.0, 2), (2.4, 3), (2.6, 3), (3.0, 3)])
+def test_part_of_a_unit_of_time_is_not_rounded(
+    tmp_path: Path, forget_after: float, kept: int
+) -> None:
+    """Items of ages 4, 3, 2, 1 and 0: one that is so old, or older, is forgotten."""
+    rows = [{"user_id": 7, "item_id": n, "time": n} for n in range(5)]
+    log = write_rows(tmp_path / "log.parquet", rows[:4])
+    prepare(ParquetLog(interactions=log, out=tmp_path / "before", split="none"))
+    write_rows(log, rows[4:])
+    options = ParquetLog(
+        interactions=log,
+        out=tmp_path / "out",
+        after=tmp_path / "before",
+        split="none",
+        forget_after=forget_after,
+    )
+    assert prepare(options).trained_items == kept
+
+
 def test_recent_counts_forget_too(tmp_path: Path) -> None:
     """Item 50 had many users at the end of the first day, of whom none is kept."""
     rng = np.random.default_rng(3)
