@@ -30,6 +30,7 @@ def rows(first: int, stop: int, note: str = "") -> pa.Table:
             "item_id": [f"i{n * n % 11}" for n in numbers],
             "time": list(numbers),
             "note": [note] * len(numbers),
+            "day": [n // 50 for n in numbers],
         }
     )
 
@@ -48,7 +49,7 @@ class Log(Protocol):
 class Delta:
     def __init__(self, folder: Path, configuration: Any = ENABLED) -> None:
         self.path = folder / "log"
-        write_deltalake(self.path, rows(0, 60), configuration=configuration)
+        write_deltalake(self.path, rows(0, 60), configuration=configuration, partition_by=["day"])
 
     def append(self, table: pa.Table) -> None:
         write_deltalake(self.path, table, mode="append")
@@ -68,6 +69,8 @@ class Iceberg:
         self.catalog = SqlCatalog("c", uri=f"sqlite:///{folder}/c", warehouse=f"file://{folder}/w")
         self.catalog.create_namespace("ns")
         self.table: IcebergTable = self.catalog.create_table("ns.log", schema=rows(0, 1).schema)
+        with self.table.update_spec() as spec:
+            spec.add_identity("day")
         self.table.append(rows(0, 60))
         self.path = Path(self.table.location().removeprefix("file://"))
 
