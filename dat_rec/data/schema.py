@@ -15,6 +15,7 @@ A prepared dataset is a folder; docs/dataset.md says what readers rely on::
                              days were added one by one (--after)
     test.parquet             held-out interactions: user_row, item_index, time
     validation.parquet       the same, held out for validation; optional
+    waiting.parquet          the same, of users or items without an embedding row yet; optional
     vocabularies/NAME.parquet   for each categorical feature: index, value
 
 Features are embedding row numbers: 0 is "unknown or missing", known values count from 1. Dense
@@ -28,6 +29,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
+from dat_rec.data.log_table import LogTable
 from dat_rec.data.trend import Trend
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, write_json
@@ -167,6 +169,15 @@ class Schema:
     are."""
     test_until: int | None = None
     """Time from which on the log was left out; None, and not in schema.json: it was read whole."""
+    admit_after: Annotated[int, Ge(1)] = 1
+    """Least number of training interactions with which a user or item is trained; 1, and not in
+    schema.json: all are."""
+    waiting: Annotated[int, Ge(0)] = 0
+    """Rows of waiting.parquet, training interactions in wait of that; 0: there is no such file.
+    schema.json says nothing of it then."""
+    table: LogTable | None = None
+    """The table of Delta or Iceberg, and its version, whose rows are all counted here; None, and
+    not in schema.json: the log is none, or was read in part."""
     trend: Trend | None = None
     """How items.parquet's ``recent_count`` was counted; None, and not in schema.json: there is
     none."""
@@ -215,9 +226,20 @@ class Schema:
             del value["validation"]  # as in datasets, and of readers, that know of none
         if self.histories == "earlier":
             del value["histories"]
-        if not self.past:
-            del value["past"]
-        for name in ("train_from", "test_until", "seen_files", "past_files", "trend", "dense"):
+        for count in ("past", "waiting"):
+            if not value[count]:
+                del value[count]
+        if self.admit_after == 1:
+            del value["admit_after"]
+        for name in (
+            "train_from",
+            "test_until",
+            "seen_files",
+            "past_files",
+            "table",
+            "trend",
+            "dense",
+        ):
             if value[name] in (None, ()):
                 del value[name]
         write_json(folder / SCHEMA, value)

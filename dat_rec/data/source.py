@@ -21,6 +21,7 @@ from typing import Literal
 
 import duckdb
 
+from dat_rec.data.log_table import LogTable
 from dat_rec.data.schema import RESERVED_COLUMNS, Side
 from dat_rec.errors import UserError
 
@@ -288,6 +289,9 @@ class Source:
     None: as ``prepare/bounds.py`` reads them."""
     notes: tuple[str, ...] = ()
     facts: dict[str, float] | None = None
+    table: LogTable | None = None
+    """The table, and its version, of which all rows are in the raw interactions, or in the dataset
+    that they follow."""
     day: int = 86_400_000_000
     """How much time is a day, in the unit of ``time``; 1 where it is one of the source's own."""
     common_time: bool = True

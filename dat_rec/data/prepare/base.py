@@ -25,8 +25,10 @@ from dat_rec.errors import UserError
 LEAST_TIMESTAMP = 10**13
 """Microseconds since 1970; lesser times are no timestamps of a log, but integers."""
 ITEMS, USERS, SEEN, HELD_OUT = "base_items", "base_users", "base_seen", "base_held_out"
+WAITING = "base_waiting"
 """Views of the dataset's files. ``base_items`` and ``base_users`` have the columns of their files,
-``_row`` (from 0) and ``_trained``; ``base_held_out`` has user_id, item_id, time, and sequence."""
+``_row`` (from 0) and ``_trained``; ``base_held_out``, and ``base_waiting`` if there are such
+interactions, have user_id, item_id, time, and sequence."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Base:
         """Its files of interactions that it does not train on."""
         names = ["test", *(["validation"] if self.schema.validation else [])]
         return [self.folder / f"{name}.parquet" for name in names]
+
+    @property
+    def waiting(self) -> list[Path]:
+        """Its file of interactions that wait for their user or item to be trained, if any."""
+        return [self.folder / "waiting.parquet"] if self.schema.waiting else []
 
     @property
     def examples(self) -> list[Path]:
@@ -114,7 +121,7 @@ def open_base(options: Options) -> Base | None:
     _check_features(folder, schema)
     base = Base(folder, schema, sequence=False)
     try:
-        files = [pq.read_schema(path) for path in (*base.examples, *base.held_out)]
+        files = [pq.read_schema(path) for path in (*base.examples, *base.held_out, *base.waiting)]
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--after {folder}: cannot be read ({reason}): prepare it anew") from error
@@ -235,11 +242,13 @@ def register_base(database: duckdb.DuckDBPyConnection, base: Base, source: Sourc
     """
     register_views(database, base, columns_of(database, "raw_interactions"))
     sequence = f", {SEQUENCE}" if base.sequence else ""
-    database.execute(
-        f"CREATE VIEW {HELD_OUT} AS SELECT user_id, item_id, time{sequence} "
-        f"FROM {scan_parquet(base.held_out, ', union_by_name=true')} "
-        f"JOIN {USERS} ON {USERS}._row = user_row JOIN {ITEMS} ON {ITEMS}._row = item_index"
-    )
+    for view, files in ((HELD_OUT, base.held_out), (WAITING, base.waiting)):
+        if files:
+            database.execute(
+                f"CREATE VIEW {view} AS SELECT user_id, item_id, time{sequence} "
+                f"FROM {scan_parquet(files, ', union_by_name=true')} "
+                f"JOIN {USERS} ON {USERS}._row = user_row JOIN {ITEMS} ON {ITEMS}._row = item_index"
+            )
     _check_kinds(database, base, source.attributes)
 
 
@@ -319,6 +328,7 @@ def moments_of(database: duckdb.DuckDBPyConnection, base: Base) -> tuple[int, in
     times = {
         "held out": scan_parquet(base.held_out, ", union_by_name=true"),
         "examples": scan_parquet(base.examples) if schema.examples else None,
+        "waiting": scan_parquet(base.waiting) if schema.waiting else None,
     }
     if not schema.examples and not (schema.tests + schema.validation):
         times["past"] = scan_parquet([base.folder / path for path in schema.past_paths])

@@ -3,47 +3,45 @@
 An id is forgotten if its last training interaction is too old (``--forget-after``), or if it is
 not among the ``--capacity`` ids that were seen last, of equally late ones most often. What follows
 is as if the log had never had the forgotten ids' interactions: the dataset's pairs, counts, past
-and histories are made anew without them, and its rows close up in their order. An id that is left
-without a training interaction by that is forgotten too. Items stay in the catalogue, and users
-known, as those who were never trained on: without an embedding row.
+and histories are made anew without them (left.py). An id that is left without a training
+interaction by that is forgotten too. Items stay in the catalogue, and users known, as those who
+were never trained on: without an embedding row.
+
+Interactions that wait (``--admit-after``, admit.py) are among those that are looked at. An id that
+is not admitted takes no room of the capacity. Then, of what the others leave, it is told anew who
+is admitted.
 """
 
-from dataclasses import dataclass, replace
-from math import isfinite
+from dataclasses import dataclass
+from math import ceil, isfinite
 from pathlib import Path
 
 import duckdb
 
 from dat_rec.data.database import count_rows
-from dat_rec.data.prepare.base import Base, register_views
+from dat_rec.data.prepare.admit import admit, counted, words_of_waiting
+from dat_rec.data.prepare.base import WAITING, Base, register_views
+from dat_rec.data.prepare.left import KEYS, Left, left_of, write_left
 from dat_rec.data.prepare.options import Options
-from dat_rec.data.prepare.parts import take_over
-from dat_rec.data.prepare.trend import weight
-from dat_rec.data.prepare.write import write_query
 from dat_rec.data.scan import scan_parquet
-from dat_rec.data.schema import HISTORY, ITEM, RECENT, USER
-from dat_rec.data.source import HISTORY_CATEGORY, SEQUENCE, columns_of, named
+from dat_rec.data.schema import USER
+from dat_rec.data.source import SEQUENCE, columns_of, named
 from dat_rec.errors import UserError
 
 LEAST_LEFT = 0.1
 """Share of the new interactions that --forget-after must leave."""
-KEYS = {"user": "user_row", "item": "item_index"}
 
 
 @dataclass(frozen=True)
 class Forgotten:
-    """What is left of a dataset."""
+    """What the stage ``forget`` hands on, beside the marked interactions and the files."""
 
-    users: int
-    """Number of its trained users that are kept."""
-    items: int
-    """Number of its trained items that are kept."""
-    past: int
-    """Number of its training interactions that are kept."""
-    left_out: int
-    """Number of new training interactions with forgotten ids."""
-    note: str
-    """What was forgotten, in words."""
+    left: Left
+    """What is left of the dataset."""
+    anew: bool
+    """Whether it was written anew; else the dataset stays as it is."""
+    notes: tuple[str, ...]
+    """What was forgotten, and what waits, in words."""
 
 
 def check_forgetting(options: Options) -> None:
@@ -62,16 +60,23 @@ def check_forgetting(options: Options) -> None:
 
 
 def forget(
-    database: duckdb.DuckDBPyConnection, base: Base, options: Options, day: int, folder: Path
+    database: duckdb.DuckDBPyConnection,
+    base: Base,
+    options: Options,
+    admit_after: int,
+    day: int,
+    folder: Path,
 ) -> Forgotten:
     """Write what is left of the dataset to ``folder``, and leave forgotten ids out of training.
 
-    Makes ``marked_interactions`` anew, and the views of the dataset of what was written.
+    Makes ``marked_interactions`` anew, with part 'waiting' for those whose user or item is not
+    admitted, and the views of the dataset of what was written.
 
     Args:
         database: holds ``marked_interactions`` and the dataset's views.
         base: the dataset.
         options: the rules.
+        admit_after: training interactions with which an id is admitted.
         day: how much time a day is, in the unit of ``time``.
         folder: to write to.
 
@@ -80,55 +85,81 @@ def forget(
     """
     folder.mkdir(exist_ok=True)
     sequence = f", {SEQUENCE}" if base.sequence else ""
-    database.execute(f"CREATE VIEW base_training AS {_training(base, sequence)}")
+    new = "marked_interactions WHERE part = 'train'"
+    given = {"--forget-after": options.forget_after, "--capacity": options.capacity}
+    given = {name: value for name, value in given.items() if value is not None}
+    waiting = f" UNION ALL BY NAME SELECT *, 'waiting' AS part FROM {WAITING}"
+    waiting = waiting if base.schema.waiting else ""
+    before = count_rows(database, new)
+    if not given and not before and admit_after == base.schema.admit_after:
+        # Nobody's count has changed, as where the day is scored.
+        database.execute(
+            f"CREATE TABLE left_interactions AS FROM marked_interactions{waiting}; "
+            "ALTER TABLE left_interactions RENAME TO marked_interactions"
+        )
+        left = Left(base.trained_users, base.schema.trained_items, base.schema.training)
+        return Forgotten(left, anew=False, notes=words_of_waiting(database, admit_after))
+    database.execute(
+        f"CREATE VIEW base_training AS {_training(base, sequence)}; "
+        f"CREATE VIEW new_training AS FROM (FROM {new}){waiting}"
+    )
     row = database.execute(
-        "SELECT greatest((SELECT max(time) FROM base_training), "
-        "(SELECT max(time) FROM marked_interactions WHERE part = 'train'))"
+        "SELECT max(time) FROM (SELECT time FROM base_training UNION ALL "
+        "SELECT time FROM new_training)"
     ).fetchone()
     assert row is not None
-    for name, key in KEYS.items():
-        _keep(database, name, key, options, int(row[0]), day)
-    both = "SEMI JOIN kept_user USING (user_id) SEMI JOIN kept_item USING (item_id)"
-    left = count_rows(database, "marked_interactions WHERE part = 'train'")
+    for name in KEYS:
+        _keep(database, name, options, admit_after, int(row[0]), day)
     if options.forget_after is not None:
-        _check_last(database, options.forget_after, int(row[0]), day, left)
+        _check_last(database, options.forget_after, int(row[0]), day, before)
     database.execute(
-        "CREATE TABLE left_interactions AS FROM marked_interactions WHERE part <> 'train' "
-        f"UNION ALL FROM (FROM marked_interactions WHERE part = 'train') {both}; "
-        "CREATE TABLE kept_training AS SELECT user_row, item_index, time"
-        f"{sequence} FROM base_training "
+        "CREATE TABLE kept_new AS FROM new_training SEMI JOIN kept_user USING (user_id) "
+        "SEMI JOIN kept_item USING (item_id); "
+        f"CREATE TABLE kept_training AS SELECT user_row, item_index, time{sequence} "
+        "FROM base_training "
         "SEMI JOIN (SELECT _row AS user_row FROM kept_user) USING (user_row) "
         "SEMI JOIN (SELECT _row AS item_index FROM kept_item) USING (item_index)"
+    )
+    said = _words(database, before)
+    admit(database, admit_after, sequence)
+    database.execute(
+        "CREATE TABLE left_interactions AS FROM marked_interactions WHERE part <> 'train' "
+        "UNION ALL BY NAME FROM kept_new"
     )
     if not count_rows(database, "left_interactions WHERE part = 'train'") and not count_rows(
         database, "kept_training"
     ):
-        given = {"--forget-after": options.forget_after, "--capacity": options.capacity}
-        rules = " and ".join(f"{name} {value}" for name, value in given.items() if value)
+        rules = " and ".join(f"{name} {value}" for name, value in given.items())
+        cure = "raise it" if given else ""
+        if admit_after > 1:
+            rules += f"{' and ' if rules else ''}--admit-after {admit_after}"
+            cure += f"{', or ' if cure else ''}lower --admit-after"
         raise UserError(
-            f"{rules}: no interaction is of a user and an item that are both kept: raise it"
+            f"{rules}: no interaction is of a user and an item that are both kept: {cure}"
         )
-    kept = {name: _map(database, name, key) for name, key in KEYS.items()}
-    database.execute(
-        "CREATE TABLE moved_training AS SELECT u.row AS user_row, i.row AS item_index, time"
-        f"{sequence} FROM kept_training t JOIN user_map u ON u._row = t.user_row "
-        "JOIN item_map i ON i._row = t.item_index"
-    )
-    past = _write(database, base, folder, sequence)
+    left = write_left(database, base, folder)
     database.execute("ALTER TABLE left_interactions RENAME TO marked_interactions")
-    still = count_rows(database, "marked_interactions WHERE part = 'train'")
-    of = {"user": base.trained_users, "item": base.schema.trained_items}
-    words = " and ".join(f"{of[name] - kept[name]} of {of[name]} {name}s" for name in KEYS)
-    found = Forgotten(
-        kept["user"],
-        kept["item"],
-        past,
-        left - still,
-        f"forgotten: {words}, with {base.schema.training - past} of their training interactions; "
-        f"{left - still} new ones are left out, as their ids are not kept",
+    notes = words_of_waiting(database, admit_after)
+    if given:
+        of = {"user": base.trained_users, "item": base.schema.trained_items}
+        lost = " and ".join(
+            f"{count_rows(database, f'{name}_map WHERE _trained AND NOT _kept')} of {of[name]} "
+            f"{name}s"
+            for name in KEYS
+        )
+        notes = (f"forgotten: {lost}, {said}", *notes)
+    register_views(database, left_of(base, left, folder), columns_of(database, "interactions"))
+    return Forgotten(left, anew=True, notes=notes)
+
+
+def _words(database: duckdb.DuckDBPyConnection, new: int) -> str:
+    """How many training interactions of forgotten ids there are, in words; ``new`` follow."""
+    gone = count_rows(database, "base_training") - count_rows(database, "kept_training")
+    left_out = new - count_rows(database, "kept_new WHERE part = 'train'")
+    return (
+        f"with {gone} of their training interactions; {left_out} new ones are left out, as their "
+        "ids are not kept"
     )
-    register_views(database, left_of(base, found, folder), columns_of(database, "interactions"))
-    return found
 
 
 def _check_last(
@@ -141,32 +172,13 @@ def _check_last(
     """
     old = count_rows(
         database,
-        f"marked_interactions WHERE part = 'train' AND time <= {last - round(forget_after * day)}",
+        f"marked_interactions WHERE part = 'train' AND time <= {last - ceil(forget_after * day)}",
     )
     if old > new * (1 - LEAST_LEFT):
         raise UserError(
             f"--forget-after {forget_after}: leaves out {old} of {new} new interactions, as the "
             f"last one of all is much later, at {last}: correct that row's time, or forget later"
         )
-
-
-def left_of(base: Base, found: Forgotten, folder: Path) -> Base:
-    """What ``forget`` has written, as a dataset to go on from: all of its training is past."""
-    rows = {USER: found.users + 1, ITEM: found.items + 1}
-    features = tuple(
-        replace(one, rows=rows.get(one.table, one.rows)) for one in base.schema.features
-    )
-    schema = replace(
-        base.schema,
-        features=features,
-        trained_items=found.items,
-        examples=0,
-        example_files=(),
-        past=found.past,
-        seen_files=(),
-        past_files=(),
-    )
-    return Base(folder, schema, base.sequence)
 
 
 def _training(base: Base, sequence: str) -> str:
@@ -184,101 +196,25 @@ def _training(base: Base, sequence: str) -> str:
 
 
 def _keep(
-    database: duckdb.DuckDBPyConnection, name: str, key: str, options: Options, now: int, day: int
+    database: duckdb.DuckDBPyConnection,
+    name: str,
+    options: Options,
+    admit_after: int,
+    now: int,
+    day: int,
 ) -> None:
     """Make ``kept_NAME``: the ids that the rules keep, and their rows in the dataset, if any."""
     rules = "true"
     if options.forget_after is not None:
-        rules = f"_last > {now - round(options.forget_after * day)}"
+        rules = f"_last > {now - ceil(options.forget_after * day)}"
     most = ""
     if options.capacity is not None:
+        waits = f"_count < {admit_after}"
         most = (
-            "QUALIFY row_number() OVER (ORDER BY _last DESC, _count DESC, "
-            f"{name}_id) <= {options.capacity}"
+            f"QUALIFY {waits} OR row_number() OVER (PARTITION BY {waits} "
+            f"ORDER BY _last DESC, _count DESC, {name}_id) <= {options.capacity}"
         )
     database.execute(
         f"CREATE TABLE kept_{name} AS SELECT {name}_id, _row FROM "
-        f"(SELECT {name}_id, max(_last) AS _last, sum(_count) AS _count, max(_row) AS _row FROM "
-        f"(SELECT {name}_id, _last, _count, _row FROM (SELECT {key} AS _row, max(time) AS _last, "
-        f"count(*) AS _count FROM base_training GROUP BY ALL) JOIN base_{name}s USING (_row) "
-        f"UNION ALL SELECT {name}_id, max(time), count(*), NULL FROM marked_interactions "
-        f"WHERE part = 'train' GROUP BY {name}_id) GROUP BY {name}_id) WHERE {rules} {most}"
-    )
-
-
-def _map(database: duckdb.DuckDBPyConnection, name: str, key: str) -> int:
-    """Make ``NAME_map``: the dataset's rows and what they become; return how many are kept.
-
-    Kept ones close up, and all others of the file follow; both in their order.
-    """
-    ids = f"SELECT {name}_id FROM left_interactions WHERE part = 'train'"
-    database.execute(
-        f"CREATE TABLE {name}_map AS SELECT _row, _kept, "
-        "row_number() OVER (ORDER BY _kept DESC, _row) - 1 AS row FROM "
-        f"(SELECT _row, _trained AND _row IN (SELECT _row FROM kept_{name} WHERE _row IS NOT NULL) "
-        f"AND (_row IN (SELECT {key} FROM kept_training) OR {name}_id IN ({ids})) AS _kept "
-        f"FROM base_{name}s)"
-    )
-    return count_rows(database, f"{name}_map WHERE _kept")
-
-
-def _write(database: duckdb.DuckDBPyConnection, base: Base, folder: Path, sequence: str) -> int:
-    """Write the files of the dataset that is left; return its number of training interactions."""
-    for file in sorted((base.folder / "vocabularies").glob("*.parquet")):
-        take_over(file, folder / "vocabularies" / file.name)
-    numbers = "user_row::INTEGER AS user_row, item_index::INTEGER AS item_index"
-    write_query(
-        database,
-        f"SELECT {numbers}, count(*)::INTEGER AS count FROM moved_training GROUP BY ALL "
-        "ORDER BY ALL",
-        folder / "seen.parquet",
-    )
-    past = write_query(
-        database,
-        f"SELECT {numbers}, time{sequence} FROM moved_training "
-        f"ORDER BY time{sequence}, user_row, item_index",
-        folder / "past.parquet",
-    )
-    counts, recent = "count(*) AS _found", ""
-    if (trend := base.schema.trend) is not None:
-        counts += f", {weight(trend)} AS _recent"
-        recent = f", coalesce(_recent, 0)::DOUBLE AS {RECENT}"
-    write_query(
-        database,
-        "SELECT base.* EXCLUDE (_row, _trained) REPLACE (coalesce(_found, 0)::INTEGER AS "
-        f"train_count, CASE WHEN _kept THEN row + 1 ELSE 0 END::INTEGER AS {named(ITEM)}{recent}) "
-        f"FROM base_items base JOIN item_map USING (_row) LEFT JOIN (SELECT item_index AS row, "
-        f"{counts} FROM moved_training GROUP BY ALL) USING (row) ORDER BY row",
-        folder / "items.parquet",
-    )
-    _write_users(database, base, folder, sequence)
-    return past
-
-
-def _write_users(
-    database: duckdb.DuckDBPyConnection, base: Base, folder: Path, sequence: str
-) -> None:
-    """Write users.parquet; of histories that lost an item, earlier ones come in for it."""
-    length = base.schema.history_length
-    database.execute(
-        "CREATE TABLE old_items AS SELECT user_map.row AS user_row, place, item_map.row "
-        f"AS item_index, item_map._kept AS kept FROM (SELECT _row, unnest({HISTORY}) - 1 AS item, "
-        f"generate_subscripts({HISTORY}, 1) AS place FROM base_users WHERE _trained) "
-        "JOIN user_map USING (_row) JOIN item_map ON item_map._row = item WHERE user_map._kept; "
-        "CREATE TABLE lost AS SELECT DISTINCT user_row FROM old_items WHERE NOT kept"
-    )
-    order = f"time DESC{', sequence DESC' if sequence else ''}, item_index DESC"
-    write_query(
-        database,
-        f"SELECT base.* EXCLUDE (_row, _trained, {HISTORY}, {HISTORY_CATEGORY}) REPLACE "
-        f"(_kept AS trained, CASE WHEN _kept THEN row + 1 ELSE 0 END::INTEGER AS {named(USER)}), "
-        f"coalesce(_items, [])::INTEGER[] AS {HISTORY} FROM base_users base "
-        "JOIN user_map USING (_row) LEFT JOIN ("
-        "SELECT user_row AS row, list(item_index + 1 ORDER BY place) AS _items FROM old_items "
-        "WHERE user_row NOT IN (FROM lost) GROUP BY ALL UNION ALL "
-        "SELECT user_row, list(item_index + 1 ORDER BY place DESC) FROM (SELECT user_row, "
-        f"item_index, row_number() OVER (PARTITION BY user_row ORDER BY {order}) AS place "
-        f"FROM moved_training SEMI JOIN lost USING (user_row) QUALIFY place <= {length}) "
-        "GROUP BY ALL) USING (row) ORDER BY row",
-        folder / "users.parquet",
+        f"({counted(name, 'base_training', 'new_training')}) WHERE {rules} {most}"
     )

@@ -122,7 +122,7 @@ def is_unordered(database: duckdb.DuckDBPyConnection, training: Path) -> bool:
 
 
 def write_held_out(
-    database: duckdb.DuckDBPyConnection, part: Literal["validation", "test"], path: Path
+    database: duckdb.DuckDBPyConnection, part: Literal["validation", "test", "waiting"], path: Path
 ) -> int:
     """Write a part's interactions by time; return the number of rows."""
     sequence = f", {SEQUENCE}" if has_sequence(database) else ""

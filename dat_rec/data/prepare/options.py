@@ -52,6 +52,10 @@ class Options(ABC):
     capacity: int | None = None
     """With --after: maximum number of trained users, and of trained items. Of more, those are
     forgotten whose last training interaction is oldest, of equal ones those with the fewest."""
+    admit_after: int | None = None
+    """Least number of training interactions, of all days, with which a user or item gets an
+    embedding row. With fewer it is as one that was never trained on, and its interactions wait
+    for the day on which it has so many. By default that of --after, or 1: all get one."""
     overwrite: bool = False
     """Replace the dataset in OUT, if there is one."""
     memory_limit: str = "15%"

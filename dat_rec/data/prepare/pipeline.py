@@ -9,6 +9,7 @@ from pathlib import Path
 from dat_rec.data.database import can_last
 from dat_rec.data.digests import DIGESTS, digests_of, files_below
 from dat_rec.data.duckdb_errors import errors_in_one_line
+from dat_rec.data.prepare.admit import check_admission
 from dat_rec.data.prepare.base import Base, open_base, unchanged
 from dat_rec.data.prepare.forget import check_forgetting
 from dat_rec.data.prepare.journal import Journal, made_of
@@ -104,6 +105,7 @@ def _check_numbers(options: Options) -> None:
         raise UserError(f"--threads {options.threads}: must be at least 1")
     check_validation(options)
     check_forgetting(options)
+    check_admission(options)
 
 
 def _check_paths(options: Options) -> None:

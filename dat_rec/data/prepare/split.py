@@ -2,7 +2,7 @@
 
 In: ``interactions``, ``items``, ``users``. Out: table ``marked_interactions`` (user_id, item_id,
 time, sequence if there is one, part), and the three anew where ``minimum`` drops rows. ``part`` is
-``train``, ``validation`` or ``test``.
+``train``, ``validation``, ``test``, or ``waiting`` (admit.py).
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import duckdb
 
 from dat_rec.data.database import count_rows
+from dat_rec.data.prepare.admit import hold_back
 from dat_rec.data.prepare.base import HELD_OUT, ITEMS, USERS
 from dat_rec.data.source import Split, Validation, columns_of
 from dat_rec.errors import UserError
@@ -132,6 +133,7 @@ def hold_out(
     validation: Validation | None = None,
     *,
     after: bool = False,
+    admit_after: int = 1,
 ) -> tuple[HeldOut, ...]:
     """Make ``marked_interactions``: ``part`` says which ones are held out.
 
@@ -141,6 +143,8 @@ def hold_out(
         validation: that of the validation; None: there is none.
         after: whether the interactions follow those of a dataset: what it holds out is added to
             the training ones, and nothing else need be left to train on.
+        admit_after: training interactions with which an id is admitted; of interactions that follow
+            a dataset, ``forget`` decides it.
 
     Returns:
         What is held out as the test, then for validation if there is one.
@@ -171,6 +175,8 @@ def hold_out(
     users = count_rows(database, "(SELECT DISTINCT user_id FROM marked_interactions)")
     if after:
         _add_held_out(database, columns)
+    else:
+        hold_back(database, admit_after)
     asked = _asked_users(database, "test", after=after)
     held_out = HeldOut(tested, rows, split.share, "test", ties, users, asked, joined)
     if validation is None:

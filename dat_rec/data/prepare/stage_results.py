@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dat_rec.data.log_table import LogTable
 from dat_rec.data.prepare.checks import Counts
 from dat_rec.data.prepare.user_ranges import UserRange
 from dat_rec.data.schema import DenseFeature, ExampleFile, Feature
@@ -28,6 +29,7 @@ class Checked:
     common_time: bool
     notes: tuple[str, ...]
     facts: dict[str, float] | None
+    table: LogTable | None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Numbered:
     """Whether no user has training interactions of two times."""
     trend: Trend | None
     dense: tuple[DenseFeature, ...]
+    waiting: int
+    """Number of training interactions whose user or item is not admitted."""
     before: int = 0
     """Number of training interactions of the dataset that is gone on from; 0: there is none."""
 

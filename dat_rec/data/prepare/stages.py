@@ -2,7 +2,8 @@
 
     check     raw relations → clean ones                                        checks.py
     split     what is held out                                                  split.py
-    forget    the dataset before without the ids that leave, if a rule is given forget.py
+    forget    the dataset before without the ids that leave, and with those     forget.py,
+              that are admitted, if there are such rules                        admit.py, left.py
     number    ids and values → embedding rows; interactions by ranges of users  vocabulary.py,
               after a dataset                                                   grown.py
     users     each range: order, histories, pairs                               user_ranges.py
@@ -22,8 +23,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dat_rec.data.database import connect, drop_tables, tables_of, threads_of
+from dat_rec.data.database import connect, count_rows, drop_tables, tables_of, threads_of
 from dat_rec.data.prepare import write
+from dat_rec.data.prepare.admit import admission_of, words_of_waiting
 from dat_rec.data.prepare.audience import write_pairs
 from dat_rec.data.prepare.base import (
     ITEMS,
@@ -36,7 +38,7 @@ from dat_rec.data.prepare.base import (
 from dat_rec.data.prepare.bounds import bounds_of, cut_log, words_of_bounds
 from dat_rec.data.prepare.checks import reject_bad_rows
 from dat_rec.data.prepare.dense import dense_features, dense_names
-from dat_rec.data.prepare.forget import Forgotten, forget, left_of
+from dat_rec.data.prepare.forget import Forgotten, forget
 from dat_rec.data.prepare.grown import grow_items, grow_users
 from dat_rec.data.prepare.interactions import (
     find_ranges,
@@ -46,6 +48,7 @@ from dat_rec.data.prepare.interactions import (
     write_training,
 )
 from dat_rec.data.prepare.journal import Journal
+from dat_rec.data.prepare.left import left_of
 from dat_rec.data.prepare.options import Options
 from dat_rec.data.prepare.parts import part_names, take_over_all, write_past
 from dat_rec.data.prepare.shuffle import file_cuts
@@ -100,6 +103,8 @@ class Stages:
     ) -> None:
         self._options = options
         self._base = base
+        self._admit_after = admission_of(options, base)
+        self._waited = base is not None and base.schema.waiting > 0
         self._folder = folder
         self._work = folder / "work"
         self._journal = journal
@@ -172,6 +177,7 @@ class Stages:
             common_time=source.common_time,
             notes=source.notes,
             facts=source.facts,
+            table=source.table if bounds.test_until is None else None,
         )
 
     def _split(self, database: duckdb.DuckDBPyConnection, checked: Checked) -> Marked:
@@ -183,7 +189,14 @@ class Stages:
         ):
             notes = keep_frequent(database, checked.minimum)
             after = self._base is not None
-            held_out = hold_out(database, checked.split, checked.validation, after=after)
+            held_out = hold_out(
+                database,
+                checked.split,
+                checked.validation,
+                after=after,
+                admit_after=self._admit_after,
+            )
+            waiting = () if after else words_of_waiting(database, self._admit_after)
             bounded = words_of_bounds(
                 database, checked.bounds, self._options, checked.later, self._base
             )
@@ -192,13 +205,16 @@ class Stages:
             words += [checked.validation.words, str(held_out[1])]
         warnings = (line for one in held_out for line in one.warnings)
         words += bounded
-        return Marked("; ".join(words), (*notes, *warnings), held_out[0].of)
+        return Marked("; ".join(words), (*notes, *warnings, *waiting), held_out[0].of)
 
     @property
     def _forgets(self) -> list[str]:
-        """The stage that forgets, if there is one."""
+        """The stage that forgets and admits, if there is one."""
+        if self._base is None:
+            return []
         rules = (self._options.forget_after, self._options.capacity)
-        return [] if rules == (None, None) else ["forget"]
+        waits = self._admit_after > 1 or self._waited
+        return [] if rules == (None, None) and not waits else ["forget"]
 
     def _forget(
         self, database: duckdb.DuckDBPyConnection, checked: Checked, marked: Marked
@@ -214,11 +230,12 @@ class Stages:
                 bar.of_statements(database),
                 tables_of(database, self._work, "forget", "split", "check"),
             ):
-                return forget(database, base, self._options, checked.day, folder)
+                return forget(database, base, self._options, self._admit_after, checked.day, folder)
 
         found = self._journal.stage("forget", Forgotten, work)
-        self._base = left_of(base, found, folder)
-        return replace(marked, notes=(*marked.notes, found.note))
+        if found.anew:
+            self._base = left_of(base, found.left, folder)
+        return replace(marked, notes=(*marked.notes, *found.notes))
 
     def _number(
         self, database: duckdb.DuckDBPyConnection, checked: Checked, marked: Marked
@@ -277,11 +294,18 @@ class Stages:
                 validation=write_held_out(database, "validation", folder / "validation.parquet")
                 if checked.validation
                 else 0,
+                waiting=self._write_waiting(database),
                 has_sequence=has_sequence(database),
                 unordered=unordered,
                 before=base.schema.training if base else 0,
                 trend=trend,
             )
+
+    def _write_waiting(self, database: duckdb.DuckDBPyConnection) -> int:
+        """Write waiting.parquet, if any interaction waits; return how many do."""
+        if not count_rows(database, "marked_interactions WHERE part = 'waiting'"):
+            return 0
+        return write_held_out(database, "waiting", self._folder / "waiting.parquet")
 
     def _users(self, checked: Checked, numbered: Numbered, threads: int) -> Ordered:
         make_folders(self._work)
@@ -389,6 +413,8 @@ class Stages:
             tests=numbered.tests,
             validation=numbered.validation,
             past=numbered.past,
+            admit_after=self._admit_after,
+            waiting=numbered.waiting,
             seen_files=self._seen_files(numbered),
             past_files=self._past_files(),
             train_from=checked.bounds.train_from,
@@ -403,6 +429,7 @@ class Stages:
                 *marked.notes,
                 *((UNORDERED,) if numbered.unordered else ordered.notes(numbered.read)),
             ),
+            table=checked.table,
             trend=numbered.trend,
             facts=checked.facts,
         )

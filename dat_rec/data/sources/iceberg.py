@@ -12,9 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from dat_rec.data.log_table import LogTable
+from dat_rec.data.sources.changes import SIGN
 from dat_rec.data.sources.snapshots import Bound, beyond
 from dat_rec.data.sources.table_folders import metadata_files, version_of
-from dat_rec.errors import UserError
+from dat_rec.errors import NoRowsError, UserError
 
 INSTALL = "pip install 'dat_rec[iceberg]'"
 
@@ -62,6 +64,7 @@ class IcebergSnapshot:
             raise UserError(f"{path}: is an Iceberg table without a snapshot: write to it first")
         self._id: int = chosen.snapshot_id
         self.words: str = f"Iceberg snapshot {self._id}"
+        self.table = LogTable("Iceberg", str(self._table.metadata.table_uuid), self._id)
         with _in_one_line(f"{path}: "):
             schema = self._table.scan(snapshot_id=self._id).projection()
             self.schema: pa.Schema = schema_to_pyarrow(schema, include_field_ids=False)
@@ -72,6 +75,15 @@ class IcebergSnapshot:
                 if str(field.transform) == "identity"
             ]
             self.partitions = [name for name in sources if name is not None]
+
+    def since(self, snapshot: int) -> "IcebergChanges":
+        """What came and went since a snapshot.
+
+        Raises:
+            NoRowsError: it is this one.
+            UserError: the table no longer has it.
+        """
+        return IcebergChanges(self._path, self._table, self, snapshot)
 
     def batches(self, columns: Sequence[str], bounds: Sequence[Bound]) -> Iterator[pa.RecordBatch]:
         """See Version."""
@@ -99,6 +111,66 @@ class IcebergSnapshot:
             test = made.GreaterThanOrEqual if bound.first else made.LessThanOrEqual
             within = made.And(within, test(name, end if isinstance(end, int) else str(end)))
         return within
+
+
+class IcebergChanges:
+    """The files that one of two snapshots has, and not the other: theirs are all rows that differ.
+
+    The library's scan of appends would give rewritten and since deleted rows as new.
+
+    Args:
+        path: the table.
+        table: as the library has it.
+        last: the later snapshot.
+        since: id of the earlier one.
+
+    Raises:
+        NoRowsError: both are the same.
+        UserError: the table no longer has the earlier one.
+    """
+
+    def __init__(self, path: Path, table: Any, last: IcebergSnapshot, since: int) -> None:
+        self._path, self._table, self._since = path, table, since
+        self.table, self.partitions = last.table, last.partitions
+        self.schema = last.schema.append(pa.field(SIGN, pa.int64()))
+        self.words = f"{last.words}, its changes since {since}"
+        if since == last.table.version:
+            raise NoRowsError(f"{path}: no snapshot follows {since}, which --after was made of")
+        if table.snapshot_by_id(since) is None:
+            raise UserError(
+                f"{path}: has expired snapshot {since}, which --after was made of: name partitions "
+                "by --from and --to, or prepare the whole table anew, without --after"
+            )
+
+    def batches(
+        self,
+        columns: Sequence[str],
+        bounds: Sequence[Bound],  # noqa: ARG002
+    ) -> Iterator[pa.RecordBatch]:
+        """See Version."""
+        from pyiceberg.expressions import AlwaysTrue
+        from pyiceberg.io.pyarrow import ArrowScan
+
+        names = tuple(name for name in columns if name != SIGN)
+        with _in_one_line(f"{self._path} ({self.words}): "):
+            scan = self._table.scan(snapshot_id=self.table.version, selected_fields=names)
+            arrow = ArrowScan(self._table.metadata, self._table.io, scan.projection(), AlwaysTrue())
+            now, before = (_tasks(self._table, one) for one in (self.table.version, self._since))
+            for sign, ours, others in ((1, now, before), (-1, before, now)):
+                for key in sorted(ours.keys() - others.keys()):
+                    for batch in arrow.to_record_batches([ours[key]]):
+                        signs = pa.array([sign] * batch.num_rows, pa.int64())
+                        yield pa.record_batch(
+                            [*(batch[name] for name in names), signs], names=[*names, SIGN]
+                        )
+
+
+def _tasks(table: Any, snapshot: int) -> dict[tuple[str, ...], Any]:
+    """The files of a snapshot, each by its path and those of the deletions from it."""
+    return {
+        (task.file.file_path, *sorted(one.file_path for one in task.delete_files)): task
+        for task in table.scan(snapshot_id=snapshot).plan_files()
+    }
 
 
 def _newest(folder: Path) -> Path:

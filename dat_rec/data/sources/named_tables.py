@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from dat_rec.data.schema import Schema
+from dat_rec.data.sources.changes import Changes
 from dat_rec.data.sources.delta import DeltaVersion
 from dat_rec.data.sources.iceberg import IcebergSnapshot
 from dat_rec.data.sources.parts import Parts
@@ -31,6 +33,7 @@ def named_table(
     first: str | None = None,
     last: str | None = None,
     catalog: str | None = None,
+    after: Path | None = None,
 ) -> Table:
     """The table that the paths stand for.
 
@@ -43,9 +46,13 @@ def named_table(
         first: the first partition to read; None: from the start.
         last: the last one; None: to the end.
         catalog: the Iceberg catalog in which a path that does not exist is a table's name.
+        after: a dataset; if it was made of all of the same table, and no partitions are named, what
+            came to the table since is read alone.
 
     Raises:
-        UserError: a path names nothing that can be read, or there is no such version or partition.
+        NoRowsError: nothing has come since.
+        UserError: a path names nothing that can be read, or there is no such version or partition,
+            or the table does not tell what came since.
     """
     listed = (paths,) if isinstance(paths, Path) else tuple(paths)
     if not listed:
@@ -56,9 +63,15 @@ def named_table(
             refuse_table(path, path)
         if len(listed) > 1:
             raise UserError(f"{path}: is a table of {kind}, beside other paths: name it alone")
+        found: DeltaVersion | IcebergSnapshot
         if kind == DELTA:
-            return Snapshot(str(path), DeltaVersion(path, version), role, first, last)
-        found = IcebergSnapshot(path, version, None if path.exists() else catalog)
+            found = DeltaVersion(path, version)
+        else:
+            found = IcebergSnapshot(path, version, None if path.exists() else catalog)
+        before = Schema.load(after).table if after is not None else None
+        whole = first is None and last is None
+        if whole and after is not None and before is not None and before.id == found.table.id:
+            return Changes(str(path), found.since(before.version), role, after)
         return Snapshot(str(path), found, role, first, last)
     if version is not None:
         option = "--version" if role == "interactions" else f"--{role}-version"

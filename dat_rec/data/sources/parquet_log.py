@@ -139,7 +139,13 @@ class ParquetLog(Options):
         self._check()
         catalog = self.catalog
         log = named_table(
-            self.interactions, "interactions", self.version, self.from_, self.to, catalog
+            self.interactions,
+            "interactions",
+            self.version,
+            self.from_,
+            self.to,
+            catalog,
+            after=self.after,
         )
         items = users = None
         if self.items is not None:
@@ -175,6 +181,7 @@ class ParquetLog(Options):
                 *(note for side in sides for note in side.notes),
                 *(table.note for table in (log, items, users) if table and table.note),
             ),
+            table=log.table,
             unchanged=unchanged,
         )
 

@@ -58,6 +58,8 @@ class Parts:
         self.schemas = {file: opened.schema for file, (_, opened) in found.items()}
         """The schema of each file, in the order of their names."""
         self.folders = Folders(given, tuple(found))
+        self.table: None = None
+        """Files are no table that tells what is new."""
         self.asked: set[str] = set()
         """Columns that were asked for."""
         self._pins = {file: pinned for file, (pinned, _) in found.items()}

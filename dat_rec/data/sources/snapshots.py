@@ -16,6 +16,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from dat_rec.data.log_table import LogTable
 from dat_rec.data.source import named, quoted
 from dat_rec.data.sources.partitions import WHOLE, bound_of
 from dat_rec.errors import NoRowsError, UserError
@@ -72,6 +73,7 @@ class Version(Protocol):
     schema: pa.Schema
     partitions: list[str]
     """Columns that the table is partitioned by, the outermost first."""
+    table: LogTable
 
     def batches(self, columns: Sequence[str], bounds: Sequence[Bound]) -> Iterator[pa.RecordBatch]:
         """The rows of the columns, in the same order whenever they are read.
@@ -109,6 +111,8 @@ class Snapshot:
         """The table and its version, for messages."""
         self.note = f"{path}: {version.words}"
         """What schema.json says of it."""
+        self.table = version.table if first is None and last is None else None
+        """The table, if all of its rows are read."""
         self._table = f"snapshot_of_{role}"
         self._version = version
         self._bounds = [

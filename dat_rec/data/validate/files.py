@@ -19,7 +19,7 @@ from dat_rec.errors import UserError
 from dat_rec.files import read_json
 
 ANEW = "write the file anew"
-VALIDATION = "validation.parquet"
+VALIDATION, WAITING = "validation.parquet", "waiting.parquet"
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -74,9 +74,10 @@ def _dense_kinds(features: tuple[DenseFeature, ...]) -> dict[str, str]:
 
 
 def held_out_files(schema: Schema) -> dict[str, int]:
-    """The files of interactions that are not trained on, and their numbers of rows."""
-    found = {VALIDATION: schema.validation, "test.parquet": schema.tests}
-    return found if schema.validation else {"test.parquet": schema.tests}
+    """The files of interactions that are not trained on, or not yet, and their rows."""
+    optional = {VALIDATION: schema.validation, WAITING: schema.waiting}
+    found = {name: rows for name, rows in optional.items() if rows}
+    return {**found, "test.parquet": schema.tests}
 
 
 def rows_of_files(schema: Schema) -> dict[str, int]:
@@ -103,6 +104,7 @@ def file_faults(folder: Path, schema: Schema) -> dict[str, list[Fault]]:
         *sorted(folder.glob("examples/*")),
         *sorted(folder.glob("vocabularies/*")),
         *folder.glob(VALIDATION),
+        *folder.glob(WAITING),
         *(path for name in ("seen", "past") for path in sorted(folder.glob(f"{name}/*"))),
         *(path for name in ("seen", "past") for path in folder.glob(f"{name}.parquet")),
     ):

@@ -27,7 +27,7 @@ from dat_rec.data.schema import (
 )
 from dat_rec.data.source import HISTORY_CATEGORY, named
 from dat_rec.data.validate.fault import Fault
-from dat_rec.data.validate.files import held_out_files
+from dat_rec.data.validate.files import WAITING, held_out_files
 
 ROW = "file_row_number"
 ANEW = "write the file anew"
@@ -132,11 +132,20 @@ def _checks(
     held_out = [*_pair(schema.users, schema.items), _null("time")]
     if schema.test_until is not None:
         held_out.append(_time_rule(f"time >= {schema.test_until}", "at or after test_until"))
+    waiting = Rule(
+        f"user_row < {trained} AND item_index < {schema.trained_items}",
+        "user and item are both trained",
+        "train on the interaction, or put one of the two behind the trained ones",
+    )
+    of_file = {WAITING: [*held_out, waiting]}
     found = {
         "users.parquet": check("users.parquet", _users(schema), ["user_id"]),
         "items.parquet": check("items.parquet", _items(schema), ["item_id"]),
         **{name: check(name, seen, order=["user_row", "item_index"]) for name in schema.seen_paths},
-        **{name: check(name, held_out, order=["time"]) for name in held_out_files(schema)},
+        **{
+            name: check(name, of_file.get(name, held_out), order=["time"])
+            for name in held_out_files(schema)
+        },
         **{name: check(name, past) for name in schema.past_paths},
     }
     for feature in {feature.table: feature for feature in schema.features}.values():

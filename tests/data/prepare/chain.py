@@ -81,6 +81,7 @@ class Facts(NamedTuple):
     seen: Counter[tuple[Any, Any]]
     test: Counter[tuple[Any, ...]]
     validation: Counter[tuple[Any, ...]]
+    waiting: Counter[tuple[Any, ...]]
     values: dict[str, set[str]]
 
 
@@ -144,6 +145,7 @@ def facts_of(folder: Path, *, ties: bool, numbers: tuple[str, ...] = ()) -> Fact
         seen=seen,
         test=interactions(read(folder / "test")),
         validation=interactions(read(folder / "validation")) if schema.validation else Counter(),
+        waiting=interactions(read(folder / "waiting")) if schema.waiting else Counter(),
         values={name: {*of} - {None} for name, of in words.items() if name not in numbers},
     )
 

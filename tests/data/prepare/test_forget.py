@@ -1,5 +1,6 @@
 """What is forgotten was never there, as a plain model of who leaves tells, day after day."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from dat_rec.data.rows import places
 from dat_rec.data.schema import RECENT
 from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.runs.kept_rows import table_values
-from tests.data.prepare.chain import DAY, Row, write_rows
+from tests.data.prepare.chain import DAY, Row, check_histories, facts_of, make_log, write_rows
 from tests.data.prepare.test_after import Chain, day_3, days  # noqa: F401
 from tests.data.sources.prepared import digest, refused
 
@@ -26,10 +27,17 @@ RULES: dict[str, dict[str, Any]] = {
     "few": {"capacity": 17},
     "both": {"forget_after": 2.2 * DAY, "capacity": 21},
     "none": {"forget_after": 99 * DAY, "capacity": 9_999},
+    "admitted": {"forget_after": 2.2 * DAY, "capacity": 18, "admit_after": 3},
 }
+HISTORIES = int(os.environ.get("DAT_REC_TEST_HISTORIES", "20"))
+"""Number of random histories."""
+Token = tuple[Any, int]
+"""Whose weights these are, and since which day."""
 
 
-def left(rows: list[Row], forget_after: float = 1e9, capacity: int = 10**9) -> list[Row]:
+def left(
+    rows: list[Row], forget_after: float = 1e9, capacity: int = 10**9, admit_after: int = 1
+) -> list[Row]:
     """The training interactions of ids that are not forgotten."""
     now = max(row["time"] for row in rows)
     kept = {}
@@ -38,13 +46,26 @@ def left(rows: list[Row], forget_after: float = 1e9, capacity: int = 10**9) -> l
         count = Counter(row[key] for row in rows)
         young = [one for one in last if last[one] > now - forget_after]
         young.sort(key=lambda one: (-last[one], -count[one], one))
-        kept[key] = set(young[:capacity])
+        few = [one for one in young if count[one] < admit_after]
+        kept[key] = {*few, *[one for one in young if count[one] >= admit_after][:capacity]}
     return [row for row in rows if all(row[key] in kept[key] for key in kept)]
+
+
+def admitted(rows: list[Row], admit_after: int = 1) -> list[Row]:
+    """Those of the interactions whose user and item have so many of them."""
+    counts = {key: Counter(row[key] for row in rows) for key in ("user_id", "item_id")}
+    return [row for row in rows if all(counts[key][row[key]] >= admit_after for key in counts)]
 
 
 @pytest.mark.parametrize(
     ("rule", "name"),
-    [("old ones", "sequence"), ("few", "sequence"), ("both", "ties are cut"), ("none", "sequence")],
+    [
+        ("old ones", "sequence"),
+        ("few", "sequence"),
+        ("both", "ties are cut"),
+        ("none", "sequence"),
+        ("admitted", "sequence"),
+    ],
 )
 def test_what_is_forgotten_was_never_there(tmp_path: Path, rule: str, name: str) -> None:
     """Each day is what preparing all that the model has kept at once gives."""
@@ -52,12 +73,75 @@ def test_what_is_forgotten_was_never_there(tmp_path: Path, rule: str, name: str)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(HISTORIES))
 def test_random_histories_of_coming_and_leaving(tmp_path: Path, seed: int) -> None:
-    """Ten days each: with those above, some 200 days."""
+    """Six days of few rows each; rules are drawn, and each may be missing."""
     rng = np.random.default_rng(seed)
-    rules = {"forget_after": float(rng.uniform(0.6, 4) * DAY), "capacity": int(rng.integers(5, 50))}
-    walk(tmp_path, Chain(tmp_path, "sequence", seed=seed), rules, 9)
+    draw: dict[str, Any] = {
+        "forget_after": float(rng.uniform(0.6, 4) * DAY),
+        "capacity": int(rng.integers(5, 30)),
+        "admit_after": int(rng.integers(1, 5)),
+    }
+    given = {name: value for name, value in draw.items() if rng.random() < 0.75}
+    least = given.get("admit_after", 1)
+    rows = make_log(seed, 6, a_day=40).rows
+    weights: dict[str, dict[Any, Token]] = {"user": {}, "item": {}}
+    out, before = tmp_path / "out", tmp_path / "before"
+    kept: list[Row] = []
+    for day in range(1, 6):
+        new = [row for row in rows if (day > 1) * day * DAY <= row["time"] < (day + 1) * DAY]
+        rules = given if day > 1 else {"admit_after": least}
+        prepare(
+            ParquetLog(
+                interactions=write_rows(tmp_path / "log.parquet", new),
+                out=out,
+                after=before if day > 1 else None,
+                split="none",
+                sequence="place",
+                history_length=4,
+                trend=False,
+                threads=1,
+                **rules,
+            )
+        )
+        kept = left([*kept, *new], **given) if day > 1 else new
+        says(out, admitted(kept, least), kept)
+        for table, known in weights.items():
+            tokens = fresh(out, table, day)
+            if day > 1:
+                tokens = carried(tmp_path, table, by_row(before, table, known), day)
+            # An id that has lost its row has lost its weights; one that keeps it has its own.
+            found = by_id(out, table, tokens)
+            assert found == {one: known.get(one, (one, day)) for one in found}
+            weights[table] = found
+        shutil.rmtree(before, ignore_errors=True)
+        out.rename(before)
+
+
+def says(folder: Path, training: list[Row], kept: list[Row]) -> None:
+    """Compare all that a dataset says of its interactions with these, of the kept ones."""
+
+    def key(row: Row) -> tuple[Any, ...]:
+        return row["user_id"], row["item_id"], row["time"], row["place"]
+
+    facts = facts_of(folder, ties=False)
+    check_histories(folder, sequence=True)
+    assert facts.training == Counter(key(row) for row in training)
+    assert facts.waiting == Counter(key(row) for row in kept) - facts.training
+    assert facts.seen == Counter((row["user_id"], row["item_id"]) for row in training)
+    count = Counter(row["item_id"] for row in training)
+    assert {
+        one: row["train_count"] for one, row in facts.items.items() if row["item"] is not None
+    } == count
+    users = {one for one, row in facts.users.items() if row["trained"] and row["user"] == one}
+    assert users == {row["user_id"] for row in training}
+    assert all(row["user"] is None for one, row in facts.users.items() if one not in users)
+
+
+def by_row(data: Path, table: str, weights: dict[Any, Token]) -> list[Token]:
+    """The weights of each row of a table, the unknown one's first."""
+    values = table_values(data, table, rows_of(data, table)).to_pylist()
+    return [weights.get(value, (None, 0)) for value in values]
 
 
 def walk(folder: Path, chain: Chain, rules: dict[str, Any], days_: int) -> None:
@@ -68,7 +152,8 @@ def walk(folder: Path, chain: Chain, rules: dict[str, Any], days_: int) -> None:
     )
     chain.whole_tables = True
     rows = chain.log.rows
-    chain.make("out", 0, 1, split="none")
+    least = {"admit_after": rules.get("admit_after")}
+    chain.make("out", 0, 1, split="none", **least)
     kept = chain.log.days(0, 1)
     tokens = {table: fresh(folder / "out", table, 1) for table in ("user", "item")}
     wanted = {table: by_id(folder / "out", table, tokens[table]) for table in tokens}
@@ -80,7 +165,7 @@ def walk(folder: Path, chain: Chain, rules: dict[str, Any], days_: int) -> None:
         kept = left([*kept, *new], **rules)
         left_out += len(chain.log.days(0, day)) - len(kept)
         chain.log = chain.log._replace(rows=kept)
-        chain.make("whole", 0, day, split="none", train_from=str(day * DAY))
+        chain.make("whole", 0, day, split="none", train_from=str(day * DAY), **least)
         chain.log = chain.log._replace(rows=rows)
         chain.same("out", "whole")
         capacity = rules.get("capacity", 10**9)
@@ -102,10 +187,6 @@ def walk(folder: Path, chain: Chain, rules: dict[str, Any], days_: int) -> None:
             )
         shutil.rmtree(folder / "before")
     assert (left_out > 20) == (rules != RULES["none"])
-
-
-Token = tuple[Any, int]
-"""Whose weights these are, and since which day."""
 
 
 def fresh(data: Path, table: str, day: int) -> list[Token]:
@@ -183,6 +264,25 @@ def test_a_row_far_ahead_does_not_make_all_others_forgotten(tmp_path: Path) -> N
         forget_after=500.0,
     )
     refused(options, "--forget-after 500.0: leaves out 60 of 61 new interactions, as the last one")
+
+
+@pytest.mark.parametrize(("forget_after", "kept"), [(2.0, 2), (2.4, 3), (2.6, 3), (3.0, 3)])
+def test_part_of_a_unit_of_time_is_not_rounded(
+    tmp_path: Path, forget_after: float, kept: int
+) -> None:
+    """Items of ages 4, 3, 2, 1 and 0: one that is so old, or older, is forgotten."""
+    rows = [{"user_id": 7, "item_id": n, "time": n} for n in range(5)]
+    log = write_rows(tmp_path / "log.parquet", rows[:4])
+    prepare(ParquetLog(interactions=log, out=tmp_path / "before", split="none"))
+    write_rows(log, rows[4:])
+    options = ParquetLog(
+        interactions=log,
+        out=tmp_path / "out",
+        after=tmp_path / "before",
+        split="none",
+        forget_after=forget_after,
+    )
+    assert prepare(options).trained_items == kept
 
 
 def test_recent_counts_forget_too(tmp_path: Path) -> None:
