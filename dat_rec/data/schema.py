@@ -42,6 +42,8 @@ UNKNOWN = 0
 USER, ITEM, HISTORY, AUDIENCE = "user", "item", "history", "audience"
 RECENT = "recent_count"
 """Column of items.parquet: how often each was had lately (``dat_rec.data.trend``)."""
+EXAMPLE_WEIGHT = "example_weight"
+"""Column of the examples, and of what is held out: how much each counts as an example."""
 RESERVED_COLUMNS = frozenset(
     {
         "user_id",
@@ -50,6 +52,7 @@ RESERVED_COLUMNS = frozenset(
         "category_name",
         "train_count",
         RECENT,
+        EXAMPLE_WEIGHT,
         "trained",
         "item_index",
         "user_row",
@@ -172,6 +175,9 @@ class Schema:
     none."""
     dense: tuple[DenseFeature, ...] = ()
     """Query features first. schema.json says nothing of it where there are none."""
+    example_weights: dict[str, float] | None = None
+    """What examples weigh in the loss, by their labels; empty: what their files say, which no label
+    tells. None, and not in schema.json: there are no weights."""
     facts: dict[str, float] | None = None
     """Figures known by construction: the planted world's best possible HR@50, HR@100."""
     version: int = VERSION
@@ -217,7 +223,8 @@ class Schema:
             del value["histories"]
         if not self.past:
             del value["past"]
-        for name in ("train_from", "test_until", "seen_files", "past_files", "trend", "dense"):
+        optional = ("train_from", "test_until", "seen_files", "past_files", "trend", "dense")
+        for name in (*optional, "example_weights"):
             if value[name] in (None, ()):
                 del value[name]
         write_json(folder / SCHEMA, value)
