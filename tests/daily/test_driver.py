@@ -278,6 +278,20 @@ def test_killed_at_random_moments_the_days_end_with_the_same_bits(
     assert not list(root.rglob("*.partial"))
 
 
+def test_weights_of_labels_hold_for_every_day(log: Path, tmp_path: Path) -> None:
+    """Day 1 has no purchases; the options of later starts must name the same weights."""
+    root = tmp_path / "root"
+    weights = ("--label", "event", "--label-weights")
+    flags = ("--no-export", *weights, "click=1,cart=3,purchase=4.5")
+    done(walk(*daily_words(log, root, 0, 1, *flags)))
+    for day in (0, 1):
+        found = pq.read_table(root / f"{day}" / "data" / "examples")["example_weight"]
+        assert set(found.to_pylist()) == {1.0, 3.0, *([] if day else [4.5])}
+    refused = walk(*daily_words(log, root, 0, 2, *flags[:-1], "click=1,cart=2,purchase=4.5"))
+    assert refused.returncode == 2
+    assert "was begun with --label-weights click=1,cart=3,purchase=4.5, and" in refused.stderr
+
+
 def test_the_second_driver_on_a_root_is_refused(log: Path, tmp_path: Path) -> None:
     root = tmp_path / "root"
     with locked(root):

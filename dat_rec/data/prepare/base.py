@@ -18,7 +18,16 @@ from dat_rec.data.database import count_rows
 from dat_rec.data.prepare.dense import is_dense
 from dat_rec.data.prepare.options import Options
 from dat_rec.data.scan import scan_parquet
-from dat_rec.data.schema import HISTORY, ITEM, SCHEMA, USER, Feature, Schema, Side
+from dat_rec.data.schema import (
+    EXAMPLE_WEIGHT,
+    HISTORY,
+    ITEM,
+    SCHEMA,
+    USER,
+    Feature,
+    Schema,
+    Side,
+)
 from dat_rec.data.source import HISTORY_CATEGORY, SEQUENCE, Attribute, Source, columns_of
 from dat_rec.errors import UserError
 
@@ -26,7 +35,8 @@ LEAST_TIMESTAMP = 10**13
 """Microseconds since 1970; lesser times are no timestamps of a log, but integers."""
 ITEMS, USERS, SEEN, HELD_OUT = "base_items", "base_users", "base_seen", "base_held_out"
 """Views of the dataset's files. ``base_items`` and ``base_users`` have the columns of their files,
-``_row`` (from 0) and ``_trained``; ``base_held_out`` has user_id, item_id, time, and sequence."""
+``_row`` (from 0) and ``_trained``; ``base_held_out`` has user_id, item_id, time, and sequence and
+example_weight if they have them."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +185,7 @@ def check_source(base: Base, source: Source, *, sequence: bool) -> None:
         raise UserError(
             f"{said}: {has} has a sequence, and {lacks} has none: pass the same --sequence"
         )
+    _check_weights(said, schema.example_weights, source.example_weights)
     wanted, given = _inputs(schema), _inputs_of(source)
     if given != wanted:
         first = next((one for one in wanted if one not in given), None)
@@ -183,6 +194,24 @@ def check_source(base: Base, source: Source, *, sequence: bool) -> None:
             f"{said}: its features are other ones: those of this log {what}: pass the same "
             "columns as for that dataset, in the same order"
         )
+
+
+def _check_weights(
+    said: str, wanted: dict[str, float] | None, given: dict[str, float] | None
+) -> None:
+    """Refuse weights of examples that are others than the dataset's.
+
+    Raises:
+        UserError: names both.
+    """
+    if wanted == given:
+        return
+    if not wanted:
+        what = "no weights" if wanted is None else "weights that no label tells"
+        cure = "leave --label-weights out, or" if wanted is None else "to have others,"
+        raise UserError(f"{said}: its examples have {what}: {cure} prepare all days at once")
+    text = ",".join(f"{label}={weight!r}".removesuffix(".0") for label, weight in wanted.items())
+    raise UserError(f"{said}: its examples have other weights: pass --label-weights {text}")
 
 
 Input = tuple[str, Side, str]
@@ -234,9 +263,10 @@ def register_base(database: duckdb.DuckDBPyConnection, base: Base, source: Sourc
         UserError: its ids are of another type than the log's.
     """
     register_views(database, base, columns_of(database, "raw_interactions"))
-    sequence = f", {SEQUENCE}" if base.sequence else ""
+    more = f", {SEQUENCE}" if base.sequence else ""
+    more += f", {EXAMPLE_WEIGHT}" if base.schema.example_weights is not None else ""
     database.execute(
-        f"CREATE VIEW {HELD_OUT} AS SELECT user_id, item_id, time{sequence} "
+        f"CREATE VIEW {HELD_OUT} AS SELECT user_id, item_id, time{more} "
         f"FROM {scan_parquet(base.held_out, ', union_by_name=true')} "
         f"JOIN {USERS} ON {USERS}._row = user_row JOIN {ITEMS} ON {ITEMS}._row = item_index"
     )

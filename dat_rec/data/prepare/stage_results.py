@@ -28,6 +28,8 @@ class Checked:
     common_time: bool
     notes: tuple[str, ...]
     facts: dict[str, float] | None
+    example_weights: dict[str, float] | None = None
+    """What examples weigh, by their labels; None: interactions have no weights."""
 
 
 @dataclass(frozen=True)

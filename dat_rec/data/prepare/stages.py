@@ -116,12 +116,11 @@ class Stages:
                 "number", Numbered, lambda: self._number(database, checked, marked)
             )
         drop_tables(self._work, "check", "split", "forget", "number")
-        category = checked.category
         ordered = self._journal.stage(
             "users", Ordered, lambda: self._users(checked, numbered, threads)
         )
         written = self._journal.stage(
-            "examples", Written, lambda: self._examples(numbered, category, threads)
+            "examples", Written, lambda: self._examples(checked, numbered, threads)
         )
         return self._schema(checked, marked, numbered, ordered, written.files)
 
@@ -172,6 +171,7 @@ class Stages:
             common_time=source.common_time,
             notes=source.notes,
             facts=source.facts,
+            example_weights=source.example_weights,
         )
 
     def _split(self, database: duckdb.DuckDBPyConnection, checked: Checked) -> Marked:
@@ -296,6 +296,7 @@ class Stages:
             row_group=write.ROW_GROUP,
             has_sequence=numbered.has_sequence,
             unordered=numbered.unordered,
+            weighted=checked.example_weights is not None,
             before=UserHistories(base.folder / "users.parquet", base.trained_users)
             if (base := self._base)
             else None,
@@ -308,7 +309,7 @@ class Stages:
             bar.in_threads(work, range(len(numbered.ranges)), threads)
         return Ordered(count_ties(self._work))
 
-    def _examples(self, numbered: Numbered, category: str, threads: int) -> Written:
+    def _examples(self, checked: Checked, numbered: Numbered, threads: int) -> Written:
         files = {name: f"{name}.parquet" for name in ("users", "seen")}
         if self._base is not None:
             files = self._take_over(self._base, numbered)
@@ -323,9 +324,10 @@ class Stages:
             pieces["examples"],
             np.memmap(self._work / ITEMS_IN_ORDER, np.int32, "r"),
             self._items(numbered),
-            category,
+            checked.category,
             write.names_of(numbered.query_features),
             has_sequence=numbered.has_sequence,
+            weighted=checked.example_weights is not None,
         )
         names = [
             f"examples/part-{number:05}.parquet"
@@ -404,6 +406,7 @@ class Stages:
                 *((UNORDERED,) if numbered.unordered else ordered.notes(numbered.read)),
             ),
             trend=numbered.trend,
+            example_weights=checked.example_weights,
             facts=checked.facts,
         )
 
