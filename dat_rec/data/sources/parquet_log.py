@@ -14,9 +14,8 @@ import duckdb
 from tyro.conf import arg
 
 from dat_rec.data.prepare.options import Options
-from dat_rec.data.source import (
-    Source,
-)
+from dat_rec.data.schema import Schema
+from dat_rec.data.source import Source
 from dat_rec.data.sources.features import Reading
 from dat_rec.data.sources.iceberg import IcebergSnapshot
 from dat_rec.data.sources.label_weights import read_weights
@@ -195,7 +194,10 @@ class ParquetLog(Options):
 
     def _reading(self) -> Reading:
         item = self.item_columns() if self.category else [NO_CATEGORY, *self.item_features]
-        return Reading.of(self.user_features, item, self.numbers, self.separator, self.dense)
+        before = Schema.load(self.after).dense if self.after is not None and self.dense else ()
+        return Reading.of(
+            self.user_features, item, self.numbers, self.separator, self.dense, before
+        )
 
     def item_columns(self) -> list[str]:
         """The items' columns that become features, the category first."""
