@@ -16,6 +16,7 @@ import pytest
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.daily.root import locked
 from dat_rec.daily.table import read_rows, write_rows
+from dat_rec.errors import UserError
 from dat_rec.runs.figures import BLOCKS, CUTOFFS
 from tests.checkpoint.saved import saved_digests
 from tests.daily.planted_days import TRAIN, daily_words, log_options, read, rows_of, write_log
@@ -124,6 +125,41 @@ def test_a_day_that_came_late_is_walked_and_what_was_begun_behind_it_is_not_kept
     done(walk(*daily_words(late, whole, FIRST, LAST, "--no-export")))
     assert bits(root) == bits(whole)
     assert without_seconds(rows_of(root)) == without_seconds(rows_of(whole))
+
+
+def test_what_was_removed_by_hand_is_told_with_what_brings_it_back(
+    log: Path, walked: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(walked, root)
+    table, words = root / "daily.parquet", daily_words(log, root, FIRST, LAST, "--no-export")
+    rows = read_rows(table)
+    write_rows(table, [row for row in rows if row["day"] in ("1", "2")])
+    shutil.rmtree(root / f"{LAST}")
+
+    def refused(message: str) -> None:
+        result = walk(*words)
+        assert result.returncode == 2, result.stderr
+        (line,) = result.stderr.strip().splitlines()
+        assert f"{message} and start again: it is made anew of the days' folders" in line, line
+
+    for name in ("data", "run"):
+        (root / "2" / name).rename(tmp_path / "aside")
+        refused(
+            f"{root / '2' / name}: is missing, and 3 goes on from it; {table} says that 2 is "
+            "done: remove it"
+        )
+        (tmp_path / "aside").rename(root / "2" / name)
+    table.write_bytes(table.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"is no table of days .*: remove it and start again"):
+        read_rows(table)
+    # What is advised.
+    for name in ("data", "run"):
+        shutil.rmtree(root / "2" / name)
+    table.unlink()
+    done(walk(*words))
+    assert bits(root) == bits(walked)
+    assert without_seconds(rows_of(root)) == without_seconds(rows)
 
 
 def test_a_picture_that_is_gone_is_drawn_anew(log: Path, walked: Path) -> None:
