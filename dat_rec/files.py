@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -128,25 +128,42 @@ def whole_folder(
             raise UserError(
                 f"{folder} is already there: name another folder, or pass --overwrite to replace it"
             )
-    _make_or_find(partial)
-    with _locked(partial):
+    beside = folder.with_name(f".{folder.name}{UNFINISHED}")
+    _make_or_find(partial, beside)
+    with _locked(partial / UNFINISHED, partial):
         try:
             if goes_on is None or not goes_on(partial):
                 _clear(partial)
             yield partial
-            (partial / UNFINISHED).unlink()
+            # A finished folder holds no mark: it waits beside, so that a kill before the rename
+            # leaves a folder that is known.
+            (partial / UNFINISHED).rename(beside)
             publish(partial, folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+        finally:
+            beside.unlink(missing_ok=True)
 
 
-def _make_or_find(partial: Path) -> None:
-    """Make the unfinished folder, unless a killed process left one."""
+def _make_or_find(partial: Path, beside: Path) -> None:
+    """Make the unfinished folder, unless a killed process left one.
+
+    Args:
+        partial: the folder.
+        beside: where the mark is, and not in the folder, while that is being renamed.
+
+    Raises:
+        UserError: the folder has no mark; or another process is renaming it.
+    """
     try:
         partial.mkdir(parents=True)
     except FileExistsError as error:
-        if not (partial / UNFINISHED).exists():
+        mark = partial / UNFINISHED
+        if partial.is_dir() and not mark.exists() and beside.exists():
+            with _locked(beside, partial), suppress(FileNotFoundError):
+                beside.rename(mark)
+        if not mark.exists():
             raise UserError(f"{partial} is in the way: move it, or name another folder") from error
 
 
@@ -160,9 +177,9 @@ def _clear(partial: Path) -> None:
 
 
 @contextmanager
-def _locked(partial: Path) -> Iterator[None]:
+def _locked(mark: Path, partial: Path) -> Iterator[None]:
     """Hold the lock on an unfinished folder, which the system lets go when the process ends."""
-    with (partial / UNFINISHED).open("w") as file:
+    with mark.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -103,6 +103,75 @@ def test_the_rest_of_a_killed_process_is_cleared(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out"]
 
 
+KILLED = """import os, signal, sys
+from pathlib import Path
+from dat_rec import files
+
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+{patch}
+with files.whole_folder(Path(sys.argv[1]), marker='mark', overwrite=True) as partial:
+    (partial / 'mark').write_text('killed')
+"""
+
+
+def killed(folder: Path, patch: str) -> None:
+    """Fill a folder in a process that kills itself somewhere, as a line of code says."""
+    command = [sys.executable, "-c", KILLED.format(patch=patch), str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_kill_just_before_the_rename_leaves_what_the_next_start_replaces(
+    tmp_path: Path, there: bool
+) -> None:
+    if there:
+        fill(tmp_path / "out", "old")
+    killed(tmp_path / "out", "files.publish = kill")
+    assert names(tmp_path / "out.partial") == ["mark"]
+    if there:
+        assert (tmp_path / "out" / "mark").read_text() == "old"
+    fill(tmp_path / "out", "new", overwrite=there)
+    assert names(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "mark").read_text() == "new"
+
+
+def test_a_kill_between_the_renames_gives_back_the_old_folder(tmp_path: Path) -> None:
+    fill(tmp_path / "out", "old")
+    at = "kill() if one.name == 'out.partial' else rename(one, to)"
+    killed(tmp_path / "out", f"rename = Path.rename\nPath.rename = lambda one, to: {at}")
+    assert not (tmp_path / "out").exists()
+    fill(tmp_path / "out", "new", overwrite=True)
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["mark"]
+
+
+def test_a_kill_just_after_the_rename_leaves_the_whole_folder(tmp_path: Path) -> None:
+    killed(tmp_path / "out", "files.shutil.rmtree = kill")
+    assert names(tmp_path / "out") == ["mark"]
+    assert (tmp_path / "out" / "mark").read_text() == "killed"
+    with pytest.raises(UserError, match="already there"):
+        fill(tmp_path / "out", "new")
+    fill(tmp_path / "out", "new", overwrite=True)
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_second_process_is_refused_while_the_first_one_renames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(partial: Path, folder: Path) -> None:
+        with pytest.raises(UserError, match="another process is writing it"):
+            whole_folder(tmp_path / "out", marker="mark").__enter__()
+        publish(partial, folder)
+
+    monkeypatch.setattr("dat_rec.files.publish", slow)
+    fill(tmp_path / "out", "new")
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["mark"]
+
+
 def test_an_old_folder_is_back_when_replacing_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

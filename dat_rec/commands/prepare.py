@@ -11,6 +11,7 @@ LISTS = (
     "--numbers",
     "--separator",
     "--positive-labels",
+    "--label-weights",
 )
 """Options of ``parquet`` that take several values."""
 

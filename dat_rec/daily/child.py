@@ -78,6 +78,9 @@ def in_child(work: Callable[[], T], log: Path, what: str) -> T:
         receiver.close()
     if found is not None:
         value, error = found
+        if isinstance(error, StoppedError):
+            # What it advises is for whoever had given that command.
+            raise StoppedError(STOPPED) from error
         if error is not None:
             raise error
         if not stopped:

@@ -23,9 +23,12 @@ from dat_rec.daily.child import in_child, stop_at_once
 from dat_rec.daily.days import folder_of
 from dat_rec.daily.root import PICTURE, TABLE, Day, check_begun, locked
 from dat_rec.daily.steps import SCORE, Asked, Step, steps_of
-from dat_rec.daily.table import Row, empty_row, line_of, read_rows, row_of, write_rows
+from dat_rec.daily.table import ANEW, Row, empty_row, line_of, read_rows, row_of, write_rows
+from dat_rec.data.schema import SCHEMA
 from dat_rec.errors import NoRowsError, UserError
 from dat_rec.files import read_json, write_json
+from dat_rec.retrieval.exported import MANIFEST
+from dat_rec.runs.failure_record import SUMMARY
 
 Commands = Mapping[str, Callable[[Sequence[str]], Any]]
 """The commands' ``run``, by name."""
@@ -108,6 +111,8 @@ class Walk:
 
     def _day(self, day: Day, before: Day | None) -> Row:
         """Do the steps of a day that are not done; return its row."""
+        if before is not None:
+            self._check_whole(before, day)
         self._begin(day, before)
         for step in steps_of(day, before, self._asked):
             if step.done:
@@ -123,6 +128,22 @@ class Walk:
             day.took(step.name, time.perf_counter() - begin)
         row: Row = self._apart(partial(row_of, day, before), f"{day.name}: the row")
         return row
+
+    def _check_whole(self, before: Day, day: Day) -> None:
+        """Refuse to go on from a day that is done and whose dataset or run was removed since."""
+        for folder, whole in ((before.data, SCHEMA), (before.run, SUMMARY)):
+            if not (folder / whole).exists():
+                table = self._root / TABLE
+                raise UserError(
+                    f"{folder}: is missing, and {day.name} goes on from it; {table} says that "
+                    f"{before.name} is done: {ANEW}"
+                )
+        if self._asked.deltas and not (before.export / MANIFEST).exists():
+            print(
+                f"{before.export}: is missing: {day.name}'s export is written in full, and begins "
+                "a new chain of deltas",
+                file=sys.stderr,
+            )
 
     def _begin(self, day: Day, before: Day | None) -> None:
         """Make the day's folder, anew if it was begun behind another day: one that came late."""

@@ -29,6 +29,11 @@ TABLE_SCHEMA = pa.schema(
         *((name, pa.float64()) for name in SECONDS),
     ]
 )
+ANEW = (
+    "remove it and start again: it is made anew of the days' folders, and what they lack is done "
+    "again, as are days that --keep has removed"
+)
+"""What helps where the table is damaged, or says of a day that it is done, and it no longer is."""
 Row = dict[str, Any]
 
 
@@ -43,9 +48,9 @@ def read_rows(path: Path) -> list[Row]:
     try:
         table = pq.read_table(path, use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: is no table of days ({error}): choose another --root") from error
+        raise UserError(f"{path}: is no table of days ({error}): {ANEW}") from error
     if table.schema.names != TABLE_SCHEMA.names:
-        raise UserError(f"{path}: is a table of other columns: choose another --root")
+        raise UserError(f"{path}: is a table of other columns: {ANEW}")
     rows: list[Row] = table.to_pylist()
     return rows
 

@@ -44,6 +44,8 @@ UNKNOWN = 0
 USER, ITEM, HISTORY, AUDIENCE = "user", "item", "history", "audience"
 RECENT = "recent_count"
 """Column of items.parquet: how often each was had lately (``dat_rec.data.trend``)."""
+EXAMPLE_WEIGHT = "example_weight"
+"""Column of the examples, and of what is held out: how much each counts as an example."""
 RESERVED_COLUMNS = frozenset(
     {
         "user_id",
@@ -52,6 +54,7 @@ RESERVED_COLUMNS = frozenset(
         "category_name",
         "train_count",
         RECENT,
+        EXAMPLE_WEIGHT,
         "trained",
         "item_index",
         "user_row",
@@ -183,6 +186,9 @@ class Schema:
     none."""
     dense: tuple[DenseFeature, ...] = ()
     """Query features first. schema.json says nothing of it where there are none."""
+    example_weights: dict[str, float] | None = None
+    """What examples weigh in the loss, by their labels; empty: what their files say, which no label
+    tells. None, and not in schema.json: there are no weights."""
     facts: dict[str, float] | None = None
     """Figures known by construction: the planted world's best possible HR@50, HR@100."""
     version: int = VERSION
@@ -231,15 +237,8 @@ class Schema:
                 del value[count]
         if self.admit_after == 1:
             del value["admit_after"]
-        for name in (
-            "train_from",
-            "test_until",
-            "seen_files",
-            "past_files",
-            "table",
-            "trend",
-            "dense",
-        ):
+        optional = ("train_from", "test_until", "seen_files", "past_files", "table", "trend")
+        for name in (*optional, "dense", "example_weights"):
             if value[name] in (None, ()):
                 del value[name]
         write_json(folder / SCHEMA, value)

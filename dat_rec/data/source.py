@@ -8,9 +8,10 @@ A source registers these DuckDB relations (tables or views) in the connection it
 
 Ids are BIGINT or VARCHAR, alike in all relations. ``time`` is BIGINT: microseconds since 1970 for
 timestamps, else the source's own order. A column ``sequence``, BIGINT, may order a user's
-interactions of equal time; without it they stand by item, and are counted. ``row`` counts the
-file's rows from 1. ``problem`` is NULL, or says what is wrong with the row, and ``value`` shows it;
-raw_items and raw_users may have the two as well.
+interactions of equal time; without it they stand by item, and are counted. A column
+``example_weight``, FLOAT, may weigh them as examples. ``row`` counts the file's rows from 1.
+``problem`` is NULL, or says what is wrong with the row, and ``value`` shows it; raw_items and
+raw_users may have the two as well.
 """
 
 from collections.abc import Callable
@@ -292,6 +293,8 @@ class Source:
     table: LogTable | None = None
     """The table, and its version, of which all rows are in the raw interactions, or in the dataset
     that they follow."""
+    example_weights: dict[str, float] | None = None
+    """What examples weigh, by their labels; None: raw_interactions have no weights."""
     day: int = 86_400_000_000
     """How much time is a day, in the unit of ``time``; 1 where it is one of the source's own."""
     common_time: bool = True

@@ -55,6 +55,8 @@ class Global(NamedTuple):
     and then its negatives. None where each query is scored with its own items alone."""
     moments: Callable[[], Sequence[Tensor]] | None
     """The fields of ``CategoryMoments``, summed over ranks; None without alignment."""
+    weight: Callable[[], Sequence[Tensor]] | None = None
+    """Sum of all examples' weights, a float64 scalar; None where there are none."""
 
 
 class Exchange(nn.Module):
@@ -78,6 +80,7 @@ class Exchange(nn.Module):
         negatives: Items,
         counts: tuple[int, ...],
         negative_counts: tuple[int, ...],
+        weight_B: Tensor | None = None,
     ) -> Global:
         """Start to send; what comes back waits for the messages.
 
@@ -88,10 +91,11 @@ class Exchange(nn.Module):
             negatives: the items of the N rows.
             counts: number of examples on each rank; the rest of its B rows is padding.
             negative_counts: number of negatives on each rank; the rest of its N rows is padding.
+            weight_B: (B,) how much the examples count; None: all alike.
         """
         config, rank = self._config, dist.get_rank()
         own, own_negatives = counts[rank], negative_counts[rank]
-        candidates = moments = None
+        candidates = moments = weight = None
         if config.main != "bce":
             parts = [(negative_ND, negatives, negative_counts)]
             if config.in_batch:
@@ -101,7 +105,9 @@ class Exchange(nn.Module):
             item_MD = torch.cat([item_BD[:own], negative_ND[:own_negatives]])
             category_M = torch.cat([positives.category[:own], negatives.category[:own_negatives]])
             moments = sum_over_ranks(category_moments(item_MD, category_M, self._categories))
-        return Global(candidates, moments)
+        if weight_B is not None:
+            weight = sum_over_ranks([weight_B[:own].double().sum()])
+        return Global(candidates, moments, weight)
 
 
 class Objective(nn.Module):
@@ -127,11 +133,13 @@ class Objective(nn.Module):
         positives: Items,
         counts: tuple[int, ...],
         negative_counts: tuple[int, ...],
+        weight_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """This rank's share of the global loss; the mean of all ranks' shares is that loss.
 
         Where the loss is a mean over the global batch's examples, the share is W times what
-        this rank's own add to it: their sum divided by 1/W of the number of all examples.
+        this rank's own add to it: their sum divided by 1/W of the number of all examples, or, where
+        they have weights, of the sum of these.
 
         Args:
             output: what the model gives for this rank's rows: examples and negatives, then padding.
@@ -139,6 +147,7 @@ class Objective(nn.Module):
             positives: the items of the B rows, each as its example's own.
             counts: number of examples on each of the W ranks; the rest of its B rows is padding.
             negative_counts: number of negatives on each rank; the rest of its N rows is padding.
+            weight_B: (B,) how much the examples count, as ``Exchange`` had it; None: all alike.
 
         Returns:
             Scalar loss, and its (detached) terms as a vector in the order of ``TERMS``.
@@ -146,48 +155,63 @@ class Objective(nn.Module):
         config, rank = self._config, dist.get_rank()
         own, own_negatives = counts[rank], negative_counts[rank]
         own_output = output.first(own, own_negatives)
-        share = sum(counts) / len(counts)
         # Without shared candidates, (2) and (4) are means over each example's negative pairs too.
-        pairs = share if everywhere.candidates is not None else share * (1 + config.negatives)
+        each = 1 if everywhere.candidates is not None else 1 + config.negatives
+        share: float | Tensor = sum(counts) / len(counts)
+        pairs: float | Tensor = share * each
+        weight = None
+        if weight_B is not None and everywhere.weight is not None:
+            weight = weight_B[:own].to(output.query_BD.dtype)
+            exact = everywhere.weight()[0] / len(counts)
+            share, pairs = exact.to(weight.dtype), (exact * each).to(weight.dtype)
         terms: dict[str, Tensor] = {}
         if everywhere.candidates is None:
-            terms["main"] = self._of_own_items(own_output, pairs)
+            terms["main"] = self._of_own_items(own_output, pairs, weight)
         else:
             arrived = everywhere.candidates()
             candidates = arrived if self.queue is None else self.queue.joined(*arrived)
-            terms["main"] = self._of_candidates(own_output, positives.first(own), candidates, share)
+            terms["main"] = self._of_candidates(
+                own_output, positives.first(own), candidates, share, weight
+            )
             if self.queue is not None:
                 self.queue.push(*arrived)
         if everywhere.moments is not None:
             terms["alignment"] = category_alignment(CategoryMoments(*everywhere.moments()))
         a_u, a_v = own_output.augmented_user_BD, own_output.augmented_item_BD
         if a_u is not None and a_v is not None:
-            terms["mimic_user"] = mimic(a_u, own_output.item_BD, pairs)
-            terms["mimic_item"] = mimic(a_v, own_output.query_BD, pairs)
+            terms["mimic_user"] = mimic(a_u, own_output.item_BD, pairs, weight)
+            terms["mimic_item"] = mimic(a_v, own_output.query_BD, pairs, weight)
         return self._weighted(terms)
 
-    def _of_own_items(self, output: DATOutput, pairs: float) -> Tensor:
+    def _of_own_items(
+        self, output: DATOutput, pairs: float | Tensor, weight_B: Tensor | None
+    ) -> Tensor:
         """Equation (4): each query with its own positive and negatives."""
         query_BD, item_BD, negative_ND, *_ = output
         shape = (len(query_BD), self._config.negatives, negative_ND.shape[1])
         item_BSD = torch.cat([item_BD.unsqueeze(1), negative_ND.view(shape)], dim=1)
-        return binary_cross_entropy(query_BD, item_BSD, pairs)
+        return binary_cross_entropy(query_BD, item_BSD, pairs, weight_B)
 
     def _of_candidates(
-        self, output: DATOutput, positive: Items, candidates: tuple[Tensor, Items], queries: float
+        self,
+        output: DATOutput,
+        positive: Items,
+        candidates: tuple[Tensor, Items],
+        queries: float | Tensor,
+        weight_B: Tensor | None,
     ) -> Tensor:
         """Each query with its own positive and all ranks' candidates."""
         config = self._config
         shared = (output.query_BD, output.item_BD, candidates[0], positive, candidates[1], queries)
         if config.main == "contrastive":
-            return cosine_contrastive(*shared, config.margin, config.negative_weight)
+            return cosine_contrastive(*shared, config.margin, config.negative_weight, weight_B)
         temperature = config.temperature if self.temperature is None else self.temperature()
         if config.main == "bpr":
-            return bayesian_personalised_ranking(*shared, temperature)
+            return bayesian_personalised_ranking(*shared, temperature, weight_B)
         less = 0.0
         if not config.own_log_q:
             less = config.log_q * math.log(max(1, len(candidates[0]) - config.in_batch))
-        return sampled_softmax(*shared, temperature, -less)
+        return sampled_softmax(*shared, temperature, -less, weight_B)
 
     def _weighted(self, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The sum of weight times term, and all terms, detached; those that are not there are 0."""
@@ -299,9 +323,10 @@ class TrainTask(nn.Module):
             batch.negatives,
             batch.counts,
             batch.negative_counts,
+            batch.weight,
         )
         output = self.dat.queries(inputs, item_BD, negative_ND)
         loss: tuple[Tensor, Tensor] = self.objective(
-            output, everywhere, batch.own, batch.counts, batch.negative_counts
+            output, everywhere, batch.own, batch.counts, batch.negative_counts, batch.weight
         )
         return loss

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, ParamSpec
 
 import pytest
 
-from dat_rec.daily.child import in_child
+from dat_rec.daily.child import STOPPED, in_child
 from dat_rec.errors import NoRowsError, RankError, StoppedError
 
 LIMIT_S = 60
@@ -64,7 +64,7 @@ def test_what_it_returns_and_prints(tmp_path: Path) -> None:
     [
         (partial(fail, NoRowsError("none here")), NoRowsError, "none here"),
         (partial(fail, OSError(28, "No space left on device")), OSError, "No space left"),
-        (partial(fail, StoppedError("with a checkpoint")), StoppedError, "with a checkpoint"),
+        (partial(fail, StoppedError("with --resume")), StoppedError, "start the same command"),
         (kill_itself, RankError, "work: was killed by SIGKILL"),
         (partial(fail, ValueError("a bug")), RuntimeError, "work: ended with exit code 1"),
     ],
@@ -113,6 +113,25 @@ def test_sigterm_is_passed_on(tmp_path: Path) -> None:
         in_child(work, tmp_path / "log.txt", "work")
     assert time.monotonic() - begin < 30
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@apart
+def test_a_step_that_stops_by_itself_advises_the_drivers_command(tmp_path: Path) -> None:
+    """As training does, which speaks of options of its own."""
+    pid = os.getpid()
+
+    def work() -> None:
+        def stop(*_: object) -> None:
+            raise StoppedError("begin anew with --overwrite")
+
+        signal.signal(signal.SIGTERM, stop)
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(60)
+
+    with pytest.raises(StoppedError) as error:
+        in_child(work, tmp_path / "log.txt", "work")
+    assert str(error.value) == STOPPED
+    assert "start the same command again" in STOPPED
 
 
 def wait_for(path: Path) -> str:

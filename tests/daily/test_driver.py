@@ -16,6 +16,7 @@ import pytest
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.daily.root import locked
 from dat_rec.daily.table import read_rows, write_rows
+from dat_rec.errors import UserError
 from dat_rec.runs.figures import BLOCKS, CUTOFFS
 from tests.checkpoint.saved import saved_digests
 from tests.daily.planted_days import TRAIN, daily_words, log_options, read, rows_of, write_log
@@ -126,6 +127,41 @@ def test_a_day_that_came_late_is_walked_and_what_was_begun_behind_it_is_not_kept
     assert without_seconds(rows_of(root)) == without_seconds(rows_of(whole))
 
 
+def test_what_was_removed_by_hand_is_told_with_what_brings_it_back(
+    log: Path, walked: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(walked, root)
+    table, words = root / "daily.parquet", daily_words(log, root, FIRST, LAST, "--no-export")
+    rows = read_rows(table)
+    write_rows(table, [row for row in rows if row["day"] in ("1", "2")])
+    shutil.rmtree(root / f"{LAST}")
+
+    def refused(message: str) -> None:
+        result = walk(*words)
+        assert result.returncode == 2, result.stderr
+        (line,) = result.stderr.strip().splitlines()
+        assert f"{message} and start again: it is made anew of the days' folders" in line, line
+
+    for name in ("data", "run"):
+        (root / "2" / name).rename(tmp_path / "aside")
+        refused(
+            f"{root / '2' / name}: is missing, and 3 goes on from it; {table} says that 2 is "
+            "done: remove it"
+        )
+        (tmp_path / "aside").rename(root / "2" / name)
+    table.write_bytes(table.read_bytes()[:-9])
+    with pytest.raises(UserError, match=r"is no table of days .*: remove it and start again"):
+        read_rows(table)
+    # What is advised.
+    for name in ("data", "run"):
+        shutil.rmtree(root / "2" / name)
+    table.unlink()
+    done(walk(*words))
+    assert bits(root) == bits(walked)
+    assert without_seconds(rows_of(root)) == without_seconds(rows)
+
+
 def test_a_picture_that_is_gone_is_drawn_anew(log: Path, walked: Path) -> None:
     picture = walked / "daily.png"
     before = picture.read_bytes()
@@ -221,27 +257,34 @@ def test_done_days_are_passed_over_and_a_last_empty_one_is_walked_again(
     assert done(walk(*daily_words(late, root, 1, LAST, "--no-export", "--keep", "1"))) == ""
 
 
-def walk_with_kills(words: list[str], kills: int, longest_s: float, seed: int) -> int:
-    """Walk to the end, killed at random moments; return how many of them came before it."""
+def walk_with_kills(words: list[str], root: Path, kills: int, longest_s: float, seed: int) -> None:
+    """Walk to the end, killed so many times, at random moments of an undisturbed walk's time.
+
+    A walk that ends before it is begun anew, with earlier moments.
+    """
     rng = random.Random(seed)
     context = multiprocessing.get_context("forkserver")
-    struck = 0
-    for number in range(kills + 1):
+    struck = missed = 0
+    while True:
         with tempfile.TemporaryDirectory() as place:
             for name in ("out", "err"):
                 Path(place, name).touch()
             process = context.Process(target=_main, args=(words, Path(place), {}))
             process.start()
-            process.join(rng.uniform(0, longest_s) if number < kills else LIMIT_S)
+            process.join(rng.uniform(0, longest_s) if struck < kills else LIMIT_S)
             if process.is_alive():
-                assert number < kills, "hangs"
+                assert struck < kills, "hangs"
                 process.kill()
                 process.join()
                 struck += 1
                 continue
             assert process.exitcode == 0, Path(place, "err").read_text()
-            break
-    return struck
+            if struck == kills:
+                return
+            missed += 1
+            assert missed <= kills, "hardly any walk is killed before its end"
+            shutil.rmtree(root)
+            longest_s *= 0.7
 
 
 @pytest.mark.parametrize(
@@ -264,8 +307,7 @@ def test_killed_at_random_moments_the_days_end_with_the_same_bits(
         took = rows_of(walked)[:2]
         longest_s = sum(row[f"{step}_s"] or 0.0 for row in took for step in STEPS) / 2
     words = daily_words(log, root, FIRST, last, *flags)
-    struck = walk_with_kills(words, kills, longest_s, seed=kills)
-    assert struck >= kills // 3
+    walk_with_kills(words, root, kills, longest_s, seed=kills)
     found, wanted = bits(root), bits(undisturbed)
     wanted = {name: of for name, of in wanted.items() if int(name.partition("/")[0]) <= last}
     if not export:
@@ -276,6 +318,20 @@ def test_killed_at_random_moments_the_days_end_with_the_same_bits(
     rows = without_seconds(rows_of(undisturbed))[: last - FIRST + 1]
     assert without_seconds(rows_of(root)) == rows
     assert not list(root.rglob("*.partial"))
+
+
+def test_weights_of_labels_hold_for_every_day(log: Path, tmp_path: Path) -> None:
+    """Day 1 has no purchases; the options of later starts must name the same weights."""
+    root = tmp_path / "root"
+    weights = ("--label", "event", "--label-weights")
+    flags = ("--no-export", *weights, "click=1,cart=3,purchase=4.5")
+    done(walk(*daily_words(log, root, 0, 1, *flags)))
+    for day in (0, 1):
+        found = pq.read_table(root / f"{day}" / "data" / "examples")["example_weight"]
+        assert set(found.to_pylist()) == {1.0, 3.0, *([] if day else [4.5])}
+    refused = walk(*daily_words(log, root, 0, 2, *flags[:-1], "click=1,cart=2,purchase=4.5"))
+    assert refused.returncode == 2
+    assert "was begun with --label-weights click=1,cart=3,purchase=4.5, and" in refused.stderr
 
 
 def test_the_second_driver_on_a_root_is_refused(log: Path, tmp_path: Path) -> None:

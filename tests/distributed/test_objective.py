@@ -37,6 +37,7 @@ LOSSES = {
 }
 COUNTS = {2: [(5, 5), (3, 4), (0, 4)], 3: [(4, 5, 3), (4, 0, 1), (0, 0, 4)]}
 """By world size: how many of its ROWS rows are examples, on each rank."""
+WEIGHTED = (False, True)
 NEGATIVE = 2
 """Place of the negatives' gradient in a result."""
 Result = tuple[Tensor, Tensor, list[Tensor], list[Tensor]]
@@ -56,7 +57,7 @@ def counts_of(loss: LossConfig, examples: tuple[int, ...]) -> Counts:
 def inputs(counts: Counts) -> tuple[list[Tensor], list[Tensor]]:
     """What one process has, a row for each example: p_u, p_v, a_u, a_v, item, category, offset.
 
-    Then what it has with a row for each negative: p_v, item, category, offset.
+    And its weight. Then what it has with a row for each negative: p_v, item, category, offset.
     """
     examples, negatives = (sum(each) for each in counts)
     generator = torch.manual_seed(10 * examples + negatives)
@@ -69,7 +70,9 @@ def inputs(counts: Counts) -> tuple[list[Tensor], list[Tensor]]:
         items = torch.randint(0, 9, (rows,), generator=generator)
         offset = torch.randn(rows, dtype=torch.float64, generator=generator)
         known.append([items, items % K, offset])
-    return [*vectors[:4], *known[0]], [vectors[4], *known[1]]
+    # As float32, in which the reader has them: no sum of these is exact in it.
+    weight = torch.rand(examples, generator=generator) + 0.1
+    return [*vectors[:4], *known[0], weight], [vectors[4], *known[1]]
 
 
 def padded(part: Tensor, rows: int) -> Tensor:
@@ -79,23 +82,28 @@ def padded(part: Tensor, rows: int) -> Tensor:
 
 
 def evaluate(
-    loss: LossConfig, examples: list[Tensor], negatives: list[Tensor], counts: Counts
+    loss: LossConfig,
+    examples: list[Tensor],
+    negatives: list[Tensor],
+    counts: Counts,
+    weighted: bool,
 ) -> Result:
     p_u, p_v, a_u, a_v = examples[:4]
     leaves = [tensor.clone().requires_grad_() for tensor in (p_u, p_v, negatives[0], a_u, a_v)]
-    output, positives = DATOutput(*leaves), Items(*examples[4:])
+    output, positives = DATOutput(*leaves), Items(*examples[4:7])
+    weight = examples[7] if weighted else None
     objective, exchange = Objective(loss, torch.float64), Exchange(loss, 3 * K + 2)
     # Batches that went before matter to a queue alone.
     for before in range(-loss.queue - 1, 0):
         earlier = DATOutput(*(leaf.detach() * before for leaf in leaves))
         sent = exchange(
-            earlier.item_BD, earlier.negative_ND, positives, Items(*negatives[1:]), *counts
+            earlier.item_BD, earlier.negative_ND, positives, Items(*negatives[1:]), *counts, weight
         )
-        objective(earlier, sent, positives, *counts)
+        objective(earlier, sent, positives, *counts, weight)
     everywhere = exchange(
-        output.item_BD, output.negative_ND, positives, Items(*negatives[1:]), *counts
+        output.item_BD, output.negative_ND, positives, Items(*negatives[1:]), *counts, weight
     )
-    value, terms = objective(output, everywhere, positives, *counts)
+    value, terms = objective(output, everywhere, positives, *counts, weight)
     value.backward()
     learned = list(objective.parameters())
     assert len(learned) == loss.learn_temperature
@@ -103,10 +111,10 @@ def evaluate(
     return value.detach(), terms, *gradients
 
 
-def on_one_rank() -> dict[tuple[str, tuple[int, ...]], Result]:
+def on_one_rank() -> dict[tuple[str, tuple[int, ...], bool], Result]:
     with process_group(60) as context:
         results = {}
-        for name, counts in product(LOSSES, COUNTS[context.world_size]):
+        for name, counts, weighted in product(LOSSES, COUNTS[context.world_size], WEIGHTED):
             both = counts_of(LOSSES[name], counts)
             parts = []
             rows = -(-SHARED // context.world_size) if LOSSES[name].shared_negatives else S * ROWS
@@ -114,7 +122,7 @@ def on_one_rank() -> dict[tuple[str, tuple[int, ...]], Result]:
                 first = sum(each[: context.rank])
                 mine = slice(first, first + each[context.rank])
                 parts.append([padded(x[mine], most) for x in tensors])
-            results[name, counts] = evaluate(LOSSES[name], *parts, both)
+            results[name, counts, weighted] = evaluate(LOSSES[name], *parts, both, weighted)
         return results
 
 
@@ -122,11 +130,12 @@ def on_one_rank() -> dict[tuple[str, tuple[int, ...]], Result]:
 def test_uneven_ranks_have_together_the_loss_and_the_gradients_of_one(world: int) -> None:
     equal = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
     ranks = run_ranks(on_one_rank, world)
-    for name, counts in product(LOSSES, COUNTS[world]):
+    for name, counts, weighted in product(LOSSES, COUNTS[world], WEIGHTED):
         with process_group(60):
             both = counts_of(LOSSES[name], counts)
-            whole = evaluate(LOSSES[name], *inputs(both), tuple((sum(c),) for c in both))
-        results = [rank[name, counts] for rank in ranks]
+            alone = tuple((sum(c),) for c in both)
+            whole = evaluate(LOSSES[name], *inputs(both), alone, weighted)
+        results = [rank[name, counts, weighted] for rank in ranks]
         equal(torch.stack([result[0] for result in results]).mean(), whole[0])
         equal(torch.stack([result[1] for result in results]).mean(dim=0), whole[1])
         assert whole[1].all(), "a term that is zero shows nothing"

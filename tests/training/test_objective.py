@@ -33,6 +33,11 @@ OFFSET = np.log(np.linspace(0.01, 0.4, B * (1 + S))).reshape(B, 1 + S)
 OWN_OFFSET = np.linspace(-0.5, 0.3, B)
 """Of own positives, where they are not corrected as candidates are."""
 
+WEIGHTS = {
+    "alike": None,
+    "weighted": np.array([1.0, 3.0, 0.25, 5.0, 1.5], np.float32),
+}
+
 LAMBDAS = {
     "none": (0.0, 0.0, 0.0),
     "user": (0.7, 0.0, 0.0),
@@ -89,18 +94,20 @@ def vectors() -> Vectors:
     )
 
 
-def equation_4(x: Vectors) -> float:
-    total = 0.0
+def equation_4(x: Vectors) -> list[float]:
+    costs = []
     for i in range(B):
+        total = 0.0
         for j in range(1 + S):
             probability = 1 / (1 + math.exp(-(x.p_u[i] @ x.p_v[i, j])))
             total -= math.log(probability if j == 0 else 1 - probability)
-    return total / (B * (1 + S))
+        costs.append(total / (1 + S))
+    return costs
 
 
-def softmax(x: Vectors, config: LossConfig) -> float:
+def softmax(x: Vectors, config: LossConfig) -> list[float]:
     """Yi et al. (RecSys 2019), with what is the positive's item elsewhere left out."""
-    total, tau = 0.0, config.temperature
+    costs, tau = [], config.temperature
     draws = B * S + (B - 1 if config.in_batch else 0)
     for i in range(B):
         logits = {}
@@ -113,8 +120,9 @@ def softmax(x: Vectors, config: LossConfig) -> float:
                         logits[k, j] += OWN_OFFSET[i] - OFFSET[k, j]
                     elif not config.own_log_q:
                         logits[k, j] -= config.log_q * math.log(draws)
-        total += math.log(sum(math.exp(logit) for logit in logits.values())) - logits[i, 0]
-    return total / B
+        total = sum(math.exp(logit) for logit in logits.values())
+        costs.append(math.log(total) - logits[i, 0])
+    return costs
 
 
 def other_scores(x: Vectors, config: LossConfig, i: int) -> list[float]:
@@ -127,36 +135,38 @@ def other_scores(x: Vectors, config: LossConfig, i: int) -> list[float]:
     ]
 
 
-def contrastive(x: Vectors, config: LossConfig) -> float:
+def contrastive(x: Vectors, config: LossConfig) -> list[float]:
     """Mao et al. (CIKM 2021), equation (1)."""
-    total = 0.0
+    found = []
     for i in range(B):
         others = other_scores(x, config, i)
         costs = sum(max(0.0, score - config.margin) for score in others)
-        total += 1 - x.p_u[i] @ x.p_v[i, 0] + config.negative_weight * costs / len(others)
-    return total / B
+        negatives = config.negative_weight * costs / len(others)
+        found.append(float(1 - x.p_u[i] @ x.p_v[i, 0] + negatives))
+    return found
 
 
-def bpr(x: Vectors, config: LossConfig) -> float:
-    """Rendle et al. (UAI 2009): the mean of −ln σ over pairs, then over queries."""
-    total = 0.0
+def bpr(x: Vectors, config: LossConfig) -> list[float]:
+    """Rendle et al. (UAI 2009): the mean of −ln σ over an example's pairs."""
+    costs = []
     for i in range(B):
         own = x.p_u[i] @ x.p_v[i, 0]
         others = other_scores(x, config, i)
         sigmoids = [1 / (1 + math.exp((score - own) / config.temperature)) for score in others]
-        total -= sum(math.log(sigmoid) for sigmoid in sigmoids) / len(others)
-    return total / B
+        costs.append(-sum(math.log(sigmoid) for sigmoid in sigmoids) / len(others))
+    return costs
 
 
-def main_loss(x: Vectors, config: LossConfig) -> float:
+def main_losses(x: Vectors, config: LossConfig) -> list[float]:
+    """What each example costs."""
     if config.main == "bce":
         return equation_4(x)
     return {"softmax": softmax, "contrastive": contrastive, "bpr": bpr}[config.main](x, config)
 
 
-def equation_2(a: Array, partner: Array, pairs: int) -> float:
-    """1/T Σ [y·a + (1 − y)·p − p]²: the pairs with y = 0 cost nothing."""
-    return float(sum(((a[i] - partner[i]) ** 2).sum() for i in range(B))) / pairs
+def equation_2(a: Array, partner: Array, pairs: int) -> list[float]:
+    """1/T Σ [y·a + (1 − y)·p − p]² of each example: the pairs with y = 0 cost nothing."""
+    return [float(((a[i] - partner[i]) ** 2).sum()) / pairs for i in range(B)]
 
 
 def equation_3(x: Vectors) -> float:
@@ -165,20 +175,26 @@ def equation_3(x: Vectors) -> float:
     return float(sum(((covariances[0] - other) ** 2).sum() for other in covariances))
 
 
-def expected_terms(config: LossConfig, x: Vectors, held: Vectors) -> dict[str, float]:
+def expected_terms(
+    config: LossConfig, x: Vectors, held: Vectors, weights: str = "alike"
+) -> dict[str, float]:
     """The paper's terms; the mimic losses' targets, into which no gradient flows, are ``held``."""
-    pairs = B * (1 + S) if config.main == "bce" else B
-    return {
-        "main": main_loss(x, config),
+    pairs = 1 + S if config.main == "bce" else 1
+    of_examples = {
+        "main": main_losses(x, config),
         "mimic_user": equation_2(x.a_u, held.p_v[:, 0], pairs),
         "mimic_item": equation_2(x.a_v, held.p_u, pairs),
-        "alignment": equation_3(x),
     }
+    means = {
+        name: float(np.average(costs, weights=WEIGHTS[weights]))
+        for name, costs in of_examples.items()
+    }
+    return {**means, "alignment": equation_3(x)}
 
 
-def expected_loss(config: LossConfig, x: Vectors, held: Vectors) -> float:
+def expected_loss(config: LossConfig, x: Vectors, held: Vectors, weights: str = "alike") -> float:
     """Equation (5)."""
-    terms = expected_terms(config, x, held)
+    terms = expected_terms(config, x, held, weights)
     return (
         terms["main"]
         + config.mimic_user * terms["mimic_user"]
@@ -193,15 +209,18 @@ def known() -> tuple[Items, Items]:
     return Items(*(x[:, 0] for x in of_all)), Items(*(x[:, 1:].flatten() for x in of_all))
 
 
-def objective(config: LossConfig, output: DATOutput) -> tuple[Tensor, dict[str, Tensor]]:
+def objective(
+    config: LossConfig, output: DATOutput, weights: str = "alike"
+) -> tuple[Tensor, dict[str, Tensor]]:
     positives, negatives = known()
     counts = ((B,), (B * S,))
+    weight = None if (found := WEIGHTS[weights]) is None else torch.from_numpy(found)
     everywhere = Exchange(config, K)(
-        output.item_BD, output.negative_ND, positives, negatives, *counts
+        output.item_BD, output.negative_ND, positives, negatives, *counts, weight
     )
     if not config.own_log_q:
         positives = replace(positives, offset=torch.tensor(OWN_OFFSET))
-    loss, terms = Objective(config)(output, everywhere, positives, *counts)
+    loss, terms = Objective(config)(output, everywhere, positives, *counts, weight)
     return loss, dict(zip(TERMS, terms, strict=True))
 
 
@@ -214,14 +233,17 @@ def as_output(leaf: dict[str, Tensor]) -> DATOutput:
     return DATOutput(leaf["p_u"], p_v[:, 0], p_v[:, 1:].flatten(0, 1), leaf["a_u"], leaf["a_v"])
 
 
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("lambdas", LAMBDAS)
 @pytest.mark.parametrize("main", MAIN)
-def test_loss_is_equation_5_and_logs_its_terms_unweighted(main: str, lambdas: str) -> None:
+def test_loss_is_equation_5_and_logs_its_terms_unweighted(
+    main: str, lambdas: str, weights: str
+) -> None:
     config = configured(main, lambdas)
     x = vectors()
-    loss, terms = objective(config, as_output(leaves(x)))
-    assert loss.item() == pytest.approx(expected_loss(config, x, x), abs=1e-12)
-    expected = expected_terms(config, x, x)
+    loss, terms = objective(config, as_output(leaves(x)), weights)
+    assert loss.item() == pytest.approx(expected_loss(config, x, x, weights), abs=1e-12)
+    expected = expected_terms(config, x, x, weights)
     if not config.alignment:
         del terms["alignment"]  # not computed where it has no weight; the mimic terms are
     for name, term in terms.items():
@@ -229,24 +251,27 @@ def test_loss_is_equation_5_and_logs_its_terms_unweighted(main: str, lambdas: st
         assert not term.requires_grad
 
 
+@pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("main", MAIN)
-def test_gradients_are_those_of_equation_5_with_the_mimic_targets_held(main: str) -> None:
+def test_gradients_are_those_of_equation_5_with_the_mimic_targets_held(
+    main: str, weights: str
+) -> None:
     config = configured(main, "all")
     by_name = leaves(vectors())
-    objective(config, as_output(by_name))[0].backward()
+    objective(config, as_output(by_name), weights)[0].backward()
     for name, leaf in by_name.items():
         assert leaf.grad is not None
-        np.testing.assert_allclose(leaf.grad.numpy(), differences(config, name), atol=1e-8)
+        np.testing.assert_allclose(leaf.grad.numpy(), differences(config, name, weights), atol=1e-8)
 
 
-def differences(config: LossConfig, name: str, step: float = 1e-5) -> Array:
+def differences(config: LossConfig, name: str, weights: str, step: float = 1e-5) -> Array:
     """∂ expected_loss / ∂ ``name``, by central differences."""
     gradient: Array = np.zeros_like(getattr(vectors(), name))
     for place in np.ndindex(gradient.shape):
         for sign in (1, -1):
             moved = vectors()
             getattr(moved, name)[place] += sign * step
-            gradient[place] += sign * expected_loss(config, moved, vectors()) / (2 * step)
+            gradient[place] += sign * expected_loss(config, moved, vectors(), weights) / (2 * step)
     return gradient
 
 

@@ -18,7 +18,16 @@ from dat_rec.data.database import count_rows
 from dat_rec.data.prepare.dense import is_dense
 from dat_rec.data.prepare.options import Options
 from dat_rec.data.scan import scan_parquet
-from dat_rec.data.schema import HISTORY, ITEM, SCHEMA, USER, Feature, Schema, Side
+from dat_rec.data.schema import (
+    EXAMPLE_WEIGHT,
+    HISTORY,
+    ITEM,
+    SCHEMA,
+    USER,
+    Feature,
+    Schema,
+    Side,
+)
 from dat_rec.data.source import HISTORY_CATEGORY, SEQUENCE, Attribute, Source, columns_of
 from dat_rec.errors import UserError
 
@@ -28,7 +37,8 @@ ITEMS, USERS, SEEN, HELD_OUT = "base_items", "base_users", "base_seen", "base_he
 WAITING = "base_waiting"
 """Views of the dataset's files. ``base_items`` and ``base_users`` have the columns of their files,
 ``_row`` (from 0) and ``_trained``; ``base_held_out``, and ``base_waiting`` if there are such
-interactions, have user_id, item_id, time, and sequence."""
+interactions, have user_id, item_id, time, and sequence if there is one; the former example_weight
+too."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +192,7 @@ def check_source(base: Base, source: Source, *, sequence: bool) -> None:
         raise UserError(
             f"{said}: {has} has a sequence, and {lacks} has none: pass the same --sequence"
         )
+    _check_weights(said, schema.example_weights, source.example_weights)
     wanted, given = _inputs(schema), _inputs_of(source)
     if given != wanted:
         first = next((one for one in wanted if one not in given), None)
@@ -190,6 +201,24 @@ def check_source(base: Base, source: Source, *, sequence: bool) -> None:
             f"{said}: its features are other ones: those of this log {what}: pass the same "
             "columns as for that dataset, in the same order"
         )
+
+
+def _check_weights(
+    said: str, wanted: dict[str, float] | None, given: dict[str, float] | None
+) -> None:
+    """Refuse weights of examples that are others than the dataset's.
+
+    Raises:
+        UserError: names both.
+    """
+    if wanted == given:
+        return
+    if not wanted:
+        what = "no weights" if wanted is None else "weights that no label tells"
+        cure = "leave --label-weights out, or" if wanted is None else "to have others,"
+        raise UserError(f"{said}: its examples have {what}: {cure} prepare all days at once")
+    text = ",".join(f"{label}={weight!r}".removesuffix(".0") for label, weight in wanted.items())
+    raise UserError(f"{said}: its examples have other weights: pass --label-weights {text}")
 
 
 Input = tuple[str, Side, str]
@@ -242,10 +271,15 @@ def register_base(database: duckdb.DuckDBPyConnection, base: Base, source: Sourc
     """
     register_views(database, base, columns_of(database, "raw_interactions"))
     sequence = f", {SEQUENCE}" if base.sequence else ""
-    for view, files in ((HELD_OUT, base.held_out), (WAITING, base.waiting)):
+    weight = f", {EXAMPLE_WEIGHT}" if base.schema.example_weights is not None else ""
+    for view, files, more in (
+        (HELD_OUT, base.held_out, f"{sequence}{weight}"),
+        # What has waited is no example any more.
+        (WAITING, base.waiting, sequence),
+    ):
         if files:
             database.execute(
-                f"CREATE VIEW {view} AS SELECT user_id, item_id, time{sequence} "
+                f"CREATE VIEW {view} AS SELECT user_id, item_id, time{more} "
                 f"FROM {scan_parquet(files, ', union_by_name=true')} "
                 f"JOIN {USERS} ON {USERS}._row = user_row JOIN {ITEMS} ON {ITEMS}._row = item_index"
             )

@@ -76,6 +76,8 @@ class Sequences:
     """Number of interactions that nothing but the item orders after the one before."""
     sequence: Ints | None
     """(R,): the order of a user's interactions of one time; None: there is none."""
+    weight: NDArray[np.float32] | None = None
+    """(R,): what each weighs as an example; None: all alike."""
 
     def last(self, first_user: int, users: int, length: int) -> Windows:
         """Each user's last ``length`` items, from user ``first_user`` on."""
@@ -90,6 +92,7 @@ def order_interactions(
     time: Ints,
     length: int,
     sequence: Ints | None = None,
+    weight: NDArray[np.float32] | None = None,
 ) -> Sequences:
     """Sort the interactions and find each one's history.
 
@@ -99,9 +102,10 @@ def order_interactions(
         time: (R,)
         length: N, maximum length of a history.
         sequence: (R,) the order of a user's interactions of one time; None: there is none.
+        weight: (R,) what each weighs as an example; it orders what is else equal. None: all alike.
     """
-    keys = (item, time, user) if sequence is None else (item, sequence, time, user)
-    order = np.lexsort(keys)
+    keys = (weight, item, sequence, time, user)
+    order = np.lexsort([key for key in keys if key is not None])
     user, item, time = user[order], item[order], time[order]
     row = np.arange(len(order))
     new_user = np.diff(user, prepend=-1) != 0
@@ -114,7 +118,9 @@ def order_interactions(
     earlier = np.maximum.accumulate(np.where(new_time, row, 0))
     start = np.maximum(begin, earlier - length)
     ties = len(order) - int(new_time.sum())
-    return Sequences(user, item, time, earlier, Windows(start, earlier - start), ties, sequence)
+    weight = None if weight is None else weight[order]
+    windows = Windows(start, earlier - start)
+    return Sequences(user, item, time, earlier, windows, ties, sequence, weight)
 
 
 class Behind(NamedTuple):
@@ -168,6 +174,7 @@ def order_at_random(
     length: int,
     seed: int,
     sequence: Ints | None = None,
+    weight: NDArray[np.float32] | None = None,
 ) -> Sequences:
     """Sort the interactions of a log without order, and find each one's history.
 
@@ -180,16 +187,19 @@ def order_at_random(
         length: N, maximum length of a history.
         seed: decides the order of a user's items.
         sequence: (R,): of each user the same; None: there is none.
+        weight: (R,) what each weighs as an example; it orders equal ones. None: all alike.
     """
     pair = pair_keys(user, item)
-    order = np.lexsort((pair, shuffle_keys(pair, seed), user))
+    keys = (weight, pair, shuffle_keys(pair, seed), user)
+    order = np.lexsort([key for key in keys if key is not None])
     user, item, time, pair = user[order], item[order], time[order], pair[order]
     begin, end = _runs(user)
     first, after = _runs(pair)
     others = (end - begin) - (after - first)
     windows = Windows(after, np.minimum(others, length), np.stack([begin, end]))
     sequence = None if sequence is None else sequence[order]
-    return Sequences(user, item, time, begin, windows, 0, sequence)
+    weight = None if weight is None else weight[order]
+    return Sequences(user, item, time, begin, windows, 0, sequence, weight)
 
 
 def _runs(values: NDArray[np.signedinteger]) -> tuple[Ints, Ints]:

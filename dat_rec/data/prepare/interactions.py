@@ -13,6 +13,7 @@ from dat_rec.data.prepare.base import SEEN
 from dat_rec.data.prepare.user_ranges import UserRange
 from dat_rec.data.prepare.write import write_query
 from dat_rec.data.scan import scan_parquet
+from dat_rec.data.schema import EXAMPLE_WEIGHT
 from dat_rec.data.source import SEQUENCE, columns_of, quoted
 from dat_rec.files import fsync_tree
 
@@ -65,12 +66,18 @@ def has_sequence(database: duckdb.DuckDBPyConnection) -> bool:
     return SEQUENCE in columns_of(database, "marked_interactions")
 
 
+def _of_interactions(database: duckdb.DuckDBPyConnection) -> list[str]:
+    """The columns of an interaction beside its ids: time, and those that not every log has."""
+    there = columns_of(database, "marked_interactions")
+    return ["time", *(name for name in (SEQUENCE, EXAMPLE_WEIGHT) if name in there)]
+
+
 def write_training(
     database: duckdb.DuckDBPyConnection, folder: Path, *, after: bool = False
 ) -> None:
-    """Write ``folder``/range=R/*.parquet, in no order: user_row, item_index, time, sequence.
+    """Write ``folder``/range=R/*.parquet, in no order: user_row, item_index, time.
 
-    The last one is there if the log has one.
+    Also sequence and example_weight, if the log has them.
 
     Args:
         database: holds the marked interactions and the numbers of their ids.
@@ -79,7 +86,7 @@ def write_training(
             ``had`` then says whether the dataset has trained on the pair.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    columns = f"time, {'sequence, ' if has_sequence(database) else ''}"
+    columns = "".join(f"{name}, " for name in _of_interactions(database))
     numbered = (
         f"SELECT user_row::INTEGER AS user_row, item_index::INTEGER AS item_index, {columns}range "
         "FROM marked_interactions JOIN user_ranges USING (user_id) JOIN item_order USING (item_id) "
@@ -125,11 +132,12 @@ def write_held_out(
     database: duckdb.DuckDBPyConnection, part: Literal["validation", "test", "waiting"], path: Path
 ) -> int:
     """Write a part's interactions by time; return the number of rows."""
-    sequence = f", {SEQUENCE}" if has_sequence(database) else ""
+    moment = f"time, {SEQUENCE}" if has_sequence(database) else "time"
+    columns = moment if part == "waiting" else ", ".join(_of_interactions(database))
     query = (
-        "SELECT user_row::INTEGER AS user_row, item_index::INTEGER AS item_index, time"
-        f"{sequence} FROM marked_interactions JOIN user_order USING (user_id) "
+        "SELECT user_row::INTEGER AS user_row, item_index::INTEGER AS item_index, "
+        f"{columns} FROM marked_interactions JOIN user_order USING (user_id) "
         "JOIN item_order USING (item_id) "
-        f"WHERE part = '{part}' ORDER BY time{sequence}, user_row, item_index"
+        f"WHERE part = '{part}' ORDER BY {moment}, user_row, item_index, {columns}"
     )
     return write_query(database, query, path)

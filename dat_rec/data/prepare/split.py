@@ -1,8 +1,8 @@
 """Clean interactions in, the same marked out: what trains, what validates and what tests.
 
 In: ``interactions``, ``items``, ``users``. Out: table ``marked_interactions`` (user_id, item_id,
-time, sequence if there is one, part), and the three anew where ``minimum`` drops rows. ``part`` is
-``train``, ``validation``, ``test``, or ``waiting`` (admit.py).
+time, part, and sequence and example_weight if there are), and the three anew where ``minimum``
+drops rows. ``part`` is ``train``, ``validation``, ``test``, or ``waiting`` (admit.py).
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import duckdb
 from dat_rec.data.database import count_rows
 from dat_rec.data.prepare.admit import hold_back
 from dat_rec.data.prepare.base import HELD_OUT, ITEMS, USERS
+from dat_rec.data.schema import EXAMPLE_WEIGHT
 from dat_rec.data.source import Split, Validation, columns_of
 from dat_rec.errors import UserError
 
@@ -154,7 +155,9 @@ def hold_out(
     """
     ordered = "sequence" in columns_of(database, "interactions")
     moment = "time, sequence" if ordered else "time"
-    columns = f"user_id, item_id, {moment}"
+    key = columns = f"user_id, item_id, {moment}"
+    if EXAMPLE_WEIGHT in columns_of(database, "interactions"):
+        columns += f", {EXAMPLE_WEIGHT}"
     if validation is None:
         database.execute(
             f"CREATE TABLE marked_interactions AS SELECT {columns}, "
@@ -162,7 +165,7 @@ def hold_out(
         )
     else:
         _mark_in_turn(database, split, validation, columns)
-    joined = _join_equals(database, columns) if split.parts_equals else 0
+    joined = _join_equals(database, key, columns) if split.parts_equals else 0
     rows = count_rows(database, "marked_interactions")
     tested = count_rows(database, "marked_interactions WHERE part = 'test'")
     if rows == 1 and not after:
@@ -213,14 +216,14 @@ def _mark_in_turn(
     )
 
 
-def _join_equals(database: duckdb.DuckDBPyConnection, columns: str) -> int:
+def _join_equals(database: duckdb.DuckDBPyConnection, key: str, columns: str) -> int:
     """Let equal interactions be of one part: else the test would leak into training.
 
     Returns:
         How many are no longer trained on.
     """
     before = count_rows(database, "marked_interactions WHERE part = 'train'")
-    equal = f"OVER (PARTITION BY {columns})"
+    equal = f"OVER (PARTITION BY {key})"
     database.execute(
         "ALTER TABLE marked_interactions RENAME TO parted; "
         f"CREATE TABLE marked_interactions AS SELECT {columns}, CASE "

@@ -30,6 +30,8 @@ class Checked:
     notes: tuple[str, ...]
     facts: dict[str, float] | None
     table: LogTable | None
+    example_weights: dict[str, float] | None = None
+    """What examples weigh, by their labels; None: interactions have no weights."""
 
 
 @dataclass(frozen=True)

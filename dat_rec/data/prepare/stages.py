@@ -121,12 +121,11 @@ class Stages:
                 "number", Numbered, lambda: self._number(database, checked, marked)
             )
         drop_tables(self._work, "check", "split", "forget", "number")
-        category = checked.category
         ordered = self._journal.stage(
             "users", Ordered, lambda: self._users(checked, numbered, threads)
         )
         written = self._journal.stage(
-            "examples", Written, lambda: self._examples(numbered, category, threads)
+            "examples", Written, lambda: self._examples(checked, numbered, threads)
         )
         return self._schema(checked, marked, numbered, ordered, written.files)
 
@@ -178,6 +177,7 @@ class Stages:
             notes=source.notes,
             facts=source.facts,
             table=source.table if bounds.test_until is None else None,
+            example_weights=source.example_weights,
         )
 
     def _split(self, database: duckdb.DuckDBPyConnection, checked: Checked) -> Marked:
@@ -320,6 +320,7 @@ class Stages:
             row_group=write.ROW_GROUP,
             has_sequence=numbered.has_sequence,
             unordered=numbered.unordered,
+            weighted=checked.example_weights is not None,
             before=UserHistories(base.folder / "users.parquet", base.trained_users)
             if (base := self._base)
             else None,
@@ -332,7 +333,7 @@ class Stages:
             bar.in_threads(work, range(len(numbered.ranges)), threads)
         return Ordered(count_ties(self._work))
 
-    def _examples(self, numbered: Numbered, category: str, threads: int) -> Written:
+    def _examples(self, checked: Checked, numbered: Numbered, threads: int) -> Written:
         files = {name: f"{name}.parquet" for name in ("users", "seen")}
         if self._base is not None:
             files = self._take_over(self._base, numbered)
@@ -347,9 +348,10 @@ class Stages:
             pieces["examples"],
             np.memmap(self._work / ITEMS_IN_ORDER, np.int32, "r"),
             self._items(numbered),
-            category,
+            checked.category,
             write.names_of(numbered.query_features),
             has_sequence=numbered.has_sequence,
+            weighted=checked.example_weights is not None,
         )
         names = [
             f"examples/part-{number:05}.parquet"
@@ -431,6 +433,7 @@ class Stages:
             ),
             table=checked.table,
             trend=numbered.trend,
+            example_weights=checked.example_weights,
             facts=checked.facts,
         )
 

@@ -5,9 +5,9 @@ memory holds the ranges that threads are busy with, and a restart keeps the fini
 the work folder::
 
     user_rows.parquet            user_id, trained, query features; by user_row
-    training/range=R/*.parquet   user_row, item_index, time, and sequence if the log has one, of
-                                 the range's training interactions; of those that follow a dataset,
-                                 also had, whether the dataset has the pair
+    training/range=R/*.parquet   user_row, item_index, time, and sequence and example_weight if the
+                                 log has them, of the range's training interactions; of those that
+                                 follow a dataset, also had, whether the dataset has the pair
 
 Where interactions follow a dataset (``--after``), each user's history there stands before them, and
 what is written of pairs and examples is of the new ones.
@@ -50,6 +50,7 @@ from dat_rec.data.prepare.history import (
 )
 from dat_rec.data.prepare.shuffle import Keys, file_of, shuffle_keys
 from dat_rec.data.prepare.user_histories import UserHistories
+from dat_rec.data.schema import EXAMPLE_WEIGHT
 from dat_rec.data.source import REPEAT, SEQUENCE
 from dat_rec.files import whole_file
 
@@ -101,6 +102,8 @@ class Shared:
     """Whether a sequence orders the interactions of one time."""
     unordered: bool
     """Whether no user has interactions of two times: histories hold the user's other items."""
+    weighted: bool = False
+    """Whether interactions have weights as examples."""
     before: UserHistories | None = None
     """The histories in the dataset that the interactions follow; None: there is none."""
 
@@ -170,14 +173,18 @@ def _read(of: UserRange, shared: Shared) -> tuple[Sequences, Ints]:
     if shared.has_sequence:
         found = [part[SEQUENCE].to_numpy() for part in parts]
         sequence = np.concatenate([np.empty(0, np.int64), *found])
+    weight = None
+    if shared.weighted:
+        weights = [part[EXAMPLE_WEIGHT].to_numpy() for part in parts]
+        weight = np.concatenate([np.empty(0, np.float32), *weights])
     had = np.empty(0, np.int64)
     length = shared.history_length
     if shared.unordered:
-        return order_at_random(user, item, time, length, shared.seed, sequence), had
+        return order_at_random(user, item, time, length, shared.seed, sequence, weight), had
     if shared.before is not None:
         was = np.concatenate([np.empty(0, np.bool_), *(part[HAD].to_numpy() for part in parts)])
         had = np.unique(pair_keys(user[was], item[was]))
-    return order_interactions(user, item, time, length, sequence), had
+    return order_interactions(user, item, time, length, sequence, weight), had
 
 
 def _write_sequence(of: UserRange, item: NDArray[np.int32], shared: Shared) -> None:
@@ -235,6 +242,7 @@ def _examples(
         "time": sequences.time[order],
         REPEAT: pairs.repeat[order],
         **({} if sequences.sequence is None else {SEQUENCE: sequences.sequence[order]}),
+        **({} if sequences.weight is None else {EXAMPLE_WEIGHT: sequences.weight[order]}),
         KEY: keys,
         **_places(sequences.histories.take(order).behind(of.first_row)),
     }

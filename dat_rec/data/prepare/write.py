@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dat_rec.data.prepare.audience import with_audiences, without_own
 from dat_rec.data.prepare.history import IDS, with_histories
 from dat_rec.data.prepare.user_ranges import KEY, histories_of
-from dat_rec.data.schema import AUDIENCE, HISTORY, RECENT, Feature
+from dat_rec.data.schema import AUDIENCE, EXAMPLE_WEIGHT, HISTORY, RECENT, Feature
 from dat_rec.data.source import HISTORY_CATEGORY, REPEAT, SEQUENCE, named
 from dat_rec.files import whole_file
 
@@ -169,6 +169,7 @@ class ExampleWriter:
         category: the feature among them that is the category.
         query_features: names of the query features but the history.
         has_sequence: whether a sequence orders the interactions of one time.
+        weighted: whether examples have weights.
     """
 
     def __init__(
@@ -180,6 +181,7 @@ class ExampleWriter:
         query_features: Sequence[str],
         *,
         has_sequence: bool = False,
+        weighted: bool = False,
     ) -> None:
         self._pieces = pieces
         self._sequence = sequence
@@ -187,6 +189,7 @@ class ExampleWriter:
         self._category = catalogue[category].to_numpy()
         self._order = [*query_features, HISTORY, HISTORY_CATEGORY, *catalogue.schema.names]
         self._order += ["item_index", "time", REPEAT, *([SEQUENCE] if has_sequence else [])]
+        self._order += [EXAMPLE_WEIGHT] if weighted else []
 
     def write(self, number: int, path: Path, done: Callable[[int], None]) -> int:
         """Write example file ``number``, if it is not there, and return its number of rows."""

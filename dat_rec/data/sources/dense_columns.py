@@ -1,10 +1,11 @@
 """A column that ``--dense`` names in, the feature and the SQL that reads it out; or a refusal.
 
 A number is read as DOUBLE, a vector as FLOAT[]. NULL, and NaN in place of a number, are no value;
-whatever else is not finite, and a vector of another length than most, is refused.
+whatever else is not finite, and a vector of another length than most, is refused. A column without
+any value says nothing of what it holds: it is what the dataset before (``--after``) has.
 """
 
-from dat_rec.data.schema import Side
+from dat_rec.data.schema import DenseFeature, Side
 from dat_rec.data.source import Attribute, named
 from dat_rec.data.sources.feature_kinds import FRACTIONS, is_number
 from dat_rec.data.sources.tables import INTEGERS, Relation
@@ -15,7 +16,9 @@ MOST_FLOAT = 3.4028234663852886e38
 CURE = "correct it, or write NULL where there is none"
 
 
-def dense_column(table: Relation, column: str, name: str, side: Side) -> tuple[Attribute, str]:
+def dense_column(
+    table: Relation, column: str, name: str, side: Side, before: DenseFeature | None = None
+) -> tuple[Attribute, str]:
     """The feature that a column becomes, and SQL of its value.
 
     Args:
@@ -23,12 +26,17 @@ def dense_column(table: Relation, column: str, name: str, side: Side) -> tuple[A
         column: its name.
         name: the feature's.
         side: whose it is.
+        before: what the feature is in the dataset that is gone on from, if it has it.
 
     Raises:
         UserError: the column is no number and no list of numbers, has no value at all, or has one
             that is refused; names the first one's file and row.
     """
     type_, value = table.types[column], named(column)
+    if before is not None and _is_empty(table, column):
+        if before.kind == "number":
+            return Attribute(name, side, "dense"), "NULL::DOUBLE"
+        return Attribute(name, side, "dense", before.width), "NULL::FLOAT[]"
     if is_number(type_):
         _refuse(table, f"isinf({value}::DOUBLE)", f"{value}::VARCHAR", column)
         number = f"{value}::DOUBLE"
@@ -64,6 +72,16 @@ def dense_column(table: Relation, column: str, name: str, side: Side) -> tuple[A
         column,
     )
     return Attribute(name, side, "dense", int(width)), f"{value}::FLOAT[]"
+
+
+def _is_empty(table: Relation, column: str) -> bool:
+    """Whether no row has a value."""
+    value = named(column)
+    there = f"{value} IS NOT NULL"
+    if table.types[column].startswith(FRACTIONS) and not table.types[column].endswith("]"):
+        there += f" AND NOT isnan({value}::DOUBLE)"
+    row = table.database.execute(f"SELECT count(*) FROM {table} WHERE {there}").fetchone()
+    return row == (0,)
 
 
 def _is_vector(type_: str) -> bool:

@@ -7,7 +7,7 @@ country makes the features user_country and item_country.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dat_rec.data.schema import Side
+from dat_rec.data.schema import DenseFeature, Side
 from dat_rec.data.source import Attribute, named
 from dat_rec.data.sources.dense_columns import dense_column
 from dat_rec.data.sources.feature_kinds import kind_of
@@ -41,6 +41,8 @@ class Reading:
     separators: Separators
     dense: tuple[str, ...] = ()
     """Columns, or features, to read as they are."""
+    before: tuple[DenseFeature, ...] = ()
+    """Dense features of the dataset that is gone on from."""
 
     @staticmethod
     def of(
@@ -49,6 +51,7 @@ class Reading:
         numbers: tuple[str, ...],
         separators: Sequence[str],
         dense: tuple[str, ...] = (),
+        before: tuple[DenseFeature, ...] = (),
     ) -> "Reading":
         """Of the columns of both sides, and the options that say more of some.
 
@@ -61,7 +64,7 @@ class Reading:
                 f"--dense {twice[0]}: --numbers cuts it into buckets: name it in one of the two"
             )
         both = frozenset(sides[0] & sides[1])
-        return Reading(both, numbers, Separators.parse(separators), dense)
+        return Reading(both, numbers, Separators.parse(separators), dense, before)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -101,7 +104,8 @@ class Reading:
                 if column == category or separator is not None:
                     of = "the category" if column == category else f"text that {OPTION} parts"
                     raise UserError(f"--dense {column}: is {of}, and no number: remove it")
-                attribute, value = dense_column(table, column, name, side)
+                before = next((one for one in self.before if one.name == name), None)
+                attribute, value = dense_column(table, column, name, side, before)
             elif separator is None:
                 numbers = [column] if {column, name} & set(self.numbers) else []
                 attribute = Attribute(name, side, kind_of(column, type_, numbers, table.where))

@@ -46,30 +46,53 @@ def labels_from(table: Relation, column: str, least: float) -> Positives:
     return f"WHERE {at_least(label, bound)}", f"NOT coalesce(isfinite({label}), false)"
 
 
-def labels_among(table: Relation, column: str, positives: tuple[str, ...]) -> Positives:
+def labels_among(
+    table: Relation,
+    column: str,
+    positives: tuple[str, ...],
+    *,
+    option: str = "--positive-labels",
+    may_lack: bool = False,
+) -> Positives:
     """Positives are the labels that are named.
 
+    Args:
+        table: of ``tables.parquet``.
+        column: that of the labels.
+        positives: the labels.
+        option: that names them.
+        may_lack: whether no row need have one of the labels.
+
     Raises:
-        UserError: the column holds neither text nor integers, or no row has one of the labels.
+        UserError: the column holds neither text nor integers, or no row has one of the labels and
+            that is not allowed.
     """
     type_, text = table.types[column], f"{named(column)}::VARCHAR"
     if type_ not in ("VARCHAR", "BOOLEAN", *INTEGERS):
         raise UserError(
-            f"--positive-labels: {table.where}: label {column!r} is {type_}: "
+            f"{option}: {table.where}: label {column!r} is {type_}: "
             "name a column of text or integers, or pass --min-label"
         )
     # As True or TRUE stand elsewhere, so may they here.
     given = {label.lower() if type_ == "BOOLEAN" else label: label for label in positives}
     test = f"{text} IN ({', '.join(quoted(label) for label in given)})"
+    if not may_lack:
+        _refuse_absent(table, column, given, test, option)
+    missing = f"coalesce({text}, '') = ''"
+    return f"WHERE {missing} OR {test}", missing
+
+
+def _refuse_absent(
+    table: Relation, column: str, given: dict[str, str], test: str, option: str
+) -> None:
+    text = f"{named(column)}::VARCHAR"
     found = table.database.execute(f"SELECT DISTINCT {text} FROM {table} WHERE {test}").fetchall()
     absent = given.keys() - {row[0] for row in found}
     if absent:
         raise UserError(
-            f"--positive-labels {given[min(absent)]}: {table.where}: no row has it: "
+            f"{option} {given[min(absent)]}: {table.where}: no row has it: "
             f"{column!r} holds {_values(table, column)}: correct or leave it out"
         )
-    missing = f"coalesce({text}, '') = ''"
-    return f"WHERE {missing} OR {test}", missing
 
 
 def _values(table: Relation, column: str) -> str:

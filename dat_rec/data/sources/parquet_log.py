@@ -14,11 +14,11 @@ import duckdb
 from tyro.conf import arg
 
 from dat_rec.data.prepare.options import Options
-from dat_rec.data.source import (
-    Source,
-)
+from dat_rec.data.schema import Schema
+from dat_rec.data.source import Source
 from dat_rec.data.sources.features import Reading
 from dat_rec.data.sources.iceberg import IcebergSnapshot
+from dat_rec.data.sources.label_weights import read_weights
 from dat_rec.data.sources.log_split import (
     TEST_SHARE,
     TIME,
@@ -115,6 +115,9 @@ class ParquetLog(Options):
     positive_labels: tuple[str, ...] = ()
     """Labels of the positives, in place of --min-label, e.g. purchase add_to_cart; interactions
     with others are left out."""
+    label_weights: Annotated[str | None, arg(metavar="LABEL=WEIGHT[,...]")] = None
+    """Labels of the positives and how much each counts in the training loss, e.g.
+    click=1,cart=3,purchase=5; interactions with others are left out."""
     split: Literal["time", "random", "last", "none", "all"] = "time"
     """How the test set is held out: the last share of interactions by time, a random share, each
     user's last interaction, none, or, with --after, all that are new. Without times, interactions
@@ -175,8 +178,9 @@ class ParquetLog(Options):
             validation=validation_of(self, database, times, said=raw.says_validation),
             bounds=bounds_of(self, database, times),
             day=1 if times is not None and times.integers else Source.day,
+            example_weights=raw.example_weights,
             notes=(
-                *self._notes(times),
+                *self._notes(times, raw.label_note),
                 *reading.notes,
                 *(note for side in sides for note in side.notes),
                 *(table.note for table in (log, items, users) if table and table.note),
@@ -197,7 +201,10 @@ class ParquetLog(Options):
 
     def _reading(self) -> Reading:
         item = self.item_columns() if self.category else [NO_CATEGORY, *self.item_features]
-        return Reading.of(self.user_features, item, self.numbers, self.separator, self.dense)
+        before = Schema.load(self.after).dense if self.after is not None and self.dense else ()
+        return Reading.of(
+            self.user_features, item, self.numbers, self.separator, self.dense, before
+        )
 
     def item_columns(self) -> list[str]:
         """The items' columns that become features, the category first."""
@@ -212,13 +219,13 @@ class ParquetLog(Options):
         """Whether it is the name of a table: what does not exist is one, if a catalog is given."""
         return self.catalog is not None and not path.exists()
 
-    def _notes(self, times: Times | None) -> list[str]:
+    def _notes(self, times: Times | None, of_labels: str) -> list[str]:
         positives = "all"
         if self.positive_labels:
             positives = f"{self.label} is {' or '.join(self.positive_labels)}"
         elif self.label:
             positives = f"{self.label} >= {self.least():g}"
-        notes = [f"positives: {positives}"]
+        notes = [of_labels or f"positives: {positives}"]
         if self.from_ is not None or self.to is not None:
             words = [f"from {self.from_}"] * (self.from_ is not None)
             words += [f"to {self.to}"] * (self.to is not None)
@@ -241,6 +248,8 @@ class ParquetLog(Options):
             raise UserError("--min-label needs --label: name the column")
         if self.label is None and self.positive_labels:
             raise UserError("--positive-labels needs --label: name the column")
+        if self.label_weights is not None:
+            self._check_weights(self.label_weights)
         check_split(self)
         for field in ("category", "title", "item_features"):
             if self.items is None and getattr(self, field):
@@ -251,3 +260,11 @@ class ParquetLog(Options):
             raise UserError(f"--item-features {self.category}: is the category already: remove it")
         if self.category is None and NO_CATEGORY in self.item_features:
             raise UserError(f"--item-features {NO_CATEGORY}: pass it as --category {NO_CATEGORY}")
+
+    def _check_weights(self, text: str) -> None:
+        if self.label is None:
+            raise UserError("--label-weights needs --label: name the column")
+        other = "--min-label" if self.min_label is not None else "--positive-labels"
+        if self.min_label is not None or self.positive_labels:
+            raise UserError(f"{other} and --label-weights: both name the positives: pass one")
+        read_weights(text)

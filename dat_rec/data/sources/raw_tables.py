@@ -7,10 +7,12 @@ import duckdb
 import pyarrow as pa
 
 from dat_rec.data.composite_ids import columns_of_id
+from dat_rec.data.schema import EXAMPLE_WEIGHT
 from dat_rec.data.source import Attribute, columns_of, named
 from dat_rec.data.sources.features import Features, Reading
 from dat_rec.data.sources.id_columns import Id, id_of
-from dat_rec.data.sources.labels import labels_among, labels_from
+from dat_rec.data.sources.label_weights import labels_weighted, read_weights
+from dat_rec.data.sources.labels import Positives, labels_among, labels_from
 from dat_rec.data.sources.log_split import TIME
 from dat_rec.data.sources.named_tables import Table
 from dat_rec.data.sources.odd_times import spoilt_times
@@ -47,6 +49,10 @@ class RawTables:
         """Those of the interactions, by name, and the log."""
         self.says_validation = False
         """Whether the split's column says of an interaction that it validates."""
+        self.example_weights: dict[str, float] | None = None
+        """What interactions weigh as examples, by their labels; None: they have no weights."""
+        self.label_note = ""
+        """How many rows of each label there are, where they have weights."""
 
     def interactions(self, parts: Table) -> Times | None:
         """Make raw_interactions; return how its times are read, None for none.
@@ -77,11 +83,8 @@ class RawTables:
             place = ", _place AS place"
         where, problems = "", []
         if options.label is not None:
-            where, missing = (
-                labels_among(log, options.label, options.positive_labels)
-                if options.positive_labels
-                else labels_from(log, options.label, options.least())
-            )
+            (where, missing), weight = self._positives(log, options.label)
+            place += weight
             problems.append(Problem(missing, "missing label", named(options.label)))
         times, time, value = None, "_place" if placed else "0::BIGINT", "NULL"
         if timed:
@@ -90,7 +93,7 @@ class RawTables:
             other = f"{times.other(value)} OR {spoilt_times(log, options.time, options.sequence)}"
             problems.append(Problem(other, OTHER_FORM, value))
         if options.sequence is not None:
-            place = f", {sequence_sql(log, options.sequence)} AS sequence"
+            place += f", {sequence_sql(log, options.sequence)} AS sequence"
             problems.append(
                 Problem(f"{named(options.sequence)} IS NULL", "missing sequence", value)
             )
@@ -109,6 +112,20 @@ class RawTables:
             f"{PLACE}{place} FROM {log} {where}"
         )
         return times
+
+    def _positives(self, log: Relation, label: str) -> tuple[Positives, str]:
+        """Which rows are positives; and their weights as a column more, if they have some."""
+        options = self._options
+        if options.label_weights is not None:
+            weights = read_weights(options.label_weights)
+            # A day may lack a kind of event; which there are, the dataset before it says.
+            may_lack = options.after is not None
+            found = labels_weighted(log, label, weights, may_lack=may_lack)
+            self.example_weights, self.label_note = found.weights, found.note
+            return found.positives, f", {found.weight} AS {EXAMPLE_WEIGHT}"
+        if options.positive_labels:
+            return labels_among(log, label, options.positive_labels), ""
+        return labels_from(log, label, options.least()), ""
 
     def _id_columns(self, name: Literal["user_id", "item_id"], parts: Table) -> tuple[str, ...]:
         option = "--" + name.replace("_", "-")

@@ -106,6 +106,7 @@ class BatchAssembler:
             negative_counts=negative_counts,
             dense=self._dense_of(examples, negatives),
             own_offset=self._own_offset(examples.item_index, ids),
+            weight=None if examples.weight is None else _padded(examples.weight, self._rows),
         )
 
     def _dense_of(self, examples: Examples, negatives: Ints) -> dict[str, Tensor]:

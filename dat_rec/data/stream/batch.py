@@ -110,6 +110,8 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
     own_offset: Tensor | None = None
     """(B,) float32: what the softmax adds to the logit of each example's own positive, where that
     is not what it adds to the positive as a candidate of the others; None: the same."""
+    weight: Tensor | None = None
+    """(B,) float32: how much each example counts in the loss; None: all alike."""
 
     @property
     def own(self) -> Items:
@@ -128,6 +130,7 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
             self.negative_counts,
             {key: one.to(device, non_blocking=non_blocking) for key, one in self.dense.items()},
             None if (own := self.own_offset) is None else own.to(device, non_blocking=non_blocking),
+            None if (one := self.weight) is None else one.to(device, non_blocking=non_blocking),
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
@@ -138,6 +141,8 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
             tensor.record_stream(stream)
         if self.own_offset is not None:
             self.own_offset.record_stream(stream)
+        if self.weight is not None:
+            self.weight.record_stream(stream)
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked host memory."""
@@ -149,4 +154,5 @@ class Batch(Pipelineable):  # type: ignore[misc]  # TorchRec ships no types
             self.negative_counts,
             {key: one.pin_memory() for key, one in self.dense.items()},
             None if self.own_offset is None else self.own_offset.pin_memory(),
+            None if self.weight is None else self.weight.pin_memory(),
         )

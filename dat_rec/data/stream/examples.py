@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dat_rec.data.columns import BadIds, Column, Ids, join_columns, read_columns
-from dat_rec.data.schema import Schema
+from dat_rec.data.schema import EXAMPLE_WEIGHT, Schema
 from dat_rec.data.stream.row_groups import ExampleFiles, RowGroup, index_feature, new_pairs
+from dat_rec.data.stream.weights import read_weights
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Examples:
     """Each feature's column, in the schema's order."""
     item_index: Ids
     """(R,) catalogue row of each positive."""
+    weight: NDArray[np.float32] | None = None
+    """(R,) how much each counts in the loss; None: all alike."""
 
     def __len__(self) -> int:
         return len(self.item_index)
@@ -26,7 +29,8 @@ class Examples:
     def take(self, rows: NDArray[np.int64]) -> "Examples":
         """The examples ``rows``, in that order."""
         columns = {name: column.take(rows) for name, column in self.columns.items()}
-        return Examples(columns, self.item_index[rows])
+        weight = None if self.weight is None else self.weight[rows]
+        return Examples(columns, self.item_index[rows], weight)
 
     @staticmethod
     def none(schema: Schema) -> "Examples":
@@ -36,7 +40,8 @@ class Examples:
             feature.name: Column(no_ids, no_bags if feature.multi_valued else None)
             for feature in schema.features
         }
-        return Examples(columns, no_ids)
+        weight = None if schema.example_weights is None else np.zeros(0, np.float32)
+        return Examples(columns, no_ids, weight)
 
     @staticmethod
     def join(parts: "Parts", order: NDArray[np.int64] | None = None) -> "Examples":
@@ -51,7 +56,12 @@ class Examples:
             column = join_columns([(part.columns[name], i, j) for part, i, j in parts])
             columns[name] = column if order is None else column.take(order)
         index = np.concatenate([part.item_index[i:j] for part, i, j in parts])
-        return Examples(columns, index if order is None else index[order])
+        weights = [part.weight[i:j] for part, i, j in parts if part.weight is not None]
+        joined = Examples(columns, index, np.concatenate(weights) if weights else None)
+        if order is None:
+            return joined
+        weight = None if joined.weight is None else joined.weight[order]
+        return Examples(columns, index[order], weight)
 
 
 Parts = Sequence[tuple[Examples, int, int]]
@@ -81,10 +91,12 @@ def read_examples(
 
     Raises:
         UserError: the file cannot be read, a column is missing or malformed, or it holds an id
-            that is refused.
+            or a weight that is refused.
     """
     index = index_feature(schema.trained_items)
     names = [*(feature.name for feature in schema.features), index.name]
+    weighted = schema.example_weights is not None
+    names += [EXAMPLE_WEIGHT] if weighted else []
     table = files.read(group, [*names, "repeat"] if skip_repeats else names)
     first, last, kept = start, stop, None
     if skip_repeats:
@@ -98,5 +110,6 @@ def read_examples(
     columns = read_columns(table, schema.features, where, bad_ids, first_row=first, widen=False)
     # A row of items.parquet, not an embedding id: there is none that means unknown.
     found = read_columns(table, [index], where, first_row=first, widen=False)
-    examples = Examples(columns, found[index.name].values)
+    weight = read_weights(table, where, first) if weighted else None
+    examples = Examples(columns, found[index.name].values, weight)
     return examples if kept is None else examples.take(kept)

@@ -228,6 +228,7 @@ def _window_rows(found: Survey, schema: Schema, options: ReaderOptions, lanes: i
     (``ExampleReader``), and a window that is being made from its parts; and of each lane the row
     group that its window ends in.
     """
+    # Weights do not count, for with them examples have the order that they have without.
     ragged = sum(feature.multi_valued for feature in schema.features)
     row_bytes = 4 * (found.ids / max(1, found.rows) + 1) + 8 * ragged
     largest = max(group.rows for group in found.groups)

@@ -18,6 +18,7 @@ from dat_rec.data.schema import Schema
 from dat_rec.data.stream.reader_options import OPTION_CURE
 from dat_rec.data.stream.row_groups import ExampleFiles, RowGroup, index_feature, new_pairs
 from dat_rec.data.stream.statistics import suspect_groups
+from dat_rec.data.stream.weights import read_weights
 from dat_rec.errors import UserError
 from dat_rec.storage.address import Location
 
@@ -116,6 +117,8 @@ def _check_file(
     metadata = opened.metadata(path)
     empty = metadata.schema.to_arrow_schema().empty_table()
     read_columns(empty, features, str(path))
+    if schema.example_weights is not None:
+        read_weights(empty, str(path))
     for number in suspect_groups(metadata, features, nulls_only=may_lie_outside):
         group = RowGroup(path, number, 0)
         table = opened.read(group, names)

@@ -12,7 +12,16 @@ import pyarrow.parquet as pq
 from dat_rec.data.dense import holds_numbers, holds_vectors
 from dat_rec.data.digests import DIGESTS, digests_of, files_below
 from dat_rec.data.progress import Progress
-from dat_rec.data.schema import ITEM, RECENT, SIDES, USER, DenseFeature, Feature, Schema
+from dat_rec.data.schema import (
+    EXAMPLE_WEIGHT,
+    ITEM,
+    RECENT,
+    SIDES,
+    USER,
+    DenseFeature,
+    Feature,
+    Schema,
+)
 from dat_rec.data.source import SEQUENCE
 from dat_rec.data.validate.fault import Fault
 from dat_rec.errors import UserError
@@ -37,6 +46,7 @@ KINDS: Mapping[str, Callable[[pa.DataType], bool]] = {
         and pa.types.is_integer(kind.value_type)
     ),
     "a number": holds_numbers,
+    "a float": pa.types.is_floating,
     "a list of floats": holds_vectors,
 }
 """What a column may be, in words."""
@@ -50,14 +60,16 @@ def columns_of_files(schema: Schema) -> dict[str, dict[str, str]]:
     pair = {"user_row": number, "item_index": number}
     names = {"item_id": ids, "title": "text", "category_name": "text", "train_count": number}
     recent = {RECENT: "a number"} if schema.trend else {}
+    weight = {} if schema.example_weights is None else {EXAMPLE_WEIGHT: "a float"}
     example = {**query, **item, "item_index": number, "time": time, "repeat": "true or false"}
     tables = {feature.table for feature in schema.features} - {USER, ITEM}
     return {
         "users.parquet": {"user_id": ids, "trained": "true or false", **query, **query_dense},
         "items.parquet": {**names, **recent, **item, **item_dense},
         **{name: {**pair, "count": number} for name in schema.seen_paths},
-        **{name: {**pair, "time": time} for name in (*held_out_files(schema), *schema.past_paths)},
-        **{file.path: example for file in schema.example_files},
+        **{name: {**pair, "time": time, **weight} for name in held_out_files(schema)},
+        **{name: {**pair, "time": time} for name in schema.past_paths},
+        **{file.path: {**example, **weight} for file in schema.example_files},
         **{
             f"vocabularies/{table}.parquet": {"index": number, "value": "text"}
             for table in sorted(tables)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from dat_rec.data.scan import scan_parquet
 from dat_rec.data.schema import (
     AUDIENCE,
+    EXAMPLE_WEIGHT,
     HISTORY,
     ITEM,
     RECENT,
@@ -129,7 +130,7 @@ def _checks(
     past = [*_pair(trained, schema.trained_items, "trained "), _null("time")]
     if schema.train_from is not None:
         past.append(_time_rule(f"time >= {schema.train_from}", "at or after train_from"))
-    held_out = [*_pair(schema.users, schema.items), _null("time")]
+    held_out = [*_pair(schema.users, schema.items), _null("time"), *_weight_rules(schema)]
     if schema.test_until is not None:
         held_out.append(_time_rule(f"time >= {schema.test_until}", "at or after test_until"))
     waiting = Rule(
@@ -162,6 +163,20 @@ def _time_rule(broken: str, where: str) -> Rule:
     """No time lies beyond a bound of schema.json."""
     cure = "move the row, or correct the bound in schema.json"
     return Rule(broken, f"time is {where} of schema.json", cure, "time")
+
+
+def _weight_rules(schema: Schema) -> list[Rule]:
+    """A weight is finite and above 0, and one of those that schema.json has for labels."""
+    if schema.example_weights is None:
+        return []
+    good = f"isfinite({EXAMPLE_WEIGHT}) AND {EXAMPLE_WEIGHT} > 0"
+    what = f"{EXAMPLE_WEIGHT} is no finite number above 0"
+    if schema.example_weights:
+        known = ", ".join(f"'{weight!r}'::FLOAT" for weight in schema.example_weights.values())
+        good += f" AND {EXAMPLE_WEIGHT}::FLOAT IN ({known})"
+        what += " that is one of example_weights of schema.json"
+    cure = "write the file or schema.json anew"
+    return [Rule(f"NOT coalesce({good}, false)", what, cure, EXAMPLE_WEIGHT)]
 
 
 def _in_table(feature: Feature) -> list[Rule]:
@@ -343,7 +358,7 @@ def _example_file(
     what = f"item_index is none of the {schema.trained_items} trained items"
     rules = [_null("time"), _null("repeat"), Rule(index, what, ANEW, "item_index")]
     rules += [rule for feature in schema.features for rule in _in_table(feature)]
-    rules += _history_rules(schema)
+    rules += [*_history_rules(schema), *_weight_rules(schema)]
     if schema.train_from is not None:
         rules.append(_time_rule(f"time < {schema.train_from}", "before train_from"))
     if schema.test_until is not None:

@@ -16,8 +16,8 @@
 ``moments.py``          … sums over the items of each category, which add up over ranks
 ======================  ==============================================================
 
-Equation (2) and the main losses are means; what a mean is over is an argument, since the
-caller may hold a part of the examples alone, of any size, none included.
+Equation (2) and the main losses are means, which may weigh the examples; what a mean is over is an
+argument, since the caller may hold a part of the examples alone, of any size, none included.
 
 Shapes: B examples, S negatives for each, D width of the vectors, N candidates, K categories.
 Equation numbers are the paper's (Yu et al., DLP-KDD 2021).

@@ -34,8 +34,9 @@ def cross_entropy_of_products(
     offset_N: Tensor,
     item_B: Tensor,
     item_N: Tensor,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
-    """Σ_i [log Σ_j exp(s_ij) − s_i], over the own positive and the candidates of other items.
+    """Σ_i ω_i [log Σ_j exp(s_ij) − s_i], over the own positive and the candidates of other items.
 
     s_i = ⟨query_i, positive_i⟩ + offset_i, and s_ij = ⟨query_i, candidate_j⟩ + offset_j. Gradients
     flow into the three kinds of vectors, which are float of one dtype.
@@ -48,12 +49,13 @@ def cross_entropy_of_products(
         offset_N: (N,) added to the candidates' logits.
         item_B: (B,) int64: which items the positives are.
         item_N: (N,) int64: which items the candidates are.
+        weight_B: (B,) ω, of the vectors' dtype; None: all are 1.
 
     Returns:
         Scalar, a sum over the queries.
     """
     loss: Tensor = _CrossEntropyOfProducts.apply(  # type: ignore[no-untyped-call]
-        query_BD, positive_BD, candidate_ND, offset_B, offset_N, item_B, item_N
+        query_BD, positive_BD, candidate_ND, offset_B, offset_N, item_B, item_N, weight_B
     )
     return loss
 
@@ -92,6 +94,7 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
         offset_N: Tensor,
         item_B: Tensor,
         item_N: Tensor,
+        weight_B: Tensor | None,
     ) -> Tensor:
         gradient_BD, gradient_ND = torch.zeros_like(query_BD), torch.zeros_like(candidate_ND)
         share_B = torch.empty_like(offset_B)
@@ -105,15 +108,21 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
             weights, top_R, total_R = _see_candidates(
                 bits_BD[group], own_R, candidate_ND, bits_N, blocks, hits, group, gradient_RD
             )
-            loss += (top_R + total_R.log2() - own_R).sum()
+            lost_R = top_R + total_R.log2() - own_R
+            loss += (lost_R if weight_B is None else lost_R * weight_B[group]).sum()
             # ∂/∂logit = share of the total, of the own positive less 1.
             torch.div((own_R - top_R).exp2_(), total_R, out=share_B[group])
             gradient_RD.div_(total_R[:, None])
             # The last blocks are in the cache still.
             for block, weight_RC, its_top_R in reversed(weights):
                 scale_R = (its_top_R - top_R).exp2_().div_(total_R)
+                if weight_B is not None:
+                    scale_R.mul_(weight_B[group])
                 gradient_ND[block].addmm_(weight_RC.T, query_BD[group] * scale_R[:, None])
         error_B1 = (share_B - 1)[:, None]
+        if weight_B is not None:
+            gradient_BD.mul_(weight_B[:, None])
+            error_B1.mul_(weight_B[:, None])
         gradient_BD.addcmul_(error_B1, positive_BD)
         ctx.save_for_backward(gradient_BD, error_B1 * query_BD, gradient_ND)
         return loss / LOG2_E
@@ -121,7 +130,7 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return *(saved * gradient for saved in ctx.saved_tensors), None, None, None, None
+        return *(saved * gradient for saved in ctx.saved_tensors), None, None, None, None, None
 
 
 def _see_candidates(

@@ -12,11 +12,12 @@ def cosine_contrastive(
     candidate_ND: Tensor,
     positive: Items,
     candidate: Items,
-    num_queries: float,
+    num_queries: float | Tensor,
     margin: float,
     negative_weight: float,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
-    """1/T Σ_i [(1 − s_i) + w/|N_i| Σ_{j ∈ N_i} max(0, s_ij − m)], scores s being cosines.
+    """1/T Σ_i ω_i [(1 − s_i) + w/|N_i| Σ_{j ∈ N_i} max(0, s_ij − m)], scores s being cosines.
 
     Mao et al. (CIKM 2021), equation (1), over the candidates of the global batch: N_i are those of
     other items than the own positive (no accidental hits), and |N_i| is their number. At orthogonal
@@ -29,9 +30,10 @@ def cosine_contrastive(
         candidate_ND: (N, D) unit vectors, of the global batch.
         positive: B items.
         candidate: N items.
-        num_queries: T, the number of queries that the mean is over.
+        num_queries: T, the number of queries that the mean is over, or the sum of their weights.
         margin: m.
         negative_weight: w.
+        weight_B: (B,) ω, of the vectors' dtype; None: all are 1.
 
     Returns:
         Scalar, Σ over the B queries divided by ``num_queries``.
@@ -44,5 +46,7 @@ def cosine_contrastive(
         positive.index,
         candidate.index,
         hinge,
+        weight_B,
     )
-    return ((1 - own_B).sum() + negative_weight * of_negatives) / num_queries
+    of_own_B = 1 - own_B if weight_B is None else (1 - own_B) * weight_B
+    return (of_own_B.sum() + negative_weight * of_negatives) / num_queries

@@ -43,8 +43,9 @@ def mean_cost_of_products(
     item_B: Tensor,
     item_N: Tensor,
     cost: Cost,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
-    """Σ_i 1/|N_i| Σ_j cost(⟨query_i, candidate_j⟩ + offset_i), over the candidates of other items.
+    """Σ_i ω_i/|N_i| Σ_j cost(⟨query_i, candidate_j⟩ + offset_i), over candidates of other items.
 
     N_i are the candidates that are not the query's own item; a query without any costs nothing.
     Gradients flow into both kinds of vectors, float of one dtype, and into the offsets.
@@ -56,12 +57,13 @@ def mean_cost_of_products(
         item_B: (B,) int64: which items the positives are.
         item_N: (N,) int64: which items the candidates are.
         cost: of a score.
+        weight_B: (B,) ω, of the vectors' dtype; None: all are 1.
 
     Returns:
         Scalar, a sum over the queries.
     """
     loss: Tensor = _MeanCostOfProducts.apply(  # type: ignore[no-untyped-call]
-        query_BD, candidate_ND, offset_B, item_B, item_N, cost
+        query_BD, candidate_ND, offset_B, item_B, item_N, cost, weight_B
     )
     return loss
 
@@ -78,10 +80,13 @@ class _MeanCostOfProducts(torch.autograd.Function):
         item_B: Tensor,
         item_N: Tensor,
         cost: Cost,
+        weight_B: Tensor | None,
     ) -> Tensor:
         gradient_BD, gradient_ND = torch.zeros_like(query_BD), torch.zeros_like(candidate_ND)
         cost_B, slope_B = torch.zeros_like(offset_B), torch.zeros_like(offset_B)
         share_B = other_candidates(item_B, item_N).clamp(min=1).to(query_BD.dtype).reciprocal()
+        if weight_B is not None:
+            share_B.mul_(weight_B)
         blocks = Blocks.of(query_BD, len(candidate_ND), held=False)
         hits = AccidentalHits(item_B, item_N, blocks)
         for group in blocks.groups(len(query_BD)):
@@ -106,4 +111,4 @@ class _MeanCostOfProducts(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return *(saved * gradient for saved in ctx.saved_tensors), None, None, None
+        return *(saved * gradient for saved in ctx.saved_tensors), None, None, None, None

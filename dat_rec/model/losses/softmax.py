@@ -12,19 +12,20 @@ def sampled_softmax(
     candidate_ND: Tensor,
     positive: Items,
     candidate: Items,
-    num_queries: float,
+    num_queries: float | Tensor,
     temperature: float | Tensor,
     candidate_offset: float = 0.0,
+    weight_B: Tensor | None = None,
 ) -> Tensor:
     """Softmax over sampled candidates, corrected for how they were sampled.
 
-    −1/T Σ_i log softmax_j(⟨p_i, p_j⟩ / τ + β·log P_j − w·log Q_j)[own positive], over the own
+    −1/T Σ_i ω_i log softmax_j(⟨p_i, p_j⟩ / τ + β·log P_j − w·log Q_j)[own positive], over the own
     positive and all candidates of other items, after Yi et al. (RecSys 2019), equation (4), where
-    β is 0 and w is 1. What stands behind the inner product comes with the items (their offsets). A
-    candidate that is the own positive's item is no negative: it is left out ("accidental hit"), and
-    so the own positive may stand among the candidates too. At equal scores and equal offsets the
-    loss is ln of the number of scored candidates. Gradients flow into all three kinds of vectors,
-    and not into the offsets.
+    β is 0, and w and all ω are 1. What stands behind the inner product comes with the items (their
+    offsets). A candidate that is the own positive's item is no negative: it is left out
+    ("accidental hit"), and so the own positive may stand among the candidates too. At equal scores
+    and equal offsets the loss is ln of the number of scored candidates. Gradients flow into all
+    three kinds of vectors, and not into the offsets.
 
     With the offset β·log P alone of own positives, and ``candidate_offset`` −w·log n, n being the
     number of candidates, a candidate stands for 1 / (n·Q_j) of its item, and the own positive for
@@ -40,9 +41,10 @@ def sampled_softmax(
         candidate_ND: (N, D) unit vectors, of the global batch.
         positive: B items.
         candidate: N items.
-        num_queries: T, the number of queries that the mean is over.
+        num_queries: T, the number of queries that the mean is over, or the sum of their weights.
         temperature: τ; gradients flow into a scalar tensor.
         candidate_offset: added to the logits of all candidates, and not to the own positives'.
+        weight_B: (B,) ω, of the vectors' dtype; None: all are 1.
 
     Returns:
         Scalar, Σ over the B queries divided by ``num_queries``.
@@ -58,5 +60,6 @@ def sampled_softmax(
         offset_N,
         positive.index,
         candidate.index,
+        weight_B,
     )
     return loss / num_queries

@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from annotated_types import Ge
 
 from dat_rec.errors import UserError
@@ -156,6 +158,7 @@ def read_delta(folder: Path) -> tuple[DeltaManifest, Manifest]:
         raise UserError(f"{path}: version {version}, this program reads {VERSION}: {AGAIN}")
     delta = checked(DeltaManifest, value, str(path), AGAIN)
     _check_delta_files(folder, delta)
+    _check_counts(folder, delta)
     result = read_manifest(folder, RESULT)
     if delta.result != delta.sha256[RESULT]:
         raise UserError(f"{path}: {RESULT} is of another export than result says: {AGAIN}")
@@ -173,6 +176,21 @@ def _check_delta_files(folder: Path, delta: DeltaManifest) -> None:
             raise UserError(f"{folder / name}: damaged (SHA-256 differs from {DELTA}): {AGAIN}")
     if others := sorted(there - {DELTA, *delta.sha256}):
         raise UserError(f"{folder / others[0]}: {DELTA} does not name it: {AGAIN}")
+
+
+def _check_counts(folder: Path, delta: DeltaManifest) -> None:
+    """Refuse other numbers of forgotten ids than their lists have."""
+    for kind, count in asdict(delta.forgotten).items():
+        path = folder / FORGOTTEN / f"{kind}.parquet"
+        try:
+            rows = pq.read_metadata(path).num_rows
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{path}: is no list of forgotten ids ({error}): {AGAIN}") from error
+        if rows != count:
+            raise UserError(
+                f"{folder / DELTA}: forgotten.{kind} is {count}, and {FORGOTTEN}/{kind}.parquet "
+                f"has {rows} rows: {AGAIN}"
+            )
 
 
 def check_names(names: Iterable[str], where: Path) -> None:

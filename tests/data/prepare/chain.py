@@ -13,6 +13,7 @@ from dat_rec.data.source import HISTORY_CATEGORY
 
 DAY = 100
 """Units of time in a day."""
+EVENTS = ("click", "cart", "purchase")
 Row = dict[str, Any]
 
 
@@ -20,7 +21,7 @@ class Log(NamedTuple):
     """Interactions of days with new users, items and values, repeats and equal times."""
 
     rows: list[Row]
-    """user_id, item_id, time, place."""
+    """user_id, item_id, time, place, event."""
     items: list[Row]
     """item_id, name, kind, tags, price, and the day of the first one that may have it."""
     users: list[Row]
@@ -47,6 +48,8 @@ def make_log(seed: int, days: int, *, text: bool = False, a_day: int = 120) -> L
     # As interactions differ by their place, a sequence leaves no ties.
     for place, row in enumerate(rows):
         row["place"] = (place * 37) % 1009
+        # Odd days have no purchases.
+        row["event"] = EVENTS[place % (2 if row["time"] // DAY % 2 else 3)]
     items = [
         {
             "item_id": name("item", item),
@@ -80,6 +83,7 @@ class Facts(NamedTuple):
     """Examples and past: user, item, time, sequence."""
     seen: Counter[tuple[Any, Any]]
     test: Counter[tuple[Any, ...]]
+    """User, item, time, sequence, weight as an example."""
     validation: Counter[tuple[Any, ...]]
     waiting: Counter[tuple[Any, ...]]
     values: dict[str, set[str]]
@@ -123,11 +127,20 @@ def facts_of(folder: Path, *, ties: bool, numbers: tuple[str, ...] = ()) -> Fact
                 found[name] = sorted(found[name], key=str)
         return found
 
-    def interactions(rows: list[Row]) -> Counter[tuple[Any, ...]]:
+    def interactions(rows: list[Row], *more: str) -> Counter[tuple[Any, ...]]:
+        names = ("sequence", *more)
         return Counter(
-            (users[row["user_row"]], items[row["item_index"]], row["time"], row.get("sequence"))
+            (
+                users[row["user_row"]],
+                items[row["item_index"]],
+                row["time"],
+                *(row.get(name) for name in names),
+            )
             for row in rows
         )
+
+    def held_out(name: str) -> Counter[tuple[Any, ...]]:
+        return interactions(read(folder / name), "example_weight")
 
     def files(names: tuple[str, ...]) -> list[Row]:
         return [row for name in names for row in pq.read_table(folder / name).to_pylist()]
@@ -143,8 +156,8 @@ def facts_of(folder: Path, *, ties: bool, numbers: tuple[str, ...] = ()) -> Fact
         examples=Counter(str(decoded(row)) for row in examples),
         training=interactions([*of_examples, *files(schema.past_paths)]),
         seen=seen,
-        test=interactions(read(folder / "test")),
-        validation=interactions(read(folder / "validation")) if schema.validation else Counter(),
+        test=held_out("test"),
+        validation=held_out("validation") if schema.validation else Counter(),
         waiting=interactions(read(folder / "waiting")) if schema.waiting else Counter(),
         values={name: {*of} - {None} for name, of in words.items() if name not in numbers},
     )

@@ -49,6 +49,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "text ids": {"history_length": 1000, "threads": 1, **COLUMNS},
     "threads": {"history_length": 1000, "threads": 3, "memory_limit": "300MB", **COLUMNS},
 }
+WEIGHTS = {"label": "event", "label_weights": "click=1,cart=3,purchase=4.5"}
+VARIANTS["weights"] = {"history_length": 1000, **WEIGHTS}
 FIRST, DAYS = 2, 9
 """Days of the first dataset, and of the log."""
 
@@ -170,7 +172,7 @@ def test_days_that_follow_one_another_are_all_days_at_once(
         shutil.rmtree(tmp_path / "before")
 
 
-@pytest.mark.parametrize("name", ["sequence", "ties are cut"])
+@pytest.mark.parametrize("name", ["sequence", "ties are cut", "weights"])
 def test_what_was_held_out_is_trained_on_the_next_day(tmp_path: Path, name: str) -> None:
     """Each day a validation and a test, of half a day each; two days at a time at the end."""
     chain = Chain(tmp_path, name, seed=9)
@@ -241,6 +243,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"split": "none", "test_from": None, "test_share": 0.2}, "--test-share has no meaning for"),
     ({"after": Path("nowhere")}, "nowhere: no such file or folder"),
     ({"test_until": "300"}, "--test-until 300: no interaction is earlier"),
+    (WEIGHTS, "before: its examples have no weights: leave --label-weights out, or prepare all"),
 ]
 
 
@@ -249,6 +252,28 @@ def test_options_that_the_dataset_contradicts(
     days: Path, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     refused(day_3(days, tmp_path / "out", **changes), words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"label_weights": "click=1,cart=2,purchase=4.5"}, "cart=3,purchase=4.5"),
+        ({"label_weights": "click=1,cart=3"}, "pass --label-weights click=1,cart=3,purchase=4.5"),
+        ({"label": None, "label_weights": None}, "its examples have other weights: pass"),
+        ({"label_weights": None, "positive_labels": ("cart",)}, "other weights: pass --label"),
+    ],
+)
+def test_a_chain_keeps_its_weights(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    chain = Chain(tmp_path, "weights")
+    chain.make("before", 0, 2, split="none")
+    log = write_rows(tmp_path / "log.parquet", chain.log.days(3, 3))
+    given = {**VARIANTS["weights"], "after": tmp_path / "before", "split": "none", **changes}
+    refused(own(tmp_path, interactions=log, **given), words)
+    # In another order they are the same.
+    same = {**WEIGHTS, "label_weights": "purchase=4.50,click=1,cart=3", "positive_labels": ()}
+    schema = prepare(own(tmp_path, interactions=log, **{**given, **same}))
+    assert schema.example_weights == {"click": 1.0, "cart": 3.0, "purchase": 4.5}
+    assert "purchase (weight 4.5, 0 rows)" in schema.notes[0]
 
 
 def test_what_is_no_such_dataset(days: Path, tmp_path: Path) -> None:

@@ -72,6 +72,33 @@ def test_what_is_no_finite_number_or_vector_of_one_size_is_refused(
     assert message.startswith(str(tmp_path / "items.parquet"))
 
 
+LISTS = pa.list_(pa.float32())
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"x": pa.nulls(2), "v": pa.nulls(2)},
+        {"x": pa.array([NAN, None]), "v": pa.nulls(2, LISTS)},
+        {"x": pa.nulls(2, LISTS), "v": pa.array([NAN, NAN])},
+        {"x": pa.nulls(2, pa.string()), "v": pa.nulls(2, pa.list_(pa.float64(), 2))},
+    ],
+)
+def test_new_items_may_all_be_without_a_value(columns: dict[str, pa.Array], tmp_path: Path) -> None:
+    """After a dataset, a column of nulls is what that one has, whatever its type."""
+    x, v = pa.array(np.arange(6.0)), pa.array([[k, 0.5] for k in N], LISTS)
+    first = options(tmp_path, {"x": x, "v": v}, split="none", out=tmp_path / "first")
+    before = prepare(first)
+    log = write(tmp_path / "day.parquet", user_id=[0, 1], item_id=[6, 7], time=[70, 71])
+    items = write(tmp_path / "new.parquet", item_id=[6, 7], cat=["a", "b"], **columns)
+    names = {"item_features": ("x", "v"), "dense": ("x", "v"), "items": items, "split": "none"}
+    schema = prepare(own(tmp_path, interactions=log, after=first.out, **names))
+    assert schema.dense == before.dense
+    table = pq.read_table(tmp_path / "out" / "items.parquet").sort_by("item_id")
+    assert table["x"].to_pylist() == [*x.to_pylist(), None, None]
+    assert table["v"].to_pylist() == [*v.to_pylist(), None, None]
+
+
 def test_files_may_differ_in_how_they_write_vectors(tmp_path: Path) -> None:
     folder = tmp_path / "items"
     folder.mkdir()

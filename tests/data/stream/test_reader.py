@@ -1,6 +1,7 @@
 """The stream of batches against the files' rows: all of them, once an epoch, alike at any world."""
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -213,13 +215,77 @@ def test_ranks_cut_each_global_batch_and_pad_it_alike(
     assert (0 in ranks[0].counts) == (last < world)
 
 
+@pytest.fixture(scope="module")
+def weighted(chopped: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The chopped world, where an example's weight tells which one it is."""
+    folder = tmp_path_factory.mktemp("weighted")
+    shutil.copytree(chopped.folder, folder, dirs_exist_ok=True)
+    for file in chopped.schema.example_files:
+        table = pq.read_table(folder / file.path)
+        weight = pa.array(weight_of(table["user"].to_numpy(), table["item"].to_numpy()))
+        table = table.append_column("example_weight", weight)
+        pq.write_table(table, folder / file.path, row_group_size=500)
+    replace(chopped.schema, example_weights={}).save(folder)
+    return Dataset.open(folder)
+
+
+def weight_of(user: Any, item: Any) -> Any:
+    return (1 + user * 1000 + item).astype(np.float32)
+
+
+@pytest.mark.parametrize("world", [1, 3])
+@pytest.mark.parametrize("start", [0, 7, 139])
+def test_each_example_of_a_batch_has_its_own_weight(
+    chopped: Dataset, weighted: Dataset, start: int, world: int
+) -> None:
+    """Resumed or not, on any ranks; and all else is as without weights."""
+    options = replace(OPTIONS, global_batch=101)
+    for rank in range(world):
+        readers = (ExampleReader(d, options, rank, world, start) for d in (chopped, weighted))
+        for plain, batch in zip(*readers, strict=True):
+            own = batch.counts[rank]
+            assert plain.weight is None
+            assert batch.weight is not None
+            assert batch.weight.dtype == torch.float32
+            user, item = (np.array(bags(batch, name, rank))[:, 0] for name in ("user", "item"))
+            assert batch.weight[:own].tolist() == weight_of(user, item).tolist()
+            assert not batch.weight[own:].any()
+            assert batch.weight.shape == (len(batch.positives.index),)
+            assert torch.equal(plain.features.values(), batch.features.values())
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.inf, math.nan, None, "text", "missing"])
+def test_what_is_no_weight_is_refused_with_file_and_row(
+    weighted: Dataset, bad: Any, tmp_path: Path
+) -> None:
+    shutil.copytree(weighted.folder, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / weighted.schema.example_files[2].path
+    table = pq.read_table(path)
+    values = table["example_weight"].to_pylist()
+    place = table.column_names.index("example_weight")
+    values[707] = bad
+    texts = isinstance(bad, str)
+    column = pa.array(["text"] * len(values) if texts else values)
+    table = table.set_column(place, "example_weight", column)
+    if bad == "missing":
+        table = table.remove_column(place)
+    pq.write_table(table, path, row_group_size=500)
+    with pytest.raises(UserError) as error:
+        list(ExampleReader(Dataset.open(tmp_path), OPTIONS))
+    where = "is missing" if bad == "missing" else "not floats" if bad == "text" else "row 207 "
+    assert str(path) in str(error.value)
+    assert where in str(error.value)
+
+
 def test_a_batch_knows_its_counts_wherever_it_goes(
-    chopped: Dataset, monkeypatch: pytest.MonkeyPatch
+    weighted: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor, *_: tensor)  # needs a GPU
-    batch = next(iter(ExampleReader(chopped, OPTIONS, 1, 3)))
+    batch = next(iter(ExampleReader(weighted, OPTIONS, 1, 3)))
     assert batch.counts == (22, 21, 21)
-    assert batch.to(torch.device("cpu")).counts == batch.pin_memory().counts == batch.counts
+    for moved in (batch.to(torch.device("cpu")), batch.pin_memory()):
+        assert moved.counts == batch.counts
+        assert torch.equal(moved.weight, batch.weight)
 
 
 @pytest.mark.parametrize("start", [1, 7, 60, 139, 200, -1, 0])

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,16 @@ def another_row(delta: Path) -> None:
 def fewer_forgotten(delta: Path) -> None:
     drop_last_row(delta / "forgotten" / "items.parquet")
     signed(delta, "forgotten/items.parquet")
+    edit(delta / "delta.json", partial(count_forgotten, "items", -1))
+
+
+def count_forgotten(kind: str, more: int, manifest: Any) -> None:
+    manifest["forgotten"][kind] += more
+
+
+def without_list(delta: Path) -> None:
+    (delta / "forgotten" / "users.parquet").unlink()
+    edit(delta / "delta.json", lambda v: v["sha256"].pop("forgotten/users.parquet"))
 
 
 def name_outside(delta: Path) -> None:
@@ -233,6 +244,18 @@ HARMS: dict[str, tuple[Callable[[Path, list[Path]], Any], str]] = {
     "tombstone left out, and signed": (
         lambda _, d: fewer_forgotten(d[0]),
         r"forgotten/items\.parquet: holds other ids than the result lacks",
+    ),
+    "more tombstones counted": (
+        lambda _, d: edit(d[1] / "delta.json", partial(count_forgotten, "users", 1)),
+        r"delta\.json: forgotten\.users is \d+, and forgotten/users\.parquet has \d+ rows: fetch",
+    ),
+    "fewer tombstones counted": (
+        lambda _, d: edit(d[0] / "delta.json", partial(count_forgotten, "items", -1)),
+        r"delta\.json: forgotten\.items is \d+, and forgotten/items\.parquet has \d+ rows: fetch",
+    ),
+    "list of tombstones gone, and signed": (
+        lambda _, d: without_list(d[0]),
+        r"forgotten/users\.parquet: is no list of forgotten ids .*: fetch it anew",
     ),
     "a name outside, and signed": (lambda _, d: name_outside(d[0]), r"evil.* is no file of an exp"),
     "an export for a delta": (lambda b, d: d.insert(0, b), r"base is a full export \(no delta\.js"),
