@@ -67,7 +67,10 @@ def columns_of_files(schema: Schema) -> dict[str, dict[str, str]]:
         "users.parquet": {"user_id": ids, "trained": "true or false", **query, **query_dense},
         "items.parquet": {**names, **recent, **item, **item_dense},
         **{name: {**pair, "count": number} for name in schema.seen_paths},
-        **{name: {**pair, "time": time, **weight} for name in held_out_files(schema)},
+        **{
+            name: {**pair, "time": time, **(weight if name != WAITING else {})}
+            for name in held_out_files(schema)
+        },
         **{name: {**pair, "time": time} for name in schema.past_paths},
         **{file.path: {**example, **weight} for file in schema.example_files},
         **{

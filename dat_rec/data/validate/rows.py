@@ -130,7 +130,7 @@ def _checks(
     past = [*_pair(trained, schema.trained_items, "trained "), _null("time")]
     if schema.train_from is not None:
         past.append(_time_rule(f"time >= {schema.train_from}", "at or after train_from"))
-    held_out = [*_pair(schema.users, schema.items), _null("time"), *_weight_rules(schema)]
+    held_out = [*_pair(schema.users, schema.items), _null("time")]
     if schema.test_until is not None:
         held_out.append(_time_rule(f"time >= {schema.test_until}", "at or after test_until"))
     waiting = Rule(
@@ -139,6 +139,7 @@ def _checks(
         "train on the interaction, or put one of the two behind the trained ones",
     )
     of_file = {WAITING: [*held_out, waiting]}
+    held_out += _weight_rules(schema)
     found = {
         "users.parquet": check("users.parquet", _users(schema), ["user_id"]),
         "items.parquet": check("items.parquet", _items(schema), ["item_id"]),

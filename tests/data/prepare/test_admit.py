@@ -21,7 +21,7 @@ from tests.data.sources.prepared import digest, refused
 from tests.data.validate.test_validate import Columns, edit
 
 
-@pytest.mark.parametrize("name", ["sequence", "ties are cut"])
+@pytest.mark.parametrize("name", ["sequence", "ties are cut", "weights"])
 def test_days_with_admission_are_all_days_at_once(tmp_path: Path, name: str) -> None:
     """Half of a day is held out; the next one trains on it. The scored day admits nobody."""
     chain = Chain(tmp_path, name, seed=5)
