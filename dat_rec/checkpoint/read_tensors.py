@@ -1,7 +1,7 @@
 """Read any rows and columns of tensors from safetensors files, by their index, whoever wrote them.
 
 Nothing is unpickled, and no more than ``CHUNK_BYTES`` of memory is needed beside the tensors
-themselves.
+themselves, or none at all where rows are mapped.
 """
 
 import json
@@ -132,10 +132,7 @@ class TensorFiles:
         Raises:
             UserError: there is no such tensor, or it has another shape.
         """
-        if self.kind(name)[1] != tuple(shape):
-            raise UserError(
-                f"{self._folder}: {name} is {list(self.kind(name)[1])}, and not {list(shape)}"
-            )
+        self._check_shape(name, shape)
         rows = (offsets[0], offsets[0] + len(target)) if offsets else (0, 1)
         if self._read_rows(name, target, offsets):
             return
@@ -156,6 +153,40 @@ class TensorFiles:
                     slice(a - o, b - o) for a, b, o in zip(begin, end, first, strict=True)
                 )
                 target[into] = chunk[out_of].to(target.device, target.dtype)
+
+    def map_rows(self, name: str, first: int, rows: int, shape: Sequence[int]) -> Tensor | None:
+        """Map whole rows of a tensor from its file, which the processes of a host share.
+
+        Args:
+            name: of the tensor.
+            first: number of the first row.
+            rows: how many, from there on.
+            shape: the shape that the whole tensor must have.
+
+        Returns:
+            (rows, …) in the file's dtype; what is written to it stays in this process. None where
+            the rows lie in several blocks, or where no number may begin in memory.
+
+        Raises:
+            UserError: there is no such tensor, or it has another shape.
+        """
+        dtype, there = self.kind(name)
+        self._check_shape(name, shape)
+        for entry in self._entries[name]:
+            row = first - entry.offsets[0]
+            inside = row >= 0 and row + rows <= entry.sizes[0] and entry.sizes[1:] == there[1:]
+            if inside and rows and not entry.start % dtype.itemsize:
+                row_bytes = math.prod(there[1:]) * dtype.itemsize
+                begin = entry.start + row * row_bytes
+                mapped = np.memmap(entry.file, np.uint8, "c", begin, (rows * row_bytes,))
+                return torch.from_numpy(mapped).view(dtype).view(rows, *there[1:])
+        return None
+
+    def _check_shape(self, name: str, shape: Sequence[int]) -> None:
+        if self.kind(name)[1] != tuple(shape):
+            raise UserError(
+                f"{self._folder}: {name} is {list(self.kind(name)[1])}, and not {list(shape)}"
+            )
 
     def _read_rows(self, name: str, target: Tensor, offsets: Sequence[int]) -> bool:
         """Read whole rows straight into their place; False, and nothing done, where that fails.
