@@ -1,4 +1,4 @@
-"""Do training, its checkpoints and an export keep to the memory that docs/checkpoints.md states?
+"""Do training, its checkpoints and an export keep to the memory that docs/memory.md states?
 
     python -m benchmarks.memory --work FOLDER [--rows 8000000]
 
@@ -74,7 +74,7 @@ def measure(work: Path, rows: int) -> list[dict[str, Any]]:
         stated_mb = imports_mb + copies * (tables_mb + state_mb)
         found.append(
             {
-                "command_measured": command[0],
+                "measured": command[0],
                 "rows": rows,
                 "tables_mb": tables_mb,
                 "optimizer_mb": sums_mb,
