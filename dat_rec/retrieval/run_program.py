@@ -131,16 +131,21 @@ def _keys(signature: Json) -> list[list[str]]:
 def _check_known(graph: Json) -> None:
     """Find out before it is run whether all of a graph is known."""
     for node in graph["nodes"]:
-        if node["target"] != AUTOCAST:
-            _operator(node["target"])
+        target = node["target"]
+        if target == CHECK:
+            continue
+        if target != AUTOCAST:
+            _operator(target)
         for one in node["inputs"]:
             ((kind, value),) = one["arg"].items()
-            if kind == "as_graph" and node["target"] == AUTOCAST:
+            if kind not in PLAIN | _READERS.keys() or (kind == "as_graph" and target != AUTOCAST):
+                raise UnknownProgramError(f"{target}: argument {kind}")
+            if kind == "as_graph":
+                list(_names(value["graph"]["inputs"]))
                 _check_known(value["graph"])
-            elif kind not in PLAIN | _READERS.keys():
-                raise UnknownProgramError(f"{node['target']}: argument {kind}")
-        if node["target"] != AUTOCAST:
-            list(_names(node["outputs"]))
+            if kind in ("as_scalar_type", "as_layout"):
+                _READERS[kind](value, {})
+        list(_names(node["outputs"]))
     list(_names(graph["outputs"]))
 
 
