@@ -6,10 +6,11 @@ themselves, or none at all where rows are mapped.
 
 import json
 import math
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,15 @@ class _Entry:
     sizes: tuple[int, ...]
     start: int
     """Byte of the file at which the block begins."""
+
+
+class MappedRows(NamedTuple):
+    """Rows of a tensor, mapped from a file."""
+
+    rows: Tensor
+    """(rows, …)"""
+    file: mmap.mmap
+    """The whole file."""
 
 
 class TensorFiles:
@@ -154,7 +164,7 @@ class TensorFiles:
                 )
                 target[into] = chunk[out_of].to(target.device, target.dtype)
 
-    def map_rows(self, name: str, first: int, rows: int, shape: Sequence[int]) -> Tensor | None:
+    def map_rows(self, name: str, first: int, rows: int, shape: Sequence[int]) -> MappedRows | None:
         """Map whole rows of a tensor from its file, which the processes of a host share.
 
         Args:
@@ -164,8 +174,8 @@ class TensorFiles:
             shape: the shape that the whole tensor must have.
 
         Returns:
-            (rows, …) in the file's dtype; what is written to it stays in this process. None where
-            the rows lie in several blocks, or where no number may begin in memory.
+            The rows, in the file's dtype; what is written to them stays in this process. None where
+            they lie in several blocks, or where no number may begin in memory.
 
         Raises:
             UserError: there is no such tensor, or it has another shape.
@@ -177,9 +187,12 @@ class TensorFiles:
             inside = row >= 0 and row + rows <= entry.sizes[0] and entry.sizes[1:] == there[1:]
             if inside and rows and not entry.start % dtype.itemsize:
                 row_bytes = math.prod(there[1:]) * dtype.itemsize
-                begin = entry.start + row * row_bytes
-                mapped = np.memmap(entry.file, np.uint8, "c", begin, (rows * row_bytes,))
-                return torch.from_numpy(mapped).view(dtype).view(rows, *there[1:])
+                begin, count = entry.start + row * row_bytes, rows * math.prod(there[1:])
+                with entry.file.open("rb") as stream:
+                    # A copy on write, which torch wants and nobody needs.
+                    file = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+                found = torch.frombuffer(file, dtype=dtype, count=count, offset=begin)
+                return MappedRows(found.view(rows, *there[1:]), file)
         return None
 
     def _check_shape(self, name: str, shape: Sequence[int]) -> None:

@@ -89,8 +89,8 @@ class DividedTables(FetchedTables):
             start = own_range(rows.bounds)[0]
             shape, weight = (int(rows.bounds[-1]), rows.dim), f"{prefix}.{name}/weight"
             mapped = files.map_rows(weight, start, len(rows.local), shape)
-            if mapped is not None and mapped.dtype == rows.local.dtype:
-                self.tables[name] = DividedRows(mapped, rows.bounds)
+            if mapped is not None and mapped.rows.dtype == rows.local.dtype:
+                self.tables[name] = DividedRows(mapped.rows, rows.bounds, mapped.file)
             else:
                 files.read_into(weight, rows.local, (start, 0), shape)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -231,9 +232,11 @@ def test_rows_that_lie_in_one_piece_are_mapped(dtype: torch.dtype, tmp_path: Pat
     for first, count in ((0, 20), (25, 36), (60, 1)):
         found = files.map_rows("rows", first, count, (61, 12))
         assert found is not None
-        assert found.dtype == dtype
-        assert torch.equal(found, whole[first : first + count])
-    found.zero_()  # in this process alone
+        assert found.rows.dtype == dtype
+        assert torch.equal(found.rows, whole[first : first + count])
+        found.file.madvise(mmap.MADV_DONTNEED)
+        assert torch.equal(found.rows, whole[first : first + count])
+    found.rows.zero_()  # in this process alone
     assert torch.equal(files.read("rows", (61, 12)), whole)
     assert files.map_rows("rows", 15, 10, (61, 12)) is None
     assert files.map_rows("rows", 15, 0, (61, 12)) is None
