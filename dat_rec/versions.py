@@ -11,7 +11,7 @@ import logging
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -107,13 +107,28 @@ def require_stack() -> None:
     fbgemm = found[builds[0]] if builds else None
     if torch and torchrec and fbgemm and (wrong := mismatch(torch, torchrec, fbgemm)):
         raise UserError(f"{wrong}: run `{INSTALL}`")
+    _load(list(needed), builds)
+
+
+def require_torch() -> None:
+    """Import torch alone, which answers from an export, or say in one line why it cannot be used.
+
+    Raises:
+        UserError: it is missing, or does not load.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise UserError(f"torch not installed: run `{INSTALL}`")
+    _load(["torch"], [])
+
+
+def _load(modules: Sequence[str], builds: Sequence[str]) -> None:
     # What is imported stays to the end: to search it for garbage, again and again and once more
     # on the way out, would take two of a start's four seconds.
     gc.disable()
     # FBGEMM logs what it also raises.
     logging.disable()
     try:
-        for module in needed:
+        for module in modules:
             try:
                 importlib.import_module(module)
             # A broken library may raise anything.
@@ -125,7 +140,7 @@ def require_stack() -> None:
         gc.enable()
 
 
-def _unloadable(module: str, error: Exception, builds: list[str]) -> str:
+def _unloadable(module: str, error: Exception, builds: Sequence[str]) -> str:
     said = in_one_line(error)
     if FBGEMM["cuda"] in builds and "libnvidia-ml" in said:
         what = "fbgemm-gpu, the CUDA build, needs NVIDIA's driver, which is not here"

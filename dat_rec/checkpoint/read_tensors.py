@@ -1,15 +1,16 @@
 """Read any rows and columns of tensors from safetensors files, by their index, whoever wrote them.
 
 Nothing is unpickled, and no more than ``CHUNK_BYTES`` of memory is needed beside the tensors
-themselves.
+themselves, or none at all where rows are mapped.
 """
 
 import json
 import math
+import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,15 @@ class _Entry:
     sizes: tuple[int, ...]
     start: int
     """Byte of the file at which the block begins."""
+
+
+class MappedRows(NamedTuple):
+    """Rows of a tensor, mapped from a file."""
+
+    rows: Tensor
+    """(rows, …)"""
+    file: mmap.mmap
+    """The whole file."""
 
 
 class TensorFiles:
@@ -132,10 +142,7 @@ class TensorFiles:
         Raises:
             UserError: there is no such tensor, or it has another shape.
         """
-        if self.kind(name)[1] != tuple(shape):
-            raise UserError(
-                f"{self._folder}: {name} is {list(self.kind(name)[1])}, and not {list(shape)}"
-            )
+        self._check_shape(name, shape)
         rows = (offsets[0], offsets[0] + len(target)) if offsets else (0, 1)
         if self._read_rows(name, target, offsets):
             return
@@ -156,6 +163,43 @@ class TensorFiles:
                     slice(a - o, b - o) for a, b, o in zip(begin, end, first, strict=True)
                 )
                 target[into] = chunk[out_of].to(target.device, target.dtype)
+
+    def map_rows(self, name: str, first: int, rows: int, shape: Sequence[int]) -> MappedRows | None:
+        """Map whole rows of a tensor from its file, which the processes of a host share.
+
+        Args:
+            name: of the tensor.
+            first: number of the first row.
+            rows: how many, from there on.
+            shape: the shape that the whole tensor must have.
+
+        Returns:
+            The rows, in the file's dtype; what is written to them stays in this process. None where
+            they lie in several blocks, or where no number may begin in memory.
+
+        Raises:
+            UserError: there is no such tensor, or it has another shape.
+        """
+        dtype, there = self.kind(name)
+        self._check_shape(name, shape)
+        for entry in self._entries[name]:
+            row = first - entry.offsets[0]
+            inside = row >= 0 and row + rows <= entry.sizes[0] and entry.sizes[1:] == there[1:]
+            if inside and rows and not entry.start % dtype.itemsize:
+                row_bytes = math.prod(there[1:]) * dtype.itemsize
+                begin, count = entry.start + row * row_bytes, rows * math.prod(there[1:])
+                with entry.file.open("rb") as stream:
+                    # A copy on write, which torch wants and nobody needs.
+                    file = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+                found = torch.frombuffer(file, dtype=dtype, count=count, offset=begin)
+                return MappedRows(found.view(rows, *there[1:]), file)
+        return None
+
+    def _check_shape(self, name: str, shape: Sequence[int]) -> None:
+        if self.kind(name)[1] != tuple(shape):
+            raise UserError(
+                f"{self._folder}: {name} is {list(self.kind(name)[1])}, and not {list(shape)}"
+            )
 
     def _read_rows(self, name: str, target: Tensor, offsets: Sequence[int]) -> bool:
         """Read whole rows straight into their place; False, and nothing done, where that fails.

@@ -4,8 +4,9 @@ import os
 from dataclasses import dataclass
 
 from dat_rec.commands.parse import Arguments, parse
+from dat_rec.commands.without_pandas import leave_pandas_out
 from dat_rec.storage.address import Location
-from dat_rec.versions import require_stack
+from dat_rec.versions import require_torch
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class RecommendOptions:
 def run(arguments: Arguments) -> None:
     """Write the recommendations; the first rank prints what was written."""
     options: RecommendOptions = parse("recommend", RecommendOptions, arguments)
-    require_stack()
+    leave_pandas_out()
+    require_torch()
     from dat_rec.retrieval.recommend import recommend, sample
 
     done = recommend(

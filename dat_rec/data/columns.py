@@ -119,6 +119,11 @@ class BadIds:
         self._seen: set[tuple[str, int, str]] = set()
         self._lock = threading.Lock()
 
+    @property
+    def refuses(self) -> bool:
+        """Whether they are refused."""
+        return self._policy == "refuse"
+
     def found(self, feature: str, where: str, first_row: int, what: str, count: int) -> None:
         """Count ``count`` bad ids of ``feature``, or refuse them; ``what`` names the first.
 

@@ -4,6 +4,7 @@ What is asked for travels as it is: unlike a sum of the ranks' parts, as TorchRe
 gives for a bag of values, it has the same bits on any number of ranks.
 """
 
+import mmap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,13 @@ class DividedRows:
     """(rows, D) on this rank."""
     bounds: Ints
     """(W + 1,), rising from 0 to N; the same on all ranks."""
+    file: mmap.mmap | None = None
+    """That ``local`` is mapped from; None: it is this process's memory."""
+
+    def let_go(self) -> None:
+        """Give the pages back that were read of the file; they are read again where needed."""
+        if self.file is not None:
+            self.file.madvise(mmap.MADV_DONTNEED)
 
     @property
     def dim(self) -> int:

@@ -256,3 +256,4 @@ def _blocks(rows: DividedRows, *, here: bool) -> Iterator[Tensor]:
     for start in range(0, count, step):
         wanted = torch.arange(start, min(count, start + step) if here else start)
         yield fetch([(rows, wanted)])[0]
+        rows.let_go()

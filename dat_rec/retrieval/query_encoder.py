@@ -5,21 +5,19 @@ Tables, augmented vectors and tower are the model's own, without TorchRec, so th
 """
 
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental import _config as shape_config
 
-from dat_rec.data.dense import AnyColumn, no_values, parted
+from dat_rec.data.dense import no_values
 from dat_rec.data.schema import USER, DenseFeature, Feature
 from dat_rec.model.dat import AUGMENTED, DAT, pooled
 from dat_rec.model.generate import known
 from dat_rec.retrieval.divided import DividedRows
 
-Inputs = tuple[dict[str, Tensor], ...]
 MAP_NORESERVE = 0x4000
 """Of Linux: memory that is never touched counts for nothing. (Python 3.13 names it in mmap.)"""
 
@@ -101,21 +99,6 @@ def _bag(rows: DividedRows) -> nn.EmbeddingBag:
     untouched = mmap.mmap(-1, 4 * shape[0] * shape[1], flags=flags)
     weight = torch.frombuffer(untouched, dtype=torch.float32).view(shape)
     return nn.EmbeddingBag.from_pretrained(weight, mode="sum", include_last_offset=True)
-
-
-def to_inputs(columns: Mapping[str, AnyColumn]) -> Inputs:
-    """Columns of the same B rows as the encoder's inputs; ``dense`` only if there are any."""
-    values, offsets = {}, {}
-    of_ids, of_dense = parted(columns)
-    for name, column in of_ids.items():
-        bounds = np.arange(len(column) + 1) if column.offsets is None else column.offsets
-        # What Arrow has copied cannot be written to, and torch warns of that.
-        values[name] = torch.from_numpy(np.require(column.values, np.int64, "W"))
-        offsets[name] = torch.from_numpy(bounds)
-    if not of_dense:
-        return values, offsets
-    dense = {name: torch.from_numpy(column.values) for name, column in of_dense.items()}
-    return values, offsets, dense
 
 
 def query_program(

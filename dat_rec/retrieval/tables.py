@@ -73,19 +73,26 @@ class DividedTables(FetchedTables):
             bounds = equal_bounds(config.num_embeddings)
             start, stop = own_range(bounds)
             dtype = torch.float16 if config.data_type == DataType.FP16 else torch.float32
+            # Untouched, it takes no memory.
             local = torch.empty(stop - start, config.embedding_dim, dtype=dtype)
             self.tables[config.name] = DividedRows(local, bounds)
 
     def load(self, files: TensorFiles, prefix: str) -> None:
-        """Read this rank's rows from a checkpoint, whose tables' names begin with ``prefix``.
+        """Take this rank's rows from a checkpoint, whose tables' names begin with ``prefix``.
+
+        They are mapped from its files, where each lies in one piece, and read where not.
 
         Raises:
             UserError: a table is missing, or has another shape.
         """
         for name, rows in self.tables.items():
             start = own_range(rows.bounds)[0]
-            shape = (int(rows.bounds[-1]), rows.dim)
-            files.read_into(f"{prefix}.{name}/weight", rows.local, (start, 0), shape)
+            shape, weight = (int(rows.bounds[-1]), rows.dim), f"{prefix}.{name}/weight"
+            mapped = files.map_rows(weight, start, len(rows.local), shape)
+            if mapped is not None and mapped.rows.dtype == rows.local.dtype:
+                self.tables[name] = DividedRows(mapped.rows, rows.bounds, mapped.file)
+            else:
+                files.read_into(weight, rows.local, (start, 0), shape)
 
     def keep(self, features: Collection[str]) -> None:
         """Let go of the memory of the tables that none of these features looks up."""

@@ -26,11 +26,15 @@ from torch.export import ExportedProgram
 from dat_rec.data.dense import AnyColumn
 from dat_rec.errors import UserError
 from dat_rec.retrieval.divided import DividedRows
-from dat_rec.retrieval.query_encoder import to_inputs
+from dat_rec.retrieval.run_program import Program, UnknownProgramError, tensor_of
+from dat_rec.retrieval.tower_inputs import to_inputs
 
 CONFIG = "data/weights/model_weights_config.json"
 WEIGHTS = "data/weights/"
+MODEL = "models/model.json"
 Content = bytes | memoryview
+Config = dict[str, dict[str, Any]]
+"""Shape, strides and record of each parameter, by its name."""
 ALIGNMENT = 64
 """Bytes: where the record of a table may begin, so that it can be mapped."""
 LOCAL_HEADER, ZIP64_EXTRA, PADDING_ID = 30, 20, 0x4246
@@ -147,34 +151,25 @@ class QueryTower:
 
     Pages of the file that are read count as memory of this process, and are given back when memory
     is short; processes of one host share them.
+
+    Args:
+        path: of the file.
+        by_torch_export: let ``torch.export`` load the program, which imports PyTorch's compiler. It
+            gives the same bits, and does so anyway where ``run_program`` does not know all of it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, by_torch_export: bool = False) -> None:
         self._path = path
-        small = io.BytesIO()
-        mapped: dict[str, Tensor] = {}
-        with zipfile.ZipFile(path) as source, zipfile.ZipFile(small, "w") as target:
+        with zipfile.ZipFile(path) as source:
             config = _config(source)
-            tables = _table_records(config)
-            for info in source.infolist():
-                name = tables.get(info.filename.partition(WEIGHTS)[2], "")
-                if name:
-                    # Mapped so that it could be written to, which torch wants and nobody does.
-                    mapped[name] = torch.from_numpy(_map(path, info, _shape(config[name])))
-                    _set_strides(config[name], [0, 0])
-            for info in source.infolist():
-                if info.filename.endswith(CONFIG):
-                    content = json.dumps({"config": config}).encode()
-                elif info.filename.partition(WEIGHTS)[2] in tables:
-                    content = bytes(np.float32().itemsize)
-                else:
-                    content = source.read(info)
-                target.writestr(info.filename, content)
-        small.seek(0)
-        program = torch.export.load(small)
-        for name, weight in mapped.items():
-            program.state_dict[name] = nn.Parameter(weight, requires_grad=False)
-        self._module = program.module()
+            infos = {info.filename.partition(WEIGHTS)[2]: info for info in source.infolist()}
+            # Mapped so that they could be written to, which torch wants and nobody does.
+            tables = {
+                name: torch.from_numpy(_map(path, infos[record], _shape(config[name])))
+                for record, name in _table_records(config).items()
+            }
+            module = None if by_torch_export else _by_operators(source, config, tables)
+            self._module = module or _by_torch_export(source, config, tables)
 
     def encode(self, columns: Mapping[str, AnyColumn]) -> NDArray[np.float32]:
         """(B, D) float32 unit vectors of the columns' B rows.
@@ -189,6 +184,47 @@ class QueryTower:
         return vectors.float().numpy()
 
 
+def _by_operators(
+    source: zipfile.ZipFile, config: Config, tables: Mapping[str, Tensor]
+) -> Program | None:
+    """The program, with its tables as they are given; None where it has what is not known."""
+    (name,) = (name for name in source.namelist() if name.endswith(CONFIG))
+    folder = name.removesuffix(CONFIG)
+    weights = dict(tables)
+    try:
+        for parameter in config.keys() - tables.keys():
+            content = source.read(f"{folder}{WEIGHTS}{config[parameter]['path_name']}")
+            weights[parameter] = tensor_of(config[parameter], content)
+        return Program(source.read(folder + MODEL), weights)
+    except UnknownProgramError:
+        return None
+
+
+def _by_torch_export(
+    source: zipfile.ZipFile, config: Config, tables: Mapping[str, Tensor]
+) -> Callable[..., Any]:
+    """The program as ``torch.export.load`` gives it, which would read the tables into memory."""
+    records = _table_records(config)
+    small = io.BytesIO()
+    for name in tables:
+        _set_strides(config[name], [0, 0])
+    with zipfile.ZipFile(small, "w") as target:
+        for info in source.infolist():
+            if info.filename.endswith(CONFIG):
+                content = json.dumps({"config": config}).encode()
+            elif info.filename.partition(WEIGHTS)[2] in records:
+                content = bytes(np.float32().itemsize)
+            else:
+                content = source.read(info)
+            target.writestr(info.filename, content)
+    small.seek(0)
+    program = torch.export.load(small)
+    for name, weight in tables.items():
+        program.state_dict[name] = nn.Parameter(weight, requires_grad=False)
+    module: Callable[..., Any] = program.module()
+    return module
+
+
 def _table_records(config: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """The names of the parameters that are tables, by the last part of their records' names."""
     begins = ("tables.", "augmented.")
@@ -201,10 +237,10 @@ def _shape(meta: Mapping[str, Any]) -> list[int]:
     return [size["as_int"] for size in meta["tensor_meta"]["sizes"]]
 
 
-def _config(archive: zipfile.ZipFile) -> dict[str, dict[str, Any]]:
+def _config(archive: zipfile.ZipFile) -> Config:
     """Shape, strides and record of each parameter, by its name."""
     (name,) = (name for name in archive.namelist() if name.endswith(CONFIG))
-    config: dict[str, dict[str, Any]] = json.loads(archive.read(name))["config"]
+    config: Config = json.loads(archive.read(name))["config"]
     return config
 
 

@@ -45,7 +45,12 @@ def initialize_shard(shard: TableShard, seed: int, scale: float) -> None:
         start, stop = max(first, row), min(first + BLOCK_ROWS, row + rows)
         numbers = _block(seed, table, block, dim, bound)
         own = numbers[start - first : stop - first, column : column + columns]
-        weights[start - row : stop - row] = torch.from_numpy(own.copy())
+        part = weights[start - row : stop - row]
+        if part.device.type == "cpu":
+            # By NumPy: torch's threads would spend more on waiting for one another.
+            part.numpy()[:] = own
+        else:
+            part.copy_(torch.from_numpy(own.copy()))
 
 
 def fill_rows(

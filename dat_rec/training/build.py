@@ -11,7 +11,8 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from dat_rec.config import TrainConfig
 from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
-from dat_rec.data.schema import ITEM, UNKNOWN
+from dat_rec.data.schema import ITEM, UNKNOWN, Side
+from dat_rec.data.stream.list_lengths import mean_list_lengths
 from dat_rec.data.stream.reader_options import OPTION_CURE, ReaderOptions
 from dat_rec.dist.agree import broadcast_from_rank_0, together
 from dat_rec.dist.rank_context import RankContext
@@ -118,14 +119,18 @@ def pooling_factors(dataset: Dataset, bad_ids: BadIds) -> dict[str, float]:
 
     Args:
         dataset: a prepared dataset.
-        bad_ids: what to do with ids outside their table.
+        bad_ids: what to do with ids outside their table, where the files' metadata betray them.
     """
-    columns = dataset.user_columns(bad_ids) | dataset.item_columns(bad_ids)
-    return {
-        name: max(1.0, len(column.values) / max(1, len(column)))
-        for name, column in columns.items()
-        if column.offsets is not None
-    }
+    schema = dataset.schema
+    means = {}
+    files: list[tuple[str, Side, int]] = [
+        ("users", "query", schema.users),
+        ("items", "item", schema.items),
+    ]
+    for name, side, rows in files:
+        path, features = dataset.folder / f"{name}.parquet", schema.side(side)
+        means.update(mean_list_lengths(path, features, rows, bad_ids))
+    return {name: max(1.0, mean) for name, mean in means.items()}
 
 
 def sharding_options(config: TrainConfig, batch_size: int) -> ShardingOptions:

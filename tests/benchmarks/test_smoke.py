@@ -115,6 +115,15 @@ def test_checkpoint(run: Run) -> None:
 
 
 @pytest.mark.slow
+def test_memory(run: Run, tmp_path: Path) -> None:
+    found = rows(run("memory", *SMOKE, "--work", tmp_path / "work"))
+    assert [row["measured"] for row in found] == ["train", "export"]
+    # Two tables of 50,000 and two of 301 rows, and one of 11 categories, 32 numbers in each row.
+    assert found[0]["tables_mb"] == (2 * 50_000 + 2 * 301 + 11) * 32 * 4 / 2**20
+    assert all(0.5 < row["over_stated"] < 2 for row in found)
+    assert not (tmp_path / "work").exists()
+
+
 def test_reader(run: Run) -> None:
     *_, line, last = run("reader", *SMOKE)
     (row,), ratio = rows([line]), json.loads(last)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,29 @@ def test_writing_and_reading_hold_a_chunk_and_not_the_block(tmp_path: Path) -> N
     (grown,) = run_ranks(growth, 1, str(tmp_path), 2**30)
     assert grown[0] < 64
     assert grown[1] > 150
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_rows_that_lie_in_one_piece_are_mapped(dtype: torch.dtype, tmp_path: Path) -> None:
+    whole = numbers((61, 12), dtype, np.random.default_rng(0))
+    cut = {"rows": [(0, 20, 0, 12), (20, 61, 0, 12)], "columns": [(0, 61, 0, 5), (0, 61, 5, 12)]}
+    blocks = [
+        Block(name, whole[first:last, left:right], (first, left), (61, 12))
+        for name, parts in cut.items()
+        for first, last, left, right in parts
+    ]
+    files = TensorFiles(tmp_path, write_blocks(tmp_path / "x.safetensors", blocks)[0])
+    for first, count in ((0, 20), (25, 36), (60, 1)):
+        found = files.map_rows("rows", first, count, (61, 12))
+        assert found is not None
+        assert found.rows.dtype == dtype
+        assert torch.equal(found.rows, whole[first : first + count])
+        found.file.madvise(mmap.MADV_DONTNEED)
+        assert torch.equal(found.rows, whole[first : first + count])
+    found.rows.zero_()  # in this process alone
+    assert torch.equal(files.read("rows", (61, 12)), whole)
+    assert files.map_rows("rows", 15, 10, (61, 12)) is None
+    assert files.map_rows("rows", 15, 0, (61, 12)) is None
+    assert files.map_rows("columns", 0, 61, (61, 12)) is None
+    with pytest.raises(UserError, match=r"rows is \[61, 12\], and not \[61, 13\]"):
+        files.map_rows("rows", 0, 1, (61, 13))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dat_rec.retrieval.query_encoder import QueryEncoder, query_program, to_inputs
+from dat_rec.retrieval.query_encoder import QueryEncoder, query_program
 from dat_rec.retrieval.tower_file import QueryTower, check_records, write_tower
+from dat_rec.retrieval.tower_inputs import to_inputs
 from dat_rec.retrieval.trained import load_model
 from tests.retrieval.whole import encode_users
 from tests.retrieval.world import USERS, write_dataset, write_run
@@ -36,9 +37,11 @@ def test_a_tower_of_every_precision_gives_the_models_vectors(
     expected = encode_users(trained.model, trained.dataset, users)
     columns = trained.dataset.user_columns()
     ours, plain = QueryTower(path), torch.export.load(path).module()
+    other = QueryTower(path, by_torch_export=True)
     for count in (USERS, 1, 0):
         query = {name: column.take(users[:count]) for name, column in columns.items()}
         found = ours.encode(query)
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected[:count], rtol=0, atol=CLOSE[precision])
         assert np.array_equal(found, plain(*to_inputs(query)).numpy())
+        assert np.array_equal(found, other.encode(query))

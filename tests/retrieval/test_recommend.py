@@ -1,5 +1,9 @@
 import re
+import resource
+import subprocess
+import sys
 import uuid
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
@@ -318,3 +322,35 @@ def test_what_stands_in_a_store_is_replaced_by_its_like_alone(
             recommend(exported, 3, location(out), overwrite=True)
     with pytest.raises(UserError, match=r"^s3://open/recs/one\.parquet is already there"):
         recommend(exported, 3, location("s3://open/recs/one.parquet"))
+
+
+HEAVY = {"torchrec", "fbgemm_gpu", "torch._dynamo", "sympy", "pandas", "duckdb"}
+AND_SAY_WHAT_WAS_IMPORTED = """
+import sys
+from dat_rec.cli import main
+try:
+    main()
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+
+
+def test_a_process_that_recommends_imports_torch_alone(
+    exported: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    queries, out = ask(tmp_path / "queries.parquet", ["u1"]), tmp_path / "recs.parquet"
+    options = ["--export", exported, "--queries", queries, "--out", out, "--k", "3"]
+    command = [sys.executable, "-c", AND_SAY_WHAT_WAS_IMPORTED, "recommend", *map(str, options)]
+    before = _children_s()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    record_property("figure", f"recommend of one user: {_children_s() - before:.1f} s of CPU")
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stderr.split())
+    assert "torch" in imported
+    assert not HEAVY & imported
+    assert pq.read_table(out).num_rows == 3
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

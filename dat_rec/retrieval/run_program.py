@@ -1,0 +1,242 @@
+"""A torch.export program as its file tells it in, its output out: operator by operator.
+
+``torch.export.load`` imports PyTorch's compiler, which takes seconds. To be run, a program needs
+none of it: its file lists the operators with their arguments, and PyTorch has the operators. They
+are called here as the loaded program would call them, so that the output has the same bits. What
+this file does not know raises ``UnknownProgramError``: such a program is for ``torch.export.load``.
+
+The file's format is that of ``torch/_export/serde/schema.py``.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SCHEMA = 8
+"""Major version of the format that is known here."""
+OPERATORS = "torch.ops.aten."
+AUTOCAST = "torch.ops.higher_order.wrap_with_autocast"
+CHECK = "torch.ops.aten._assert_tensor_metadata.default"
+"""Compares what a tensor is with what it was when the program was made; computes nothing."""
+DTYPES = {
+    4: torch.int32,
+    5: torch.int64,
+    6: torch.float16,
+    7: torch.float32,
+    8: torch.float64,
+    12: torch.bool,
+    13: torch.bfloat16,
+}
+STRIDED = 7
+"""The layout of tensors that are not sparse."""
+PLAIN = {"as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string"}
+"""Kinds of arguments that stand in the file as they are."""
+POSITIONAL = 1
+
+Json = Mapping[str, Any]
+Values = dict[str, Any]
+
+
+class UnknownProgramError(Exception):
+    """The program has something that is not known here; the message says what."""
+
+
+class Program:
+    """A program that takes dictionaries of tensors and gives one tensor.
+
+    Args:
+        model: the file's JSON of the program.
+        weights: its parameters and buffers, by name.
+
+    Raises:
+        UnknownProgramError: it has something that is not known here.
+    """
+
+    def __init__(self, model: bytes, weights: Mapping[str, Tensor]) -> None:
+        try:
+            found = json.loads(model)
+            if found["schema_version"]["major"] != SCHEMA:
+                raise UnknownProgramError(f"schema version {found['schema_version']}")
+            module = found["graph_module"]
+            self._graph: Json = module["graph"]
+            self._weights, self._inputs = _inputs(module["signature"], weights)
+            self._keys = _keys(module["module_call_graph"][0]["signature"])
+            if sum(map(len, self._keys)) != len(self._inputs):
+                raise UnknownProgramError("inputs that are not the dictionaries' tensors")
+            _check_known(self._graph)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise UnknownProgramError(f"{type(error).__name__}: {error}") from error
+
+    def __call__(self, *inputs: Mapping[str, Tensor]) -> Tensor:
+        """Run it. Each dictionary has the keys that its example had when the program was made."""
+        flat = [given[key] for given, keys in zip(inputs, self._keys, strict=True) for key in keys]
+        values = {**self._weights, **dict(zip(self._inputs, flat, strict=True))}
+        (output,) = _run(self._graph, values)
+        result: Tensor = output
+        return result
+
+
+def tensor_of(meta: Json, content: bytes) -> Tensor:
+    """A weight of the file.
+
+    Args:
+        meta: its dtype, sizes and strides, as the file tells them.
+        content: its numbers.
+
+    Raises:
+        UnknownProgramError: it is no plain tensor.
+    """
+    tensor_meta = meta["tensor_meta"]
+    sizes = [size["as_int"] for size in tensor_meta["sizes"]]
+    strides = [stride["as_int"] for stride in tensor_meta["strides"]]
+    dense = [math.prod(sizes[place + 1 :]) for place in range(len(sizes))]
+    if meta["use_pickle"] or strides != dense or tensor_meta["storage_offset"]["as_int"]:
+        raise UnknownProgramError("a weight that is not one block of numbers")
+    dtype = _dtype(tensor_meta["dtype"])
+    if not content:
+        return torch.empty(sizes, dtype=dtype)
+    return torch.frombuffer(bytearray(content), dtype=dtype).view(sizes)
+
+
+def _inputs(signature: Json, weights: Mapping[str, Tensor]) -> tuple[Values, list[str]]:
+    """What the graph calls its weights, and its inputs in their order."""
+    called: Values = {}
+    inputs = []
+    for spec in signature["input_specs"]:
+        ((kind, value),) = spec.items()
+        if kind in ("parameter", "buffer"):
+            called[value["arg"]["name"]] = weights[value[f"{kind}_name"]]
+        elif kind == "user_input":
+            inputs.append(value["arg"]["as_tensor"]["name"])
+        else:
+            raise UnknownProgramError(f"input {kind}")
+    if [list(spec) for spec in signature["output_specs"]] != [["user_output"]]:
+        raise UnknownProgramError("outputs other than one tensor")
+    return called, inputs
+
+
+def _keys(signature: Json) -> list[list[str]]:
+    """The keys of each dictionary that the program takes."""
+    positional, named = json.loads(signature["in_spec"])[1]["children_spec"]
+    kinds = {spec["type"] for spec in positional["children_spec"]}
+    if kinds != {"builtins.dict"} or named["children_spec"]:
+        raise UnknownProgramError("inputs other than dictionaries")
+    return [json.loads(spec["context"]) for spec in positional["children_spec"]]
+
+
+def _check_known(graph: Json) -> None:
+    """Find out before it is run whether all of a graph is known."""
+    for node in graph["nodes"]:
+        target = node["target"]
+        if target == CHECK:
+            continue
+        if target != AUTOCAST:
+            _operator(target)
+        for one in node["inputs"]:
+            ((kind, value),) = one["arg"].items()
+            if kind not in PLAIN | _READERS.keys() or (kind == "as_graph" and target != AUTOCAST):
+                raise UnknownProgramError(f"{target}: argument {kind}")
+            if kind == "as_graph":
+                list(_names(value["graph"]["inputs"]))
+                _check_known(value["graph"])
+            if kind in ("as_scalar_type", "as_layout"):
+                _READERS[kind](value, {})
+        list(_names(node["outputs"]))
+    list(_names(graph["outputs"]))
+
+
+def _run(graph: Json, values: Values) -> list[Any]:
+    """Run a graph's nodes in their order; return its outputs.
+
+    Args:
+        graph: as the file tells it.
+        values: what its inputs are, by name; results are added.
+    """
+    for node in graph["nodes"]:
+        if node["target"] == CHECK:
+            continue
+        positional, named = _arguments(node, values)
+        if node["target"] == AUTOCAST:
+            device, dtype, enabled, cached, inner, *operands = positional
+            inputs = dict(zip(_names(inner["inputs"]), operands, strict=True))
+            with torch.autocast(device, dtype, enabled, cached):
+                result: Any = _run(inner, inputs)
+        else:
+            result = _operator(node["target"])(*positional, **named)
+        names = _names(node["outputs"])
+        results = result if isinstance(result, (tuple, list)) else [result]
+        values.update(zip(names, results, strict=True))
+    return [values[name] for name in _names(graph["outputs"])]
+
+
+def _arguments(node: Json, values: Values) -> tuple[list[Any], dict[str, Any]]:
+    positional, named = [], {}
+    for one in node["inputs"]:
+        ((kind, value),) = one["arg"].items()
+        found = value if kind in PLAIN else _READERS[kind](value, values)
+        if one["kind"] == POSITIONAL:
+            positional.append(found)
+        else:
+            named[one["name"]] = found
+    return positional, named
+
+
+def _names(outputs: Sequence[Json]) -> Iterator[str]:
+    """What the results are called."""
+    for output in outputs:
+        ((kind, value),) = output.items()
+        if kind == "as_tensor":
+            yield value["name"]
+        elif kind == "as_tensors":
+            yield from (one["name"] for one in value)
+        elif kind == "as_sym_int" and "as_name" in value:
+            yield value["as_name"]
+        else:
+            raise UnknownProgramError(f"result {kind}")
+
+
+def _operator(target: str) -> Callable[..., Any]:
+    """The operator that ``torch.ops.aten.NAME.OVERLOAD`` names."""
+    parts = target.removeprefix(OPERATORS).split(".")
+    if not target.startswith(OPERATORS) or len(parts) != 2:
+        raise UnknownProgramError(target)
+    try:
+        found: Callable[..., Any] = getattr(getattr(torch.ops.aten, parts[0]), parts[1])
+    except AttributeError as error:
+        raise UnknownProgramError(target) from error
+    return found
+
+
+def _dtype(number: int) -> torch.dtype:
+    if number not in DTYPES:
+        raise UnknownProgramError(f"dtype {number}")
+    return DTYPES[number]
+
+
+def _layout(number: int) -> torch.layout:
+    if number != STRIDED:
+        raise UnknownProgramError(f"layout {number}")
+    return torch.strided
+
+
+def _sym_int(value: Json, values: Values) -> int:
+    number: int = value["as_int"] if "as_int" in value else values[value["as_name"]]
+    return number
+
+
+_READERS: dict[str, Callable[[Any, Values], Any]] = {
+    "as_none": lambda _value, _values: None,
+    "as_tensor": lambda value, values: values[value["name"]],
+    "as_tensors": lambda value, values: [values[one["name"]] for one in value],
+    "as_sym_int": _sym_int,
+    "as_sym_ints": lambda value, values: [_sym_int(one, values) for one in value],
+    "as_scalar_type": lambda value, _values: _dtype(value),
+    "as_device": lambda value, _values: torch.device(value["type"]),
+    "as_layout": lambda value, _values: _layout(value),
+    "as_graph": lambda value, _values: value["graph"],
+}
+"""How an argument of each other kind is read."""
