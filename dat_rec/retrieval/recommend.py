@@ -28,6 +28,7 @@ from dat_rec.retrieval.lists import list_schema, vectors_table, write_lists
 from dat_rec.retrieval.queries import read_queries
 from dat_rec.retrieval.ranks import all_ranks, one_thread_each
 from dat_rec.retrieval.recommender import Recommender
+from dat_rec.retrieval.restricted_lists import user_lists
 from dat_rec.retrieval.restrictions import ALL_ITEMS, ItemRules, Restrictions, UserRules
 from dat_rec.storage.address import Address, Location
 from dat_rec.storage.read import exists, open_parquet
@@ -200,7 +201,9 @@ def _write(
 ) -> int:
     """Write the lists, block by block; return how many users have fewer than K items."""
     schema = list_schema("user_id", users.ids.type, ID, recommender.item_ids.type)
-    blocks = recommender.lists(users.vectors, k, rules, users.rules, blend_history=blend_history)
+    blocks = user_lists(
+        recommender.export, users.vectors, k, rules, users.rules, blend_history=blend_history
+    )
     return write_lists(blocks, k, users.ids, recommender.item_ids, schema, path, "recommend")
 
 

@@ -1,7 +1,7 @@
 """An export in memory in, recommendations out, of all items or of those that may be shown."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import read_parquet
 from dat_rec.errors import UserError
-from dat_rec.retrieval.allowed_items import Asked, best_allowed
 from dat_rec.retrieval.answer import (
     K,
-    best_items,
     check_k,
     check_own_items,
     query_vectors,
@@ -31,10 +29,9 @@ from dat_rec.retrieval.exported import (
     read_manifest,
 )
 from dat_rec.retrieval.item_table import ID, Source, read_columns
-from dat_rec.retrieval.lists import Lists, list_schema, vectors_table
+from dat_rec.retrieval.lists import list_schema, vectors_table
 from dat_rec.retrieval.queries import as_ids
-from dat_rec.retrieval.quotas import within_quotas
-from dat_rec.retrieval.ranks import Threads, one_thread_each
+from dat_rec.retrieval.restricted_lists import similar_lists, user_lists
 from dat_rec.retrieval.restrictions import (
     Ids,
     ItemRules,
@@ -48,9 +45,6 @@ from dat_rec.storage.address import Location
 from dat_rec.storage.snapshot import local_copy, pinned
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
-MASK_BYTES = 256 * 2**20
-"""Maximum bytes of what a per-user filter says of a block of users; one user's are the least."""
 SIMILAR_ID = "similar_item_id"
 
 
@@ -159,7 +153,7 @@ class Recommender:
         own = self.user_rules(wanted, rules, ids, rows, columns)
         query_BD = query_vectors(self.export, rows, users_at_once(self.export, k))
         schema = list_schema("user_id", ids.type, ID, self.item_ids.type)
-        blocks = self.lists(query_BD, k, rules, own, blend_history=blend_history)
+        blocks = user_lists(self.export, query_BD, k, rules, own, blend_history=blend_history)
         tables = [block.table(ids, self.item_ids, schema) for block in blocks]
         return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
 
@@ -200,10 +194,11 @@ class Recommender:
             allow=available,
             quotas=_with_category(quotas, per_category),
         )
+        check_k(k, len(self.item_ids) - 1)
         rows = self.item_rows(items)
         schema = list_schema(ID, self.item_ids.type, SIMILAR_ID, self.item_ids.type)
         ids = self.item_ids.take(pa.array(rows))
-        blocks = self.similar_lists(rows, k, self.item_rules(wanted))
+        blocks = similar_lists(self.export, rows, k, self.item_rules(wanted))
         tables = [block.table(ids, self.item_ids, schema) for block in blocks]
         return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
 
@@ -262,63 +257,6 @@ class Recommender:
         seen = self._seen() if wanted.exclude_seen else None
         return UserRules(rows, seen, numbers, excluded, per_user)
 
-    def lists(
-        self, query_BD: Floats, k: int, rules: ItemRules, own: UserRules, *, blend_history: bool
-    ) -> Iterator[Lists]:
-        """The lists of B users, block by block.
-
-        Args:
-            query_BD: their vectors.
-            k: K.
-            rules: for all of them.
-            own: for each of them.
-            blend_history: whether own history is blended in, which the export can.
-        """
-        block = users_at_once(self.export, k)
-        if own.per_user is not None:
-            block = min(block, max(1, MASK_BYTES // len(self.item_ids)))
-        free = rules.allowed is None and not rules.quotas and not own.restrict
-        for start in range(0, len(query_BD), block):
-            users = range(start, min(len(query_BD), start + block))
-            vectors = query_BD[users.start : users.stop]
-            if free:
-                found = best_items(
-                    self.export,
-                    own.rows[users.start : users.stop],
-                    vectors,
-                    k,
-                    blend_history=blend_history,
-                )
-                yield Lists(start, list(zip(*found, strict=True)))
-                continue
-            asked = own.asked(self.export, users, vectors, blend_history=blend_history)
-            with one_thread_each() as threads:
-                yield Lists(start, self._restricted(asked, k, rules, threads))
-
-    def similar_lists(self, rows: Ints, k: int, rules: ItemRules) -> Iterator[Lists]:
-        """The lists of B items, block by block.
-
-        Args:
-            rows: (B,) their item_index.
-            k: K.
-            rules: what may stand in the lists.
-
-        Raises:
-            UserError: K is not in 1 … N − 1.
-        """
-        check_k(k, len(self.item_ids) - 1)
-        block, popularity = users_at_once(self.export, k), self._popularity()
-        for start in range(0, len(rows), block):
-            part = rows[start : start + block]
-            query_BD = np.array(self.export.item_vectors[part])
-            if popularity:
-                query_BD[:, -1] = 0
-            asked = [
-                Asked(query_D, row) for query_D, row in zip(query_BD, part[:, None], strict=True)
-            ]
-            with one_thread_each() as threads:
-                yield Lists(start, self._restricted(asked, k, rules, threads))
-
     def item_rows(self, items: Ids | None) -> Ints:
         """(B,) item_index of ids; None: of all items.
 
@@ -335,18 +273,6 @@ class Recommender:
         rows: Ints = found.to_numpy().astype(np.int64)
         return rows
 
-    def _restricted(
-        self, asked: Sequence[Asked], k: int, rules: ItemRules, threads: Threads
-    ) -> list[tuple[Ints, Floats]]:
-        codes = [quota.code_N for quota in rules.quotas]
-
-        def search(asked: Sequence[Asked], k: int) -> list[tuple[Ints, Floats]]:
-            return best_allowed(
-                self.export.item_vectors, asked, k, threads, allowed=rules.allowed, codes=codes
-            )
-
-        return within_quotas(search, asked, k, rules.quotas) if codes else search(asked, k)
-
     def _seen(self) -> ItemsOfUsers:
         """What the export's users had in training."""
         names = sorted(name for name in self.manifest.sha256 if name.startswith(f"{SEEN_PARTS}/"))
@@ -360,11 +286,6 @@ class Recommender:
         if not table["user_id"].combine_chunks().equals(self.user_ids):
             raise UserError(f"{self.where}: is another export by now: open it anew")
         return ItemsOfUsers.of_lists(table["item_index"])
-
-    def _popularity(self) -> bool:
-        """Whether a number behind the unit vectors says what popularity adds to scores."""
-        unknown = query_vectors(self.export, np.array([len(self.user_ids)]), 1)[0]
-        return bool(unknown[-1] == 1 and unknown[:-1].any())
 
     def _ids(self, users: Ids | pa.Table | None) -> pa.Array:
         if users is None:

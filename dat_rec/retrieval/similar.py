@@ -20,6 +20,7 @@ from dat_rec.retrieval.lists import list_schema, write_lists
 from dat_rec.retrieval.queries import as_ids, once
 from dat_rec.retrieval.ranks import all_ranks
 from dat_rec.retrieval.recommender import SIMILAR_ID, Recommender
+from dat_rec.retrieval.restricted_lists import similar_lists
 from dat_rec.retrieval.restrictions import ALL_ITEMS, Restrictions
 from dat_rec.storage.address import Address, Location
 from dat_rec.storage.snapshot import pinned_file
@@ -81,7 +82,7 @@ def similar(
             start, stop = own_range(equal_bounds(len(rows)))
             kind = recommender.item_ids.type
             fewer = write_lists(
-                recommender.similar_lists(rows[start:stop], k, rules),
+                similar_lists(recommender.export, rows[start:stop], k, rules),
                 k,
                 recommender.item_ids.take(rows[start:stop]),
                 recommender.item_ids,

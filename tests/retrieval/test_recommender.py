@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dat_rec.errors import UserError
-from dat_rec.retrieval import allowed_items, quotas, recommender, sql_filter
+from dat_rec.retrieval import allowed_items, quotas, restricted_lists, sql_filter
 from dat_rec.retrieval.recommender import Recommender
 from tests.retrieval.world import ITEMS, USERS
 
@@ -198,7 +198,7 @@ def in_small_blocks(patch: pytest.MonkeyPatch, rng: np.random.Generator) -> None
     patch.setattr(allowed_items, "USERS_AT_ONCE", int(rng.choice([3, 10, 64])))
     patch.setattr(allowed_items, "RESCORED", int(rng.choice([3, 100])))
     patch.setattr(quotas, "AHEAD", int(rng.integers(1, 5)))
-    patch.setattr(recommender, "MASK_BYTES", int(rng.choice([7, 20, 100])) * ITEMS)
+    patch.setattr(restricted_lists, "MASK_BYTES", int(rng.choice([7, 20, 100])) * ITEMS)
     patch.setattr(sql_filter, "CACHE_BYTES", int(rng.choice([20, 2**20])))
 
 
