@@ -230,14 +230,16 @@ def described(folder: Path) -> Path:
     items, rng = pq.read_table(data / "items.parquet"), np.random.default_rng(3)
     columns = {
         "shade": pa.array(rng.integers(0, 4, ITEMS)),
-        "tags": pa.array([list(rng.integers(0, 4, i % 3)) for i in range(ITEMS)], "list<int64>"),
+        "tags": pa.array(
+            [list(rng.integers(0, 4, i % 3)) for i in range(ITEMS)], pa.list_(pa.int64())
+        ),
         "price": pa.array([None if i % 7 == 0 else i / 8 for i in range(ITEMS)]),
     }
     for name, column in columns.items():
         items = items.append_column(name, column)
     pq.write_table(items, data / "items.parquet", row_group_size=17)
     (data / "vocabularies").mkdir()
-    words = {"index": range(4), "value": SHADES}
+    words = {"index": [0, 1, 2, 3], "value": SHADES}
     pq.write_table(pa.table(words), data / "vocabularies" / "shade.parquet")
     schema = json.loads((data / "schema.json").read_text())
     shade = {"side": "item", "table": "shade", "rows": 4}
