@@ -54,7 +54,7 @@ class Recommender:
     Example:
         >>> recommender = dat_rec.Recommender.open(Path("export"))
         >>> users = recommender.user_ids[:3]
-        >>> cheap = recommender.top(users, k=5, exclude_seen=True, filter="category <> '2'")
+        >>> cheap = recommender.top(users, k=5, exclude_seen=True, filter="category <> 'category 2'")
         >>> cheap.column_names, len(cheap)
         (['user_id', 'rank', 'item_id', 'score'], 15)
         >>> varied = recommender.top(users, k=5, available=range(50), per_category=2)
