@@ -54,8 +54,8 @@ class Recommender:
     Example:
         >>> recommender = dat_rec.Recommender.open(Path("export"))
         >>> users = recommender.user_ids[:3]
-        >>> cheap = recommender.top(users, k=5, exclude_seen=True, filter="category <> 'category 2'")
-        >>> cheap.column_names, len(cheap)
+        >>> rare = recommender.top(users, k=5, exclude_seen=True, filter="train_count < 100")
+        >>> rare.column_names, len(rare)
         (['user_id', 'rank', 'item_id', 'score'], 15)
         >>> varied = recommender.top(users, k=5, available=range(50), per_category=2)
         >>> recommender.similar([0, 1], k=3).column_names
