@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from dat_rec.retrieval.evaluate import evaluate
     from dat_rec.retrieval.export import export
     from dat_rec.retrieval.metrics import metrics_from_vectors
+    from dat_rec.retrieval.recommender import Recommender
     from dat_rec.storage.address import location
     from dat_rec.training.train import train
 
 __version__ = "0.1.0"
 __all__ = [
     "LoadedExport",
+    "Recommender",
     "TowerFactory",
     "TrainConfig",
     "UserError",
@@ -38,6 +40,7 @@ __all__ = [
 
 _MODULES = {
     "LoadedExport": "dat_rec.retrieval.answer",
+    "Recommender": "dat_rec.retrieval.recommender",
     "TowerFactory": "dat_rec.model.towers",
     "TrainConfig": "dat_rec.config",
     "UserError": "dat_rec.errors",

@@ -52,6 +52,10 @@ READ = {
     ("recommend", "--export"),
     ("recommend", "--queries"),
     ("recommend", "--out"),
+    ("recommend", "--exclude"),
+    ("recommend", "--item-table"),
+    ("recommend", "--vectors-out"),
+    ("similar", "--allow"),
 }
 """Options that take addresses, whatever else does."""
 

@@ -3,7 +3,8 @@
 import os
 from dataclasses import dataclass
 
-from dat_rec.commands.parse import Arguments, parse
+from dat_rec.commands.parse import Arguments, parse, refuse_repeated
+from dat_rec.commands.restrict import SEVERAL, quotas, said
 from dat_rec.commands.without_pandas import leave_pandas_out
 from dat_rec.storage.address import Location
 from dat_rec.versions import require_torch
@@ -18,7 +19,7 @@ class RecommendOptions:
     out: Location
     """Parquet file to write; under torchrun with several ranks, a folder with a file of each."""
     k: int = 100
-    """Number of items to recommend to each user."""
+    """Number of items to recommend to each user; fewer where no more may be shown."""
     queries: Location | None = None
     """Parquet file with the ids of the users to recommend to; without it, all known users."""
     user_id: str = "user_id"
@@ -27,6 +28,25 @@ class RecommendOptions:
     blend_history: bool = False
     """Rank with each user's own history blended in, as `evaluate --blend-history` does; for an
     export of `dat-rec export --blend-history`."""
+    exclude_seen: bool = False
+    """Leave out the items that a user had in training."""
+    exclude: Location | None = None
+    """Parquet file with pairs of user_id and item_id to leave out, e.g. what was bought since."""
+    filter: str | None = None
+    """SQL over columns of items, true of those that may be shown, e.g. "price < 20 AND category =
+    'TOYS'"."""
+    item_table: Location | None = None
+    """Parquet file with item_id and columns that are fresher than the export's, or new, e.g.
+    stock."""
+    allow: Location | None = None
+    """Parquet file with the item_id of all items that may be shown."""
+    per_user_filter: str | None = None
+    """SQL over columns of items and of QUERIES, e.g. "item.region = user.region"."""
+    quota: tuple[str, ...] = ()
+    """COLUMN=N …: at most N items of each value of the column in a user's list, e.g. category=10;
+    with several quotas an item is taken, best first, where all of them let it in."""
+    vectors_out: Location | None = None
+    """Parquet file to write the users' vectors to: user_id, vector."""
     overwrite: bool = False
     """Replace a file that is already at OUT."""
     show: int = 0
@@ -35,10 +55,13 @@ class RecommendOptions:
 
 def run(arguments: Arguments) -> None:
     """Write the recommendations; the first rank prints what was written."""
+    refuse_repeated(arguments, SEVERAL)
     options: RecommendOptions = parse("recommend", RecommendOptions, arguments)
+    quota = quotas(options.quota)
     leave_pandas_out()
     require_torch()
     from dat_rec.retrieval.recommend import recommend, sample
+    from dat_rec.retrieval.restrictions import Restrictions
 
     done = recommend(
         options.export,
@@ -47,11 +70,26 @@ def run(arguments: Arguments) -> None:
         options.queries,
         user_id=options.user_id,
         blend_history=options.blend_history,
+        restrictions=Restrictions(
+            options.exclude_seen,
+            options.exclude,
+            options.filter,
+            options.item_table,
+            options.allow,
+            options.per_user_filter,
+            quota,
+        ),
+        vectors_out=options.vectors_out,
         overwrite=options.overwrite,
     )
     if os.environ.get("RANK", "0") != "0":
         return
     unknown = f", {done.unknown:,} of them unknown" if done.unknown else ""
-    print(f"{options.out}: {options.k} items for each of {done.users:,} users{unknown}")
+    most = "up to " if done.fewer else ""
+    print(f"{options.out}: {most}{options.k} items for each of {done.users:,} users{unknown}")
+    for line in said(done.unknown_allowed, options.allow, done.fewer, "users", options.k):
+        print(line)
+    if options.vectors_out:
+        print(f"{options.vectors_out}: the vectors of these users")
     if options.show:
         print(sample(options.export, options.out, options.show))

@@ -32,10 +32,10 @@ from dat_rec.retrieval.export_parts import (
     parts_of,
     read_vectors,
     write_item_vectors,
-    write_items,
     write_own_items,
     write_users,
 )
+from dat_rec.retrieval.export_rows import write_items, write_seen
 from dat_rec.retrieval.exported import (
     DELTA,
     FILES,
@@ -43,6 +43,7 @@ from dat_rec.retrieval.exported import (
     ITEM_PARTS,
     MANIFEST,
     OWN_PARTS,
+    SEEN_PARTS,
     TOWER,
     USER_PARTS,
     VERSION,
@@ -174,7 +175,7 @@ def write_export(
     items = encode_items(model, dataset, threads)
     with together():
         if rank == 0:
-            for part in (ITEM_PARTS, USER_PARTS, *([OWN_PARTS] if fitted else [])):
+            for part in (ITEM_PARTS, USER_PARTS, SEEN_PARTS, *([OWN_PARTS] if fitted else [])):
                 (folder / part).mkdir(parents=True)
             write_items(dataset, folder)
     digests = write_item_vectors(dataset, items, folder)
@@ -183,6 +184,7 @@ def write_export(
         if tables is not None:
             tables.keep(query_features)
     without = write_users(dataset, folder)
+    write_seen(dataset, folder)
     if fitted is not None:
         write_own_items(dataset, fitted.blend, folder)
     with together():
@@ -191,7 +193,7 @@ def write_export(
             write_index(vectors, schema.items, items.rows.dim, folder / INDEX)
     _write_tower(trained, folder / TOWER)
     check_answers(folder, trained, digests, without.values(), threads)
-    parts = {ITEM_PARTS: schema.items, USER_PARTS: schema.users}
+    parts = {ITEM_PARTS: schema.items, USER_PARTS: schema.users, SEEN_PARTS: schema.users}
     if fitted is not None:
         parts[OWN_PARTS] = schema.users
     of_parts = (part_name(part, n) for part, rows in parts.items() for n in range(parts_of(rows)))

@@ -29,20 +29,6 @@ from dat_rec.retrieval.exported import (
 from dat_rec.retrieval.feature_rows import RowGroups
 from dat_rec.retrieval.own_items import OWN_COLUMNS
 
-ITEM_COLUMNS = ("item_id", "title", "category_name", "train_count")
-
-
-def write_items(dataset: Dataset, folder: Path) -> None:
-    """Write items.parquet, row group by row group.
-
-    Raises:
-        UserError: the dataset's cannot be read.
-    """
-    source = RowGroups(dataset.folder / ITEMS, ITEM_COLUMNS, dataset.schema.items)
-    with pq.ParquetWriter(folder / ITEMS, source.read_rows(0, 0).schema) as writer:
-        for group in range(len(source.bounds) - 1):
-            writer.write_table(source.read(group))
-
 
 def write_item_vectors(dataset: Dataset, items: EncodedItems, folder: Path) -> dict[str, str]:
     """Write the parts of item vectors. Collective.

@@ -4,9 +4,11 @@
 
     export.json                what is in the folder, versions, SHA-256 of every other file
     item_vectors/part-*.parquet  item_id, item_index and vector, D float32, of some items each
-    items.parquet              item_id, title, category_name, train_count; row = item_index
+    items.parquet              item_id, title, category_name, train_count, and what the features
+                               stand for, as text, numbers as they are; row = item_index
     index.faiss                exact inner-product index of the vectors; position = item_index
     users/part-*.parquet       user_id and the query features, of some users each
+    seen/part-*.parquet        user_id and item_index, the items that the user had in training
     own_items/part-*.parquet   what own history adds to the scores of own items (optional)
     query_tower.pt2            torch.export program: query features in, (B, D) unit vectors out
 
@@ -44,6 +46,7 @@ ITEMS, INDEX, TOWER = "items.parquet", "index.faiss", "query_tower.pt2"
 FILES = (ITEMS, INDEX, TOWER)
 """What an export holds beside its parts."""
 ITEM_PARTS, USER_PARTS, OWN_PARTS = "item_vectors", "users", "own_items"
+SEEN_PARTS = "seen"
 """Folders of parts."""
 PART_ROWS = 2**16
 """Maximum number of items, or users, in a part."""
@@ -181,7 +184,7 @@ def check_files(folder: Path, manifest: Manifest, first: int = 0, step: int = 1)
             raise UserError(
                 f"{folder / name}: damaged (SHA-256 differs from {MANIFEST}): export anew"
             )
-    for part in (ITEM_PARTS, USER_PARTS, OWN_PARTS):
+    for part in (ITEM_PARTS, USER_PARTS, SEEN_PARTS, OWN_PARTS):
         for path in (folder / part).glob("part-*.parquet"):
             if f"{part}/{path.name}" not in manifest.sha256:
                 raise UserError(f"{path}: {MANIFEST} does not name it: remove it, or export anew")

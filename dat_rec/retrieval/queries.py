@@ -31,13 +31,32 @@ def read_queries(path: Location, column: str, known: pa.Array) -> pa.Array:
             than the export's, or a number that is no such integer.
     """
     path = pinned_file(path)
-    columns = _columns(path, column)
+    columns = id_columns(path, column)
+    return once(user_ids(path, read_parquet(path, columns), columns, known), path, column)
+
+
+def user_ids(
+    path: Location | str, table: pa.Table, columns: Sequence[str], known: pa.Array
+) -> pa.Array:
+    """The ids of users that columns of a table hold, or make together, in the type of ``known``.
+
+    Args:
+        path: of the table, for messages.
+        table: holds the columns.
+        columns: of ``id_columns``.
+        known: ids of the export: text or integers.
+
+    Raises:
+        UserError: as ``read_queries``, but for duplicates.
+    """
     if len(columns) > 1:
-        return _once(_composite(path, columns, known), path, column)
-    return _once(_ids(path, column, known.type), path, column)
+        return _composite(path, table, columns, known)
+    return as_ids(path, columns[0], table[columns[0]].combine_chunks(), known.type)
 
 
-def _composite(path: Location, columns: Sequence[str], known: pa.Array) -> pa.Array:
+def _composite(
+    path: Location | str, table: pa.Table, columns: Sequence[str], known: pa.Array
+) -> pa.Array:
     """The ids that the columns make, of integers and texts as those of the export."""
     wanted = decode(known[0].as_py()) if is_text(known.type) and len(known) else None
     found = 1 if wanted is None else len(wanted)
@@ -47,24 +66,38 @@ def _composite(path: Location, columns: Sequence[str], known: pa.Array) -> pa.Ar
             f"as {known[0].as_py() if len(known) else 'none'}: name as many"
         )
     kinds = [pa.int64() if isinstance(one, int) else pa.string() for one in wanted]
-    parts = [_ids(path, *one).to_pylist() for one in zip(columns, kinds, strict=True)]
+    parts = [
+        as_ids(path, column, table[column].combine_chunks(), kind).to_pylist()
+        for column, kind in zip(columns, kinds, strict=True)
+    ]
     return pa.array([encode(row) for row in zip(*parts, strict=True)], known.type)
 
 
-def _once(ids: pa.Array, path: Location, column: str) -> pa.Array:
+def once(ids: pa.Array, path: Location | str, column: str, who: str = "user") -> pa.Array:
+    """The ids, each of which stands there once.
+
+    Raises:
+        UserError: one stands there twice.
+    """
     counted = ids.value_counts()
     repeated = counted.filter(pc.greater(counted.field("counts"), 1))
     if len(repeated):
         raise UserError(
             f"{path}: {column} {repeated[0]['values'].as_py()!r} stands there "
-            f"{repeated[0]['counts'].as_py()} times: name each user once"
+            f"{repeated[0]['counts'].as_py()} times: name each {who} once"
         )
     return ids
 
 
-def _ids(path: Location, column: str, wanted: pa.DataType) -> pa.Array:
-    """One column's values as ``wanted``."""
-    ids = _plain(_read(path, column))
+def as_ids(
+    path: Location | str, column: str, ids: pa.Array, wanted: pa.DataType, what: str = "user_id"
+) -> pa.Array:
+    """One column's values as ``wanted``: the type of the export's ``what``.
+
+    Raises:
+        UserError: as ``read_queries``, but for duplicates.
+    """
+    ids = _plain(ids)
     kind = ids.type
     if pa.types.is_null(kind) and not len(ids):  # pandas' type of nothing
         return pa.array([], wanted)
@@ -74,7 +107,7 @@ def _ids(path: Location, column: str, wanted: pa.DataType) -> pa.Array:
             "integers" if pa.types.is_integer(wanted) else f"text, e.g. CAST({column} AS VARCHAR)"
         )
         raise UserError(
-            f"{path}: {column} is {kind}, the export's user_id is {wanted}: write it as {cure}"
+            f"{path}: {column} is {kind}, the export's {what} is {wanted}: write it as {cure}"
         )
     if pa.types.is_floating(kind):
         # pandas' word for none.
@@ -102,8 +135,12 @@ def _ids(path: Location, column: str, wanted: pa.DataType) -> pa.Array:
     return cast
 
 
-def _columns(path: Location, text: str) -> tuple[str, ...]:
-    """The columns that ``--user-id`` names, all of which the file has."""
+def id_columns(path: Location, text: str) -> tuple[str, ...]:
+    """The columns that ``--user-id`` names, all of which the file has.
+
+    Raises:
+        UserError: it lacks one, or the names are malformed.
+    """
     try:
         with open_parquet(path) as file:
             found = file.schema_arrow.names
@@ -117,10 +154,6 @@ def _columns(path: Location, text: str) -> tuple[str, ...]:
                 "name the one with the users' ids by --user-id"
             )
     return columns
-
-
-def _read(path: Location, column: str) -> pa.Array:
-    return read_parquet(path, [column]).column(column).combine_chunks()
 
 
 def _plain(ids: pa.Array) -> pa.Array:

@@ -13,31 +13,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import read_parquet
-from dat_rec.dist.agree import check_same_on_all_ranks, together, wait_for_all_ranks
+from dat_rec.dist.agree import all_gather_object, check_same_on_all_ranks, together
 from dat_rec.errors import UserError
-from dat_rec.retrieval.answer import (
-    best_items,
-    check_k,
-    check_own_items,
-    user_rows,
-    users_at_once,
-)
+from dat_rec.retrieval.answer import check_k, check_own_items, user_rows, users_at_once
 from dat_rec.retrieval.distinct import kinds, row_hashes
 from dat_rec.retrieval.divided import DividedRows, equal_bounds, fetch, own_range
-from dat_rec.retrieval.exported import ITEMS, MANIFEST, Export, Manifest, check_files, read_manifest
+from dat_rec.retrieval.exported import ITEMS, MANIFEST, Export
+from dat_rec.retrieval.item_table import ID
+from dat_rec.retrieval.list_place import PART, check_place, open_place
+from dat_rec.retrieval.lists import list_schema, vectors_table, write_lists
 from dat_rec.retrieval.queries import read_queries
-from dat_rec.retrieval.ranks import all_ranks, folder_of_all_ranks, one_thread_each
-from dat_rec.storage.address import Location, holds
-from dat_rec.storage.publish import whole_file, whole_folder
-from dat_rec.storage.read import exists, is_folder, open_parquet
-from dat_rec.storage.snapshot import local_copy, pinned
-
-PART = "part-{:05}.parquet"
-"""Name of a rank's file, where there are several ranks."""
+from dat_rec.retrieval.ranks import all_ranks, one_thread_each
+from dat_rec.retrieval.recommender import Recommender
+from dat_rec.retrieval.restricted_lists import user_lists
+from dat_rec.retrieval.restrictions import ALL_ITEMS, ItemRules, Restrictions, UserRules
+from dat_rec.storage.address import Address, Location
+from dat_rec.storage.read import exists, open_parquet
+from dat_rec.storage.snapshot import pinned, pinned_file
 
 
 class Recommended(NamedTuple):
@@ -47,6 +42,10 @@ class Recommended(NamedTuple):
     """Number of users who got an answer."""
     unknown: int
     """Number of users that the export does not know: they are answered as users without a past."""
+    fewer: int = 0
+    """Number of users who got fewer than K items, since no more may be shown."""
+    unknown_allowed: int = 0
+    """Number of ids in the allowed list that the export does not know."""
 
 
 def recommend(
@@ -57,9 +56,11 @@ def recommend(
     *,
     user_id: str = "user_id",
     blend_history: bool = False,
+    restrictions: Restrictions = ALL_ITEMS,
+    vectors_out: Location | None = None,
     overwrite: bool = False,
 ) -> Recommended:
-    """Write each user's K best items of the whole catalogue, whole or not at all.
+    """Write each user's K best items of those that may be shown, whole or not at all.
 
     Alone, or on every rank of torchrun: each answers some of the users. Index and tables are
     mapped from the export's files, which the ranks of a host share.
@@ -73,71 +74,81 @@ def recommend(
         queries: Parquet file of users' ids; without it, all users of the export.
         user_id: the column of ``queries`` that holds them, or several, as store,customer.
         blend_history: rank with each user's own history blended in, by what the export says.
-        overwrite: replace ``out`` if it is there.
+        restrictions: what lists may hold; by default the whole catalogue. A user who may be shown
+            fewer than K items has fewer rows. Columns of a per-user filter are those of
+            ``queries``.
+        vectors_out: where to write the users' vectors too: user_id, and vector, D float32.
+        overwrite: replace ``out`` and ``vectors_out`` if they are there.
 
     Raises:
-        UserError: K is not in 1 … items, ``out`` is taken, the export is damaged or has no own
-            items to blend in, or the queries are malformed (see read_queries).
+        UserError: K is not in 1 … items, ``out`` is taken, the export is damaged or lacks what an
+            option needs, the queries are malformed (see read_queries), or a restriction is.
     """
     # After a failure what is half-written is removed when the other ranks know of it.
     with ExitStack() as publication, all_ranks():
         with together():
             if rank_and_ranks()[0] == 0:
-                _check_place(out, [export, *([queries] if queries else [])], overwrite=overwrite)
-            opened, manifest = _opened(export)
+                _check_places(out, vectors_out, [export, *_files(queries, restrictions)], overwrite)
+            recommender = Recommender.open(export)
+            opened = recommender.export
             check_k(k, len(opened.item_vectors), "--k")
             if blend_history:
                 check_own_items(opened, export)
             known = len(opened.user_ids)
             ids, rows = opened.user_ids, np.arange(known)
             if queries is not None:
+                queries = pinned_file(queries)
                 ids = read_queries(queries, user_id, opened.user_ids)
                 rows = user_rows(opened, ids)
-        facts = [manifest.sha256, hashlib.sha256(rows.data).hexdigest(), k, blend_history, str(out)]
+            start, stop = own_range(equal_bounds(len(rows)))
+            rules = recommender.item_rules(restrictions)
+            own = recommender.user_rules(
+                restrictions,
+                rules,
+                ids.slice(start, stop - start),
+                rows[start:stop],
+                queries,
+                user_id=user_id,
+                first=start,
+            )
+        digest = hashlib.sha256(rows.data).hexdigest()
+        facts = [recommender.manifest.sha256, digest, k, blend_history, str(out), str(vectors_out)]
+        facts += [rules.digest(), repr(restrictions)]
         check_same_on_all_ranks(json.dumps(facts), "the export, the queries or an option")
         try:
-            path = _open_place(publication, out, overwrite=overwrite)
-            start, stop = own_range(equal_bounds(len(rows)))
+            path = open_place(publication, out, overwrite=overwrite)
+            vectors_path = (
+                open_place(publication, vectors_out, overwrite=overwrite) if vectors_out else None
+            )
             vectors = _vectors(opened, rows, slice(start, stop), users_at_once(opened, k))
-            own = Users(ids.slice(start, stop - start), rows[start:stop], vectors)
-            _write(opened, k, own, path, blend_history=blend_history)
-            wait_for_all_ranks()
+            users = Users(ids.slice(start, stop - start), own, vectors)
+            if vectors_path is not None:
+                pq.write_table(vectors_table(users.ids, vectors), vectors_path)
+            fewer = _write(recommender, k, users, rules, path, blend_history=blend_history)
+            fewer = sum(all_gather_object(fewer))
             with together():
                 publication.close()
         except OSError as error:
             raise UserError(
                 f"{out}: cannot be written ({error}): free the disk, or choose another --out"
             ) from error
-    return Recommended(len(rows), int(np.count_nonzero(rows == known)))
+    unknown = int(np.count_nonzero(rows == known))
+    return Recommended(len(rows), unknown, fewer, rules.unknown)
 
 
-def _opened(export: Location) -> tuple[Export, Manifest]:
-    """Read an export. Ranks that see the same files divide the work of checking them."""
-    rank, ranks = rank_and_ranks() if isinstance(export, Path) else (0, 1)
-    with local_copy(export, MANIFEST) as local:
-        manifest = read_manifest(local)
-        check_files(local, manifest, rank, ranks)
-        return Export.read(local, manifest.features, manifest.dense), manifest
+def _check_places(
+    out: Location, vectors_out: Location | None, inputs: Sequence[Location], overwrite: bool
+) -> None:
+    check_place(out, inputs, overwrite=overwrite)
+    if vectors_out is not None:
+        inputs = [*inputs, out]
+        check_place(vectors_out, inputs, overwrite=overwrite, option="--vectors-out")
 
 
-def _check_place(out: Location, inputs: Sequence[Location], *, overwrite: bool) -> None:
-    """Refuse a place where nothing may be written."""
-    of_ranks, there, folder = rank_and_ranks()[1] > 1, exists(out), is_folder(out)
-    if there and not overwrite:
-        raise UserError(f"{out} is already there: name another file, or pass --overwrite")
-    if (folder and not of_ranks) or any(holds(one, out) for one in inputs):
-        raise UserError(f"--out {out}: a folder, or part of the input: name another file")
-    if there and not folder and of_ranks:
-        raise UserError(f"--out {out}: a file, and several ranks write a folder: name another one")
-
-
-def _open_place(publication: ExitStack, out: Location, *, overwrite: bool) -> Path:
-    """Return the path that this rank writes to; it is published when the stack is closed."""
-    rank, ranks = rank_and_ranks()
-    if ranks == 1:
-        return publication.enter_context(whole_file(out))
-    whole = whole_folder(out, marker=PART.format(0), overwrite=overwrite)
-    return folder_of_all_ranks(publication, whole, out) / PART.format(rank)
+def _files(queries: Location | None, restrictions: Restrictions) -> list[Location]:
+    """What is read beside the export."""
+    given = (queries, restrictions.exclude, restrictions.item_table, restrictions.allow)
+    return [one for one in given if isinstance(one, Path | Address)]
 
 
 def _vectors(
@@ -174,37 +185,26 @@ class Users(NamedTuple):
 
     ids: pa.Array
     """(B,)"""
-    rows: NDArray[np.int64]
-    """(B,) rows of ``user_columns``."""
+    rules: UserRules
     vectors: NDArray[np.float32]
     """(B, D)"""
 
 
-def _write(opened: Export, k: int, users: Users, path: Path, *, blend_history: bool) -> None:
-    ids, rows, vectors = users
-    block = users_at_once(opened, k)
-    item_ids = opened.items.column("item_id").combine_chunks()
-    schema = pa.schema(
-        {"user_id": ids.type, "rank": pa.int32(), "item_id": item_ids.type, "score": pa.float32()}
+def _write(
+    recommender: Recommender,
+    k: int,
+    users: Users,
+    rules: ItemRules,
+    path: Path,
+    *,
+    blend_history: bool,
+) -> int:
+    """Write the lists, block by block; return how many users have fewer than K items."""
+    schema = list_schema("user_id", users.ids.type, ID, recommender.item_ids.type)
+    blocks = user_lists(
+        recommender.export, users.vectors, k, rules, users.rules, blend_history=blend_history
     )
-    shown = tqdm(
-        range(0, len(ids), block), "recommend", unit="block", disable=rank_and_ranks()[0] > 0
-    )
-    with pq.ParquetWriter(path, schema) as writer:
-        for start in shown:
-            part = slice(start, start + block)
-            items, scores = best_items(
-                opened, rows[part], vectors[part], k, blend_history=blend_history
-            )
-            numbers = np.repeat(np.arange(start, start + len(items)), k)
-            ranks = np.tile(np.arange(1, k + 1, dtype=np.int32), len(items))
-            columns = [
-                ids.take(pa.array(numbers)),
-                pa.array(ranks),
-                item_ids.take(pa.array(items.ravel())),
-                pa.array(scores.ravel()),
-            ]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    return write_lists(blocks, k, users.ids, recommender.item_ids, schema, path, "recommend")
 
 
 def sample(export: Location, recommendations: Location, users: int = 3, first: int = 5) -> str:

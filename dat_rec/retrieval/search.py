@@ -69,7 +69,7 @@ def blended_items(
     """
     items_BK, scores_BK = top_items(index, item_ND, query_BD, k)
     for row, (own_O, added_O) in enumerate(own):
-        own_scores_O = _scores(item_ND, query_BD[row : row + 1], own_O[None])[0] + added_O
+        own_scores_O = exact_scores(item_ND, query_BD[row : row + 1], own_O[None])[0] + added_O
         others = ~np.isin(items_BK[row], own_O)
         candidates = np.concatenate([own_O, items_BK[row, others]])
         scores = np.concatenate([own_scores_O, scores_BK[row, others]])
@@ -78,7 +78,7 @@ def blended_items(
     return items_BK, scores_BK
 
 
-def _scores(
+def exact_scores(
     item_ND: NDArray[np.float32],
     query_BD: NDArray[np.float32],
     candidates_BC: NDArray[np.int64],
@@ -95,6 +95,6 @@ def _best(
     candidates_BC: NDArray[np.int64],
     k: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    scores_BC = _scores(item_ND, query_BD, candidates_BC)
+    scores_BC = exact_scores(item_ND, query_BD, candidates_BC)
     order = np.lexsort((candidates_BC, -scores_BC))[:, :k]
     return np.take_along_axis(candidates_BC, order, 1), np.take_along_axis(scores_BC, order, 1)

@@ -18,7 +18,7 @@ from dat_rec.data.rows import copy_rows
 from dat_rec.data.schema import Schema, Side
 from dat_rec.errors import UserError
 from dat_rec.files import sha256, write_json
-from dat_rec.retrieval import encode, export_parts, golden
+from dat_rec.retrieval import encode, export_parts, export_rows, golden
 from dat_rec.retrieval.distinct import kinds, row_hashes
 from dat_rec.retrieval.evaluate import evaluate
 from dat_rec.retrieval.export import export
@@ -193,7 +193,7 @@ def test_an_export_is_refused_by_who_knows_no_dense_features(
 def small_blocks(run: Path, out: Path) -> dict[str, str]:
     """Evaluate and export in small blocks; what was written, by its path."""
     encode.ROWS, encode.TOWER_ROWS = 7, 3
-    export_parts.PART_ROWS = golden.PART_ROWS = 8
+    export_parts.PART_ROWS = export_rows.PART_ROWS = golden.PART_ROWS = 8
     with all_ranks():
         evaluate(run)
         export(run, out, overwrite=True)

@@ -22,7 +22,7 @@ from dat_rec.retrieval.trained import load_model
 from tests.retrieval.whole import encode_items, encode_users
 from tests.retrieval.world import SERVED, USERS, write_run
 
-EVERY = (*FILES, "item_vectors/part-00000.parquet", "users/part-00000.parquet")
+EVERY = (*FILES, *(f"{part}/part-00000.parquet" for part in ("item_vectors", "users", "seen")))
 # What a serving process does: torch and Parquet, nothing of ours, nothing of TorchRec's.
 SERVING = """
 import sys

@@ -16,7 +16,7 @@ from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import Dataset
 from dat_rec.errors import UserError
 from dat_rec.files import sha256
-from dat_rec.retrieval import answer, encode, export_parts, fit_blend, golden, ranking
+from dat_rec.retrieval import answer, encode, export_parts, export_rows, fit_blend, golden, ranking
 from dat_rec.retrieval import export as export_module
 from dat_rec.retrieval.evaluate import evaluate
 from dat_rec.retrieval.export import export
@@ -31,7 +31,7 @@ def in_small_blocks() -> None:
     """As if the world were large: many blocks, parts and columns for each rank."""
     fit_blend.CUTOFF = 20
     encode.ROWS, encode.TOWER_ROWS, ranking.COLUMNS = 7, 3, 5
-    export_parts.PART_ROWS = golden.PART_ROWS = 8
+    export_parts.PART_ROWS = export_rows.PART_ROWS = golden.PART_ROWS = 8
     export_module.BLOCK_BYTES = 300
 
 
@@ -52,7 +52,7 @@ def test_ranks_write_what_one_process_writes(run: Path, tmp_path: Path, world: i
     together = run_ranks(evaluated_and_exported, world, run, tmp_path / "out")
     assert together[0] == alone
     assert {"metrics.json", "export.json", "item_vectors/part-00007.parquet"} <= alone.keys()
-    for part in ("users", "own_items"):
+    for part in ("users", "seen", "own_items"):
         assert {f"{part}/part-0000{number}.parquet" for number in range(4)} <= alone.keys()
     opened = Export.open(tmp_path / "out")
     users = Dataset.open(run.parent / "data").user_columns()

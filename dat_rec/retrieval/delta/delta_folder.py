@@ -4,7 +4,8 @@
 
     delta.json                    number, digests of base and result, SHA-256 of every other file
     result.json                   export.json of the full export that comes of it
-    items/  users/  own_items/    order.parquet and changed.parquet (``rows.py``)
+    items/  users/  seen/  own_items/
+                                  order.parquet and changed.parquet (``rows.py``)
     item_vectors/                 the same of vectors (``matrices.py``), which make index.faiss too
     query_tower/                  records.parquet, and the same of each table (``tower.py``)
     forgotten/items.parquet       item_id of items that the base has and the result lacks
@@ -35,6 +36,7 @@ from dat_rec.retrieval.exported import (
     ITEM_PARTS,
     MANIFEST,
     OWN_PARTS,
+    SEEN_PARTS,
     USER_PARTS,
     Manifest,
     check_files,
@@ -46,7 +48,8 @@ RESULT, SEQUENCE = "result.json", "sequence.json"
 TOWER_PARTS = "query_tower"
 FORGOTTEN, WHOLE = "forgotten", "whole"
 OF_AN_EXPORT = re.compile(
-    rf"{'|'.join(map(re.escape, FILES))}|({ITEM_PARTS}|{USER_PARTS}|{OWN_PARTS})/part-\d+\.parquet"
+    rf"{'|'.join(map(re.escape, FILES))}"
+    rf"|({ITEM_PARTS}|{USER_PARTS}|{SEEN_PARTS}|{OWN_PARTS})/part-\d+\.parquet"
 )
 """The names of an export's files."""
 AGAIN = "fetch it anew, or make it anew with `dat-rec export --since`"

@@ -22,11 +22,20 @@ from dat_rec.retrieval.delta.matrices import new_blocks, rows_of, width_of
 from dat_rec.retrieval.delta.rows import NewRows, read_difference, read_parts
 from dat_rec.retrieval.delta.tower import write_new_tower
 from dat_rec.retrieval.export_parts import vectors_table
-from dat_rec.retrieval.exported import DELTA, INDEX, ITEM_PARTS, ITEMS, OWN_PARTS, TOWER, USER_PARTS
+from dat_rec.retrieval.exported import (
+    DELTA,
+    INDEX,
+    ITEM_PARTS,
+    ITEMS,
+    OWN_PARTS,
+    SEEN_PARTS,
+    TOWER,
+    USER_PARTS,
+)
 from dat_rec.retrieval.item_index import read_index, write_index
 
 ITEM_ROWS = "items"
-TABLES = (ITEM_ROWS, USER_PARTS, OWN_PARTS)
+TABLES = (ITEM_ROWS, USER_PARTS, SEEN_PARTS, OWN_PARTS)
 """Kinds of files that are tables of rows with ids."""
 IDS = {ITEM_ROWS: "item_id", USER_PARTS: "user_id"}
 """Whose ids are told that were forgotten, and the column that holds them."""

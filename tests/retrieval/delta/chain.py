@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dat_rec.retrieval import export_parts, golden
+from dat_rec.retrieval import export_parts, export_rows, golden
 from dat_rec.retrieval.delta.apply import apply
 from dat_rec.retrieval.export import export
 from tests.retrieval.world import ITEMS, USERS, write_dataset, write_run
@@ -32,7 +32,7 @@ class Chain(NamedTuple):
 def small_parts() -> Iterator[None]:
     """As if the world were large: many parts of users and items."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (export_parts, golden):
+        for module in (export_parts, export_rows, golden):
             patch.setattr(module, "PART_ROWS", 8)
         yield
 
