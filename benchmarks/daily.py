@@ -1,7 +1,7 @@
 """Does going on from yesterday keep up with training anew on all days, and at what cost?
 
-    python -m benchmarks.daily --work FOLDER --seeds 3
-    python -m benchmarks.daily --work FOLDER --seeds 3 --kuairand KUAIRAND --batch-size 512
+    python -m benchmarks.daily --work FOLDER --rows 40000 --users 6000 --items 3000 --seeds 0 1 2
+    python -m benchmarks.daily --work FOLDER --kuairand KUAIRAND --batch-size 512 --seeds 0 1 2
 
 A planted world of drifting taste, with 3 % more users and items a day, or the last 14 days of
 KuaiRand-Pure. HR@100 of all pairs of each day, before it is trained on, of four models, all with as
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--kuairand", type=Path, help="Folder of KuaiRand-Pure, as its log.")
     parser.add_argument("--epochs", type=int, default=2, help="Of every training.")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="A JSON line each.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--results", type=Path, help="File of JSON lines to add to.")
     parser.add_argument("--smoke", action="store_true", help="Show that the script runs.")
@@ -161,7 +161,7 @@ def main() -> None:
     if given.smoke:
         days, rows, users, items = FIRST + 2, 600, 60, 150
     found = []
-    for seed in range(given.seeds):
+    for seed in given.seeds:
         folder = (given.work / f"daily-{seed}").absolute()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -180,19 +180,18 @@ def main() -> None:
         )
         found.append(measure(folder, first, days, tuple(tables), flags))
         print(table(found, first), file=sys.stderr, flush=True)
-    log = (
-        {"log": "KuaiRand-Pure", "days": days}
-        if given.kuairand
-        else {"log": "planted", "days": days, "rows": rows, "users": users, "items": items}
-    )
-    row = {
-        "benchmark": "daily",
-        **log,
-        "epochs": given.epochs,
-        "batch_size": given.batch_size,
-        "seeds": found,
-    }
-    append(given.results, {**row, **circumstances()})
+        log = {"log": "planted", "days": days, "rows": rows, "users": users, "items": items}
+        if given.kuairand:
+            log = {"log": "KuaiRand-Pure", "days": days}
+        row = {
+            "benchmark": "daily",
+            **log,
+            "epochs": given.epochs,
+            "batch_size": given.batch_size,
+            "seed": seed,
+            **found[-1],
+        }
+        append(given.results, {**row, **circumstances()})
 
 
 if __name__ == "__main__":
