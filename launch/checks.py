@@ -13,6 +13,10 @@ from torchx import specs
 
 from dat_rec.commands.daily import parse_log
 from dat_rec.commands.daily import read as read_daily
+from dat_rec.commands.evaluate import EvaluateOptions
+from dat_rec.commands.export import ExportOptions
+from dat_rec.commands.parse import parse
+from dat_rec.commands.recommend import RecommendOptions
 from dat_rec.commands.train import parse_train
 from dat_rec.config import TrainConfig
 from dat_rec.data.prepare.remote import address_in
@@ -24,6 +28,9 @@ from dat_rec.option_marks import path_options
 from dat_rec.storage.address import Address, location
 from launch.refuse import refuse
 from launch.size import Size, parse_size
+
+OPTIONS = {"evaluate": EvaluateOptions, "export": ExportOptions, "recommend": RecommendOptions}
+NOT_ABSOLUTE = "{}: is no absolute path, and a job begins in a folder of its own: write one"
 
 
 @contextmanager
@@ -105,15 +112,29 @@ def export_arguments(export: str, queries: str, user_id: str, image: str) -> lis
     return words
 
 
+def command_arguments(command: str, arguments: Sequence[str], image: str) -> list[str]:
+    """Return a command and its arguments, or refuse what it would refuse on the host.
+
+    Args:
+        command: of ``dat-rec``.
+        arguments: behind its name.
+        image: the container image, or nothing: then relative paths are refused.
+    """
+    with refusing_user_errors():
+        found = parse(command, OPTIONS[command], arguments)
+    for path in () if image else vars(found).values():
+        if isinstance(path, Path) and not path.is_absolute():
+            refuse(NOT_ABSOLUTE.format(path))
+    return [command, *arguments]
+
+
 def daily_arguments(arguments: Sequence[str], image: str) -> None:
     """Refuse what ``dat-rec daily`` would refuse on the host, and paths that mean another there."""
     with refusing_user_errors():
         log = parse_log(read_daily(arguments)[1])
     for path in () if image else log.inputs():
         if not path.is_absolute() and address_in(path) is None:
-            refuse(
-                f"{path}: is no absolute path, and a job begins in a folder of its own: write one"
-            )
+            refuse(NOT_ABSOLUTE.format(path))
         if address_in(path) is None and not path.exists():
             refuse(f"{path}: no such file or folder: correct the path")
 

@@ -65,6 +65,7 @@ def train(
 
 
 def evaluate(
+    *extra: str,
     run: str,
     data: str = "",
     j: str = "1x1",
@@ -82,6 +83,7 @@ def evaluate(
     """Rank every held-out item among all items; writes metrics.json into the run's folder.
 
     Args:
+        extra: more arguments of `dat-rec evaluate`, after `--`, e.g. `-- --blend-history`
         run: folder that `train` made
         data: folder or address of the dataset, if it is no longer where the run found it
         j: {hosts}x{workers on each}; each worker is one rank, on CPUs
@@ -97,7 +99,8 @@ def evaluate(
         rdzv_port: port on the first host where hosts meet; 0 for one made of the job's id
     """
     size = checks.fixed_size(j)
-    arguments = ["evaluate", *checks.run_arguments(run, data, image)]
+    words = [*checks.run_arguments(run, data, image), *extra]
+    arguments = checks.command_arguments("evaluate", words, image)
     command = commands.on_ranks(size, arguments, image, rdzv_port)
     resource = resources.resource(host, cpu, gpu, memMB)
     facts = app.metadata(size, run, image, rdzv_port)
@@ -107,6 +110,7 @@ def evaluate(
 
 
 def export(
+    *extra: str,
     run: str,
     out: str,
     data: str = "",
@@ -126,6 +130,7 @@ def export(
     """Write what serving needs: item vectors, index, query tower with its tables.
 
     Args:
+        extra: more arguments of `dat-rec export`, after `--`, e.g. `-- --blend-history`
         run: folder that `train` made
         out: folder of the export, or its address; for an address, all workers on one host
         data: folder or address of the dataset, if it is no longer where the run found it
@@ -143,12 +148,13 @@ def export(
         rdzv_port: port on the first host where hosts meet; 0 for one made of the job's id
     """
     size = checks.fixed_size(j)
-    arguments = ["export", *checks.run_arguments(run, data, image)]
-    arguments += [
-        "--out",
-        checks.folder(out, image, or_address=True),
+    words = [
+        *checks.run_arguments(run, data, image),
+        *("--out", checks.folder(out, image, or_address=True)),
         *(["--overwrite"] if overwrite else []),
+        *extra,
     ]
+    arguments = checks.command_arguments("export", words, image)
     command = commands.on_ranks(size, arguments, image, rdzv_port)
     resource = resources.resource(host, cpu, gpu, memMB)
     facts = app.metadata(size, run, image, rdzv_port)
@@ -158,6 +164,7 @@ def export(
 
 
 def recommend(
+    *extra: str,
     export: str,
     out: str,
     k: int = 100,
@@ -179,6 +186,7 @@ def recommend(
     """Write the best items of each user, from an export.
 
     Args:
+        extra: more arguments of `dat-rec recommend`, after `--`, e.g. `-- --exclude-seen`
         export: folder that `export` made, or its address
         out: Parquet file to write, or its address; of several ranks, a folder with a file of each
         k: number of items for each user
@@ -198,9 +206,13 @@ def recommend(
         rdzv_port: port on the first host where hosts meet; 0 for one made of the job's id
     """
     size = checks.fixed_size(j)
-    arguments = ["recommend", *checks.export_arguments(export, queries, user_id, image)]
-    arguments += ["--out", checks.folder(out, image, or_address=True), "--k", str(k)]
-    arguments += ["--overwrite"] if overwrite else []
+    words = [
+        *checks.export_arguments(export, queries, user_id, image),
+        *("--out", checks.folder(out, image, or_address=True), "--k", str(k)),
+        *(["--overwrite"] if overwrite else []),
+        *extra,
+    ]
+    arguments = checks.command_arguments("recommend", words, image)
     command = commands.on_ranks(size, arguments, image, rdzv_port)
     resource = resources.resource(host, cpu, gpu, memMB)
     facts = {app.PORT: str(rdzv_port)} if rdzv_port else {}

@@ -156,6 +156,11 @@ def test_the_other_components(trained: Path, planted: Dataset, tmp_path: Path) -
         *("--queries", str(data / "users.parquet"), "--user-id", "user_id"),
         *("--out", str(out), "--k", "7"),
     ]
+    rules = ("--", "--exclude-seen", "--quota", "category=2")
+    found = words(dry_run("recommend", "--export", trained, "--out", out, *rules))
+    assert found[-3:] == [*rules[1:]]
+    found = words(dry_run("evaluate", "--run", trained, "--", "--blend-history"))
+    assert found[-3:] == ["--run", str(trained), "--blend-history"]
     job = ("--root", tmp_path / "root", "--interactions", data, "--first", "1", "--last", "2")
     found = words(dry_run("daily", *job, "--", "--time", "when", "--", "--epochs", "2"))
     assert found[1:] == [
@@ -231,6 +236,10 @@ TRAIN = ("train", "--data", "DATA", "--out", "OUT")
             "-j 1:2x1: the number of hosts",
         ),
         (("recommend", "--export", "RUN", "--out", "OUT"), "RUN holds no export"),
+        (
+            ("export", "--run", "RUN", "--out", "OUT", "--", "--since", "x"),
+            "x: is no absolute path",
+        ),
         ((*DAILY, "--first", "2", "--last", "1"), "the last day lies before the first"),
         ((*DAILY, "--first", "1", "--last", "2", "--", "--split", "none"), "--split: is what each"),
         ((*DAILY, "--first", "1", "--last", "2", "--", "--items", "x"), "x: is no absolute path"),
