@@ -3,8 +3,8 @@
     python -m benchmarks.memory --work FOLDER [--rows 8000000]
 
 Trains a planted world whose user table has that many rows, with checkpoints beside training, and
-exports it: each in a process of its own, whose peak (the system's ru_maxrss) stands over what the
-formula gives. The result is a JSON line for each.
+exports it: each in a process of its own, whose peak stands over what the formula gives. The result
+is a JSON line for each.
 """
 
 import os
@@ -25,8 +25,10 @@ DIM = 32
 """Numbers in a row of each table: those of the default model."""
 SHUFFLE_MB = 16
 """``--examples.shuffle-mb``: the world is small, and its examples are not the question."""
-IMPORTS = "import {}; print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
-"""Not ru_maxrss, in which the process that started this one counts."""
+PEAK = "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
+"""The process's own peak, in KiB: in ru_maxrss that of the process which started it counts too."""
+IMPORTS = f"import {{}}; {PEAK}"
+COMMAND = f"from dat_rec.cli import main; main(); {PEAK}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +72,8 @@ def measure(work: Path, rows: int) -> list[dict[str, Any]]:
         (train, "dat_rec.training.train", 2, sums_mb),
         (export, "dat_rec.retrieval.export", 1, 0.0),
     ):
-        imports_mb = float(_python("-c", IMPORTS.format(module))[0]) / 1024
-        _, peak_mb, cpu_s = _python("-m", "dat_rec", *command)
+        imports_mb, _ = _python("-c", IMPORTS.format(module))
+        peak_mb, cpu_s = _python("-c", COMMAND, *command)
         stated_mb = imports_mb + copies * (tables_mb + state_mb)
         found.append(
             {
@@ -90,8 +92,8 @@ def measure(work: Path, rows: int) -> list[dict[str, Any]]:
     return found
 
 
-def _python(*arguments: str) -> tuple[str, float, float]:
-    """What a Python process prints, its peak in MiB, and its CPU seconds."""
+def _python(*arguments: str) -> tuple[float, float]:
+    """The peak in MiB that a Python process prints in KiB as its last line, and its CPU seconds."""
     process = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
     with process:
         assert process.stdout is not None
@@ -100,7 +102,7 @@ def _python(*arguments: str) -> tuple[str, float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(process.returncode)
-    return text, used.ru_maxrss / 1024, used.ru_utime + used.ru_stime
+    return float(text.split()[-1]) / 1024, used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":
