@@ -22,8 +22,18 @@ from dat_rec.daily import picture
 from dat_rec.daily.child import in_child, stop_at_once
 from dat_rec.daily.days import folder_of
 from dat_rec.daily.root import PICTURE, TABLE, Day, check_begun, locked
-from dat_rec.daily.steps import SCORE, Asked, Step, steps_of
-from dat_rec.daily.table import ANEW, Row, empty_row, line_of, read_rows, row_of, write_rows
+from dat_rec.daily.steps import SCORE, TRAIN, Asked, Step, steps_of
+from dat_rec.daily.table import (
+    ANEW,
+    Row,
+    empty_row,
+    line_of,
+    read_rows,
+    row_of,
+    waiting_row,
+    waits,
+    write_rows,
+)
 from dat_rec.data.schema import SCHEMA
 from dat_rec.errors import NoRowsError, UserError
 from dat_rec.files import read_json, write_json
@@ -114,9 +124,13 @@ class Walk:
         if before is not None:
             self._check_whole(before, day)
         self._begin(day, before)
-        for step in steps_of(day, before, self._asked):
+        for step in steps_of(day, before, self._asked, self._first(day)):
             if step.done:
                 continue
+            trained = [row for row in self._rows if row["examples"]]
+            if step.name == TRAIN and trained and not _examples(day):
+                day.remove()
+                return waiting_row(day, trained[-1])
             begin = time.perf_counter()
             try:
                 self._step(day, step)
@@ -128,6 +142,13 @@ class Walk:
             day.took(step.name, time.perf_counter() - begin)
         row: Row = self._apart(partial(row_of, day, before), f"{day.name}: the row")
         return row
+
+    def _first(self, day: Day) -> str:
+        """The first day to read: those since the last training whose interactions wait come too."""
+        waiting: list[str] = []
+        for row in self._rows:
+            waiting = [] if row["examples"] else [*waiting, *([row["day"]] if waits(row) else [])]
+        return [*waiting, day.name][0]
 
     def _check_whole(self, before: Day, day: Day) -> None:
         """Refuse to go on from a day that is done and whose dataset or run was removed since."""
@@ -189,3 +210,9 @@ class Walk:
     def _apart(self, work: Callable[[], Any], what: str) -> Any:
         """Do what reads tables in a process of its own: this one starts no threads, and forks."""
         return in_child(work, self._log, what)
+
+
+def _examples(day: Day) -> int:
+    """The number of examples of the day's dataset: none, where all of it waits."""
+    examples: int = read_json(day.data / SCHEMA, "the dataset")["examples"]
+    return examples

@@ -55,7 +55,7 @@ class Step:
         return self.whole.exists()
 
 
-def steps_of(day: Day, before: Day | None, asked: Asked) -> list[Step]:
+def steps_of(day: Day, before: Day | None, asked: Asked, first: str | None = None) -> list[Step]:
     """The steps of a day.
 
     Args:
@@ -63,13 +63,14 @@ def steps_of(day: Day, before: Day | None, asked: Asked) -> list[Step]:
         before: the last one that was, whose model and dataset this one goes on from; None: the day
             is the first one, whose dataset is that of the whole log up to it.
         asked: of every day.
+        first: the first day whose rows are read; None: this one.
     """
     log, forgetting = _apart(asked.log, FORGETTING)
     prepare = ("prepare", "parquet", *log, "--to", day.name)
     train = ("train", "--data", f"{day.data}", "--out", f"{day.run}", "--resume", *asked.train)
     steps = []
     if before is not None:
-        prepare = (*prepare, "--from", day.name, "--after", f"{before.data}")
+        prepare = (*prepare, "--from", first or day.name, "--after", f"{before.data}")
         train = (*train, "--warm-start", f"{before.run}")
         score = (*prepare, "--split", "all", "--out", f"{day.score}")
         evaluate = ("evaluate", "--run", f"{before.run}", "--data", f"{day.score}")

@@ -82,6 +82,22 @@ def empty_row(day: Day) -> Row:
     return {"day": day.name, "examples": 0}
 
 
+def waiting_row(day: Day, before: Row) -> Row:
+    """The row of a day whose interactions all wait for more of their users and items.
+
+    Args:
+        day: the next one that is trained on reads its interactions again.
+        before: the row of the last day that was trained on, whose model stays.
+    """
+    stays = {name: before[name] for name in ("users", "items")}
+    return empty_row(day) | stays | {"new_users": 0, "new_items": 0}
+
+
+def waits(row: Row) -> bool:
+    """Whether it is such a row."""
+    return not row["examples"] and row.get("users") is not None
+
+
 def line_of(row: Row, before: Day | None) -> str:
     """A day in one line.
 
@@ -90,7 +106,8 @@ def line_of(row: Row, before: Day | None) -> str:
         before: the last day that was trained on, before this one.
     """
     if not row["examples"] and before is not None:
-        return f"{row['day']}: no rows: the model of {before.name} stays"
+        what = "all rows wait (--admit-after)" if waits(row) else "no rows"
+        return f"{row['day']}: {what}: the model of {before.name} stays"
     words = [
         f"{row['day']}: {row['examples']:,} examples, {row['new_users']:,} new users, "
         f"{row['new_items']:,} new items"

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,7 +20,15 @@ from dat_rec.daily.table import read_rows, write_rows
 from dat_rec.errors import UserError
 from dat_rec.runs.figures import BLOCKS, CUTOFFS
 from tests.checkpoint.saved import saved_digests
-from tests.daily.planted_days import TRAIN, daily_words, log_options, read, rows_of, write_log
+from tests.daily.planted_days import (
+    TRAIN,
+    daily_words,
+    log_options,
+    read,
+    rows_of,
+    write_day,
+    write_log,
+)
 from tests.end_to_end.cli import done
 from tests.end_to_end.forked import _main, forked, forked_ranks
 
@@ -318,6 +327,32 @@ def test_killed_at_random_moments_the_days_end_with_the_same_bits(
     rows = without_seconds(rows_of(undisturbed))[: last - FIRST + 1]
     assert without_seconds(rows_of(root)) == rows
     assert not list(root.rglob("*.partial"))
+
+
+def test_a_day_whose_rows_all_wait_is_read_again_with_the_next(tmp_path: Path) -> None:
+    """Day 2 has one new user with one new item, who come again on day 4."""
+    days = write_log(tmp_path, 5)
+    new = {**days[2][0], "user_id": 900, "item_id": 901}
+    for name, number in (("user", 900), ("item", 901)):
+        rows = pq.read_table(tmp_path / f"{name}s.parquet").to_pylist()
+        rows.append({**rows[0], f"{name}_id": number})
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}s.parquet")
+    again = [[new], [{**new, "time": 350}], [*days[4], {**new, "time": 450}]]
+    for day, rows in enumerate(again, 2):
+        shutil.rmtree(tmp_path / "log" / f"day={day}")
+        write_day(tmp_path, day, rows)
+    root, flags = tmp_path / "root", ("--no-export", "--admit-after", "3")
+    said = done(walk(*daily_words(tmp_path, root, 1, 4, *flags)))
+    waiting = "all rows wait (--admit-after): the model of 1 stays"
+    assert said.splitlines()[1:3] == [f"2: {waiting}", f"3: {waiting}"]
+    assert [bool(row["examples"]) for row in rows_of(root)] == [True, False, False, True]
+    prepare = ["prepare", "parquet", *log_options(tmp_path), "--split", "none"]
+    after = ("--after", f"{root / '1' / 'data'}", "--from", "2", "--to", "4")
+    done(forked(*prepare, *after, "--out", f"{tmp_path / 'hand'}"))
+    assert read(root / "4" / "data" / "sha256.json") == read(tmp_path / "hand" / "sha256.json")
+    users = pq.read_table(root / "4" / "data" / "users.parquet", columns=["user_id", "trained"])
+    assert {"user_id": 900, "trained": True} in users.to_pylist()
+    assert done(walk(*daily_words(tmp_path, root, 1, 4, *flags))) == ""
 
 
 def test_weights_of_labels_hold_for_every_day(log: Path, tmp_path: Path) -> None:
