@@ -24,7 +24,7 @@ TURNS = 12
 def quickest(cache: Path | None = None) -> Library:
     """The library for this processor and PyTorch.
 
-    It is measured once, and kept.
+    It is measured once, and kept where there is a place.
 
     Args:
         cache: file that keeps it; None: ``dat_rec/products.json`` in the user's cache folder.
@@ -32,16 +32,22 @@ def quickest(cache: Path | None = None) -> Library:
     if not has_onednn():
         return "mkl"
     path = _cache() if cache is None else cache
+    if path is None:
+        return _measured()
     key = f"{_processor()}, torch {torch.__version__}"
     found: dict[str, Library] = {}
     with suppress(OSError, ValueError, TypeError):
         found = dict(json.loads(path.read_text()))
     if found.get(key) not in ("mkl", "onednn"):
-        found[key] = "onednn" if gain() >= GAIN else "mkl"
+        found[key] = _measured()
         with suppress(OSError):  # measured anew by the next run
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, found)
     return found[key]
+
+
+def _measured() -> Library:
+    return "onednn" if gain() >= GAIN else "mkl"
 
 
 def gain() -> float:
@@ -77,9 +83,14 @@ def _seconds(multiply: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: 
     return time.thread_time() - begin
 
 
-def _cache() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "dat_rec" / "products.json"
+def _cache() -> Path | None:
+    """The file in the user's cache folder; None where there is none, as in some containers."""
+    with suppress(RuntimeError):
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        # The XDG specification passes over relative paths; "" is the home of nobody.
+        if folder.is_absolute() and folder != Path("/.cache"):
+            return folder / "dat_rec" / "products.json"
+    return None
 
 
 def _processor() -> str:

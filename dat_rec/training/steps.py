@@ -18,6 +18,7 @@ from dat_rec.data.stream.prefetch import Prefetcher
 from dat_rec.data.stream.reader import ExampleReader
 from dat_rec.dist.agree import all_gather_object, wait_for_all_ranks
 from dat_rec.errors import SharedError, StoppedError
+from dat_rec.model.products import library_of
 from dat_rec.option_marks import flatten, to_json
 from dat_rec.runs.run_folder import OpenRun
 from dat_rec.sharding.copies import average_copies
@@ -189,6 +190,8 @@ class Training:
             "seed": self._config.seed,
             "loss": self._watch.mean_main(),
             "loss_sums": self._watch.state(),
+            # Another library has other bits.
+            "products": library_of(self._model) or "mkl",
         }
         if self._validation is not None:
             facts["validation"] = self._validation.rule.state(step)

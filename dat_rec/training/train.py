@@ -24,7 +24,7 @@ from dat_rec.dist.agree import all_gather_object, check_same_on_all_ranks, toget
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import StoppedError
-from dat_rec.model.products import library_of
+from dat_rec.model.products import has_onednn, library_of, multiply_by
 from dat_rec.model.towers import TowerFactory
 from dat_rec.option_marks import to_json
 from dat_rec.planner.cost_estimate import PlanEstimate
@@ -87,6 +87,8 @@ def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str
         take_over(run)
         state, damaged = _load(run, model, optimizer)
         done = reader.start_step = int(state["step"])
+        if config.matmul == "auto" and "products" in state:
+            multiply_by(state["products"] if has_onednn() else "mkl", model)
 
         begin(run, plan, reader.steps, damaged)
         if done and context.is_rank_zero:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.data.dataset import Dataset
+from dat_rec.model.products import has_onednn
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.trained import Trained, load_model
+from dat_rec.training.quickest_products import _processor
 from tests.checkpoint.saved import saved_digests, saved_tensors
 from tests.end_to_end.cli import done
 from tests.end_to_end.forked import forked
@@ -61,6 +64,31 @@ def test_a_resumed_run_ends_with_the_same_bits(run: Path, planted: Dataset, tmp_
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed after step" in resumed.stderr
     assert saved_digests(newest(again)) == saved_digests(newest(run))
+
+
+@pytest.mark.skipif(not has_onednn(), reason="this build of PyTorch has no oneDNN")
+def test_a_resumed_run_multiplies_by_the_library_that_it_began_with(
+    planted: Dataset, tmp_path: Path
+) -> None:
+    """Also where another host, or a lost cache, would choose the other one."""
+    cache = tmp_path / "dat_rec" / "products.json"
+    cache.parent.mkdir()
+    key = f"{_processor()}, torch {torch.__version__}"
+    newest_of = {}
+    for library in ("mkl", "onednn"):
+        cache.write_text(json.dumps({key: library}))
+        out = tmp_path / library
+        train = ("train", "--data", planted.folder, "--out", out, *FLAGS)
+        done(forked(*train, XDG_CACHE_HOME=str(tmp_path)))
+        assert f"of the towers by {library}" in (out / "start.txt").read_text()
+        newest_of[library] = saved_digests(newest(out))
+    assert newest_of["mkl"] != newest_of["onednn"]
+    again = tmp_path / "mkl"
+    shutil.rmtree(newest(again))
+    (again / "train.json").unlink()
+    train = ("train", "--data", planted.folder, "--out", again, *FLAGS, "--resume")
+    assert "resumed after step" in forked(*train, XDG_CACHE_HOME=str(tmp_path)).stderr
+    assert saved_digests(newest(again)) == newest_of["mkl"]
 
 
 @pytest.mark.parametrize("learned_before", [True, False])

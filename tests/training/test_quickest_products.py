@@ -30,6 +30,23 @@ def test_a_spoilt_cache_is_measured_anew(text: str, tmp_path: Path) -> None:
     assert len(json.loads(cache.read_text())) == 1
 
 
+def test_without_a_home_it_is_measured_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose user has no entry in passwd."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert quickest() in ("mkl", "onednn")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert quickest() in ("mkl", "onednn")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_where_both_are_alike_it_is_pytorchs_own_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
