@@ -163,7 +163,8 @@ def _make_or_find(partial: Path, beside: Path) -> None:
         if partial.is_dir() and not mark.exists() and beside.exists():
             with _locked(beside, partial), suppress(FileNotFoundError):
                 beside.rename(mark)
-        if not mark.exists():
+        # A kill before the mark leaves an empty folder, which nobody misses.
+        if not mark.exists() and not (partial.is_dir() and not any(partial.iterdir())):
             raise UserError(f"{partial} is in the way: move it, or name another folder") from error
 
 

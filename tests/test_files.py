@@ -89,6 +89,12 @@ def test_what_lies_in_the_way_is_not_removed(tmp_path: Path) -> None:
     assert names(tmp_path / "out.partial") == ["log.parquet"]
 
 
+def test_a_folder_of_a_process_that_was_killed_before_its_mark_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    fill(tmp_path / "out", "new")
+    assert names(tmp_path) == ["out"]
+
+
 def test_the_rest_of_a_killed_process_is_cleared(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom dat_rec.files import whole_folder\n"

@@ -94,7 +94,7 @@ class DeltaChanges:
 
     Raises:
         NoRowsError: there is none between.
-        UserError: ``since`` is later, or the feed is not enabled.
+        UserError: ``since`` is later, or no longer in the log, or the feed is not enabled.
     """
 
     def __init__(self, folder: Path, table: Any, last: DeltaVersion, since: int) -> None:
@@ -120,7 +120,13 @@ class DeltaChanges:
 
     def _enabled(self, version: int) -> bool:
         """Whether the feed was enabled as of a version."""
-        metadata = DeltaVersion(self._folder, version).metadata
+        try:
+            metadata = DeltaVersion(self._folder, version).metadata
+        except UserError as error:  # the last version could be read
+            raise UserError(
+                f"{self._folder}: no longer has version {version} in its log, and --after was made "
+                f"of {self._since}: {PARTITIONS}"
+            ) from error
         return str(metadata.configuration.get(ENABLED, "")).lower() == "true"
 
     def _not_enabled(self, version: int) -> UserError:

@@ -141,6 +141,12 @@ class IcebergChanges:
                 f"{path}: has expired snapshot {since}, which --after was made of: name partitions "
                 "by --from and --to, or prepare the whole table anew, without --after"
             )
+        if since not in _ancestors(table, last.table.version):
+            raise UserError(
+                f"{path}: snapshot {since}, which --after was made of, does not precede "
+                f"{last.table.version}: name a later one by --version, or prepare the whole table "
+                "anew, without --after"
+            )
 
     def batches(
         self,
@@ -206,3 +212,12 @@ def _in_one_line(where: str) -> Iterator[None]:
             f"{where}pyiceberg cannot read the table ({reason}): correct the path or the version, "
             "or restore the table"
         ) from error
+
+
+def _ancestors(table: Any, snapshot: int) -> Iterator[int]:
+    """A snapshot and those that it was made of, as far back as the table knows."""
+    found = table.snapshot_by_id(snapshot)
+    while found is not None:
+        yield int(found.snapshot_id)
+        parent = found.parent_snapshot_id
+        found = None if parent is None else table.snapshot_by_id(parent)

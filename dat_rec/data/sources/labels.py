@@ -11,6 +11,7 @@ from dat_rec.data.sources.feature_kinds import is_number
 from dat_rec.data.sources.tables import INTEGERS, WIDTH, Relation, at_least
 from dat_rec.errors import UserError
 
+POSITIVE = "--positive-labels"
 SHOWN = 8
 """Maximum number of a label's values that a message shows."""
 
@@ -51,7 +52,7 @@ def labels_among(
     column: str,
     positives: tuple[str, ...],
     *,
-    option: str = "--positive-labels",
+    option: str = POSITIVE,
     may_lack: bool = False,
 ) -> Positives:
     """Positives are the labels that are named.
@@ -71,7 +72,8 @@ def labels_among(
     if type_ not in ("VARCHAR", "BOOLEAN", *INTEGERS):
         raise UserError(
             f"{option}: {table.where}: label {column!r} is {type_}: "
-            "name a column of text or integers, or pass --min-label"
+            "name a column of text or integers"
+            f"{', or pass --min-label' if option == POSITIVE else ''}"
         )
     # As True or TRUE stand elsewhere, so may they here.
     given = {label.lower() if type_ == "BOOLEAN" else label: label for label in positives}
@@ -102,7 +104,7 @@ def _values(table: Relation, column: str) -> str:
         f"WHERE {named(column)} IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {SHOWN + 1}"
     ).fetchall()
     more = ", …" if len(rows) > SHOWN else ""
-    return ", ".join(str(row[0])[:40] for row in rows[:SHOWN]) + more
+    return ", ".join(" ".join(str(row[0]).split())[:40] for row in rows[:SHOWN]) + more
 
 
 def _rounded(number: float, width: int) -> float:
