@@ -236,3 +236,27 @@ def test_an_expired_snapshot(tmp_path: Path) -> None:
     log.table.maintenance.expire_snapshots().by_id(schema.table.version).commit()
     words = f"has expired snapshot {schema.table.version}, which --after was made of"
     refused(options(log, "out", after=options(log, "before").out), words)
+
+
+def test_a_snapshot_before_the_datasets(tmp_path: Path) -> None:
+    log = Iceberg(tmp_path)
+    first = log.version()
+    log.append(rows(60, 90))
+    before = options(log, "before")
+    schema = prepare(before)
+    assert schema.table is not None
+    words = f"snapshot {schema.table.version}, which --after was made of, does not precede {first}"
+    refused(options(log, "out", after=before.out, version=first), words, "name a later one")
+
+
+def test_a_log_that_was_cleaned(tmp_path: Path) -> None:
+    """As Delta does by itself after 30 days: a checkpoint stands for the versions before it."""
+    log = Delta(tmp_path)
+    prepare(options(log, "before"))
+    for number in range(6, 9):
+        log.append(rows(number * 10, number * 10 + 10))
+    DeltaTable(log.path).create_checkpoint()
+    for version in range(log.version()):
+        (log.path / "_delta_log" / f"{version:020}.json").unlink()
+    words = ("no longer has version 0 in its log", "name partitions by --from and --to")
+    refused(options(log, "out", after=options(log, "before").out), *words)
