@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,13 +14,14 @@ from numpy.typing import NDArray
 from dat_rec.errors import UserError
 from dat_rec.retrieval.allowed_items import NO_ITEMS, Asked
 from dat_rec.retrieval.exported import Export
+from dat_rec.retrieval.given import as_array
 from dat_rec.retrieval.item_table import ID, ItemTable, Source, column_names, read_columns
 from dat_rec.retrieval.queries import as_ids, id_columns, user_ids
 from dat_rec.retrieval.quotas import Quota
 from dat_rec.retrieval.seen_items import ItemsOfUsers
 from dat_rec.retrieval.sql_filter import PerUserFilter, passing_items
 from dat_rec.retrieval.sql_text import mentioned
-from dat_rec.storage.address import Location
+from dat_rec.storage.address import Address, Location
 from dat_rec.storage.read import open_parquet
 from dat_rec.storage.snapshot import pinned_file
 
@@ -212,13 +214,12 @@ def _pair_tables(source: Source, user_id: str) -> Iterator[tuple[str, pa.Table, 
 
 def _allowed_ids(allow: Source | Ids, kind: pa.DataType) -> pa.Array:
     """The ids of an allowed list, each once."""
-    if isinstance(allow, Sequence | np.ndarray | pa.Array | pa.ChunkedArray):
-        ids, where = pa.array(list(allow), from_pandas=True), "available"
-        if isinstance(allow, pa.Array | pa.ChunkedArray):
-            ids = pa.array(allow.to_pylist(), allow.type)
-    else:
+    if isinstance(allow, pa.Table | Path | Address):
         where = "available" if isinstance(allow, pa.Table) else str(allow)
         ids = read_columns(allow, [ID], where)[ID].combine_chunks()
+    else:
+        where = "available"
+        ids = as_array(allow, where)
     return as_ids(where, ID, ids, kind, ID).unique()
 
 
