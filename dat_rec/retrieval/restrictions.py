@@ -229,7 +229,7 @@ def _quota(table: ItemTable, column: str, most: int) -> Quota:
         raise UserError(f"{option}: it must be a whole number")
     if most < 1:
         raise UserError(f"{option}: it must be 1 or more")
-    if (name := table.named(column)) is None:
+    if (name := table.named(str(column))) is None:
         raise UserError(f"{option}: items have no such column: they have {', '.join(table.names)}")
     values = table.read([name])[name].combine_chunks()
     if isinstance(values.type, pa.BaseExtensionType):

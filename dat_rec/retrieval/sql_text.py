@@ -24,10 +24,12 @@ def mentioned(names: Sequence[str], expression: object, option: str, who: str) -
         who: what the table has a row of: items or users.
 
     Raises:
-        UserError: it is no text, or names a column that is there twice, or one of ours.
+        UserError: it is no text in UTF-8, or names a column that is there twice, or one of ours.
     """
     if not isinstance(expression, str):
         raise UserError(f"{option} {expression!r}: is no text: write a condition, as 'price < 20'")
+    if any("\ud800" <= letter <= "\udfff" for letter in expression):
+        raise UserError(f"{option} {expression!r}: is no UTF-8: write it anew")
     if ours := [one for one in (ROW, KIND) if one in expression.lower()]:
         raise UserError(f"{option} {expression!r}: {ours[0]} is the program's own: leave it out")
     if taken := [name for name in names if name.lower() in (ROW, KIND)]:

@@ -64,6 +64,7 @@ def test_columns_that_are_one_name_in_sql_are_refused_where_they_are_used(
     assert len(recommender.top(users, 3, per_user_filter="item_id > 0")) == 3
     said = refused(recommender, quotas={"PRICE": 1}, item_table=fresh)
     assert said.startswith("--quota PRICE=1: items have no such column")
+    assert refused(recommender, quotas={1: 2}).startswith("--quota 1=2: items have no such column")
     twice = pa.table({"item_id": IDS, "Item_ID": IDS})
     assert "have item_id and Item_ID" in refused(
         recommender, filter="item_id > 5", item_table=twice
@@ -82,6 +83,7 @@ def test_columns_that_are_one_name_in_sql_are_refused_where_they_are_used(
         ("list_max(list_transform([1], lambda x: x * random())) < 0.5", "random is another"),
         ("title = uuid()::VARCHAR", "uuid is another each time"),
         (5, " 5: is no text: write a condition"),
+        ("title = '\udcff'", "is no UTF-8"),
     ],
 )
 def test_what_no_condition_may_ask_is_refused(
