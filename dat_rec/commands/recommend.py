@@ -91,5 +91,5 @@ def run(arguments: Arguments) -> None:
         print(line)
     if options.vectors_out:
         print(f"{options.vectors_out}: the vectors of these users")
-    if options.show:
-        print(sample(options.export, options.out, options.show))
+    if options.show and (shown := sample(options.export, options.out, options.show)):
+        print(shown)

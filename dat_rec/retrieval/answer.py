@@ -147,6 +147,8 @@ def check_k(k: int, items: int, name: str = "k") -> None:
     Raises:
         UserError: names the option, its value and what it may be.
     """
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
+        raise UserError(f"{name} is {k!r}: it must be a whole number")
     if not 1 <= k <= items:
         raise UserError(f"{name} is {k}: it must be 1 or more, and at most the {items} items")
 

@@ -1,7 +1,7 @@
 """What is known of an export's items, column by column: its own items.parquet, and a fresher table.
 
-A column that both have is taken from the fresher one; items that it lacks are null there. Where no
-column is called ``category``, that name means ``category_name``.
+A column that both have is taken from the fresher one, whatever its case: SQL knows none. Items that
+it lacks are null there. Where no column is called ``category``, that name means ``category_name``.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def column_names(source: Source) -> list[str]:
 
 
 def read_columns(source: Source, names: Sequence[str], what: str) -> pa.Table:
-    """Columns of a table.
+    """Columns of a table, without Arrow's views and runs.
 
     Args:
         source: the table.
@@ -54,8 +54,22 @@ def read_columns(source: Source, names: Sequence[str], what: str) -> pa.Table:
             if source.column_names.count(name) != 1:
                 found = ", ".join(source.column_names)
                 raise UserError(f"{what}: column {name!r} is missing, or twice: it has {found}")
-        return source.select(list(names))
-    return read_parquet(source, names)
+        return _plain(source.select(list(names)))
+    return _plain(read_parquet(source, names))
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """The table, without views and runs, of which Arrow takes no rows."""
+    for place, field in enumerate(table.schema):
+        column = table.column(place)
+        if pa.types.is_run_end_encoded(column.type):
+            column = pc.run_end_decode(column)
+        if pa.types.is_string_view(column.type):
+            column = column.cast(pa.large_string())
+        if pa.types.is_binary_view(column.type):
+            column = column.cast(pa.large_binary())
+        table = table.set_column(place, field.name, column)
+    return table
 
 
 class ItemTable:
@@ -80,19 +94,30 @@ class ItemTable:
             ids = once(as_ids(self._where, ID, ids, item_ids.type, ID), self._where, ID, "item")
             self._place = pc.index_in(item_ids, value_set=ids)
             self._added = [name for name in column_names(fresh) if name != ID]
-        names = [*(name for name in self._own if name not in self._added), *self._added]
-        self.names = [*names, *([CATEGORY] if CATEGORY not in names else [])]
+        replaced = {name.lower() for name in self._added} - {ID}
+        names = [*(name for name in self._own if name.lower() not in replaced), *self._added]
+        self.names = names
         """The names of all columns."""
+        self._alias: dict[str, str] = {}
+        if not any(name.lower() == CATEGORY for name in names):
+            self._alias[CATEGORY] = self.named(CATEGORY_NAME) or CATEGORY_NAME
+            self.names = [*names, CATEGORY]
+
+    def named(self, name: str) -> str | None:
+        """The column that is called so, or else the only one that is but for its case."""
+        alike = [one for one in self.names if one.lower() == name.lower()]
+        if name in alike:
+            return name
+        return alike[0] if len(alike) == 1 else None
 
     def read(self, names: Sequence[str]) -> pa.Table:
         """N rows of columns, which are among ``names``.
 
         Raises:
-            UserError: a file cannot be read, or is of another export than before.
+            UserError: a file cannot be read, is of another export than before, or has a column of
+                a type that rows cannot be taken of.
         """
-        source = {name: name for name in names}
-        if CATEGORY in names and CATEGORY not in (*self._own, *self._added):
-            source[CATEGORY] = CATEGORY_NAME
+        source = {name: self._alias.get(name, name) for name in names}
         added = [name for name in source.values() if name in self._added]
         own = [name for name in source.values() if name not in self._added]
         table = read_parquet(self._path, list(dict.fromkeys([ID, *own])))
@@ -100,7 +125,11 @@ class ItemTable:
             raise UserError(f"{self._path}: is another export's by now: open it anew")
         if added and self._fresh is not None:
             fresh = read_columns(self._fresh, list(dict.fromkeys(added)), self._where)
-            fresh = fresh.take(self._place)
-            for name in fresh.column_names:
-                table = table.append_column(fresh.schema.field(name), fresh[name])
+            for name, column in zip(fresh.column_names, fresh.columns, strict=True):
+                try:
+                    table = table.append_column(name, column.take(self._place))
+                except pa.ArrowNotImplementedError as error:
+                    raise UserError(
+                        f"{self._where}: column {name!r} is {column.type}: write it as a plain type"
+                    ) from error
         return pa.table([table[source[name]] for name in names], list(names))

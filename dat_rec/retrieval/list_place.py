@@ -1,7 +1,7 @@
 """Where lists are written: a Parquet file, or on several ranks a folder with one of each."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from dat_rec.checkpoint.damage import rank_and_ranks
@@ -32,7 +32,8 @@ def check_place(
     of_ranks, there, folder = rank_and_ranks()[1] > 1, exists(out), is_folder(out)
     if there and not overwrite:
         raise UserError(f"{out} is already there: name another file, or pass --overwrite")
-    if (folder and not of_ranks) or any(holds(one, out) for one in inputs):
+    mixed = any(holds(one, out) or holds(out, one) for one in inputs)
+    if (folder and not of_ranks) or mixed:
         raise UserError(f"{option} {out}: a folder, or part of the input: name another file")
     if there and not folder and of_ranks:
         raise UserError(
@@ -40,17 +41,32 @@ def check_place(
         )
 
 
-def open_place(publication: ExitStack, out: Location, *, overwrite: bool) -> Path:
+@contextmanager
+def writing(out: Location, option: str = "--out") -> Iterator[None]:
+    """Say in one line what cannot be written, and which option named it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{option} {out}: cannot be written ({error}): free the disk, or name another place"
+        ) from error
+
+
+def open_place(
+    publication: ExitStack, out: Location, *, overwrite: bool, option: str = "--out"
+) -> Path:
     """Return the path that this rank writes to; it is published when the stack is closed.
 
     Args:
         publication: is closed on success.
         out: of ``check_place``.
         overwrite: as of ``check_place``.
+        option: as of ``check_place``.
 
     Raises:
-        UserError: it is taken, or a rank does not see it.
+        UserError: it is taken, cannot be written, or a rank does not see it.
     """
+    publication.enter_context(writing(out, option))
     rank, ranks = rank_and_ranks()
     if ranks == 1:
         return publication.enter_context(whole_file(out))

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import read_parquet
 from dat_rec.dist.agree import all_gather_object, check_same_on_all_ranks, together
-from dat_rec.errors import UserError
 from dat_rec.retrieval.answer import check_k, check_own_items, user_rows, users_at_once
 from dat_rec.retrieval.distinct import kinds, row_hashes
 from dat_rec.retrieval.divided import DividedRows, equal_bounds, fetch, own_range
 from dat_rec.retrieval.exported import ITEMS, MANIFEST, Export
 from dat_rec.retrieval.item_table import ID
-from dat_rec.retrieval.list_place import PART, check_place, open_place
+from dat_rec.retrieval.list_place import PART, check_place, open_place, writing
 from dat_rec.retrieval.lists import list_schema, vectors_table, write_lists
 from dat_rec.retrieval.queries import read_queries
 from dat_rec.retrieval.ranks import all_ranks, one_thread_each
@@ -33,6 +32,8 @@ from dat_rec.retrieval.restrictions import ALL_ITEMS, ItemRules, Restrictions, U
 from dat_rec.storage.address import Address, Location
 from dat_rec.storage.read import exists, open_parquet
 from dat_rec.storage.snapshot import pinned, pinned_file
+
+VECTORS_OUT = "--vectors-out"
 
 
 class Recommended(NamedTuple):
@@ -115,23 +116,23 @@ def recommend(
         facts = [recommender.manifest.sha256, digest, k, blend_history, str(out), str(vectors_out)]
         facts += [rules.digest(), repr(restrictions)]
         check_same_on_all_ranks(json.dumps(facts), "the export, the queries or an option")
-        try:
+        with writing(out):
             path = open_place(publication, out, overwrite=overwrite)
-            vectors_path = (
-                open_place(publication, vectors_out, overwrite=overwrite) if vectors_out else None
-            )
-            vectors = _vectors(opened, rows, slice(start, stop), users_at_once(opened, k))
-            users = Users(ids.slice(start, stop - start), own, vectors)
-            if vectors_path is not None:
+        if vectors_out is not None:
+            with writing(vectors_out, VECTORS_OUT):
+                vectors_path = open_place(
+                    publication, vectors_out, overwrite=overwrite, option=VECTORS_OUT
+                )
+        vectors = _vectors(opened, rows, slice(start, stop), users_at_once(opened, k))
+        users = Users(ids.slice(start, stop - start), own, vectors)
+        if vectors_out is not None:
+            with writing(vectors_out, VECTORS_OUT):
                 pq.write_table(vectors_table(users.ids, vectors), vectors_path)
+        with writing(out):
             fewer = _write(recommender, k, users, rules, path, blend_history=blend_history)
-            fewer = sum(all_gather_object(fewer))
-            with together():
-                publication.close()
-        except OSError as error:
-            raise UserError(
-                f"{out}: cannot be written ({error}): free the disk, or choose another --out"
-            ) from error
+        fewer = sum(all_gather_object(fewer))
+        with together():
+            publication.close()
     unknown = int(np.count_nonzero(rows == known))
     return Recommended(len(rows), unknown, fewer, rules.unknown)
 
@@ -142,7 +143,7 @@ def _check_places(
     check_place(out, inputs, overwrite=overwrite)
     if vectors_out is not None:
         inputs = [*inputs, out]
-        check_place(vectors_out, inputs, overwrite=overwrite, option="--vectors-out")
+        check_place(vectors_out, inputs, overwrite=overwrite, option=VECTORS_OUT)
 
 
 def _files(queries: Location | None, restrictions: Restrictions) -> list[Location]:

@@ -28,6 +28,7 @@ from dat_rec.retrieval.exported import (
     check_files,
     read_manifest,
 )
+from dat_rec.retrieval.given import as_allowed, as_array, as_source
 from dat_rec.retrieval.item_table import ID, Source, read_columns
 from dat_rec.retrieval.lists import list_schema, vectors_table
 from dat_rec.retrieval.queries import as_ids
@@ -100,10 +101,10 @@ class Recommender:
         k: int = K,
         *,
         exclude_seen: bool = False,
-        exclude: Source | None = None,
+        exclude: Source | str | None = None,
         filter: str | None = None,
-        item_table: Source | None = None,
-        available: Source | Ids | None = None,
+        item_table: Source | str | None = None,
+        available: Source | Ids | str | None = None,
         per_user_filter: str | None = None,
         per_category: int | None = None,
         quotas: Mapping[str, int] | None = None,
@@ -121,7 +122,8 @@ class Recommender:
             exclude: pairs to leave out, a table or Parquet file with ``user_id`` and ``item_id``.
             filter: SQL over columns of items, as ``price < 20 AND category = 'TOYS'``.
             item_table: a table or Parquet file with ``item_id`` and fresher or further columns.
-            available: ids of the items that may be shown, or a table or Parquet file of them.
+            available: ids of the items that may be shown, or a table or Parquet file of them;
+                text is a file's path.
             per_user_filter: SQL over both sides' columns, as ``item.region = user.region``.
             per_category: maximum number of items of one category in a list.
             quotas: the same of any columns of items.
@@ -139,10 +141,10 @@ class Recommender:
             check_own_items(self.export)
         wanted = Restrictions(
             exclude_seen,
-            exclude,
+            as_source(exclude, "exclude"),
             filter,
-            item_table,
-            available,
+            as_source(item_table, "item_table"),
+            as_allowed(available, "available"),
             per_user_filter,
             _with_category(quotas, per_category),
         )
@@ -163,8 +165,8 @@ class Recommender:
         k: int = K,
         *,
         filter: str | None = None,
-        item_table: Source | None = None,
-        available: Source | Ids | None = None,
+        item_table: Source | str | None = None,
+        available: Source | Ids | str | None = None,
         per_category: int | None = None,
         quotas: Mapping[str, int] | None = None,
     ) -> pa.Table:
@@ -190,8 +192,8 @@ class Recommender:
         """
         wanted = Restrictions(
             filter=filter,
-            item_table=item_table,
-            allow=available,
+            item_table=as_source(item_table, "item_table"),
+            allow=as_allowed(available, "available"),
             quotas=_with_category(quotas, per_category),
         )
         check_k(k, len(self.item_ids) - 1)
@@ -265,7 +267,7 @@ class Recommender:
         """
         if items is None:
             return np.arange(len(self.item_ids))
-        ids = as_ids("items", ID, _array(items), self.item_ids.type, ID)
+        ids = as_ids("items", ID, as_array(items, "items"), self.item_ids.type, ID)
         found = pc.index_in(ids, value_set=self.item_ids)
         if found.null_count:
             unknown = ids.filter(found.is_null())[0].as_py()
@@ -292,21 +294,11 @@ class Recommender:
             return self.user_ids
         if isinstance(users, pa.Table):
             users = read_columns(users, ["user_id"], "users")["user_id"]
-        return as_ids("users", "user_id", _array(users), self.user_ids.type)
+        return as_ids("users", "user_id", as_array(users, "users"), self.user_ids.type)
 
 
 def _with_category(quotas: Mapping[str, int] | None, per_category: int | None) -> dict[str, int]:
+    if not isinstance(quotas, Mapping | None):
+        raise UserError(f"quotas: is {type(quotas).__name__}: give a dict, as {{'category': 3}}")
     of_category = {} if per_category is None else {"category": per_category}
     return {**(quotas or {}), **of_category}
-
-
-def _array(ids: Ids) -> pa.Array:
-    """Ids as Arrow has them."""
-    if isinstance(ids, pa.ChunkedArray):
-        return ids.combine_chunks()
-    if isinstance(ids, pa.Array):
-        return ids
-    try:
-        return pa.array(list(ids), from_pandas=True)
-    except (pa.ArrowException, OverflowError, TypeError) as error:
-        raise UserError(f"ids ({error}): give integers alone, or text alone") from error

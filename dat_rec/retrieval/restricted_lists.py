@@ -52,7 +52,9 @@ def user_lists(
             yield Lists(start, list(zip(*found, strict=True)))
         else:
             asked = own.asked(export, users, query_BD[part], blend_history=blend_history)
-            yield Lists(start, _restricted(export, asked, k, rules))
+            lists = _restricted(export, asked, k, rules)
+            del asked  # A block's masks are not in memory beside the next one's.
+            yield Lists(start, lists)
 
 
 def similar_lists(export: Export, rows: Ints, k: int, rules: ItemRules) -> Iterator[Lists]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 from dat_rec.errors import UserError
 from dat_rec.retrieval.allowed_items import NO_ITEMS, Asked
 from dat_rec.retrieval.exported import Export
+from dat_rec.retrieval.given import as_array
 from dat_rec.retrieval.item_table import ID, ItemTable, Source, column_names, read_columns
 from dat_rec.retrieval.queries import as_ids, id_columns, user_ids
 from dat_rec.retrieval.quotas import Quota
 from dat_rec.retrieval.seen_items import ItemsOfUsers
-from dat_rec.retrieval.sql_filter import PerUserFilter, mentioned, passing_items
-from dat_rec.storage.address import Location
+from dat_rec.retrieval.sql_filter import PerUserFilter, passing_items
+from dat_rec.retrieval.sql_text import mentioned
+from dat_rec.storage.address import Address, Location
 from dat_rec.storage.read import open_parquet
 from dat_rec.storage.snapshot import pinned_file
 
@@ -76,8 +79,8 @@ class ItemRules:
             known = pc.is_in(ids, value_set=item_ids)
             unknown = len(ids) - int(pc.sum(known).as_py() or 0)
         if wanted.filter is not None:
-            columns = table.read(mentioned(table.names, wanted.filter))
-            shown &= passing_items(columns, wanted.filter, table.names)
+            names = mentioned(table.names, wanted.filter, "--filter", "items")
+            shown &= passing_items(table.read(names), wanted.filter, table.names)
         restricted = wanted.allow is not None or wanted.filter is not None
         return ItemRules(
             table,
@@ -186,9 +189,9 @@ def per_user_filter(
             f"--per-user-filter {expression!r}: needs the users' columns: name a file of users "
             "that has them by --queries"
         )
-    names = column_names(users)
-    table = read_columns(users, mentioned(names, expression), "users")[ids]
-    columns = items.read(mentioned(items.names, expression))
+    names, option = column_names(users), "--per-user-filter"
+    table = read_columns(users, mentioned(names, expression, option, "users"), "users")[ids]
+    columns = items.read(mentioned(items.names, expression, option, "items"))
     return PerUserFilter(columns, table, expression, (items.names, names))
 
 
@@ -211,23 +214,26 @@ def _pair_tables(source: Source, user_id: str) -> Iterator[tuple[str, pa.Table, 
 
 def _allowed_ids(allow: Source | Ids, kind: pa.DataType) -> pa.Array:
     """The ids of an allowed list, each once."""
-    if isinstance(allow, Sequence | np.ndarray | pa.Array | pa.ChunkedArray):
-        ids, where = pa.array(list(allow), from_pandas=True), "available"
-        if isinstance(allow, pa.Array | pa.ChunkedArray):
-            ids = pa.array(allow.to_pylist(), allow.type)
-    else:
+    if isinstance(allow, pa.Table | Path | Address):
         where = "available" if isinstance(allow, pa.Table) else str(allow)
         ids = read_columns(allow, [ID], where)[ID].combine_chunks()
+    else:
+        where = "available"
+        ids = as_array(allow, where)
     return as_ids(where, ID, ids, kind, ID).unique()
 
 
 def _quota(table: ItemTable, column: str, most: int) -> Quota:
     option = f"--quota {column}={most}"
+    if isinstance(most, bool) or not isinstance(most, int | np.integer):
+        raise UserError(f"{option}: it must be a whole number")
     if most < 1:
         raise UserError(f"{option}: it must be 1 or more")
-    if column not in table.names:
+    if (name := table.named(str(column))) is None:
         raise UserError(f"{option}: items have no such column: they have {', '.join(table.names)}")
-    values = table.read([column])[column].combine_chunks()
+    values = table.read([name])[name].combine_chunks()
+    if isinstance(values.type, pa.BaseExtensionType):
+        values = values.storage
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     try:
@@ -236,4 +242,4 @@ def _quota(table: ItemTable, column: str, most: int) -> Quota:
         raise UserError(
             f"{option}: {column} is {values.type}: name a column with one value of each item"
         ) from error
-    return Quota(codes.to_numpy().astype(np.int32), most)
+    return Quota(codes.to_numpy().astype(np.int32), int(most))

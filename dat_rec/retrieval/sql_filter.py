@@ -14,21 +14,16 @@ import torch
 from numpy.typing import NDArray
 
 from dat_rec.errors import UserError
+from dat_rec.retrieval.sql_text import KIND, ROW, refuse_unsteady
 
 if TYPE_CHECKING:
     import duckdb
 
 Flags = NDArray[np.bool_]
-ROW, KIND = "_dat_rec_row", "_dat_rec_kind"
+PAIRS = 2**17
+"""Number of users' kinds and items that are taken from DuckDB at a time."""
 CACHE_BYTES = 256 * 2**20
 """Maximum bytes of answers that are kept for users with the same columns."""
-
-
-def mentioned(names: Sequence[str], expression: str) -> list[str]:
-    """The columns that an expression may use: those whose names stand in it; the first if none."""
-    text = expression.lower()
-    found = [name for name in names if name.lower().replace('"', '""') in text]
-    return found or list(names[:1])
 
 
 def passing_items(items: pa.Table, expression: str, known: Sequence[str]) -> Flags:
@@ -43,8 +38,9 @@ def passing_items(items: pa.Table, expression: str, known: Sequence[str]) -> Fla
         UserError: it is no such expression, or cannot be computed.
     """
     with _saying("--filter", expression, f"items have {', '.join(known)}"):
-        found = _values(_relation(_closed(), items, ROW, "item"), expression, "--filter", ROW)
-    rows, passes = found
+        database = _closed()
+        relation = _relation(database, items, ROW, "item")
+        rows, passes = _values(database, relation, expression, "--filter")
     if not np.array_equal(rows, np.arange(len(items))):
         raise UserError(
             f"--filter {expression!r}: has not one value for each item: write a condition"
@@ -91,7 +87,8 @@ class PerUserFilter:
             kinds = pa.array(np.arange(len(first)))
             self._users = users.take(pa.array(first)).append_column(KIND, kinds)
             # What is wrong with the expression itself is said at once.
-            _values(self._pairs(self._users.slice(0, 0)), expression, "--per-user-filter", ROW)
+            pairs = self._pairs(self._users.slice(0, 0))
+            _values(self._database, pairs, expression, "--per-user-filter")
 
     def of(self, users: Sequence[int]) -> list[Flags]:
         """(N,) whether each item passes, for each of some users.
@@ -112,11 +109,14 @@ class PerUserFilter:
         return [answers[kind] for kind in kinds]
 
     def _ask(self, kinds: list[int]) -> None:
+        passes = np.zeros((len(kinds), self.items), np.bool_)
         with self._saying():
             pairs = self._pairs(self._users.take(pa.array(kinds)))
-            found = pairs.filter(_expression(self._expression)).select(KIND, ROW).fetchnumpy()
-        passes = np.zeros((len(kinds), self.items), np.bool_)
-        passes[np.searchsorted(kinds, found[KIND]), found[ROW]] = True
+            found = pairs.filter(_expression(self._expression)).select(KIND, ROW)
+            # All pairs together would take 16 times the bytes of their flags.
+            for part in found.to_arrow_reader(PAIRS):
+                kind, row = (part[name].to_numpy() for name in (KIND, ROW))
+                passes[np.searchsorted(kinds, kind), row] = True
         for kind, flags in zip(kinds, passes, strict=True):
             self._answers[kind] = np.packbits(flags)
 
@@ -157,20 +157,27 @@ def _expression(text: str) -> "duckdb.Expression":
 
 
 def _values(
-    relation: "duckdb.DuckDBPyRelation", text: str, option: str, number: str
+    database: "duckdb.DuckDBPyConnection",
+    relation: "duckdb.DuckDBPyRelation",
+    text: str,
+    option: str,
 ) -> tuple[NDArray[np.int64], Flags]:
     """An expression's values, null as false, and the numbers of their rows."""
     import duckdb
 
-    values = relation.select(duckdb.ColumnExpression(number), _expression(text).alias("passes"))
-    kind = str(values.types[1])
-    if kind != "BOOLEAN":
+    values = relation.select(duckdb.ColumnExpression(ROW), _expression(text).alias("passes"))
+    _, *kinds = map(str, values.types)
+    if len(kinds) != 1:
+        raise UserError(f"{option} {text!r}: gives {len(kinds)} columns: write one condition")
+    if kinds != ["BOOLEAN"]:
         raise UserError(
-            f"{option} {text!r}: is {kind}, and not true or false: write a condition, as price < 20"
+            f"{option} {text!r}: is {kinds[0]}, and not true or false: write a condition, as "
+            "price < 20"
         )
+    refuse_unsteady(database, text, option)
     found = values.to_arrow_table()
     passes = found["passes"].fill_null(False).to_numpy().astype(np.bool_)
-    return found[number].to_numpy(), passes
+    return found[ROW].to_numpy(), passes
 
 
 @contextmanager
@@ -180,7 +187,7 @@ def _saying(option: str, expression: str, known: str) -> Iterator[None]:
 
     try:
         yield
-    except duckdb.Error as error:
+    except (duckdb.Error, pa.ArrowException) as error:
         what = str(error).splitlines()[0].partition(": ")[2] or str(error).splitlines()[0]
         raise UserError(f"{option} {expression!r}: {what}: {known}") from error
 

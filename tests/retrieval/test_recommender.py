@@ -297,6 +297,26 @@ def test_vectors_times_item_vectors_are_the_scores(world: World, blended: Path) 
         )
 
 
+def test_ids_may_be_of_any_collection_and_files_of_text(world: World, tmp_path: Path) -> None:
+    some = [1000, 1003, 1059]
+    wanted = world.recommender.top(["u1"], 3, available=some)
+    assert sorted(wanted["item_id"].to_pylist()) == some
+    pq.write_table(pa.table({"item_id": some, "mine": [True] * 3}), tmp_path / "some.parquet")
+    text = str(tmp_path / "some.parquet")
+    for options in (
+        {"available": set(some)},
+        {"available": (one for one in some)},
+        {"available": text},
+        {"item_table": text, "filter": "mine"},
+    ):
+        assert world.recommender.top(["u1"], 3, **options).equals(wanted)
+    pairs = pa.table({"user_id": ["u1"] * (ITEMS - 3)})
+    others = [1000 + item for item in range(ITEMS) if 1000 + item not in some]
+    pq.write_table(pairs.append_column("item_id", [others]), tmp_path / "pairs.parquet")
+    found = world.recommender.top(["u1"], 3, exclude=str(tmp_path / "pairs.parquet"))
+    assert found.equals(wanted)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -331,6 +351,17 @@ def test_vectors_times_item_vectors_are_the_scores(world: World, blended: Path) 
             "--item-table: item_id 1000 stands there 2 times: name each item once",
         ),
         ({"k": 0}, "k is 0"),
+        ({"available": [1, "a"]}, "available: ids .*: give integers alone, or text alone"),
+        ({"available": [2**70]}, "available: ids .*: give integers alone, or text alone"),
+        ({"available": 5}, "available: is int: give a list of ids"),
+        ({"available": {"item_id": [1000]}}, "available: is dict: give a list of ids"),
+        ({"available": "absent.parquet"}, "absent.parquet: cannot be read as Parquet"),
+        ({"item_table": "absent.parquet"}, "absent.parquet: cannot be read as Parquet"),
+        ({"item_table": 5}, "item_table: is int: give an Arrow table, or the path of a Parquet"),
+        ({"exclude": {"user_id": ["u1"], "item_id": [1000]}}, "exclude: is dict: give an Arrow"),
+        ({"quotas": [("category", 3)]}, "quotas: is list: give a dict"),
+        ({"users": "u1"}, "users: is str: give a list of ids"),
+        ({"users": {"user_id": ["u1"]}}, "users: is dict: give a list of ids"),
         ({"k": ITEMS + 1}, "at most the 60 items"),
     ],
 )
@@ -338,7 +369,7 @@ def test_what_cannot_be_is_refused_in_one_line(
     world: World, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message) as error:
-        world.recommender.top(["u1"], **{"k": 3} | options)
+        world.recommender.top(**{"users": ["u1"], "k": 3} | options)
     assert "\n" not in str(error.value)
 
 

@@ -158,6 +158,18 @@ def test_the_command_takes_all_of_it_and_says_who_got_fewer(
     assert said[4].startswith("user u1")
 
 
+def test_lists_that_are_empty_show_nothing(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    words = ["--export", str(exported), "--out", out, "--k", "8", "--show", "2"]
+    run_command("recommend", [*words, "--filter", "false"])
+    assert capsys.readouterr().out == (
+        f"{out}: up to 8 items for each of {USERS} users\n"
+        f"{USERS} users have fewer than 8 items: no more may be shown\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -196,9 +208,19 @@ def test_places_are_not_mixed_up(exported: Path, files: Path, tmp_path: Path) ->
     for vectors_out, message in [
         (tmp_path / "mine", "mine is already there"),
         (out, "--vectors-out .*: a folder, or part of the input"),
+        (out / "below", "--vectors-out .*: a folder, or part of the input"),
     ]:
         with pytest.raises(UserError, match=message):
             recommend(exported, 3, out, vectors_out=vectors_out)
+    with pytest.raises(UserError, match=r"--vectors-out .*new: a folder, or part of"):
+        recommend(exported, 3, tmp_path / "new" / "out", vectors_out=tmp_path / "new")
+    # Without a disk's room, or below a file, it cannot be written: the option is told.
+    for given, option in [({"out": "mine/a"}, "--out"), ({"vectors_out": "mine/a"}, "--vectors-")]:
+        places = {"out": out} | {name: tmp_path / one for name, one in given.items()}
+        with pytest.raises(UserError, match=f"^{option}.*mine/a: cannot be written") as error:
+            recommend(exported, 3, **places)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "new").exists()
     stock = Restrictions(item_table=files / "stock")
     with pytest.raises(UserError, match="part of the input"):
         recommend(exported, 3, files / "stock", restrictions=stock, overwrite=True)

@@ -1,0 +1,85 @@
+"""An SQL expression in, the columns that it names out; and what no restriction may ask for."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dat_rec.errors import UserError
+
+if TYPE_CHECKING:
+    import duckdb
+
+ROW, KIND = "_dat_rec_row", "_dat_rec_kind"
+"""Columns that filters add to the tables that they ask."""
+
+
+def mentioned(names: Sequence[str], expression: object, option: str, who: str) -> list[str]:
+    """The columns that an expression may use: those whose names stand in it; the first if none.
+
+    Args:
+        names: of all columns of a table.
+        expression: of SQL, for which names that differ in case alone are the same.
+        option: that gave it, for messages.
+        who: what the table has a row of: items or users.
+
+    Raises:
+        UserError: it is no text in UTF-8, or names a column that is there twice, or one of ours.
+    """
+    if not isinstance(expression, str):
+        raise UserError(f"{option} {expression!r}: is no text: write a condition, as 'price < 20'")
+    if any("\ud800" <= letter <= "\udfff" for letter in expression):
+        raise UserError(f"{option} {expression!r}: is no UTF-8: write it anew")
+    if ours := [one for one in (ROW, KIND) if one in expression.lower()]:
+        raise UserError(f"{option} {expression!r}: {ours[0]} is the program's own: leave it out")
+    if taken := [name for name in names if name.lower() in (ROW, KIND)]:
+        raise UserError(f"{option} {expression!r}: {who} have a column {taken[0]}: rename it")
+    found = [name for name in names if _stands_in(name, expression)]
+    first = {name.lower(): name for name in reversed(found)}
+    for name in found:
+        if (other := first[name.lower()]) != name:
+            raise UserError(
+                f"{option} {expression!r}: {who} have {other} and {name}, which are one name in "
+                "SQL: rename one"
+            )
+    return found or list(names[:1])
+
+
+def refuse_unsteady(database: "duckdb.DuckDBPyConnection", expression: str, option: str) -> None:
+    """Refuse an expression whose value is another each time, or that takes columns by a pattern.
+
+    Args:
+        database: knows the functions.
+        expression: of SQL, that the database takes.
+        option: that gave it, for messages.
+
+    Raises:
+        UserError: it is one.
+    """
+    sql = "SELECT json_serialize_sql(?)"
+    (text,) = database.execute(sql, [f"SELECT {expression}"]).fetchall()[0]
+    sql = "SELECT function_name FROM duckdb_functions() WHERE stability = 'VOLATILE'"
+    volatile = {name for (name,) in database.execute(sql).fetchall()}
+    for node in _nodes(json.loads(text)):
+        if node.get("class") == "STAR" and node.get("columns"):
+            raise UserError(f"{option} {expression!r}: COLUMNS names no column: name each")
+        if (name := node.get("function_name")) in volatile:
+            raise UserError(
+                f"{option} {expression!r}: {name} is another each time: lists must not depend on "
+                "when they are made"
+            )
+
+
+def _stands_in(name: str, expression: str) -> bool:
+    written = re.escape(name.replace('"', '""'))
+    return bool(re.search(rf"(?<!\w){written}(?!\w)", expression, re.IGNORECASE))
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """All objects of a JSON value."""
+    if isinstance(tree, dict):
+        yield tree
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for one in tree:
+            yield from _nodes(one)
