@@ -80,7 +80,6 @@ COMMANDS = (
     EVALUATE,
     ("train", "--data", "nowhere", "--out", "out"),
     ("export", "--run", "nowhere", "--out", "out"),
-    ("recommend", "--export", "nowhere", "--out", "out"),
     ("apply", "--base", "nowhere", "--delta", "nowhere", "--out", "out"),
     ("plan", "--data", "nowhere"),
 )
@@ -96,6 +95,12 @@ def test_without_torchrec_and_fbgemm_each_command_names_them(
 ) -> None:
     leave_out(site, "torchrec", "torchrec-*", "fbgemm_gpu", "fbgemm_gpu*-*")
     assert refused(run(*command)) == f"fbgemm-gpu and torchrec not installed: run `{INSTALL}`"
+
+
+@pytest.mark.parametrize("command", ["recommend", "similar"])
+def test_an_export_answers_without_torchrec_and_fbgemm(run: Run, site: Path, command: str) -> None:
+    leave_out(site, "torchrec", "torchrec-*", "fbgemm_gpu", "fbgemm_gpu*-*")
+    assert "nowhere" in refused(run(command, "--export", "nowhere", "--out", "out"))
 
 
 @pytest.mark.parametrize(("package", "distribution"), [("tyro", "tyro-*"), ("numpy", "numpy-*")])

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from dat_rec.commands.parse import Arguments, parse, refuse_repeated
 from dat_rec.commands.restrict import SEVERAL, quotas, said
+from dat_rec.commands.without_pandas import leave_pandas_out
 from dat_rec.storage.address import Address, Location, location
-from dat_rec.versions import require_stack
+from dat_rec.versions import require_torch
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def run(arguments: Arguments) -> None:
     options: SimilarOptions = parse("similar", SimilarOptions, arguments)
     quota = quotas(options.quota)
     items = asked(options.items)
-    require_stack()
+    leave_pandas_out()
+    require_torch()
     from dat_rec.retrieval.restrictions import Restrictions
     from dat_rec.retrieval.similar import similar
 
