@@ -34,7 +34,7 @@ def quickest(cache: Path | None = None) -> Library:
     path = _cache() if cache is None else cache
     if path is None:
         return _measured()
-    key = f"{_processor()}, torch {torch.__version__}"
+    key = f"{processor()}, torch {torch.__version__}"
     found: dict[str, Library] = {}
     with suppress(OSError, ValueError, TypeError):
         found = dict(json.loads(path.read_text()))
@@ -93,7 +93,8 @@ def _cache() -> Path | None:
     return None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the processor is called, and which of its instructions PyTorch uses."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

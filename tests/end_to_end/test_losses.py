@@ -15,7 +15,7 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.model.products import has_onednn
 from dat_rec.retrieval.protocol import Protocol
 from dat_rec.retrieval.trained import Trained, load_model
-from dat_rec.training.quickest_products import _processor
+from dat_rec.training.quickest_products import processor
 from tests.checkpoint.saved import saved_digests, saved_tensors
 from tests.end_to_end.cli import done
 from tests.end_to_end.forked import forked
@@ -73,7 +73,7 @@ def test_a_resumed_run_multiplies_by_the_library_that_it_began_with(
     """Also where another host, or a lost cache, would choose the other one."""
     cache = tmp_path / "dat_rec" / "products.json"
     cache.parent.mkdir()
-    key = f"{_processor()}, torch {torch.__version__}"
+    key = f"{processor()}, torch {torch.__version__}"
     newest_of = {}
     for library in ("mkl", "onednn"):
         cache.write_text(json.dumps({key: library}))
