@@ -71,8 +71,9 @@ def test_prepare_days(run: Run, tmp_path: Path) -> None:
 
 
 def test_daily(run: Run, tmp_path: Path) -> None:
-    row = rows(run("daily", *SMOKE, "--work", tmp_path))[-1]
-    (seed,) = row["seeds"]
+    found = rows(run("daily", *SMOKE, "--work", tmp_path, "--seeds", "3", "4"))
+    assert [row["seed"] for row in found] == [3, 4]
+    seed = found[-1]
     # On the first scored day the model of the first day is all that there is.
     assert seed["hr100"]["daily modern"] == seed["hr100"]["anew"] == seed["hr100"]["untouched"]
     assert 0 < seed["hr100"]["daily two-tower"][0] <= 1
