@@ -30,7 +30,6 @@ from dat_rec.data.prepare.audience import write_pairs
 from dat_rec.data.prepare.base import (
     ITEMS,
     Base,
-    check_source,
     check_unit,
     moments_of,
     register_base,
@@ -38,6 +37,7 @@ from dat_rec.data.prepare.base import (
 from dat_rec.data.prepare.bounds import bounds_of, cut_log, words_of_bounds
 from dat_rec.data.prepare.checks import reject_bad_rows
 from dat_rec.data.prepare.dense import dense_features, dense_names
+from dat_rec.data.prepare.follows import check_source
 from dat_rec.data.prepare.forget import Forgotten, forget
 from dat_rec.data.prepare.grown import grow_items, grow_users
 from dat_rec.data.prepare.interactions import (
