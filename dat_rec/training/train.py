@@ -87,8 +87,8 @@ def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str
         take_over(run)
         state, damaged = _load(run, model, optimizer)
         done = reader.start_step = int(state["step"])
-        if config.matmul == "auto" and "products" in state:
-            multiply_by(state["products"] if has_onednn() else "mkl", model)
+        if done and config.matmul == "auto":
+            multiply_by(state.get("products", "mkl") if has_onednn() else "mkl", model)
 
         begin(run, plan, reader.steps, damaged)
         if done and context.is_rank_zero:
