@@ -2,9 +2,10 @@
 
     python -m benchmarks.train_step [--shape small|tables|modern] [--rounds 30]
 
-One process, one core, one thread; batches lie in memory. The kinds take turns, so that what
-disturbs the machine disturbs all; ratios are taken round by round. Each figure is a JSON line
-(``name``, ``value``), and so is all that was measured.
+One process, one core, one thread; batches lie in memory. On a CPU the clock is the process's CPU
+time. The kinds take turns, so that what disturbs the machine disturbs all; ratios are taken round
+by round. ``step_over_floor`` is over the least that this processor could take (``floor.py``). Each
+figure is a JSON line (``name``, ``value``), and so is all that was measured.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from torchrec.modules.fused_embedding_modules import fuse_embedding_optimizer
 
+from benchmarks.floor import bytes_of_tables, floor
 from benchmarks.options import Options, parse
 from benchmarks.plain import PlainDAT
 from benchmarks.ranks import on_ranks
@@ -52,6 +54,8 @@ SHAPES = {
 SMOKE = Shape((1000,) * 2, (1000,) * 2, dim=8, hidden=(16,), output_dim=8, batch_size=64)
 BATCHES = 16
 Kind = Literal["dat", "bfloat16", "two_tower", "fbgemm", "plain", "content"]
+OWN = {"dat": "float32", "bfloat16": "bfloat16"}
+"""The kinds that differ in their towers' numbers alone."""
 CONTENT = 768
 """Width of the items' dense vectors, in the kind ``content``."""
 PARTS = {
@@ -197,11 +201,19 @@ def measure(shape: Shape, kinds: tuple[Kind, ...], rounds: int, device: Device) 
         }
         steps: dict[str, Callable[[], object]] = {kind: make[kind]() for kind in kinds}
         steps["alignment"] = alignment_alone(shape, context.device)
-        times = interleaved(steps, rounds)
+        on_cpu = context.device.type == "cpu"
+        clock = time.process_time if on_cpu else time.perf_counter
+        times = interleaved(steps, rounds, clock=clock)
         parts = parts_of(steps["dat"], min(rounds, 10)) if "dat" in steps else {}
+        floors = {}
+        if on_cpu:
+            augmented = shape.output_dim if config.model.augment else 0
+            moved = bytes_of_tables(shape.batches(1)[0], shape, augmented)
+            floors = {kind: floor(steps[kind], moved) for kind in OWN if kind in steps}
     return {
         "seconds": times,
         "parts_ms": parts,
+        "floor": floors,
         "peak_memory_mb": peak_memory_mb(),
         "device": context.device.type,
     }
@@ -223,10 +235,9 @@ def figures(name: str, shape: Shape, times: dict[str, list[float]]) -> Iterator[
     for figure, (over, under) in wanted.items():
         if {over, under} <= times.keys():
             yield {"name": figure, **spread(ratios(times, over, under))}
-    own = {"dat": "float32", "bfloat16": "bfloat16"}
-    there = sorted(own.keys() & times.keys(), key=lambda kind: float(np.median(times[kind])))
+    there = sorted(OWN.keys() & times.keys(), key=lambda kind: float(np.median(times[kind])))
     for kind in there:
-        before, towers = "" if kind == there[0] else f"{own[kind]}_", {"towers": own[kind]}
+        before, towers = "" if kind == there[0] else f"{OWN[kind]}_", {"towers": OWN[kind]}
         rates = [shape.batch_size / seconds for seconds in times[kind]]
         yield {"name": f"{before}{name}_samples_per_s", **spread(rates), **towers}
         if "plain" in times:
@@ -245,6 +256,10 @@ def main() -> None:
     facts = {"shape": arguments.shape, "device": found["device"]}
     for figure in figures(arguments.shape, shape, times):
         arguments.report("train_step", figure | facts)
+    for kind, least in found["floor"].items():
+        over = [1e3 * seconds / least["floor_ms"] for seconds in times[kind]]
+        name = {"name": "step_over_floor", **spread(over), "towers": OWN[kind]}
+        arguments.report("train_step", name | least | facts)
     samples = {
         kind: percentiles([shape.batch_size / seconds for seconds in of_kind])
         for kind, of_kind in itertools.islice(times.items(), len(times) - 1)

@@ -21,6 +21,12 @@ def has_onednn() -> bool:
     )
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for products in bfloat16, as PyTorch sees it."""
+    asked = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return asked is None or bool(asked())
+
+
 class Linear(nn.Linear):
     """``nn.Linear`` by either library. Only float32 on a CPU goes by oneDNN."""
 

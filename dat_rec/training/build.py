@@ -18,7 +18,7 @@ from dat_rec.dist.agree import broadcast_from_rank_0, together
 from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
 from dat_rec.model.losses import max_categories
-from dat_rec.model.products import Library, has_onednn, multiply_by
+from dat_rec.model.products import Library, has_onednn, multiplies_bfloat16, multiply_by
 from dat_rec.model.towers import TowerFactory
 from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.planner.plan_and_shard import plan_and_shard
@@ -31,6 +31,11 @@ from dat_rec.training.quickest_products import quickest
 
 ROWS_A_MESSAGE = 1 << 16
 """Rows of the item table that rank 0 tells the others at a time."""
+
+SLOW_BFLOAT16 = (
+    "warning: --model.precision bfloat16: this processor has no instructions for it, and takes "
+    "several times as long as for float32: leave it out here"
+)
 
 
 def build_model(
@@ -62,8 +67,12 @@ def build_model(
     options = sharding_options(config, rows + config.loss.shared_rows(context.world_size))
     model, plan = plan_and_shard(task, factors, context, options, estimate)
     initialize_tables(model, config.seed, config.optimizer.table_init)
-    if context.device.type == "cpu" and config.model.precision == "float32":
+    on_cpu = context.device.type == "cpu"
+    if on_cpu and config.model.precision == "float32":
         multiply_by(_library(config, context.rank), model)
+    in_bfloat16 = config.model.precision == "bfloat16"
+    if on_cpu and in_bfloat16 and context.is_rank_zero and not multiplies_bfloat16():
+        print(SLOW_BFLOAT16, file=sys.stderr)
     return model, plan_to_json(plan)
 
 

@@ -1,5 +1,6 @@
 """What the loop tells the planner of a dataset, beside counts by hand."""
 
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,3 +55,23 @@ def planned(
     batch = config.batch_size + config.loss.shared_rows(context.world_size)
     plan_and_shard(task, factors, context, sharding_options(config, batch), estimate)
     return estimate.ranks
+
+
+def flags() -> set[str]:
+    """What Linux says that the processor can do."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return set(next(line for line in lines if line.startswith("flags")).split())
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="tells the processor's flags on x86")
+def test_bfloat16_on_a_processor_without_it_warns(
+    planted: Dataset, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(preset("modern", planted.folder, Path("run")), batch_size=64)
+    half = replace(config, model=replace(config.model, precision="bfloat16"))
+    has_it = bool(flags() & {"avx512_bf16", "amx_bf16"})
+    with process_group(60) as context:
+        build_model(config, planted, context)
+        assert "bfloat16" not in capfd.readouterr().err
+        build_model(half, planted, context)
+    assert ("warning: --model.precision bfloat16" in capfd.readouterr().err) == (not has_it)
