@@ -16,6 +16,7 @@ BIN := $(VENV)/bin
 CODE := $(wildcard dat_rec launch benchmarks tests)
 TYPED := $(wildcard dat_rec launch benchmarks)
 PYTEST_FLAGS ?=
+GPU_FLAGS ?= --device cuda
 CHAOS_FLAGS ?= --kills 20
 FUZZ_FLAGS ?= --cases 100
 PAIRS_FLAGS ?=
@@ -29,7 +30,7 @@ DEMO_TRAIN_FLAGS ?= --preset modern --seed 0 --epochs 1 --examples.skip-repeats 
 SLURM_TRAIN_FLAGS ?= --seed 0 --epochs 1 --batch-size 1024 --examples.skip-repeats --model.hidden 128
 
 .DEFAULT_GOAL := help
-.PHONY: help demo slurm slurm-packages test pytest chaos fuzz pairs install-check lint format types imports doctor venv lock clean
+.PHONY: help demo slurm slurm-packages test pytest gpu chaos fuzz pairs install-check lint format types imports doctor venv lock clean
 
 help:  ## print these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +60,10 @@ test: lint types imports pytest  ## every check: lint, format, types, import dir
 # of two files of bits.
 pytest: venv  ## the tests alone; PYTEST_FLAGS="-k losses -x" goes to pytest
 	CI= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+
+# GPU_PYTHON=python3 runs it where nothing can be installed, with what that Python has.
+gpu: $(if $(GPU_PYTHON),,venv)  ## all that needs an NVIDIA GPU, in ten minutes: tests, steps, the paper's size
+	$(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu $(GPU_FLAGS)
 
 chaos: venv  ## kill trainings at random moments; each must end with an undisturbed run's bits
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(CHAOS_FLAGS)

@@ -21,11 +21,11 @@ from dat_rec.data.schema import ITEM, USER
 from dat_rec.data.stream.batch import Batch
 from dat_rec.model.products import has_onednn, product
 
-SIZE = 1024
+SIZE = 512
 """Rows and columns of the matrices whose product gives the rate."""
 COPIED = 2**26
 """Bytes that are copied to know the memory's rate."""
-TURNS = 9
+TURNS = 7
 
 
 class Products(TorchDispatchMode):

@@ -187,7 +187,10 @@ def build(
     """The model, planned (or sharded by ``plan``), and filled as in training."""
     torch.manual_seed(config.seed)
     rows, meta = shape.batch_size // context.world_size, torch.device("meta")
-    task = TrainTask(shape.schema(), config.model, config.loss, meta, context.world_size)
+    fused = config.softmax == "fused"
+    task = TrainTask(
+        shape.schema(), config.model, config.loss, meta, context.world_size, fused=fused
+    )
     options = sharding_options(config, rows + config.loss.shared_rows(context.world_size))
     estimate = PlanEstimate()
     model, plan = plan_and_shard(task, shape.pooling_factors(), context, options, estimate, plan)

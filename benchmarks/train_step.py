@@ -50,10 +50,12 @@ SHAPES = {
     ),
     "tables": Shape((500_000,) * 7, (500_000,) * 7, batch_size=8192, shared_negatives=1024),
     "modern": Shape((500_000, 100, 1000, 10_000), (100_000, 1000, 10_000), bag=3),
+    # The paper's users, items and categories: 45 GB with augmented vectors and Adagrad's sums.
+    "meituan": Shape((82_347_275,), (3_561_499,), batch_size=8192, categories=10, skew=0.9),
 }
 SMOKE = Shape((1000,) * 2, (1000,) * 2, dim=8, hidden=(16,), output_dim=8, batch_size=64)
 BATCHES = 16
-Kind = Literal["dat", "bfloat16", "two_tower", "fbgemm", "plain", "content"]
+Kind = Literal["dat", "bfloat16", "two_tower", "fbgemm", "plain", "content", "fused"]
 OWN = {"dat": "float32", "bfloat16": "bfloat16"}
 """The kinds that differ in their towers' numbers alone."""
 CONTENT = 768
@@ -85,12 +87,14 @@ LABELS = {
 class Arguments(Options):
     """What a step costs."""
 
-    shape: Literal["small", "tables", "modern"] = "small"
+    shape: Literal["small", "tables", "modern", "meituan"] = "small"
     """small: 8 features of 100 k rows × 16, batch 4096; tables: 14 of 500 k × 32, batch 8192 (both
-    with 1,024 shared negatives); modern: the preset's towers, batch 2048, in-batch negatives."""
+    with 1,024 shared negatives); modern: the preset's towers, batch 2048, in-batch negatives;
+    meituan: the paper's 82 million users and 3.6 million items × 32, batch 8192."""
     kinds: tuple[Kind, ...] = ("dat", "bfloat16", "two_tower", "fbgemm", "plain")
     """What takes part: the model sharded by TorchRec as in training, with towers in bfloat16,
-    without augmented vectors and their losses, on unsharded FBGEMM tables, in plain PyTorch."""
+    without augmented vectors and their losses, on unsharded FBGEMM tables, in plain PyTorch; with
+    768 numbers for each item (content); with the softmax of Triton's kernels (fused, on a GPU)."""
     rounds: int = 30
     """Turns of each kind."""
 
@@ -195,6 +199,7 @@ def measure(shape: Shape, kinds: tuple[Kind, ...], rounds: int, device: Device) 
             "content": lambda: sharded(
                 dataclasses.replace(shape, content=CONTENT), config, context
             ),
+            "fused": lambda: sharded(shape, dataclasses.replace(config, softmax="fused"), context),
             "two_tower": lambda: sharded(shape, shape.config("two-tower"), context),
             "fbgemm": lambda: unsharded(shape, config, context.device),
             "plain": lambda: plain(shape, config, context.device),
@@ -231,6 +236,7 @@ def figures(name: str, shape: Shape, times: dict[str, list[float]]) -> Iterator[
         "alignment_share": ("alignment", "dat"),
         "content_over_dat": ("content", "dat"),
         "speedup_over_unsharded_fbgemm": ("fbgemm", "dat"),
+        "speedup_of_fused_softmax": ("dat", "fused"),
     }
     for figure, (over, under) in wanted.items():
         if {over, under} <= times.keys():

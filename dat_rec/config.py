@@ -310,6 +310,11 @@ class TrainConfig:
     ] = "auto"
     """Library for the float32 matrix products of the towers on CPU: mkl is PyTorch's own way; auto
     measures once which is the quicker on this processor. Another choice has other bits."""
+    softmax: Annotated[
+        Literal["blocks", "fused"], MAY_CHANGE, WITHOUT_SOFTMAX, Absent("blocks")
+    ] = "blocks"
+    """How the main loss is computed: in blocks of logits, or on GPUs by fused Triton kernels, whose
+    logits never reach the GPU's memory. Its products are float32 as well; other bits."""
     sharding_types: Annotated[tuple[ShardingType, ...], MinLen(1), MAY_CHANGE] = (
         "table_wise",
         "row_wise",

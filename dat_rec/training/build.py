@@ -1,5 +1,6 @@
 """Build what a configuration describes: the sharded model with its plan, the reader's options."""
 
+import importlib.util
 import sys
 import time
 from typing import Any
@@ -62,7 +63,13 @@ def build_model(
     torch.manual_seed(config.seed)
     rows = batch_size or config.batch_size
     meta = torch.device("meta")
-    task = TrainTask(dataset.schema, config.model, config.loss, meta, context.world_size, tower)
+    fused = config.softmax == "fused"
+    if fused:
+        with together():
+            check_fused(context.device, config)
+    task = TrainTask(
+        dataset.schema, config.model, config.loss, meta, context.world_size, tower, fused=fused
+    )
     factors = pooling_factors(dataset, BadIds(config.examples.bad_ids, OPTION_CURE))
     options = sharding_options(config, rows + config.loss.shared_rows(context.world_size))
     model, plan = plan_and_shard(task, factors, context, options, estimate)
@@ -74,6 +81,21 @@ def build_model(
     if on_cpu and in_bfloat16 and context.is_rank_zero and not multiplies_bfloat16():
         print(SLOW_BFLOAT16, file=sys.stderr)
     return model, plan_to_json(plan)
+
+
+def check_fused(device: torch.device, config: TrainConfig) -> None:
+    """Refuse the fused softmax where it cannot run.
+
+    Raises:
+        UserError: no GPU, no Triton, or vectors in float64.
+    """
+    cure = "leave --softmax out"
+    if device.type != "cuda":
+        raise UserError(f"--softmax fused: its kernels are for NVIDIA GPUs: {cure}")
+    if config.model.precision == "float64":
+        raise UserError(f"--softmax fused with --model.precision float64: it is float32: {cure}")
+    if importlib.util.find_spec("triton") is None:
+        raise UserError(f"--softmax fused: this environment has no triton: install it, or {cure}")
 
 
 def _library(config: TrainConfig, rank: int) -> Library:

@@ -116,15 +116,19 @@ class Objective(nn.Module):
     Args:
         config: names the main loss, and holds the weights λ.
         dtype: of the losses.
+        fused: whether the softmax is computed by Triton's kernels.
     """
 
-    def __init__(self, config: LossConfig, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, config: LossConfig, dtype: torch.dtype = torch.float32, *, fused: bool = False
+    ) -> None:
         super().__init__()
         self._config = config
         self.temperature: LearnedTemperature | None = None
         if config.learn_temperature:
             self.temperature = LearnedTemperature(config.temperature, dtype)
         self.queue = CandidateQueue(config.queue) if config.queue else None
+        self._fused = fused
 
     def forward(
         self,
@@ -211,7 +215,7 @@ class Objective(nn.Module):
         less = 0.0
         if not config.own_log_q:
             less = config.log_q * math.log(max(1, len(candidates[0]) - config.in_batch))
-        return sampled_softmax(*shared, temperature, -less, weight_B)
+        return sampled_softmax(*shared, temperature, -less, weight_B, fused=self._fused)
 
     def _weighted(self, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The sum of weight times term, and all terms, detached; those that are not there are 0."""
@@ -293,6 +297,7 @@ class TrainTask(nn.Module):
         embedding_device: where the tables are made; ``meta`` if they are to be sharded.
         ranks: number of ranks that share each global batch, and its shared negatives.
         tower: makes towers of your own, in place of those that ``model`` describes.
+        fused: whether the softmax is computed by Triton's kernels.
     """
 
     def __init__(
@@ -303,6 +308,8 @@ class TrainTask(nn.Module):
         embedding_device: torch.device | None = None,
         ranks: int = 1,
         tower: TowerFactory | None = None,
+        *,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         shared = loss.shared_rows(ranks)
@@ -310,7 +317,7 @@ class TrainTask(nn.Module):
         self.dat = DAT(schema, model, negatives, shared, embedding_device, tower)
         categories = schema.feature(schema.category).rows
         self.exchange = Exchange(loss, min(categories, 1 + max_categories(model.output_dim)))
-        self.objective = Objective(loss, self.dat.dtype)
+        self.objective = Objective(loss, self.dat.dtype, fused=fused)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """This rank's share of the loss, and its terms in the order of ``TERMS``, detached."""

@@ -63,6 +63,12 @@ def test_prepare(run: Run, tmp_path: Path) -> None:
     assert sum(stage["cpu_s"] for stage in row["stages"]) == pytest.approx(row["cpu_s"])
 
 
+def test_uvm(run: Run) -> None:
+    (row,) = rows(run("uvm", *SMOKE))
+    assert (row["kernel"], row["rows"], row["device"]) == ("fused", 1000, "cpu")
+    assert 0 < row["p10"] <= row["value"] <= row["p90"] < math.inf
+
+
 def test_prepare_days(run: Run, tmp_path: Path) -> None:
     row = rows(run("prepare_days", "--smoke", "--work", tmp_path))[-1]
     assert [day["past"] for day in row["days"]] == [0, 2_000, 4_000, 6_000]

@@ -15,7 +15,7 @@ FLAGS = ("--epochs", "1", "--batch-size", "512", "--checkpoint-every", "10")
 CONFIG = Path(__file__).parents[1] / "config_of_the_previous_release.json"
 NEW = {
     *("device", "disk_patience_s", "matmul", "mirror", "order"),
-    *("patience", "stop_by", "validate_every", "validation_queries"),
+    *("patience", "softmax", "stop_by", "validate_every", "validation_queries"),
 }
 """What config.json has since."""
 NEW_OF_GROUP = {

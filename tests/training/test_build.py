@@ -12,9 +12,15 @@ from dat_rec.data.columns import BadIds
 from dat_rec.data.dataset import Dataset
 from dat_rec.dist.process_group import process_group
 from dat_rec.dist.rank_context import RankContext
+from dat_rec.errors import UserError
 from dat_rec.planner.cost_estimate import PlanEstimate, RankEstimate
 from dat_rec.planner.plan_and_shard import plan_and_shard
-from dat_rec.training.build import build_model, pooling_factors, sharding_options
+from dat_rec.training.build import (
+    build_model,
+    check_fused,
+    pooling_factors,
+    sharding_options,
+)
 from dat_rec.training.objective import TrainTask
 
 
@@ -75,3 +81,12 @@ def test_bfloat16_on_a_processor_without_it_warns(
         assert "bfloat16" not in capfd.readouterr().err
         build_model(half, planted, context)
     assert ("warning: --model.precision bfloat16" in capfd.readouterr().err) == (not has_it)
+
+
+def test_the_fused_softmax_is_refused_where_it_cannot_run(planted: Dataset) -> None:
+    config = replace(preset("modern", planted.folder, Path("run")), softmax="fused")
+    with process_group(60) as context, pytest.raises(UserError, match="are for NVIDIA GPUs"):
+        build_model(config, planted, context)
+    exact = replace(config, model=replace(config.model, precision="float64"))
+    with pytest.raises(UserError, match="it is float32: leave --softmax out"):
+        check_fused(torch.device("cuda"), exact)

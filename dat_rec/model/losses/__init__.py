@@ -7,6 +7,7 @@
 ``softmax.py``          sampled softmax, the usual main loss
 ``temperature.py``      τ of both of these, as a parameter
 ``blockwise.py``        … and how it is computed without all logits at once
+``fused.py``            … and for GPUs without any logits in memory
 ``pairwise.py``         the same for losses in which each candidate costs something by itself
 ``blocks.py``           … how both cut logits into blocks
 ``queue.py``            candidates of the last batches, for losses over candidates

@@ -16,6 +16,8 @@ def sampled_softmax(
     temperature: float | Tensor,
     candidate_offset: float = 0.0,
     weight_B: Tensor | None = None,
+    *,
+    fused: bool = False,
 ) -> Tensor:
     """Softmax over sampled candidates, corrected for how they were sampled.
 
@@ -45,6 +47,7 @@ def sampled_softmax(
         temperature: τ; gradients flow into a scalar tensor.
         candidate_offset: added to the logits of all candidates, and not to the own positives'.
         weight_B: (B,) ω, of the vectors' dtype; None: all are 1.
+        fused: by Triton's kernels, which need float32 on a GPU.
 
     Returns:
         Scalar, Σ over the B queries divided by ``num_queries``.
@@ -52,7 +55,11 @@ def sampled_softmax(
     offset_B, offset_N = (items.offset.to(candidate_ND.dtype) for items in (positive, candidate))
     if candidate_offset:
         offset_N = offset_N + candidate_offset
-    loss = cross_entropy_of_products(
+    cross_entropy = cross_entropy_of_products
+    if fused:
+        # Triton is where PyTorch with CUDA is.
+        from dat_rec.model.losses.fused import fused_cross_entropy_of_products as cross_entropy
+    loss = cross_entropy(
         query_BD / temperature,
         positive_BD,
         candidate_ND,
