@@ -76,9 +76,12 @@ def note(*children: Content) -> Html:
     return element("p", *children, class_="note")
 
 
-def missing(what: str, command: str | None = None) -> Html:
-    """Return the line that says what is not there, and what command gives it."""
-    return element("p", what, *(() if command is None else (": ", code(command))), class_="missing")
+def missing(what: str, *commands: str) -> Html:
+    """Return the line that says what is not there, and what commands give it."""
+    parts: list[Content] = [what]
+    for place, command in enumerate(commands):
+        parts += [", then " if place else ": ", code(command)]
+    return element("p", *parts, class_="missing")
 
 
 def table(

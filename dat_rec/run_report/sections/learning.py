@@ -128,7 +128,8 @@ def _not_validated(run: RunFacts) -> Html:
     if schema is not None and not schema.validation:
         return missing(
             f"{run.label} was not validated, and its dataset holds no validation span; with one",
-            "dat-rec prepare … --validation-share .1, then dat-rec train … --validate-every 500",
+            "dat-rec prepare … --validation-share .1",
+            "dat-rec train … --validate-every 500",
         )
     return missing(
         f"{run.label} was not validated; a run that is",

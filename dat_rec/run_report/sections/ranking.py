@@ -91,6 +91,11 @@ def _of_run(metrics: dict[str, Any], *, several: bool) -> Iterator[Html]:
     lines = [
         f"Model: step {metrics['checkpoint']:,}.",
         *_on(metrics),
+        *(
+            ["The test has no cold query: training knows all of its users and items."]
+            if value_of(metrics, ("cold", "queries")) == 0
+            else []
+        ),
         *_ahead(metrics),
         *(
             f"{who} is left out: {why}."
