@@ -63,10 +63,12 @@ def _of_run(catalogue: Catalogue, shown: Sequence[str], samples: Sequence[Sample
         groups.append(Group(points[other].tolist(), None))
     for colour, category in enumerate(shown):
         own = points[names == category]
+        if not len(own):
+            continue
         groups.append(Group(own.tolist(), colour))
         entries.append((colour, name(category)))
     known: list[tuple[int | None, Content]] = [*entries]
-    if other.any() and shown:
+    if other.any():
         known.append((None, "other categories"))
     named = [
         (*found.points_N2[row].tolist(), str(sample.number))
@@ -77,7 +79,8 @@ def _of_run(catalogue: Catalogue, shown: Sequence[str], samples: Sequence[Sample
     title = (
         f"{len(drawn):,} of {count:,} items; the plane shows {percent(found.share)} of the variance"
     )
-    below: list[Content] = [legend(known, shapes=True)] if shown else [_no_categories()]
+    has_some = catalogue.has_categories
+    below: list[Content] = [legend(known, shapes=True)] if has_some else [_no_categories()]
     return chart(title, plane(label, groups, named), *below, note(f"By {catalogue.of}."))
 
 
