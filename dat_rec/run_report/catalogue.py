@@ -23,6 +23,8 @@ MOST_USERS = 500
 MOST_PAIRS = 50_000_000
 """Maximum number of scores, of users times items; 20 users are asked in any case."""
 FEWEST_USERS = 20
+MOST_LOOKED_AT = 10_000
+"""Maximum number of items that are looked at to find a title."""
 NO_CATEGORY = "(unknown)"
 """As ``dat-rec evaluate`` calls the category of an item that has none."""
 
@@ -67,8 +69,9 @@ class Catalogue:
 
     @property
     def has_titles(self) -> bool:
-        """Whether the dataset names titles."""
-        return any(self.titles)
+        """Whether the dataset names titles: without any, ``prepare`` takes the ids for them."""
+        some = zip(self.titles[:MOST_LOOKED_AT], self.ids[:MOST_LOOKED_AT].to_pylist(), strict=True)
+        return any(title and title != str(item_id) for title, item_id in some)
 
     def text(self, item: int) -> str:
         """Return an item's title, or its id."""
