@@ -81,9 +81,11 @@ th,td{text-align:left;padding:4px 14px 4px 0;border-bottom:1px solid var(--grid)
 vertical-align:top;font-weight:400}
 thead th{color:var(--soft);font-size:13px;vertical-align:bottom;border-bottom-color:var(--line)}
 .number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.group{font-weight:600;padding-top:14px}
+tbody .group{font-weight:600;padding-top:14px}
 .model th,.model td{background:var(--card)}
-tbody th:not(.group){max-width:44ch;overflow-wrap:anywhere}
+thead .number{white-space:normal}
+tbody th:not(.group){max-width:44ch}
+tbody th,tbody th bdi{overflow-wrap:break-word}
 .bar{display:block;height:4px;min-width:72px;background:var(--grid);border-radius:2px;margin-top:3px}
 .bar span{display:block;height:4px;background:var(--c0);border-radius:2px}
 .stack{display:flex;height:14px;min-width:120px;background:var(--grid);border-radius:3px;
@@ -96,7 +98,8 @@ summary{cursor:pointer;color:var(--c0)}
 .lines{padding-left:18px;font-size:14px}
 footer{font-size:13px;padding:24px 16px 40px}
 @media (max-width:480px){body{font-size:16px}th,td{padding-right:10px}h1{font-size:22px}
-svg .dots{stroke-width:7}}
+svg .dots{stroke-width:7}
+.bar{min-width:48px}tbody th:not(.group){max-width:24ch}}
 @media print{.scroll{overflow:visible}a{color:inherit}section{break-inside:avoid}}
 """
 COLOURS = "".join(
