@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from dat_rec.run_report.catalogue import Asked, Floats, Ints
 
 BINS = 24
-AT_ONCE = 16
-"""Number of users whose scores are in memory at a time."""
+SCORES = 2_000_000
+"""Maximum number of scores in memory at a time; those of one user are the least."""
 FEWEST = 5
 """Least number of queries' items in a bin that is shown: below, the share is mostly chance."""
 
@@ -54,24 +54,25 @@ def calibration(
     """
     items = np.flatnonzero(trained)
     place = np.searchsorted(items, asked.item)
-    item_TD = item_ND[items].astype(np.float64)
+    item_TD = item_ND[items]
+    at_once = max(1, SCORES // len(items))
     queries = np.bincount(asked.user, minlength=len(asked.query_UD))
     low, high = np.inf, -np.inf
-    for start in range(0, len(queries), AT_ONCE):
-        scores = asked.query_UD[start : start + AT_ONCE].astype(np.float64) @ item_TD.T
+    for start in range(0, len(queries), at_once):
+        scores = asked.query_UD[start : start + at_once] @ item_TD.T
         low, high = min(low, float(scores.min())), max(high, float(scores.max()))
     edges = np.linspace(low, high, BINS + 1) if high > low else np.array([low, low + 1.0])
     bins = len(edges) - 1
     pairs, hits, predicted = (np.zeros(bins) for _ in range(3))
-    for start in range(0, len(queries), AT_ONCE):
-        scores = asked.query_UD[start : start + AT_ONCE].astype(np.float64) @ item_TD.T
+    for start in range(0, len(queries), at_once):
+        scores = asked.query_UD[start : start + at_once] @ item_TD.T
         number = np.clip(np.searchsorted(edges, scores, "right") - 1, 0, bins - 1)
-        weight = np.broadcast_to(queries[start : start + AT_ONCE, None], scores.shape)
+        weight = np.broadcast_to(queries[start : start + at_once, None], scores.shape)
         pairs += np.bincount(number.ravel(), weight.ravel(), bins)
         own = (asked.user >= start) & (asked.user < start + len(scores))
         hits += np.bincount(number[asked.user[own] - start, place[own]], minlength=bins)
         if temperature is not None:
-            logits = scores / temperature
+            logits = scores.astype(np.float64) / temperature
             chance = np.exp(logits - logits.max(1, keepdims=True))
             chance *= weight / chance.sum(1, keepdims=True)
             predicted += np.bincount(number.ravel(), chance.ravel(), bins)

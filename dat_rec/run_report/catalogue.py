@@ -47,8 +47,8 @@ class Catalogue:
     of: str
     """Where the vectors come from, in words."""
     ids: pa.Array
-    titles: list[str | None]
-    """(N,)"""
+    titles: pa.Array
+    """(N,) text, null where there is none."""
     categories: NDArray[Any]
     """(N,) names, as str objects."""
     train_count: Ints
@@ -70,12 +70,13 @@ class Catalogue:
     @property
     def has_titles(self) -> bool:
         """Whether the dataset names titles: without any, ``prepare`` takes the ids for them."""
-        some = zip(self.titles[:MOST_LOOKED_AT], self.ids[:MOST_LOOKED_AT].to_pylist(), strict=True)
+        first = (one[:MOST_LOOKED_AT].to_pylist() for one in (self.titles, self.ids))
+        some = zip(*first, strict=True)
         return any(title and title != str(item_id) for title, item_id in some)
 
     def text(self, item: int) -> str:
         """Return an item's title, or its id."""
-        return self.titles[item] or f"item {self.ids[item].as_py()}"
+        return self.titles[item].as_py() or f"item {self.ids[item].as_py()}"
 
 
 def of_export(run: RunFacts, export: Location) -> Catalogue:
@@ -151,7 +152,7 @@ def _catalogue(
     return Catalogue(
         of=of,
         ids=table["item_id"].combine_chunks(),
-        titles=table["title"].to_pylist(),
+        titles=table["title"].combine_chunks(),
         categories=names.to_numpy(zero_copy_only=False),
         train_count=table["train_count"].to_numpy().astype(np.int64),
         unit_ND=served_NE[:, : run.config.model.output_dim],

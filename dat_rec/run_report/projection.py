@@ -1,4 +1,4 @@
-"""Item vectors in, points on a plane out: their two principal components (PCA)."""
+"""Item vectors in, a plane out, and points on it: their two principal components (PCA)."""
 
 from typing import NamedTuple
 
@@ -12,16 +12,23 @@ MOST_FITTED = 100_000
 
 
 class Projection(NamedTuple):
-    """N points."""
+    """The plane that shows most of the variance of vectors."""
 
-    points_N2: NDArray[np.float64]
-    """(N, 2) centred; of each axis, the entry of its component that is the largest is above 0."""
+    mean_D: NDArray[np.float64]
+    """(D,) which stands at (0, 0)."""
+    axes_D2: NDArray[np.float64]
+    """(D, 2) the components; the entry of each that is the largest is above 0."""
     share: float
     """Of the vectors' variance, what the two axes show."""
 
+    def points(self, vectors_ND: Floats) -> NDArray[np.float64]:
+        """(N, 2) where vectors stand on the plane."""
+        points_N2: NDArray[np.float64] = (vectors_ND - self.mean_D) @ self.axes_D2
+        return points_N2
+
 
 def projection(vectors_ND: Floats) -> Projection:
-    """Project vectors to the plane that shows most of their variance."""
+    """Return the plane that shows most of the vectors' variance."""
     fitted = vectors_ND
     if len(fitted) > MOST_FITTED:
         rows = np.random.default_rng(0).choice(len(fitted), MOST_FITTED, replace=False)
@@ -34,7 +41,6 @@ def projection(vectors_ND: Floats) -> Projection:
     axes_D2[:, : axes_DD.shape[1]] = axes_DD[:, ::-1][:, :2]
     largest = axes_D2[np.abs(axes_D2).argmax(0), [0, 1]]
     axes_D2 *= np.where(largest < 0, -1.0, 1.0)
-    points_N2 = (vectors_ND - mean_D) @ axes_D2
     total = float(variance_D.sum())
     share = float(variance_D[::-1][:2].sum()) / total if total > 0 else 0.0
-    return Projection(points_N2, share)
+    return Projection(mean_D, axes_D2, share)

@@ -67,14 +67,16 @@ def test_projection_is_that_of_scikit_learn() -> None:
     found = projection(vectors)
     pca = PCA(2).fit(vectors.astype(np.float64))
     expected = pca.transform(vectors.astype(np.float64))
-    signs = np.sign((expected * found.points_N2).sum(0))
-    assert found.points_N2 == pytest.approx(expected * signs, abs=1e-5)
+    points = found.points(vectors)
+    signs = np.sign((expected * points).sum(0))
+    assert points == pytest.approx(expected * signs, abs=1e-5)
     assert found.share == pytest.approx(pca.explained_variance_ratio_.sum())
 
 
 def test_one_dimension_and_equal_vectors_have_a_plane_too() -> None:
-    line = projection(np.array([[1.0], [-1.0], [1.0]], np.float32))
-    assert line.points_N2.tolist() == pytest.approx(np.array([[2, 0], [-4, 0], [2, 0]]) / 3)
+    vectors = np.array([[1.0], [-1.0], [1.0]], np.float32)
+    line = projection(vectors)
+    assert line.points(vectors) == pytest.approx(np.array([[2, 0], [-4, 0], [2, 0]]) / 3)
     assert line.share == 1
     assert projection(np.ones((4, 3), np.float32)).share == 0
 
@@ -83,7 +85,7 @@ def catalogue(unit_ND: np.ndarray, count: list[int], categories: list[str]) -> C
     return Catalogue(
         of="a test",
         ids=pa.array([f"i{row}" for row in range(len(count))]),
-        titles=[None] * len(count),
+        titles=pa.nulls(len(count), pa.string()),
         categories=np.array(categories, dtype=object),
         train_count=np.array(count),
         unit_ND=unit_ND,

@@ -55,7 +55,7 @@ def _of_run(catalogue: Catalogue, shown: Sequence[str], samples: Sequence[Sample
     drawn = np.arange(count)
     if count > MOST_POINTS:
         drawn = np.sort(np.random.default_rng(0).choice(count, MOST_POINTS, replace=False))
-    points = found.points_N2[drawn]
+    points = found.points(catalogue.unit_ND[drawn])
     names = catalogue.categories[drawn]
     groups, entries = [], []
     other = ~np.isin(names, np.array(shown, dtype=object))
@@ -71,7 +71,7 @@ def _of_run(catalogue: Catalogue, shown: Sequence[str], samples: Sequence[Sample
     if other.any():
         known.append((None, "other categories"))
     named = [
-        (*found.points_N2[row].tolist(), str(sample.number))
+        (*found.points(catalogue.unit_ND[row : row + 1])[0].tolist(), str(sample.number))
         for sample in samples
         if (row := sample.row_in(catalogue)) is not None
     ]
