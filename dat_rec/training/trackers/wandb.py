@@ -10,6 +10,9 @@ from dat_rec.training.trackers.tracker import About, Outcome
 PROJECT = "dat_rec"
 """The project of runs for which WANDB_PROJECT names none."""
 
+INIT_S = 30
+"""Maximum number of seconds in which a server must answer."""
+
 
 class Wandb:
     """See ``Tracker``. Its files stand in ``RUN/wandb``; offline ones wait for `wandb sync`.
@@ -39,7 +42,8 @@ class Wandb:
             dir=str(about.run),
             # Offline there is nobody who knows the run: it goes on when it is synced.
             resume="allow" if online else None,
-            settings=wandb.Settings(console="off", silent=True),
+            # A process does not end while it waits for a server that does not answer.
+            settings=wandb.Settings(console="off", silent=True, init_timeout=INIT_S),
         )
         self._run.config.update(dict(about.options), allow_val_change=True)
 
