@@ -42,6 +42,7 @@ demo: venv  ## Complete Journey from its package to recommendations, in demo/
 	$(BIN)/dat-rec evaluate --run $(DEMO)/run --blend-history
 	$(BIN)/dat-rec recommend --export $(DEMO)/export --k 100 --out $(DEMO)/recs.parquet \
 		--overwrite --show 2
+	$(BIN)/dat-rec report $(DEMO)/run --export $(DEMO)/export --out $(DEMO)/report.html --overwrite
 
 slurm: venv slurm-packages  ## the demo's data on two Slurm nodes on this machine (needs root)
 	test -d $(DEMO)/data || \

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dat_rec.retrieval.export import export
     from dat_rec.retrieval.metrics import metrics_from_vectors
     from dat_rec.retrieval.recommender import Recommender
+    from dat_rec.run_report.report import report
     from dat_rec.storage.address import location
     from dat_rec.training.train import train
 
@@ -35,6 +36,7 @@ __all__ = [
     "location",
     "metrics_from_vectors",
     "prepare",
+    "report",
     "train",
 ]
 
@@ -51,6 +53,7 @@ _MODULES = {
     "location": "dat_rec.storage.address",
     "metrics_from_vectors": "dat_rec.retrieval.metrics",
     "prepare": "dat_rec.data.prepare.pipeline",
+    "report": "dat_rec.run_report.report",
     "train": "dat_rec.training.train",
 }
 """Where the public names are defined."""

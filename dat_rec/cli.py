@@ -40,6 +40,7 @@ COMMANDS = {
     "status": "Print how a run stands, what failed first, and how to go on.",
     "evaluate": "Rank every held-out item among all items; write metrics.json.",
     "compare": "Compare runs: options that differ, losses, samples/s, metrics.",
+    "report": "Write one HTML page about a run, or several side by side.",
     "export": "Write item vectors, index and query tower for serving.",
     "apply": "Make a full export of an older one and the deltas since.",
     "recommend": "Write the best items of each user, from an export.",

@@ -35,6 +35,7 @@ Preset = Literal["modern", "paper", "two-tower"]
 Device = Literal["auto", "cpu", "cuda"]
 Matmul = Literal["auto", "mkl", "onednn"]
 Pooling = Literal["mean", "sqrt"]
+LogTo = Literal["tensorboard", "mlflow", "wandb"]
 StopBy = Literal[
     "all/HR@50",
     "all/HR@100",
@@ -301,7 +302,13 @@ class TrainConfig:
     """Maximum number of seconds for which writing the last checkpoint is tried again, while the
     disk is full or away."""
     log_every: Annotated[int, Ge(1), MAY_CHANGE] = 20
-    """Number of steps between the points of TensorBoard's curves."""
+    """Number of steps between the points of the curves."""
+    log_to: Annotated[tuple[LogTo, ...], MinLen(1), MAY_CHANGE, Absent(("tensorboard",))] = (
+        "tensorboard",
+    )
+    """Where curves and options go: files of TensorBoard in the run's folder, and MLflow and Weights
+    & Biases, which their own environment variables lead to (MLFLOW_TRACKING_URI, WANDB_PROJECT, …).
+    One that fails costs the run nothing but its curves there."""
     device: Annotated[Device, MAY_CHANGE, Absent("auto")] = "auto"
     """Device to train on: auto takes GPUs (cuda) where torch can use them, else CPUs. Each rank has
     a GPU of its own."""

@@ -102,6 +102,7 @@ HOW_IT_RUNS = {
     "background_saves",
     "disk_patience_s",
     "log_every",
+    "log_to",
     "matmul",
     "softmax",
     "device",
@@ -137,6 +138,7 @@ OTHER = TrainConfig(
     background_saves=False,
     disk_patience_s=60,
     log_every=2,
+    log_to=("tensorboard", "wandb"),
     device="cpu",
     sharding_types=("row_wise",),
     pin=("item=row_wise",),
@@ -263,6 +265,7 @@ def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:
     [
         ("model.hidden", (16, 0), "--model.hidden is 0: it must be 1 or more"),
         ("sharding_types", (), "--sharding-types is []: it must have 1 or more"),
+        ("log_to", (), "--log-to is []: it must have 1 or more"),
         ("pin", ("item=row_wise", "item=rows"), "--pin item=rows: 'rows' is none of"),
         ("memory_gb", 1e300, "--memory-gb is 1e+300: it must be at most 1048576"),
         ("seed", 2**63, f"--seed is {2**63}: it must be below {2**63}"),

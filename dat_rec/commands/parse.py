@@ -82,8 +82,8 @@ def _members(kind: Any) -> Iterator[Any]:
         yield kind
 
 
-RULES = ("--pin", "--model.fp16-tables", "--fp16-tables")
-"""Options that are lists of rules."""
+RULES = ("--pin", "--model.fp16-tables", "--fp16-tables", "--log-to")
+"""Options that are lists, which a second time would begin anew."""
 
 
 def refuse_repeated(arguments: Arguments, options: Sequence[str] = RULES) -> None:

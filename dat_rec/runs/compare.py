@@ -67,7 +67,7 @@ class Comparison:
         differing = self.differing()
         rows = [["", *(one.run for one in self.runs)]]
         rows += [
-            [name, *(_option(one.options, name) for one in self.runs)]
+            [name, *(option_text(one.options, name) for one in self.runs)]
             for name in differing
             if name != "row_digest"
         ]
@@ -80,8 +80,14 @@ class Comparison:
             ).rstrip()
             for row in rows
         ]
+        return "\n".join([*lines, *self.remarks()])
+
+    def remarks(self) -> list[str]:
+        """Return what does not compare, and which figures a run does not have yet, in lines."""
+        lines = []
         ranked = _ranked(self.runs)
-        if said := _datasets(self.runs, ranked, trained_differ="row_digest" in differing):
+        trained_differ = "row_digest" in self.differing()
+        if said := _datasets(self.runs, ranked, trained_differ=trained_differ):
             lines.append(said)
         elif len({one.training.get("examples_an_epoch") for one in self.runs if one.training}) > 1:
             lines.append("the runs' examples differ: losses do not compare")
@@ -99,7 +105,7 @@ class Comparison:
                 lines.append(f"{one.run}: has not ended: dat-rec status --run {_quoted(one)}")
             if one.metrics is None:
                 lines.append(f"{one.run}: not evaluated: dat-rec evaluate --run {_quoted(one)}")
-        return "\n".join(lines)
+        return lines
 
 
 def compare(runs: Sequence[Path]) -> Comparison:
@@ -145,7 +151,8 @@ def _quoted(one: Compared) -> str:
     return shlex.quote(one.run)
 
 
-def _option(options: dict[str, Any], name: str) -> str:
+def option_text(options: dict[str, Any], name: str) -> str:
+    """Return an option's value as text; "-" where a run does not state it."""
     if name not in options:
         return "-"
     value = options[name]

@@ -1,8 +1,9 @@
 """Open a run's folder: find out what stands there, and refuse what this start may not use.
 
 ``RUN`` holds config.json, schema.json, rows/ (what each embedding row stands for), plan.json,
-plan.txt, start.txt, tensorboard/, checkpoints/, validations.jsonl where the model is validated,
-failure.json after a failure and, once training has ended, train.json. ``open_run`` only reads;
+plan.txt, start.txt, tensorboard/, trackers/ where curves go elsewhere too, checkpoints/,
+validations.jsonl where the model is validated, failure.json after a failure and, once training has
+ended, train.json. ``open_run`` only reads;
 ``dat_rec.runs.writes`` writes.
 """
 

@@ -75,7 +75,7 @@ def start_page(config: TrainConfig, start: Start, queries: int | None = None) ->
         *([("products", f"of the towers by {start.products}")] if start.products else []),
         ("checkpoints", f"{run}/checkpoints, every {config.checkpoint_every:,} steps; {kept}"),
         *([("validation", _validation(config, queries))] if queries is not None else []),
-        ("curves", f"tensorboard --logdir {shlex.quote(run)}/tensorboard"),
+        ("curves", _curves(config, run)),
         ("logs", os.environ.get(LOGS, "what the ranks print, where their launcher keeps it")),
         ("status", f"dat-rec status --run {shlex.quote(run)}"),
     ]
@@ -85,6 +85,11 @@ def start_page(config: TrainConfig, start: Start, queries: int | None = None) ->
     lines = [f"{name:<13}{text}" for name, text in rows]
     lines += ["tables"] + [f"  {line}" for line in plan_to_text(start.plan).splitlines()]
     return "\n".join(lines + _estimates(config, start))
+
+
+def _curves(config: TrainConfig, run: str) -> str:
+    shown = {"tensorboard": f"tensorboard --logdir {shlex.quote(run)}/tensorboard"}
+    return ", ".join(shown.get(name, name) for name in dict.fromkeys(config.log_to))
 
 
 def _past(config: TrainConfig, interactions: int) -> str:

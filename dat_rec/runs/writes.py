@@ -25,6 +25,7 @@ from dat_rec.runs.figures import METRICS
 from dat_rec.runs.kept_rows import ROWS
 from dat_rec.runs.rank_zero import on_rank_0, patiently
 from dat_rec.runs.run_folder import OpenRun, record_failures
+from dat_rec.runs.tracked import TRACKERS
 from dat_rec.runs.validations import VALIDATIONS
 
 T = TypeVar("T")
@@ -71,7 +72,7 @@ def _record(
         run.fence.take(restarted=False)
     set_aside(damaged)
     _copy_rows(run.dataset, folder)
-    for name in ("checkpoints", "tensorboard"):
+    for name in ("checkpoints", "tensorboard", TRACKERS):
         if (folder / name).exists() and not run.resume:
             shutil.rmtree(folder / name)
     if not run.resume:

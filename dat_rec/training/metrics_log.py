@@ -1,4 +1,4 @@
-"""Log a run's metrics from rank 0: TensorBoard scalars and a progress bar."""
+"""Log a run's metrics from rank 0: TensorBoard's scalars, other trackers', and a progress bar."""
 
 import json
 import threading
@@ -20,8 +20,11 @@ from torchrec.distributed.types import ShardedModule
 from tqdm import tqdm
 
 from dat_rec.disk import reason, say
+from dat_rec.errors import StoppedError
 from dat_rec.runs.curves import tags
 from dat_rec.runs.figures import BLOCKS, figure
+from dat_rec.training.trackers.background import Background
+from dat_rec.training.trackers.tracker import TENSORBOARD, About, Kind, Outcome, opens
 
 QUEUE = 10_000
 """Maximum number of scalars that wait for the disk."""
@@ -66,7 +69,9 @@ class LookupTimer:
 
 
 class MetricsLog:
-    """Writes ``RUN/tensorboard`` and moves the progress bar; does nothing on ranks other than 0.
+    """Writes ``RUN/tensorboard``, feeds trackers and moves the progress bar.
+
+    It does nothing on ranks other than 0.
 
     Args:
         run: the run's folder.
@@ -75,6 +80,8 @@ class MetricsLog:
         global_batch: examples a step on all ranks.
         clocks: by name, functions that return the seconds spent so far; called at each point.
         options: hyperparameters of the run, by name.
+        log_to: names of what takes the curves.
+        tags: for trackers, by name.
     """
 
     def __init__(
@@ -85,6 +92,9 @@ class MetricsLog:
         global_batch: int,
         clocks: dict[str, Callable[[], float]],
         options: dict[str, Any],
+        *,
+        log_to: Sequence[str] = (TENSORBOARD,),
+        tags: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         first = dist.get_rank() == 0
         self._run = run
@@ -92,7 +102,15 @@ class MetricsLog:
         self._failed_at: float | None = None
         self._begun: list[Any] = []
         self._ended: Any = None
+        self._trackers: list[Background] = []
         if first:
+            about = About(run, options, tags)
+            self._trackers = [
+                Background(name, run, opens(name, about))
+                for name in dict.fromkeys(log_to)
+                if name != TENSORBOARD
+            ]
+        if first and TENSORBOARD in log_to:
             *self._begun, self._ended = _hyperparameters(options)
             with self._given_up_on_error():
                 self._writer = self._open(done + 1)
@@ -145,7 +163,7 @@ class MetricsLog:
         self.totals["seconds"] += seconds
         self.totals["samples"] += samples
         self._since, self._steps_since = time.perf_counter(), 0
-        self._add(step, scalars)
+        self._add("training", step, scalars)
 
     def validated(self, step: int, record: dict[str, Any]) -> None:
         """Log what a validation found.
@@ -165,9 +183,11 @@ class MetricsLog:
             # Beside numbers of queries, users and pairs, which stay the same.
             if isinstance(value, float)
         }
-        self._add(step, found)
+        self._add("validation", step, found)
 
-    def _add(self, step: int, scalars: dict[str, float]) -> None:
+    def _add(self, kind: Kind, step: int, scalars: dict[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.add(kind, step, scalars)
         with self._given_up_on_error():
             if self._failed_at is not None and time.monotonic() > self._failed_at + AGAIN_S:
                 self._writer, self._failed_at = self._open(step), None
@@ -213,6 +233,11 @@ class MetricsLog:
         trace: TracebackType | None,
     ) -> None:
         self._bar.close()
+        outcome: Outcome = "finished"
+        if error is not None:
+            outcome = "stopped" if isinstance(error, StoppedError) else "failed"
+        for tracker in self._trackers:
+            tracker.close(outcome)
         with self._given_up_on_error():
             if self._writer is not None:
                 if error is None:

@@ -11,6 +11,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel, DMPCol
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 from torchrec.optim.keyed import CombinedOptimizer
 
+from dat_rec import __version__
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.checkpoint.writer import CheckpointWriter
 from dat_rec.data.stream.batch import Batch
@@ -101,7 +102,18 @@ class Training:
             if name not in ("out", "resume", "overwrite")
         } | {"world_size": run.context.world_size, "global_batch": run.global_batch}
         return MetricsLog(
-            run.folder, self._reader.steps, self._done, run.global_batch, clocks, options
+            run.folder,
+            self._reader.steps,
+            self._done,
+            run.global_batch,
+            clocks,
+            options,
+            log_to=run.config.log_to,
+            tags={
+                "dat_rec": __version__,
+                "preset": run.config.preset,
+                "dataset": run.dataset.schema.source,
+            },
         )
 
     def run(self) -> dict[str, Any]:

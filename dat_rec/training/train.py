@@ -38,6 +38,7 @@ from dat_rec.runs.writes import announce, begin, earlier_summary, finish, take_o
 from dat_rec.training.build import begin_with_factors, build_model, reader_options
 from dat_rec.training.optimizers import build_optimizer
 from dat_rec.training.steps import Training
+from dat_rec.training.trackers.tracker import check_trackers
 from dat_rec.training.validation import Validation, validation_queries
 
 
@@ -68,6 +69,8 @@ def train(config: TrainConfig, *, tower: TowerFactory | None = None) -> dict[str
     with _stopped_at_once_by_sigterm(), group as context:
         _preflight(config, context)
         with together():
+            if context.is_rank_zero:
+                check_trackers(config.log_to)
             dataset = Dataset.open(config.data)
         check_same_on_all_ranks(
             json.dumps([to_json(config), str(dataset.schema), dataset.versions()]),

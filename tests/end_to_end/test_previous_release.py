@@ -14,7 +14,7 @@ from tests.end_to_end.forked import forked
 FLAGS = ("--epochs", "1", "--batch-size", "512", "--checkpoint-every", "10")
 CONFIG = Path(__file__).parents[1] / "config_of_the_previous_release.json"
 NEW = {
-    *("device", "disk_patience_s", "matmul", "mirror", "order"),
+    *("device", "disk_patience_s", "log_to", "matmul", "mirror", "order"),
     *("patience", "softmax", "stop_by", "validate_every", "validation_queries"),
 }
 """What config.json has since."""

@@ -1,0 +1,1 @@
+"""A run's curves in MLflow and Weights & Biases, beside TensorBoard's: docs/trackers.md."""
