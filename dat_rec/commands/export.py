@@ -66,6 +66,7 @@ def _print_delta(options: ExportOptions, made: dict[str, Any]) -> None:
     """Say what delta.json says, and the command to go on with."""
     gone = made["forgotten"]
     whole = [name.removeprefix("whole/") for name in made["sha256"] if name.startswith("whole/")]
+    whole = [name for name in whole if name != "golden.parquet"]  # New in each.
     given = f"; given whole: {', '.join(whole)}" if whole else ""
     base, delta = shlex.quote(str(options.since)), shlex.quote(str(options.out))
     print(

@@ -54,11 +54,17 @@ from dat_rec.retrieval.exported import (
     part_name,
 )
 from dat_rec.retrieval.fit_blend import FittedBlend, fit_blend
-from dat_rec.retrieval.golden import check_answers, check_item_tower
+from dat_rec.retrieval.golden import (
+    asked_users,
+    check_answers,
+    check_golden,
+    check_item_tower,
+)
+from dat_rec.retrieval.golden_queries import write_golden
 from dat_rec.retrieval.item_index import write_index
 from dat_rec.retrieval.query_encoder import Encoder, ItemEncoder, QueryEncoder, query_program
 from dat_rec.retrieval.ranks import Threads, all_ranks, folder_of_all_ranks, one_thread_each
-from dat_rec.retrieval.tower_file import write_tower
+from dat_rec.retrieval.tower_file import MODEL_ID, write_tower
 from dat_rec.retrieval.trained import Trained, load_model
 from dat_rec.storage.address import Location
 from dat_rec.storage.publish import whole_folder
@@ -183,9 +189,11 @@ def write_export(
                 (folder / part).mkdir(parents=True)
             write_items(dataset, folder)
             vocabularies = write_inputs(dataset, folder)
-    digests = write_item_vectors(dataset, items, folder)
+    model_id = trained.digest
+    digests = write_item_vectors(dataset, items, folder, model_id)
     item_encoder = ItemEncoder(model, schema.side("item"))
-    _write_tower(item_encoder, schema.side("item"), schema.dense_side("item"), folder / ITEM_TOWER)
+    features, dense = schema.side("item"), schema.dense_side("item")
+    _write_tower(item_encoder, features, dense, folder / ITEM_TOWER, model_id)
     check_item_tower(folder, trained, threads)
     query_features = {feature.name for feature in schema.side("query")}
     for tables in (model.embeddings, model.augmented):
@@ -200,8 +208,13 @@ def write_export(
             vectors = _vectors(folder, schema.items)
             write_index(vectors, schema.items, items.rows.dim, folder / INDEX)
     features, dense = schema.side("query"), schema.dense_side("query")
-    _write_tower(QueryEncoder(model, features), features, dense, folder / TOWER)
+    encoder = QueryEncoder(model, features)
+    _write_tower(encoder, features, dense, folder / TOWER, model_id)
     check_answers(folder, trained, digests, without.values(), threads)
+    with together():
+        if rank == 0:
+            write_golden(dataset, asked_users(schema.users, without.values()), folder)
+            check_golden(folder)
     parts = {ITEM_PARTS: schema.items, USER_PARTS: schema.users, SEEN_PARTS: schema.users}
     if fitted is not None:
         parts[OWN_PARTS] = schema.users
@@ -212,6 +225,7 @@ def write_export(
     found = {name: digest for part in all_gather_object(own) for name, digest in part.items()}
     return {
         "version": WITH_DENSE if dense else VERSION,
+        MODEL_ID: model_id,
         "dim": items.rows.dim,
         "items": schema.items,
         "users": schema.users,
@@ -241,12 +255,16 @@ def _vectors(folder: Path, items: int) -> Iterator[NDArray[np.float32]]:
 
 
 def _write_tower(
-    encoder: Encoder, features: Sequence[Feature], dense: Sequence[DenseFeature], path: Path
+    encoder: Encoder,
+    features: Sequence[Feature],
+    dense: Sequence[DenseFeature],
+    path: Path,
+    model_id: str,
 ) -> None:
     """Write a tower with its tables, which come to rank 0 block by block. Collective."""
     if rank_and_ranks()[0] == 0:
         program = query_program(encoder, features, dense)
-        write_tower(program, encoder.contents, _called_up, path)
+        write_tower(program, encoder.contents, _called_up, path, model_id)
         broadcast_from_rank_0("")
         return
     while name := broadcast_from_rank_0(""):

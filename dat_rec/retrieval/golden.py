@@ -24,6 +24,7 @@ from dat_rec.retrieval.exported import (
     with_unknown,
 )
 from dat_rec.retrieval.feature_rows import FeatureRows, RowGroups
+from dat_rec.retrieval.golden_queries import golden_problem
 from dat_rec.retrieval.item_index import read_index
 from dat_rec.retrieval.ranks import Threads
 from dat_rec.retrieval.search import top_items
@@ -125,6 +126,15 @@ def _refuse(find_problem: Callable[[], str]) -> None:
             f"the export does not answer as the model does ({problem}), and was not kept: see "
             "what `dat-rec doctor` says of this machine, and report it with the run's config.json"
         )
+
+
+def check_golden(folder: Path) -> None:
+    """Read the golden queries back, and ask them.
+
+    Raises:
+        UserError: they are answered otherwise than they say.
+    """
+    _refuse(lambda: golden_problem(folder, QueryTower(folder / TOWER), ROUNDING))
 
 
 def _problem_of_parts(folder: Path, digests: Mapping[str, str]) -> str:

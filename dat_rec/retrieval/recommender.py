@@ -100,6 +100,7 @@ class Recommender:
             manifest = read_manifest(local)
             check_files(local, manifest, rank, ranks)
             export = Export.read(local, manifest.features, manifest.dense)
+            export.check_model(manifest, where)
         return Recommender(where, export, manifest)
 
     def top(
@@ -218,14 +219,15 @@ class Recommender:
             users: ids; None: all users of the export.
 
         Returns:
-            user_id, and vector, D float32.
+            user_id, and vector, D float32; its metadata's model_id is that of the item vectors.
 
         Raises:
             UserError: an id is not what it must be.
         """
         ids = self._ids(users)
         rows = user_rows(self.export, ids)
-        return vectors_table(ids, query_vectors(self.export, rows, users_at_once(self.export, 1)))
+        query_BD = query_vectors(self.export, rows, users_at_once(self.export, 1))
+        return vectors_table(ids, query_BD, self.export.model_id)
 
     def fresh_vectors(self, queries: pa.Table) -> NDArray[np.float32]:
         """The vectors of users with raw values that training need not have seen.

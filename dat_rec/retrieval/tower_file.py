@@ -32,6 +32,8 @@ from dat_rec.retrieval.tower_inputs import to_inputs
 CONFIG = "data/weights/model_weights_config.json"
 WEIGHTS = "data/weights/"
 MODEL = "models/model.json"
+MODEL_ID = "model_id"
+"""What the id is called, in whatever holds it, that vectors and towers of one model bear."""
 Content = bytes | memoryview
 Config = dict[str, dict[str, Any]]
 """Shape, strides and record of each parameter, by its name."""
@@ -47,6 +49,7 @@ def write_tower(
     tables: Mapping[str, DividedRows],
     blocks: Callable[[str, DividedRows], Iterable[Tensor]],
     path: Path,
+    model_id: str = "",
 ) -> None:
     """Write a program whose tables come block by block.
 
@@ -55,6 +58,7 @@ def write_tower(
         tables: by the parameters' names.
         blocks: gives the (rows, D) float32 blocks of a table, in turn.
         path: the file to write.
+        model_id: of the model that the program is of, a record of its own; empty: there is none.
     """
     shapes = {name: program.state_dict[name].shape for name in tables}
     for name, shape in shapes.items():
@@ -62,7 +66,7 @@ def write_tower(
     small = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No complete tensor found")
-        torch.export.save(program, small)
+        torch.export.save(program, small, extra_files={MODEL_ID: model_id} if model_id else None)
     with zipfile.ZipFile(small) as source:
         config = _config(source)
         records = {}
@@ -163,6 +167,8 @@ class QueryTower:
         with zipfile.ZipFile(path) as source:
             config = _config(source)
             infos = {info.filename.partition(WEIGHTS)[2]: info for info in source.infolist()}
+            self.model_id = _model_id(source)
+            """Of the model; None in a file of an older release."""
             # Mapped so that they could be written to, which torch wants and nobody does.
             tables = {
                 name: torch.from_numpy(_map(path, infos[record], _shape(config[name])))
@@ -223,6 +229,13 @@ def _by_torch_export(
         program.state_dict[name] = nn.Parameter(weight, requires_grad=False)
     module: Callable[..., Any] = program.module()
     return module
+
+
+def _model_id(archive: zipfile.ZipFile) -> str | None:
+    for name in archive.namelist():
+        if name.endswith(f"extra/{MODEL_ID}"):
+            return archive.read(name).decode()
+    return None
 
 
 def _table_records(config: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -74,7 +74,7 @@ def test_a_query_tower_that_is_not_the_models_is_refused(
 def test_a_file_that_is_no_program_is_refused(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "write_tower", lambda *args: args[-1].write_bytes(b"PK"))
+    monkeypatch.setattr(module, "write_tower", lambda *args: args[3].write_bytes(b"PK"))
     with pytest.raises(UserError, match="does not answer as the model does"):
         export(run, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
