@@ -4,8 +4,9 @@ What the folder holds is written in ``dat_rec.retrieval.exported``. On several r
 and writes some of the items and users; rank 0 writes what is one file, block by block.
 """
 
+import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dat_rec.checkpoint.damage import rank_and_ranks
-from dat_rec.data.schema import UNKNOWN
+from dat_rec.data.schema import UNKNOWN, DenseFeature, Feature
 from dat_rec.dist.agree import all_gather_object, broadcast_from_rank_0, together
 from dat_rec.errors import UserError
 from dat_rec.files import sha256, write_json
@@ -28,6 +29,7 @@ from dat_rec.retrieval.delta.rebuild import Files
 from dat_rec.retrieval.delta.write import write_delta
 from dat_rec.retrieval.divided import DividedRows, fetch
 from dat_rec.retrieval.encode import encode_items
+from dat_rec.retrieval.export_inputs import write_inputs
 from dat_rec.retrieval.export_parts import (
     parts_of,
     read_vectors,
@@ -39,8 +41,10 @@ from dat_rec.retrieval.export_rows import write_items, write_seen
 from dat_rec.retrieval.exported import (
     DELTA,
     FILES,
+    FRESH_FILES,
     INDEX,
     ITEM_PARTS,
+    ITEM_TOWER,
     MANIFEST,
     OWN_PARTS,
     SEEN_PARTS,
@@ -51,11 +55,18 @@ from dat_rec.retrieval.exported import (
     part_name,
 )
 from dat_rec.retrieval.fit_blend import FittedBlend, fit_blend
-from dat_rec.retrieval.golden import check_answers
+from dat_rec.retrieval.golden import (
+    asked_users,
+    check_answers,
+    check_golden,
+    check_item_tower,
+)
+from dat_rec.retrieval.golden_queries import write_golden
 from dat_rec.retrieval.item_index import write_index
-from dat_rec.retrieval.query_encoder import QueryEncoder, query_program
+from dat_rec.retrieval.query_encoder import Encoder, ItemEncoder, QueryEncoder, query_program
 from dat_rec.retrieval.ranks import Threads, all_ranks, folder_of_all_ranks, one_thread_each
-from dat_rec.retrieval.tower_file import write_tower
+from dat_rec.retrieval.table_forms import Form
+from dat_rec.retrieval.tower_file import MODEL_ID, write_tower
 from dat_rec.retrieval.trained import Trained, load_model
 from dat_rec.storage.address import Location
 from dat_rec.storage.publish import whole_folder
@@ -81,12 +92,13 @@ def export(
     blend_history: bool = False,
     since: Location | None = None,
     tower: TowerFactory | None = None,
+    tables: Form = "float32",
 ) -> dict[str, Any]:
     """Write what serving needs of a run, whole or not at all; alone, or on every rank of torchrun.
 
-    The folder holds item vectors, an index, the query tower with its tables and the users'
-    features; see ``dat_rec.load_export``. Or, with ``since``, what of them has changed; see
-    ``dat_rec.apply``.
+    The folder holds item vectors, an index, the towers with their tables, the users' features, and
+    what raw values of others mean; see ``dat_rec.load_export`` and docs/export.md. Or, with
+    ``since``, what of them has changed; see ``dat_rec.apply``.
 
     Args:
         run: folder that ``dat_rec.train`` made.
@@ -101,6 +113,7 @@ def export(
         since: an export, or its address: write a delta, which makes this run's export of that one.
             The full export is made meanwhile beside it, and needs room on the disk.
         tower: the tower that the run was trained with, if it was not dat_rec's own.
+        tables: in what form the towers' tables are stored; the item vectors stay float32.
 
     Returns:
         What export.json holds; for a delta, what delta.json holds.
@@ -128,7 +141,7 @@ def export(
         try:
             fitted = fit_blend(trained, threads) if blend_history else None
             full = folder if since is None else folder / FULL
-            made = write_export(trained, full, origin, threads, fitted)
+            made = write_export(trained, full, origin, threads, fitted, tables)
             with together():
                 if since is None and rank_and_ranks()[0] == 0:
                     write_json(folder / MANIFEST, made)
@@ -150,6 +163,7 @@ def write_export(
     origin: dict[str, Any],
     threads: Threads,
     fitted: FittedBlend | None = None,
+    tables: Form = "float32",
 ) -> dict[str, Any]:
     """Fill the ``folder`` from a trained model, but for export.json. Collective.
 
@@ -161,6 +175,7 @@ def write_export(
         origin: what the manifest says of the run.
         threads: that compute side by side.
         fitted: how own history is blended in, if it can be.
+        tables: in what form the towers' tables are stored.
 
     Returns:
         What export.json is to hold.
@@ -173,16 +188,23 @@ def write_export(
     schema = dataset.schema
     rank, ranks = rank_and_ranks()
     items = encode_items(model, dataset, threads)
+    vocabularies: list[str] = []
     with together():
         if rank == 0:
             for part in (ITEM_PARTS, USER_PARTS, SEEN_PARTS, *([OWN_PARTS] if fitted else [])):
                 (folder / part).mkdir(parents=True)
             write_items(dataset, folder)
-    digests = write_item_vectors(dataset, items, folder)
+            vocabularies = write_inputs(dataset, folder)
+    model_id = hashlib.sha256(f"{trained.digest} {tables}".encode()).hexdigest()
+    digests = write_item_vectors(dataset, items, folder, model_id)
+    item_encoder = ItemEncoder(model, schema.side("item"), tables)
+    features, dense = schema.side("item"), schema.dense_side("item")
+    _write_tower(item_encoder, features, dense, folder / ITEM_TOWER, model_id)
+    check_item_tower(folder, trained, threads, tables)
     query_features = {feature.name for feature in schema.side("query")}
-    for tables in (model.embeddings, model.augmented):
-        if tables is not None:
-            tables.keep(query_features)
+    for collection in (model.embeddings, model.augmented):
+        if collection is not None:
+            collection.keep(query_features)
     without = write_users(dataset, folder)
     write_seen(dataset, folder)
     if fitted is not None:
@@ -191,30 +213,45 @@ def write_export(
         if rank == 0:
             vectors = _vectors(folder, schema.items)
             write_index(vectors, schema.items, items.rows.dim, folder / INDEX)
-    _write_tower(trained, folder / TOWER)
-    check_answers(folder, trained, digests, without.values(), threads)
+    features, dense = schema.side("query"), schema.dense_side("query")
+    encoder = QueryEncoder(model, features, tables)
+    _write_tower(encoder, features, dense, folder / TOWER, model_id)
+    largest = check_answers(folder, trained, digests, without.values(), threads, tables)
+    with together():
+        if rank == 0:
+            write_golden(dataset, asked_users(schema.users, without.values()), folder)
+            check_golden(folder)
     parts = {ITEM_PARTS: schema.items, USER_PARTS: schema.users, SEEN_PARTS: schema.users}
     if fitted is not None:
         parts[OWN_PARTS] = schema.users
     of_parts = (part_name(part, n) for part, rows in parts.items() for n in range(parts_of(rows)))
-    names = sorted([*FILES, *of_parts])
+    vocabularies = broadcast_from_rank_0(vocabularies)
+    names = sorted([*FILES, *FRESH_FILES, *vocabularies, *of_parts])
     own = {name: sha256(folder / name) for name in names[rank::ranks]}
     found = {name: digest for part in all_gather_object(own) for name, digest in part.items()}
-    dense = schema.dense_side("query")
     return {
         "version": WITH_DENSE if dense else VERSION,
+        MODEL_ID: model_id,
         "dim": items.rows.dim,
         "items": schema.items,
         "users": schema.users,
-        "features": [asdict(feature) for feature in schema.side("query")],
+        "features": [asdict(feature) for feature in features],
         "query_tower": "call with {feature: row numbers} and {feature: (B + 1,) offsets}, int64; "
         f"row {UNKNOWN} and an empty list mean unknown" + (DENSE_INPUTS if dense else ""),
         **({"dense": [asdict(feature) for feature in dense]} if dense else {}),
         **({} if fitted is None else {"blend": fitted.facts()["settings"]}),
+        "tables": _tables_facts(tables, largest),
         "source": {"dataset": schema.source, **origin},
         "versions": {"torch": torch.__version__, "faiss": faiss.__version__},
         "sha256": {name: found[name] for name in names},
     }
+
+
+def _tables_facts(form: Form, largest: float) -> dict[str, Any]:
+    """How tables are stored; and, where they are rounded, what that does to vectors."""
+    if form == "float32":
+        return {"form": form}
+    return {"form": form, "largest_difference": float(f"{largest:.2g}")}
 
 
 def _write_delta(base: Standing, full: Path, made: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -231,14 +268,17 @@ def _vectors(folder: Path, items: int) -> Iterator[NDArray[np.float32]]:
         yield read_vectors(folder / part_name(ITEM_PARTS, number))
 
 
-def _write_tower(trained: Trained, path: Path) -> None:
-    """Write the query tower with its tables, which come to rank 0 block by block. Collective."""
-    schema = trained.dataset.schema
-    features = schema.side("query")
-    encoder = QueryEncoder(trained.model, features)
+def _write_tower(
+    encoder: Encoder,
+    features: Sequence[Feature],
+    dense: Sequence[DenseFeature],
+    path: Path,
+    model_id: str,
+) -> None:
+    """Write a tower with its tables, which come to rank 0 block by block. Collective."""
     if rank_and_ranks()[0] == 0:
-        program = query_program(encoder, features, schema.dense_side("query"))
-        write_tower(program, encoder.contents, _called_up, path)
+        program = query_program(encoder, features, dense)
+        write_tower(program, encoder.contents, _called_up, path, model_id)
         broadcast_from_rank_0("")
         return
     while name := broadcast_from_rank_0(""):

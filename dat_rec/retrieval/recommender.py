@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 
 from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import read_parquet
+from dat_rec.data.dense import AnyColumn
 from dat_rec.errors import UserError
 from dat_rec.retrieval.answer import (
+    MOST_USERS,
     K,
     check_k,
     check_own_items,
@@ -20,6 +23,7 @@ from dat_rec.retrieval.answer import (
     user_rows,
     users_at_once,
 )
+from dat_rec.retrieval.distinct import encode_once
 from dat_rec.retrieval.exported import (
     MANIFEST,
     SEEN_PARTS,
@@ -28,6 +32,8 @@ from dat_rec.retrieval.exported import (
     check_files,
     read_manifest,
 )
+from dat_rec.retrieval.fresh import NO_INPUTS, FreshInputs
+from dat_rec.retrieval.fresh_lists import QUERY, fresh_rules
 from dat_rec.retrieval.given import as_allowed, as_array, as_source
 from dat_rec.retrieval.item_table import ID, Source, read_columns
 from dat_rec.retrieval.lists import list_schema, vectors_table
@@ -42,6 +48,7 @@ from dat_rec.retrieval.restrictions import (
     per_user_filter,
 )
 from dat_rec.retrieval.seen_items import ItemsOfUsers
+from dat_rec.retrieval.tower_file import QueryTower
 from dat_rec.storage.address import Location
 from dat_rec.storage.snapshot import local_copy, pinned
 
@@ -93,6 +100,7 @@ class Recommender:
             manifest = read_manifest(local)
             check_files(local, manifest, rank, ranks)
             export = Export.read(local, manifest.features, manifest.dense)
+            export.check_model(manifest, where)
         return Recommender(where, export, manifest)
 
     def top(
@@ -211,14 +219,122 @@ class Recommender:
             users: ids; None: all users of the export.
 
         Returns:
-            user_id, and vector, D float32.
+            user_id, and vector, D float32; its metadata's model_id is that of the item vectors.
 
         Raises:
             UserError: an id is not what it must be.
         """
         ids = self._ids(users)
         rows = user_rows(self.export, ids)
-        return vectors_table(ids, query_vectors(self.export, rows, users_at_once(self.export, 1)))
+        query_BD = query_vectors(self.export, rows, users_at_once(self.export, 1))
+        return vectors_table(ids, query_BD, self.export.model_id)
+
+    def fresh_vectors(self, queries: pa.Table) -> NDArray[np.float32]:
+        """The vectors of users with raw values that training need not have seen.
+
+        Args:
+            queries: a row for each of B queries. Columns are called as the query features are, and
+                hold what the log had: text, numbers, dates; a history is a list of item ids, the
+                most recent last, dense features numbers or lists of them. ``user_id`` may say who
+                asks: known users have their embedding. What is missing, or null, is unknown or
+                empty; what the training has not seen is unknown (docs/export.md).
+
+        Returns:
+            (B, D) float32: as of ``vectors``.
+
+        Raises:
+            UserError: a column is of no feature or not of its type, or the export does not hold
+                what raw values mean.
+        """
+        return self._encoded(self.export.tower, self._fresh.query_columns(queries))
+
+    def fresh_item_vectors(self, items: pa.Table) -> NDArray[np.float32]:
+        """The vectors of new items, whose raw values training need not have seen.
+
+        They are those of items without a training interaction, as ``evaluate`` ranks them: the id
+        counts as unknown, and what popularity adds is that of unknown items.
+
+        Args:
+            items: a row for each of B items. Columns are called as the item features are; an
+                ``item_id`` beside them is passed over. Values as of ``fresh_vectors``.
+
+        Returns:
+            (B, D) float32: as the export's item vectors.
+
+        Raises:
+            UserError: as ``fresh_vectors``.
+        """
+        columns = self._fresh.item_columns(items)
+        if self.export.item_tower is None:
+            raise UserError(f"{self.where} {NO_INPUTS}")
+        return self._encoded(self.export.item_tower, columns)
+
+    def top_fresh(
+        self,
+        queries: pa.Table,
+        k: int = K,
+        *,
+        exclude_seen: bool = False,
+        exclude: Source | str | None = None,
+        filter: str | None = None,
+        item_table: Source | str | None = None,
+        available: Source | Ids | str | None = None,
+        per_user_filter: str | None = None,
+        per_category: int | None = None,
+        quotas: Mapping[str, int] | None = None,
+    ) -> pa.Table:
+        """The K best items of each query of raw values, among all that may be shown.
+
+        Args:
+            queries: as of ``fresh_vectors``; with ``per_user_filter`` its columns may stand beside.
+            k: K, at most the number of items.
+            exclude_seen: leave out what stands in the query's own lists of items, and what the user
+                of its ``user_id`` had in training.
+            exclude: pairs to leave out, a table or Parquet file with ``item_id`` and ``query``, the
+                row in ``queries`` from 0, or ``user_id``.
+            filter: as of ``top``, and all that follows.
+            item_table: as of ``top``.
+            available: as of ``top``.
+            per_user_filter: as of ``top``, where ``user.…`` are the columns of ``queries``.
+            per_category: as of ``top``.
+            quotas: as of ``top``.
+
+        Returns:
+            query (int64, the row in ``queries``), rank (int32, from 1), item_id and score
+            (float32), queries in their order.
+
+        Raises:
+            UserError: as ``top`` and ``fresh_vectors``.
+        """
+        check_k(k, len(self.item_ids))
+        wanted = Restrictions(
+            exclude_seen,
+            as_source(exclude, "exclude"),
+            filter,
+            as_source(item_table, "item_table"),
+            as_allowed(available, "available"),
+            per_user_filter,
+            _with_category(quotas, per_category),
+        )
+        columns = self._fresh.query_columns(queries, others=per_user_filter is not None)
+        query_BD = self._encoded(self.export.tower, columns)
+        rules = self.item_rules(wanted)
+        seen = self._seen() if exclude_seen else None
+        own = fresh_rules(wanted, rules, queries, self._fresh, self.export, seen)
+        ids = pa.array(np.arange(len(queries)))
+        schema = list_schema(QUERY, ids.type, ID, self.item_ids.type)
+        blocks = user_lists(self.export, query_BD, k, rules, own, blend_history=False)
+        tables = [block.table(ids, self.item_ids, schema) for block in blocks]
+        return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+
+    @cached_property
+    def _fresh(self) -> FreshInputs:
+        return FreshInputs(self.where, self.export, self.manifest)
+
+    def _encoded(self, tower: QueryTower, columns: Mapping[str, AnyColumn]) -> NDArray[np.float32]:
+        """(B, D) vectors of B rows; equal rows are encoded once."""
+        rows = np.arange(len(next(iter(columns.values()))))
+        return encode_once(columns, rows, tower.encode, MOST_USERS)
 
     def item_rules(self, wanted: Restrictions) -> ItemRules:
         """What restrictions mean for all users alike; errors are those of ``ItemRules.of``."""

@@ -23,6 +23,7 @@ AUTOCAST = "torch.ops.higher_order.wrap_with_autocast"
 CHECK = "torch.ops.aten._assert_tensor_metadata.default"
 """Compares what a tensor is with what it was when the program was made; computes nothing."""
 DTYPES = {
+    2: torch.int8,
     4: torch.int32,
     5: torch.int64,
     6: torch.float16,

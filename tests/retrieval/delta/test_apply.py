@@ -26,6 +26,7 @@ from dat_rec.storage.snapshot import local_copy
 from tests.distributed.ranks import run_ranks
 from tests.object_store import ObjectStore
 from tests.retrieval.delta.chain import Chain, copied, day_run, small_parts
+from tests.retrieval.raw_log import older
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -58,6 +59,19 @@ def test_the_full_export_comes_out_byte_for_byte(chain: Chain, tmp_path: Path) -
             assert made == contents(chain.full[last])
             assert len(made) > 12
     assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_a_delta_leads_from_an_older_releases_export_to_what_it_lacked(
+    chain: Chain, tmp_path: Path
+) -> None:
+    base = older(chain.full[0], tmp_path / "base")
+    with small_parts():
+        export(chain.runs[1], tmp_path / "delta", since=base)
+    assert (tmp_path / "delta" / "whole" / "inputs.json").exists()
+    apply(base, [tmp_path / "delta"], tmp_path / "out")
+    made = contents(tmp_path / "out")
+    del made["sequence.json"]
+    assert made == contents(chain.full[1])
 
 
 def test_forgotten_ids_are_told_and_never_served(chain: Chain, tmp_path: Path) -> None:
@@ -328,7 +342,7 @@ def test_a_file_of_other_columns_than_are_compared_is_given_whole(tmp_path: Path
         export(runs[day], tmp_path / f"full{day}")
     made = export(runs[1], tmp_path / "delta", since=tmp_path / "full0")
     whole = [name for name in made["sha256"] if name.startswith("whole/")]
-    assert whole == ["whole/items.parquet"]
+    assert whole == ["whole/golden.parquet", "whole/items.parquet"]
     apply(tmp_path / "full0", [tmp_path / "delta"], tmp_path / "out")
     assert contents(tmp_path / "out").items() > contents(tmp_path / "full1").items()
 
