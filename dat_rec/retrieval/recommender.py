@@ -1,12 +1,13 @@
 """An export in memory in, recommendations out, of all items or of those that may be shown."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dat_rec.checkpoint.damage import rank_and_ranks
@@ -16,11 +17,13 @@ from dat_rec.retrieval.answer import (
     K,
     check_k,
     check_own_items,
+    encode_one,
     query_vectors,
     user_rows,
     users_at_once,
 )
 from dat_rec.retrieval.exported import (
+    ITEMS,
     MANIFEST,
     SEEN_PARTS,
     Export,
@@ -29,11 +32,12 @@ from dat_rec.retrieval.exported import (
     read_manifest,
 )
 from dat_rec.retrieval.given import as_allowed, as_array, as_source
-from dat_rec.retrieval.item_table import ID, Source, read_columns
-from dat_rec.retrieval.lists import list_schema, vectors_table
+from dat_rec.retrieval.item_table import ID, Source, column_names, read_columns
+from dat_rec.retrieval.lists import Lists, list_schema, vectors_table
 from dat_rec.retrieval.queries import as_ids
 from dat_rec.retrieval.restricted_lists import similar_lists, user_lists
 from dat_rec.retrieval.restrictions import (
+    ALL_ITEMS,
     Ids,
     ItemRules,
     Restrictions,
@@ -47,6 +51,18 @@ from dat_rec.storage.snapshot import local_copy, pinned
 
 Ints = NDArray[np.int64]
 SIMILAR_ID = "similar_item_id"
+KEPT_VECTORS = 2**16
+"""Maximum number of users whose vectors are kept, of those that were asked about alone."""
+
+
+class Listed(NamedTuple):
+    """Whose lists, and the lists, block by block."""
+
+    ids: pa.Array
+    """(B,) of users, or of items."""
+    known: NDArray[np.bool_]
+    """(B,) whether the export knows them."""
+    blocks: Iterator[Lists]
 
 
 class Recommender:
@@ -69,6 +85,8 @@ class Recommender:
         self.where, self.export, self.manifest = where, export, manifest
         self.item_ids: pa.Array = export.items.column(ID).combine_chunks()
         """(N,) of all items; row = item_index."""
+        self._held: pa.Table | None = None
+        self._vector_of = lru_cache(KEPT_VECTORS)(partial(encode_one, export))
 
     @property
     def user_ids(self) -> pa.Array:
@@ -76,13 +94,15 @@ class Recommender:
         return self.export.user_ids
 
     @staticmethod
-    def open(path: Location) -> "Recommender":
+    def open(path: Location, *, trusted: bool = True) -> "Recommender":
         """Read an export; of one in a store, its files are copied to TMPDIR meanwhile.
 
         Of several ranks that see the same files each checks some of them.
 
         Args:
             path: folder that ``dat_rec.export`` made, or its address.
+            trusted: whether its query tower may be loaded by ``torch.export``, where it has
+                operators that are not run here.
 
         Raises:
             UserError: no export, one of another version, or a file that is missing or damaged.
@@ -92,8 +112,24 @@ class Recommender:
         with local_copy(where, MANIFEST) as local:
             manifest = read_manifest(local)
             check_files(local, manifest, rank, ranks)
-            export = Export.read(local, manifest.features, manifest.dense)
+            export = Export.read(local, manifest.features, manifest.dense, trusted=trusted)
         return Recommender(where, export, manifest)
+
+    def hold(self) -> "Recommender":
+        """Read all that is read when it is first asked for: the folder may then be replaced.
+
+        Returns:
+            Itself.
+        """
+        source = self._items
+        self._held = read_columns(source, column_names(source), str(source))
+        if self._seen_parts:
+            self._seen.of(0)
+        self.export.few.search(self.export.item_vectors[:1], 1)
+        self.export.rows_of_users.of(self.user_ids[:1])
+        self.export.rows_of_items.of(self.item_ids[:1])
+        self._vector_of(len(self.user_ids))
+        return self
 
     def top(
         self,
@@ -136,9 +172,6 @@ class Recommender:
             UserError: an id, an expression, a column or a file is not what it must be, or the
                 export lacks what an option needs.
         """
-        check_k(k, len(self.item_ids))
-        if blend_history:
-            check_own_items(self.export)
         wanted = Restrictions(
             exclude_seen,
             as_source(exclude, "exclude"),
@@ -148,16 +181,7 @@ class Recommender:
             per_user_filter,
             _with_category(quotas, per_category),
         )
-        columns = users if isinstance(users, pa.Table) else None
-        ids = self._ids(users)
-        rows = user_rows(self.export, ids)
-        rules = self.item_rules(wanted)
-        own = self.user_rules(wanted, rules, ids, rows, columns)
-        query_BD = query_vectors(self.export, rows, users_at_once(self.export, k))
-        schema = list_schema("user_id", ids.type, ID, self.item_ids.type)
-        blocks = user_lists(self.export, query_BD, k, rules, own, blend_history=blend_history)
-        tables = [block.table(ids, self.item_ids, schema) for block in blocks]
-        return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+        return self._table(self.user_lists(users, k, wanted, blend_history=blend_history))
 
     def similar(
         self,
@@ -196,13 +220,7 @@ class Recommender:
             allow=as_allowed(available, "available"),
             quotas=_with_category(quotas, per_category),
         )
-        check_k(k, len(self.item_ids) - 1)
-        rows = self.item_rows(items)
-        schema = list_schema(ID, self.item_ids.type, SIMILAR_ID, self.item_ids.type)
-        ids = self.item_ids.take(pa.array(rows))
-        blocks = similar_lists(self.export, rows, k, self.item_rules(wanted))
-        tables = [block.table(ids, self.item_ids, schema) for block in blocks]
-        return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+        return self._table(self.similar_lists(items, k, wanted), ID, SIMILAR_ID)
 
     def vectors(self, users: Ids | None = None) -> pa.Table:
         """The vectors of users, whose inner products with item vectors are the scores.
@@ -218,11 +236,78 @@ class Recommender:
         """
         ids = self._ids(users)
         rows = user_rows(self.export, ids)
-        return vectors_table(ids, query_vectors(self.export, rows, users_at_once(self.export, 1)))
+        return vectors_table(ids, self.vectors_of(rows, 1))
+
+    def user_lists(
+        self,
+        users: Ids | pa.Table | None,
+        k: int,
+        wanted: Restrictions = ALL_ITEMS,
+        rules: ItemRules | None = None,
+        *,
+        blend_history: bool = False,
+    ) -> Listed:
+        """As ``top``, without its table.
+
+        Args:
+            users: as of ``top``.
+            k: as of ``top``.
+            wanted: the restrictions.
+            rules: of ``item_rules(wanted)``, where they are known already.
+            blend_history: as of ``top``.
+
+        Raises:
+            UserError: as ``top``.
+        """
+        check_k(k, len(self.item_ids))
+        if blend_history:
+            check_own_items(self.export)
+        columns = users if isinstance(users, pa.Table) else None
+        ids = self._ids(users)
+        rows = user_rows(self.export, ids)
+        rules = rules or self.item_rules(wanted)
+        own = self.user_rules(wanted, rules, ids, rows, columns)
+        query_BD = self.vectors_of(rows, k)
+        blocks = user_lists(self.export, query_BD, k, rules, own, blend_history=blend_history)
+        return Listed(ids, rows < len(self.user_ids), blocks)
+
+    def similar_lists(
+        self,
+        items: Ids | None,
+        k: int,
+        wanted: Restrictions = ALL_ITEMS,
+        rules: ItemRules | None = None,
+    ) -> Listed:
+        """As ``similar``, without its table; arguments are those of ``user_lists``.
+
+        Raises:
+            UserError: as ``similar``.
+        """
+        check_k(k, len(self.item_ids) - 1)
+        rows = self.item_rows(items)
+        blocks = similar_lists(self.export, rows, k, rules or self.item_rules(wanted))
+        return Listed(self.item_ids.take(pa.array(rows)), np.ones(len(rows), np.bool_), blocks)
+
+    def vectors_of(self, rows: Ints, k: int) -> NDArray[np.float32]:
+        """(B, D) vectors of users, in blocks whose lists of K fit into memory; keeps lone ones.
+
+        Args:
+            rows: (B,) of ``user_rows``.
+            k: K.
+        """
+        if len(rows) == 1:
+            return self._vector_of(int(rows[0]))
+        return query_vectors(self.export, rows, users_at_once(self.export, k))
+
+    def _table(self, listed: Listed, who: str = "user_id", what: str = ID) -> pa.Table:
+        schema = list_schema(who, listed.ids.type, what, self.item_ids.type)
+        tables = [block.table(listed.ids, self.item_ids, schema) for block in listed.blocks]
+        return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
 
     def item_rules(self, wanted: Restrictions) -> ItemRules:
         """What restrictions mean for all users alike; errors are those of ``ItemRules.of``."""
-        return ItemRules.of(self.where, self.item_ids, wanted)
+        own = self._items if self._held is None else self._held
+        return ItemRules.of(own, self.item_ids, wanted)
 
     def user_rules(
         self,
@@ -256,7 +341,7 @@ class Recommender:
         if wanted.per_user_filter is not None:
             own = slice(first, first + len(rows))
             per_user = per_user_filter(wanted.per_user_filter, rules.table, columns, own)
-        seen = self._seen() if wanted.exclude_seen else None
+        seen = self._seen if wanted.exclude_seen else None
         return UserRules(rows, seen, numbers, excluded, per_user)
 
     def item_rows(self, items: Ids | None) -> Ints:
@@ -268,16 +353,24 @@ class Recommender:
         if items is None:
             return np.arange(len(self.item_ids))
         ids = as_ids("items", ID, as_array(items, "items"), self.item_ids.type, ID)
-        found = pc.index_in(ids, value_set=self.item_ids)
-        if found.null_count:
-            unknown = ids.filter(found.is_null())[0].as_py()
+        rows = self.export.rows_of_items.of(ids)
+        if (rows < 0).any():
+            unknown = ids[int((rows < 0).argmax())].as_py()
             raise UserError(f"items: the export has no item {json.dumps(unknown)}: leave it out")
-        rows: Ints = found.to_numpy().astype(np.int64)
         return rows
 
+    @property
+    def _items(self) -> Location:
+        return self.where / ITEMS
+
+    @property
+    def _seen_parts(self) -> list[str]:
+        return sorted(name for name in self.manifest.sha256 if name.startswith(f"{SEEN_PARTS}/"))
+
+    @cached_property
     def _seen(self) -> ItemsOfUsers:
         """What the export's users had in training."""
-        names = sorted(name for name in self.manifest.sha256 if name.startswith(f"{SEEN_PARTS}/"))
+        names = self._seen_parts
         if not names:
             raise UserError(
                 f"{self.where} does not hold what users had in training, which --exclude-seen "

@@ -22,6 +22,8 @@ OPERATORS = "torch.ops.aten."
 AUTOCAST = "torch.ops.higher_order.wrap_with_autocast"
 CHECK = "torch.ops.aten._assert_tensor_metadata.default"
 """Compares what a tensor is with what it was when the program was made; computes nothing."""
+FILES = {"from_file", "save"}
+"""Operators that reach for files, which no tower does."""
 DTYPES = {
     4: torch.int32,
     5: torch.int64,
@@ -232,7 +234,7 @@ def _names(outputs: Sequence[Json]) -> list[str]:
 def _operator(target: str) -> Callable[..., Any]:
     """The operator that ``torch.ops.aten.NAME.OVERLOAD`` names."""
     parts = target.removeprefix(OPERATORS).split(".")
-    if not target.startswith(OPERATORS) or len(parts) != 2:
+    if not target.startswith(OPERATORS) or len(parts) != 2 or parts[0] in FILES:
         raise UnknownProgramError(target)
     try:
         found: Callable[..., Any] = getattr(getattr(torch.ops.aten, parts[0]), parts[1])
