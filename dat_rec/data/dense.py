@@ -95,7 +95,11 @@ def no_values(feature: DenseFeature, rows: int) -> DenseColumn:
 
 
 def read_dense(
-    table: pa.Table, features: Sequence[DenseFeature], where: str, first_row: int = 0
+    table: pa.Table,
+    features: Sequence[DenseFeature],
+    where: str,
+    first_row: int = 0,
+    cure: str = ANEW,
 ) -> dict[str, DenseColumn]:
     """Turn ``features``' columns of ``table`` into arrays.
 
@@ -104,12 +108,13 @@ def read_dense(
         features: what to read.
         where: the file's name, for messages.
         first_row: number in ``where`` of the table's first row, for messages.
+        cure: what a refusal of a value advises.
 
     Raises:
         UserError: a column is missing, has the wrong type, or holds a value that is not finite or
             of another size.
     """
-    return {one.name: _read(table, one, where, first_row) for one in features}
+    return {one.name: _read(table, one, where, first_row, cure) for one in features}
 
 
 def read_dense_rows(
@@ -159,7 +164,9 @@ def holds_vectors(kind: pa.DataType) -> bool:
     return bool(is_list and pa.types.is_floating(kind.value_type))
 
 
-def _read(table: pa.Table, feature: DenseFeature, where: str, first_row: int) -> DenseColumn:
+def _read(
+    table: pa.Table, feature: DenseFeature, where: str, first_row: int, cure: str
+) -> DenseColumn:
     what = f"column {feature.name!r}"
     if feature.name not in table.column_names:
         raise UserError(f"{where}: {what} is missing: prepare the dataset anew")
@@ -180,7 +187,7 @@ def _read(table: pa.Table, feature: DenseFeature, where: str, first_row: int) ->
         if (odd := np.flatnonzero(lengths != feature.width)).size:
             raise UserError(
                 f"{where}: row {first_row + odd[0]} (from 0): {what} has {lengths[odd[0]]} numbers "
-                f"and not {feature.width}: {ANEW}"
+                f"and not {feature.width}: {cure}"
             )
         flat = array.flatten().cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
         column.values[known] = flat.reshape(-1, feature.width)
@@ -188,6 +195,6 @@ def _read(table: pa.Table, feature: DenseFeature, where: str, first_row: int) ->
     if bad.any():
         raise UserError(
             f"{where}: row {first_row + int(bad.argmax())} (from 0): {what} holds what is not "
-            f"finite: {ANEW}"
+            f"finite: {cure}"
         )
     return column

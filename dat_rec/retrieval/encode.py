@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dat_rec.checkpoint.damage import rank_and_ranks
+from dat_rec.data.columns import Column
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.dense import AnyColumn, parted
-from dat_rec.data.schema import ITEM, Schema
+from dat_rec.data.schema import ITEM, UNKNOWN, Schema
 from dat_rec.data.stream.batch import to_kjt
 from dat_rec.dist.agree import all_gather_object, together
 from dat_rec.model.dat import DAT, TowerInputs
@@ -127,6 +128,19 @@ def encode_queries(
         (rows, D) float32: unit vectors, and a 1 behind them where popularity has a weight.
     """
     return _encode(model, schema, columns, query_tower, threads)
+
+
+def encode_unknown_items(
+    model: DAT, schema: Schema, columns: Mapping[str, AnyColumn], threads: Threads
+) -> tuple[Tensor, dict[str, AnyColumn]]:
+    """Item vectors of rows of the item features, as if no id were known. Collective.
+
+    Returns:
+        (rows, D) float32, and the columns with the row of unknown ids.
+    """
+    unknown = Column(np.full(len(columns[ITEM]), UNKNOWN), None)
+    asked = {**columns, ITEM: unknown}
+    return _encode(model, schema, asked, item_tower, threads), asked
 
 
 def query_tower(model: DAT, inputs: TowerInputs) -> tuple[nn.Module, Tensor]:

@@ -5,7 +5,7 @@ and writes some of the items and users; rank 0 writes what is one file, block by
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dat_rec.checkpoint.damage import rank_and_ranks
-from dat_rec.data.schema import UNKNOWN
+from dat_rec.data.schema import UNKNOWN, DenseFeature, Feature
 from dat_rec.dist.agree import all_gather_object, broadcast_from_rank_0, together
 from dat_rec.errors import UserError
 from dat_rec.files import sha256, write_json
@@ -28,6 +28,7 @@ from dat_rec.retrieval.delta.rebuild import Files
 from dat_rec.retrieval.delta.write import write_delta
 from dat_rec.retrieval.divided import DividedRows, fetch
 from dat_rec.retrieval.encode import encode_items
+from dat_rec.retrieval.export_inputs import write_inputs
 from dat_rec.retrieval.export_parts import (
     parts_of,
     read_vectors,
@@ -39,8 +40,10 @@ from dat_rec.retrieval.export_rows import write_items, write_seen
 from dat_rec.retrieval.exported import (
     DELTA,
     FILES,
+    FRESH_FILES,
     INDEX,
     ITEM_PARTS,
+    ITEM_TOWER,
     MANIFEST,
     OWN_PARTS,
     SEEN_PARTS,
@@ -51,9 +54,9 @@ from dat_rec.retrieval.exported import (
     part_name,
 )
 from dat_rec.retrieval.fit_blend import FittedBlend, fit_blend
-from dat_rec.retrieval.golden import check_answers
+from dat_rec.retrieval.golden import check_answers, check_item_tower
 from dat_rec.retrieval.item_index import write_index
-from dat_rec.retrieval.query_encoder import QueryEncoder, query_program
+from dat_rec.retrieval.query_encoder import Encoder, ItemEncoder, QueryEncoder, query_program
 from dat_rec.retrieval.ranks import Threads, all_ranks, folder_of_all_ranks, one_thread_each
 from dat_rec.retrieval.tower_file import write_tower
 from dat_rec.retrieval.trained import Trained, load_model
@@ -84,9 +87,9 @@ def export(
 ) -> dict[str, Any]:
     """Write what serving needs of a run, whole or not at all; alone, or on every rank of torchrun.
 
-    The folder holds item vectors, an index, the query tower with its tables and the users'
-    features; see ``dat_rec.load_export``. Or, with ``since``, what of them has changed; see
-    ``dat_rec.apply``.
+    The folder holds item vectors, an index, the towers with their tables, the users' features, and
+    what raw values of others mean; see ``dat_rec.load_export`` and docs/export.md. Or, with
+    ``since``, what of them has changed; see ``dat_rec.apply``.
 
     Args:
         run: folder that ``dat_rec.train`` made.
@@ -173,12 +176,17 @@ def write_export(
     schema = dataset.schema
     rank, ranks = rank_and_ranks()
     items = encode_items(model, dataset, threads)
+    vocabularies: list[str] = []
     with together():
         if rank == 0:
             for part in (ITEM_PARTS, USER_PARTS, SEEN_PARTS, *([OWN_PARTS] if fitted else [])):
                 (folder / part).mkdir(parents=True)
             write_items(dataset, folder)
+            vocabularies = write_inputs(dataset, folder)
     digests = write_item_vectors(dataset, items, folder)
+    item_encoder = ItemEncoder(model, schema.side("item"))
+    _write_tower(item_encoder, schema.side("item"), schema.dense_side("item"), folder / ITEM_TOWER)
+    check_item_tower(folder, trained, threads)
     query_features = {feature.name for feature in schema.side("query")}
     for tables in (model.embeddings, model.augmented):
         if tables is not None:
@@ -191,22 +199,23 @@ def write_export(
         if rank == 0:
             vectors = _vectors(folder, schema.items)
             write_index(vectors, schema.items, items.rows.dim, folder / INDEX)
-    _write_tower(trained, folder / TOWER)
+    features, dense = schema.side("query"), schema.dense_side("query")
+    _write_tower(QueryEncoder(model, features), features, dense, folder / TOWER)
     check_answers(folder, trained, digests, without.values(), threads)
     parts = {ITEM_PARTS: schema.items, USER_PARTS: schema.users, SEEN_PARTS: schema.users}
     if fitted is not None:
         parts[OWN_PARTS] = schema.users
     of_parts = (part_name(part, n) for part, rows in parts.items() for n in range(parts_of(rows)))
-    names = sorted([*FILES, *of_parts])
+    vocabularies = broadcast_from_rank_0(vocabularies)
+    names = sorted([*FILES, *FRESH_FILES, *vocabularies, *of_parts])
     own = {name: sha256(folder / name) for name in names[rank::ranks]}
     found = {name: digest for part in all_gather_object(own) for name, digest in part.items()}
-    dense = schema.dense_side("query")
     return {
         "version": WITH_DENSE if dense else VERSION,
         "dim": items.rows.dim,
         "items": schema.items,
         "users": schema.users,
-        "features": [asdict(feature) for feature in schema.side("query")],
+        "features": [asdict(feature) for feature in features],
         "query_tower": "call with {feature: row numbers} and {feature: (B + 1,) offsets}, int64; "
         f"row {UNKNOWN} and an empty list mean unknown" + (DENSE_INPUTS if dense else ""),
         **({"dense": [asdict(feature) for feature in dense]} if dense else {}),
@@ -231,13 +240,12 @@ def _vectors(folder: Path, items: int) -> Iterator[NDArray[np.float32]]:
         yield read_vectors(folder / part_name(ITEM_PARTS, number))
 
 
-def _write_tower(trained: Trained, path: Path) -> None:
-    """Write the query tower with its tables, which come to rank 0 block by block. Collective."""
-    schema = trained.dataset.schema
-    features = schema.side("query")
-    encoder = QueryEncoder(trained.model, features)
+def _write_tower(
+    encoder: Encoder, features: Sequence[Feature], dense: Sequence[DenseFeature], path: Path
+) -> None:
+    """Write a tower with its tables, which come to rank 0 block by block. Collective."""
     if rank_and_ranks()[0] == 0:
-        program = query_program(encoder, features, schema.dense_side("query"))
+        program = query_program(encoder, features, dense)
         write_tower(program, encoder.contents, _called_up, path)
         broadcast_from_rank_0("")
         return

@@ -11,6 +11,9 @@
     seen/part-*.parquet        user_id and item_index, the items that the user had in training
     own_items/part-*.parquet   what own history adds to the scores of own items (optional)
     query_tower.pt2            torch.export program: query features in, (B, D) unit vectors out
+    item_tower.pt2             the same of items that training never saw
+    inputs.json                what raw values the features are made of (``raw_inputs.py``)
+    vocabularies/TABLE.parquet  the value that each row of a table stands for
 
 Items and users stand in the parts in the order of their numbers. How they are cut into parts does
 not depend on the number of ranks that wrote them.
@@ -37,6 +40,7 @@ from dat_rec.retrieval.few_queries import FewQueries
 from dat_rec.retrieval.id_rows import IdRows
 from dat_rec.retrieval.item_index import read_index
 from dat_rec.retrieval.own_items import OwnItems
+from dat_rec.retrieval.raw_inputs import INPUTS, VOCABULARIES, Inputs
 from dat_rec.retrieval.tower_file import QueryTower
 from dat_rec.storage.address import Location
 from dat_rec.storage.snapshot import local_copy
@@ -47,8 +51,11 @@ MANIFEST = "export.json"
 DELTA = "delta.json"
 """Stands in the folder of a delta, which is no export (``dat_rec.retrieval.delta``)."""
 ITEMS, INDEX, TOWER = "items.parquet", "index.faiss", "query_tower.pt2"
+ITEM_TOWER = "item_tower.pt2"
 FILES = (ITEMS, INDEX, TOWER)
 """What an export holds beside its parts."""
+FRESH_FILES = (ITEM_TOWER, INPUTS)
+"""What it holds of raw inputs; older ones do not."""
 ITEM_PARTS, USER_PARTS, OWN_PARTS = "item_vectors", "users", "own_items"
 SEEN_PARTS = "seen"
 """Folders of parts."""
@@ -87,6 +94,10 @@ class Export:
     """Query features of U + 1 users: row U is the unknown one."""
     own: OwnItems | None
     """None for an export without own items"""
+    item_tower: QueryTower | None = None
+    """None for an export of before"""
+    inputs: Inputs | None = None
+    """None for an export of before"""
 
     @cached_property
     def few(self) -> FewQueries:
@@ -154,7 +165,14 @@ class Export:
             user_ids=users.column("user_id").combine_chunks(),
             user_columns=with_unknown(columns),
             own=OwnItems.read(own) if own else None,
+            item_tower=_item_tower(folder, trusted=trusted),
+            inputs=Inputs.load(folder) if (folder / INPUTS).exists() else None,
         )
+
+
+def _item_tower(folder: Path, *, trusted: bool) -> QueryTower | None:
+    path = folder / ITEM_TOWER
+    return QueryTower(path, trusted=trusted) if path.exists() else None
 
 
 def part_name(folder: str, number: int) -> str:
@@ -213,10 +231,12 @@ def check_files(folder: Path, manifest: Manifest, first: int = 0, step: int = 1)
             raise UserError(
                 f"{folder / name}: damaged (SHA-256 differs from {MANIFEST}): export anew"
             )
-    for part in (ITEM_PARTS, USER_PARTS, SEEN_PARTS, OWN_PARTS):
-        for path in (folder / part).glob("part-*.parquet"):
-            if f"{part}/{path.name}" not in manifest.sha256:
-                raise UserError(f"{path}: {MANIFEST} does not name it: remove it, or export anew")
+    parts = (ITEM_PARTS, USER_PARTS, SEEN_PARTS, OWN_PARTS)
+    there = [path for part in parts for path in (folder / part).glob("part-*.parquet")]
+    there += (folder / VOCABULARIES).glob("*.parquet")
+    for path in (*there, *(folder / name for name in FRESH_FILES if (folder / name).exists())):
+        if path.relative_to(folder).as_posix() not in manifest.sha256:
+            raise UserError(f"{path}: {MANIFEST} does not name it: remove it, or export anew")
 
 
 def with_unknown(columns: Mapping[str, AnyColumn]) -> dict[str, AnyColumn]:

@@ -1,6 +1,6 @@
 """An export's files in, a refusal out unless they answer as the model that they came from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,11 @@ from dat_rec.data.columns import BadIds
 from dat_rec.data.dense import AnyColumn, concatenate, read_all
 from dat_rec.dist.agree import together
 from dat_rec.errors import UserError
-from dat_rec.retrieval.encode import encode_queries
+from dat_rec.retrieval.encode import encode_queries, encode_unknown_items
 from dat_rec.retrieval.export_parts import read_vectors, vectors_digest
 from dat_rec.retrieval.exported import (
     INDEX,
+    ITEM_TOWER,
     PART_ROWS,
     TOWER,
     USER_PARTS,
@@ -71,23 +72,59 @@ def check_answers(
     with together():
         asked = users.take(rows)
     wanted_BD = encode_queries(model, dataset.schema, with_unknown(asked), threads).numpy()
+    rounding = BFLOAT16_ROUNDING if model.query_tower.in_bfloat16 else ROUNDING
+
+    def problem() -> str:
+        found = _problem_of_parts(folder, digests)
+        if first and not found:
+            found = _problem(folder, users, rows, wanted_BD, rounding)
+        return found
+
     with together():
-        try:
-            problem = _problem_of_parts(folder, digests)
-            if first and not problem:
-                rounding = BFLOAT16_ROUNDING if model.query_tower.in_bfloat16 else ROUNDING
-                problem = _problem(folder, users, rows, wanted_BD, rounding)
-        except (OSError, UserError):
-            raise
-        except Exception as error:
-            reason = (str(error).splitlines() or [""])[0]
-            problem = f"it fails with {type(error).__name__}: {reason}"
-        if problem:
-            raise UserError(
-                f"the export does not answer as the model does ({problem}), and was not kept: see "
-                "what `dat-rec doctor` says of this machine, and report it with the run's "
-                "config.json"
-            )
+        _refuse(problem)
+
+
+def check_item_tower(folder: Path, trained: Trained, threads: Threads) -> None:
+    """Ask the item tower's file for items whose id it does not know. Collective.
+
+    Raises:
+        UserError: it cannot be read or run, or a vector differs from the model's by more than
+            rounding.
+    """
+    model, dataset = trained.model, trained.dataset
+    first = rank_and_ranks()[0] == 0
+    rows = asked_users(dataset.schema.items, ())
+    items = FeatureRows(dataset, "items")
+    with together():
+        asked = items.take(rows if first else rows[:0])
+    wanted_BD, asked = encode_unknown_items(model, dataset.schema, asked, threads)
+    rounding = BFLOAT16_ROUNDING if model.item_tower.in_bfloat16 else ROUNDING
+
+    def problem() -> str:
+        check_records(folder / ITEM_TOWER)
+        found_BD = QueryTower(folder / ITEM_TOWER).encode(asked)
+        off = np.abs(found_BD - wanted_BD.numpy()).max()
+        return "" if off <= rounding else f"item_tower.pt2: a vector is off by {off:.2g}"
+
+    with together():
+        if first:
+            _refuse(problem)
+
+
+def _refuse(find_problem: Callable[[], str]) -> None:
+    """Refuse an export of which something is wrong, or that fails when it is asked."""
+    try:
+        problem = find_problem()
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        problem = f"it fails with {type(error).__name__}: {reason}"
+    if problem:
+        raise UserError(
+            f"the export does not answer as the model does ({problem}), and was not kept: see "
+            "what `dat-rec doctor` says of this machine, and report it with the run's config.json"
+        )
 
 
 def _problem_of_parts(folder: Path, digests: Mapping[str, str]) -> str:

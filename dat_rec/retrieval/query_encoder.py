@@ -1,29 +1,31 @@
-"""A trained model's query side in, a plain PyTorch program out, which torch alone can run.
+"""A side of a trained model in, a plain PyTorch program out, which torch alone can run.
 
 Tables, augmented vectors and tower are the model's own, without TorchRec, so that
 ``torch.export`` can write them into one file (``dat_rec.retrieval.tower_file``).
 """
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental import _config as shape_config
 
 from dat_rec.data.dense import no_values
-from dat_rec.data.schema import USER, DenseFeature, Feature
+from dat_rec.data.schema import ITEM, UNKNOWN, USER, DenseFeature, Feature
 from dat_rec.model.dat import AUGMENTED, DAT, pooled
-from dat_rec.model.generate import known
-from dat_rec.retrieval.divided import DividedRows
+from dat_rec.model.dense import DenseProjections
+from dat_rec.model.generate import Generator, known
+from dat_rec.retrieval.divided import DividedRows, own_range
 
 MAP_NORESERVE = 0x4000
 """Of Linux: memory that is never touched counts for nothing. (Python 3.13 names it in mmap.)"""
 
 
-class QueryEncoder(nn.Module):
-    """p_u of B users: [e_1 ‖ … ‖ e_m ‖ d_1 ‖ … ‖ a_u] through the query tower.
+class Encoder(nn.Module):
+    """Vectors of B rows of one side: [e_1 ‖ … ‖ e_m ‖ d_1 ‖ … ‖ a] through its tower.
 
     e and a of unknown ones are made.
 
@@ -31,29 +33,50 @@ class QueryEncoder(nn.Module):
     over the ranks (``contents``), and gets into the file block by block.
 
     Args:
-        model: of ``load_model``.
-        features: the query features, in the model's order.
+        own: the feature that is the side's own id.
+        features: the side's features, in the model's order.
+        divided: the rows that each feature looks up, by the features' names.
+        augmented: the rows that the own id looks up beside them; None without augmented vectors.
+        dense: projections of the dense features; None without any.
+        generator: makes what stands for unknown ids; None without.
+        tower: the side's tower.
+        model: whose pooling and dtype.
+        last: a number behind the unit vectors, of what popularity adds to scores; None without.
     """
 
-    def __init__(self, model: DAT, features: Sequence[Feature]) -> None:
+    def __init__(
+        self,
+        own: str,
+        features: Sequence[Feature],
+        divided: Mapping[str, DividedRows],
+        augmented: DividedRows | None,
+        *,
+        dense: DenseProjections | None,
+        generator: Generator | None,
+        tower: nn.Module,
+        model: DAT,
+        last: float | None,
+    ) -> None:
         super().__init__()
-        names = sorted({feature.table for feature in features})
-        divided = model.embeddings.tables
-        self._lookups = [(feature.name, names.index(feature.table)) for feature in features]
-        self.tables = nn.ModuleList(_bag(divided[name]) for name in names)
-        self.contents = {f"tables.{i}.weight": divided[name] for i, name in enumerate(names)}
+        tables: dict[int, DividedRows] = {}
+        for feature in sorted(features, key=lambda feature: feature.table):
+            tables.setdefault(id(divided[feature.name]), divided[feature.name])
+        places = {key: place for place, key in enumerate(tables)}
+        self._own = own
+        self._lookups = [(feature.name, places[id(divided[feature.name])]) for feature in features]
+        self.tables = nn.ModuleList(map(_bag, tables.values()))
+        self.contents = {f"tables.{i}.weight": rows for i, rows in enumerate(tables.values())}
         """The tables' rows, by the names of the parameters."""
-        self.dense = model.query_dense
+        self.dense = dense
         self.augmented = None
-        if model.augmented is not None:
-            rows = model.augmented.tables[AUGMENTED[USER]]
-            self.augmented = _bag(rows)
-            self.contents["augmented.weight"] = rows
-        self.generator = model.query_generator
-        self.tower = model.query_tower
+        if augmented is not None:
+            self.augmented = _bag(augmented)
+            self.contents["augmented.weight"] = augmented
+        self.generator = generator
+        self.tower = tower
         self._pooling = model.pooling
         self._dtype = model.dtype
-        self._popularity = model.popularity_R is not None
+        self._last = last
 
     def forward(
         self,
@@ -61,7 +84,7 @@ class QueryEncoder(nn.Module):
         offsets: dict[str, Tensor],
         dense: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        """Encode B users as (B, D) float32: unit vectors, and a 1 behind where popularity counts.
+        """Encode B rows as (B, D) float32: unit vectors, and ``last`` behind where there is one.
 
         Args:
             values: for each feature its row numbers, int64, user after user.
@@ -80,17 +103,77 @@ class QueryEncoder(nn.Module):
             inputs += [projection((dense or {})[projection.name]) for projection in self.dense]
         augmented = None
         if self.augmented is not None:
-            augmented = self.augmented(values[USER], offsets[USER])
+            augmented = self.augmented(values[self._own], offsets[self._own])
         if self.generator is not None:
-            is_known = known(values[USER], offsets[USER])
+            is_known = known(values[self._own], offsets[self._own])
             inputs = list(self.generator(inputs, augmented, is_known))
         elif augmented is not None:
             inputs.append(augmented)
         vectors: Tensor = self.tower(torch.cat(inputs, dim=-1).to(self._dtype))
         vectors = vectors.float()
-        if self._popularity:
-            vectors = F.pad(vectors, (0, 1), value=1.0)
+        if self._last is not None:
+            vectors = F.pad(vectors, (0, 1), value=self._last)
         return vectors
+
+
+class QueryEncoder(Encoder):
+    """p_u of B users; behind it a 1 where popularity counts.
+
+    Args:
+        model: of ``load_model``.
+        features: the query features, in the model's order.
+    """
+
+    def __init__(self, model: DAT, features: Sequence[Feature]) -> None:
+        tables = model.embeddings.tables
+        super().__init__(
+            USER,
+            features,
+            {feature.name: tables[feature.table] for feature in features},
+            None if model.augmented is None else model.augmented.tables[AUGMENTED[USER]],
+            dense=model.query_dense,
+            generator=model.query_generator,
+            tower=model.query_tower,
+            model=model,
+            last=None if model.popularity_R is None else 1.0,
+        )
+
+
+class ItemEncoder(Encoder):
+    """p_v of B items that training never saw; behind it what popularity adds to their scores.
+
+    Of the tables of the item's own id it has row 0 alone, which is that of unknown items: what
+    known ones have is in the export's item vectors.
+
+    Args:
+        model: of ``load_model``.
+        features: the item features, in the model's order.
+    """
+
+    def __init__(self, model: DAT, features: Sequence[Feature]) -> None:
+        tables = model.embeddings.tables
+        divided = {feature.name: tables[feature.table] for feature in features}
+        divided[ITEM] = _first_row(divided[ITEM])
+        augmented = None
+        if model.augmented is not None:
+            augmented = _first_row(model.augmented.tables[AUGMENTED[ITEM]])
+        super().__init__(
+            ITEM,
+            features,
+            divided,
+            augmented,
+            dense=model.item_dense,
+            generator=model.item_generator,
+            tower=model.item_tower,
+            model=model,
+            last=None if model.popularity_R is None else float(model.popularity_R[UNKNOWN]),
+        )
+
+
+def _first_row(rows: DividedRows) -> DividedRows:
+    bounds = np.minimum(rows.bounds, 1)
+    start, stop = own_range(bounds)
+    return DividedRows(rows.local[: stop - start], bounds)
 
 
 def _bag(rows: DividedRows) -> nn.EmbeddingBag:
@@ -102,7 +185,7 @@ def _bag(rows: DividedRows) -> nn.EmbeddingBag:
 
 
 def query_program(
-    encoder: QueryEncoder, features: Sequence[Feature], dense: Sequence[DenseFeature] = ()
+    encoder: Encoder, features: Sequence[Feature], dense: Sequence[DenseFeature] = ()
 ) -> torch.export.ExportedProgram:
     """Trace the encoder with ``torch.export``; any number of users and values may come in.
 

@@ -1,10 +1,9 @@
 """An export in memory in, recommendations out, of all items or of those that may be shown."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +11,10 @@ from numpy.typing import NDArray
 
 from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.dataset import read_parquet
+from dat_rec.data.dense import AnyColumn
 from dat_rec.errors import UserError
 from dat_rec.retrieval.answer import (
+    MOST_USERS,
     K,
     check_k,
     check_own_items,
@@ -22,6 +23,7 @@ from dat_rec.retrieval.answer import (
     user_rows,
     users_at_once,
 )
+from dat_rec.retrieval.distinct import encode_once
 from dat_rec.retrieval.exported import (
     ITEMS,
     MANIFEST,
@@ -31,13 +33,14 @@ from dat_rec.retrieval.exported import (
     check_files,
     read_manifest,
 )
+from dat_rec.retrieval.fresh import NO_INPUTS, FreshInputs
+from dat_rec.retrieval.fresh_lists import QUERY, fresh_rules
 from dat_rec.retrieval.given import as_allowed, as_array, as_source
 from dat_rec.retrieval.item_table import ID, Source, column_names, read_columns
-from dat_rec.retrieval.lists import Lists, list_schema, vectors_table
+from dat_rec.retrieval.lists import list_schema, vectors_table
 from dat_rec.retrieval.queries import as_ids
 from dat_rec.retrieval.restricted_lists import similar_lists, user_lists
 from dat_rec.retrieval.restrictions import (
-    ALL_ITEMS,
     Ids,
     ItemRules,
     Restrictions,
@@ -46,6 +49,7 @@ from dat_rec.retrieval.restrictions import (
     per_user_filter,
 )
 from dat_rec.retrieval.seen_items import ItemsOfUsers
+from dat_rec.retrieval.tower_file import QueryTower
 from dat_rec.storage.address import Location
 from dat_rec.storage.snapshot import local_copy, pinned
 
@@ -53,16 +57,6 @@ Ints = NDArray[np.int64]
 SIMILAR_ID = "similar_item_id"
 KEPT_VECTORS = 2**16
 """Maximum number of users whose vectors are kept, of those that were asked about alone."""
-
-
-class Listed(NamedTuple):
-    """Whose lists, and the lists, block by block."""
-
-    ids: pa.Array
-    """(B,) of users, or of items."""
-    known: NDArray[np.bool_]
-    """(B,) whether the export knows them."""
-    blocks: Iterator[Lists]
 
 
 class Recommender:
@@ -86,6 +80,7 @@ class Recommender:
         self.item_ids: pa.Array = export.items.column(ID).combine_chunks()
         """(N,) of all items; row = item_index."""
         self._held: pa.Table | None = None
+        self._filter_s: float | None = None
         self._vector_of = lru_cache(KEPT_VECTORS)(partial(encode_one, export))
 
     @property
@@ -115,20 +110,29 @@ class Recommender:
             export = Export.read(local, manifest.features, manifest.dense, trusted=trusted)
         return Recommender(where, export, manifest)
 
-    def hold(self) -> "Recommender":
+    def hold(self, filter_s: float | None = None) -> "Recommender":
         """Read all that is read when it is first asked for: the folder may then be replaced.
+
+        Args:
+            filter_s: maximum seconds, and with it memory, that a filter may take from now on.
 
         Returns:
             Itself.
+
+        Raises:
+            UserError: a file cannot be read.
         """
+        self._filter_s = filter_s
         source = self._items
         self._held = read_columns(source, column_names(source), str(source))
         if self._seen_parts:
-            self._seen.of(0)
+            self.seen.of(0)
         self.export.few.search(self.export.item_vectors[:1], 1)
         self.export.rows_of_users.of(self.user_ids[:1])
         self.export.rows_of_items.of(self.item_ids[:1])
         self._vector_of(len(self.user_ids))
+        if self.export.inputs is not None:
+            self._fresh.read_all()
         return self
 
     def top(
@@ -172,6 +176,9 @@ class Recommender:
             UserError: an id, an expression, a column or a file is not what it must be, or the
                 export lacks what an option needs.
         """
+        check_k(k, len(self.item_ids))
+        if blend_history:
+            check_own_items(self.export)
         wanted = Restrictions(
             exclude_seen,
             as_source(exclude, "exclude"),
@@ -181,7 +188,16 @@ class Recommender:
             per_user_filter,
             _with_category(quotas, per_category),
         )
-        return self._table(self.user_lists(users, k, wanted, blend_history=blend_history))
+        columns = users if isinstance(users, pa.Table) else None
+        ids = self._ids(users)
+        rows = user_rows(self.export, ids)
+        rules = self.item_rules(wanted)
+        own = self.user_rules(wanted, rules, ids, rows, columns)
+        query_BD = self.vectors_of(rows, k)
+        schema = list_schema("user_id", ids.type, ID, self.item_ids.type)
+        blocks = user_lists(self.export, query_BD, k, rules, own, blend_history=blend_history)
+        tables = [block.table(ids, self.item_ids, schema) for block in blocks]
+        return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
 
     def similar(
         self,
@@ -220,7 +236,13 @@ class Recommender:
             allow=as_allowed(available, "available"),
             quotas=_with_category(quotas, per_category),
         )
-        return self._table(self.similar_lists(items, k, wanted), ID, SIMILAR_ID)
+        check_k(k, len(self.item_ids) - 1)
+        rows = self.item_rows(items)
+        schema = list_schema(ID, self.item_ids.type, SIMILAR_ID, self.item_ids.type)
+        ids = self.item_ids.take(pa.array(rows))
+        blocks = similar_lists(self.export, rows, k, self.item_rules(wanted))
+        tables = [block.table(ids, self.item_ids, schema) for block in blocks]
+        return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
 
     def vectors(self, users: Ids | None = None) -> pa.Table:
         """The vectors of users, whose inner products with item vectors are the scores.
@@ -238,56 +260,6 @@ class Recommender:
         rows = user_rows(self.export, ids)
         return vectors_table(ids, self.vectors_of(rows, 1))
 
-    def user_lists(
-        self,
-        users: Ids | pa.Table | None,
-        k: int,
-        wanted: Restrictions = ALL_ITEMS,
-        rules: ItemRules | None = None,
-        *,
-        blend_history: bool = False,
-    ) -> Listed:
-        """As ``top``, without its table.
-
-        Args:
-            users: as of ``top``.
-            k: as of ``top``.
-            wanted: the restrictions.
-            rules: of ``item_rules(wanted)``, where they are known already.
-            blend_history: as of ``top``.
-
-        Raises:
-            UserError: as ``top``.
-        """
-        check_k(k, len(self.item_ids))
-        if blend_history:
-            check_own_items(self.export)
-        columns = users if isinstance(users, pa.Table) else None
-        ids = self._ids(users)
-        rows = user_rows(self.export, ids)
-        rules = rules or self.item_rules(wanted)
-        own = self.user_rules(wanted, rules, ids, rows, columns)
-        query_BD = self.vectors_of(rows, k)
-        blocks = user_lists(self.export, query_BD, k, rules, own, blend_history=blend_history)
-        return Listed(ids, rows < len(self.user_ids), blocks)
-
-    def similar_lists(
-        self,
-        items: Ids | None,
-        k: int,
-        wanted: Restrictions = ALL_ITEMS,
-        rules: ItemRules | None = None,
-    ) -> Listed:
-        """As ``similar``, without its table; arguments are those of ``user_lists``.
-
-        Raises:
-            UserError: as ``similar``.
-        """
-        check_k(k, len(self.item_ids) - 1)
-        rows = self.item_rows(items)
-        blocks = similar_lists(self.export, rows, k, rules or self.item_rules(wanted))
-        return Listed(self.item_ids.take(pa.array(rows)), np.ones(len(rows), np.bool_), blocks)
-
     def vectors_of(self, rows: Ints, k: int) -> NDArray[np.float32]:
         """(B, D) vectors of users, in blocks whose lists of K fit into memory; keeps lone ones.
 
@@ -299,15 +271,117 @@ class Recommender:
             return self._vector_of(int(rows[0]))
         return query_vectors(self.export, rows, users_at_once(self.export, k))
 
-    def _table(self, listed: Listed, who: str = "user_id", what: str = ID) -> pa.Table:
-        schema = list_schema(who, listed.ids.type, what, self.item_ids.type)
-        tables = [block.table(listed.ids, self.item_ids, schema) for block in listed.blocks]
+    def fresh_vectors(self, queries: pa.Table) -> NDArray[np.float32]:
+        """The vectors of users with raw values that training need not have seen.
+
+        Args:
+            queries: a row for each of B queries. Columns are called as the query features are, and
+                hold what the log had: text, numbers, dates; a history is a list of item ids, the
+                most recent last, dense features numbers or lists of them. ``user_id`` may say who
+                asks: known users have their embedding. What is missing, or null, is unknown or
+                empty; what the training has not seen is unknown (docs/export.md).
+
+        Returns:
+            (B, D) float32: as of ``vectors``.
+
+        Raises:
+            UserError: a column is of no feature or not of its type, or the export does not hold
+                what raw values mean.
+        """
+        return self._encoded(self.export.tower, self._fresh.query_columns(queries))
+
+    def fresh_item_vectors(self, items: pa.Table) -> NDArray[np.float32]:
+        """The vectors of new items, whose raw values training need not have seen.
+
+        They are those of items without a training interaction, as ``evaluate`` ranks them: the id
+        counts as unknown, and what popularity adds is that of unknown items.
+
+        Args:
+            items: a row for each of B items. Columns are called as the item features are; an
+                ``item_id`` beside them is passed over. Values as of ``fresh_vectors``.
+
+        Returns:
+            (B, D) float32: as the export's item vectors.
+
+        Raises:
+            UserError: as ``fresh_vectors``.
+        """
+        columns = self._fresh.item_columns(items)
+        if self.export.item_tower is None:
+            raise UserError(f"{self.where} {NO_INPUTS}")
+        return self._encoded(self.export.item_tower, columns)
+
+    def top_fresh(
+        self,
+        queries: pa.Table,
+        k: int = K,
+        *,
+        exclude_seen: bool = False,
+        exclude: Source | str | None = None,
+        filter: str | None = None,
+        item_table: Source | str | None = None,
+        available: Source | Ids | str | None = None,
+        per_user_filter: str | None = None,
+        per_category: int | None = None,
+        quotas: Mapping[str, int] | None = None,
+    ) -> pa.Table:
+        """The K best items of each query of raw values, among all that may be shown.
+
+        Args:
+            queries: as of ``fresh_vectors``; with ``per_user_filter`` its columns may stand beside.
+            k: K, at most the number of items.
+            exclude_seen: leave out what stands in the query's own lists of items, and what the user
+                of its ``user_id`` had in training.
+            exclude: pairs to leave out, a table or Parquet file with ``item_id`` and ``query``, the
+                row in ``queries`` from 0, or ``user_id``.
+            filter: as of ``top``, and all that follows.
+            item_table: as of ``top``.
+            available: as of ``top``.
+            per_user_filter: as of ``top``, where ``user.…`` are the columns of ``queries``.
+            per_category: as of ``top``.
+            quotas: as of ``top``.
+
+        Returns:
+            query (int64, the row in ``queries``), rank (int32, from 1), item_id and score
+            (float32), queries in their order.
+
+        Raises:
+            UserError: as ``top`` and ``fresh_vectors``.
+        """
+        check_k(k, len(self.item_ids))
+        wanted = Restrictions(
+            exclude_seen,
+            as_source(exclude, "exclude"),
+            filter,
+            as_source(item_table, "item_table"),
+            as_allowed(available, "available"),
+            per_user_filter,
+            _with_category(quotas, per_category),
+        )
+        columns = self._fresh.query_columns(queries, others=per_user_filter is not None)
+        query_BD = self._encoded(self.export.tower, columns)
+        rules = self.item_rules(wanted)
+        seen = self.seen if exclude_seen else None
+        own = fresh_rules(wanted, rules, queries, self._fresh, self.export, seen)
+        ids = pa.array(np.arange(len(queries)))
+        schema = list_schema(QUERY, ids.type, ID, self.item_ids.type)
+        blocks = user_lists(self.export, query_BD, k, rules, own, blend_history=False)
+        tables = [block.table(ids, self.item_ids, schema) for block in blocks]
         return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+
+    @cached_property
+    def _fresh(self) -> FreshInputs:
+        return FreshInputs(self.where, self.export, self.manifest)
+
+    def _encoded(self, tower: QueryTower, columns: Mapping[str, AnyColumn]) -> NDArray[np.float32]:
+        """(B, D) vectors of B rows; equal rows are encoded once."""
+        rows = np.arange(len(next(iter(columns.values()))))
+        return encode_once(columns, rows, tower.encode, MOST_USERS)
 
     def item_rules(self, wanted: Restrictions) -> ItemRules:
         """What restrictions mean for all users alike; errors are those of ``ItemRules.of``."""
         own = self._items if self._held is None else self._held
-        return ItemRules.of(own, self.item_ids, wanted)
+        return ItemRules.of(own, self.item_ids, wanted, self._filter_s)
 
     def user_rules(
         self,
@@ -341,7 +415,7 @@ class Recommender:
         if wanted.per_user_filter is not None:
             own = slice(first, first + len(rows))
             per_user = per_user_filter(wanted.per_user_filter, rules.table, columns, own)
-        seen = self._seen if wanted.exclude_seen else None
+        seen = self.seen if wanted.exclude_seen else None
         return UserRules(rows, seen, numbers, excluded, per_user)
 
     def item_rows(self, items: Ids | None) -> Ints:
@@ -368,7 +442,7 @@ class Recommender:
         return sorted(name for name in self.manifest.sha256 if name.startswith(f"{SEEN_PARTS}/"))
 
     @cached_property
-    def _seen(self) -> ItemsOfUsers:
+    def seen(self) -> ItemsOfUsers:
         """What the export's users had in training."""
         names = self._seen_parts
         if not names:

@@ -64,13 +64,16 @@ class ItemRules:
     """Number of the allowed list's ids that the export does not know."""
 
     @staticmethod
-    def of(own: Source, item_ids: pa.Array, wanted: Restrictions) -> "ItemRules":
+    def of(
+        own: Source, item_ids: pa.Array, wanted: Restrictions, filter_s: float | None = None
+    ) -> "ItemRules":
         """Read what the restrictions say of items.
 
         Args:
             own: the export's items.parquet, or what it holds.
             item_ids: (N,) of the export.
             wanted: the restrictions.
+            filter_s: as of ``passing_items``.
 
         Raises:
             UserError: a file cannot be read, an expression is none, or a column cannot be used.
@@ -88,7 +91,7 @@ class ItemRules:
             unknown = len(ids) - int(pc.sum(known).as_py() or 0)
         if wanted.filter is not None:
             names = mentioned(table.names, wanted.filter, "--filter", "items")
-            shown &= passing_items(table.read(names), wanted.filter, table.names)
+            shown &= passing_items(table.read(names), wanted.filter, table.names, filter_s)
         return ItemRules(table, np.flatnonzero(shown), quotas, unknown)
 
     def digest(self) -> str:

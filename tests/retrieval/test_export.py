@@ -16,13 +16,17 @@ import torch
 import dat_rec
 from dat_rec.errors import UserError
 from dat_rec.retrieval.export import export
-from dat_rec.retrieval.exported import FILES, Export
+from dat_rec.retrieval.exported import FILES, FRESH_FILES, Export
 from dat_rec.retrieval.recommend import recommend
 from dat_rec.retrieval.trained import load_model
 from tests.retrieval.whole import encode_items, encode_users
 from tests.retrieval.world import SERVED, USERS, write_run
 
-EVERY = (*FILES, *(f"{part}/part-00000.parquet" for part in ("item_vectors", "users", "seen")))
+EVERY = (
+    *FILES,
+    *FRESH_FILES,
+    *(f"{part}/part-00000.parquet" for part in ("item_vectors", "users", "seen")),
+)
 # What a serving process does: torch and Parquet, nothing of ours, nothing of TorchRec's.
 SERVING = """
 import sys

@@ -7,7 +7,7 @@
     items/  users/  seen/  own_items/
                                   order.parquet and changed.parquet (``rows.py``)
     item_vectors/                 the same of vectors (``matrices.py``), which make index.faiss too
-    query_tower/                  records.parquet, and the same of each table (``tower.py``)
+    query_tower/  item_tower/     records.parquet, and the same of each table (``tower.py``)
     forgotten/items.parquet       item_id of items that the base has and the result lacks
     forgotten/users.parquet       user_id, likewise
     whole/…                       files that are given as they are
@@ -33,23 +33,30 @@ from dat_rec.files import STRICT, checked, read_json, sha256, write_json
 from dat_rec.retrieval.exported import (
     DELTA,
     FILES,
+    FRESH_FILES,
     ITEM_PARTS,
+    ITEM_TOWER,
     MANIFEST,
     OWN_PARTS,
     SEEN_PARTS,
+    TOWER,
     USER_PARTS,
     Manifest,
     check_files,
     read_manifest,
 )
+from dat_rec.retrieval.raw_inputs import VOCABULARIES
 
 VERSION = 1
 RESULT, SEQUENCE = "result.json", "sequence.json"
-TOWER_PARTS = "query_tower"
+TOWER_PARTS, ITEM_TOWER_PARTS = "query_tower", "item_tower"
+TOWERS = {TOWER_PARTS: TOWER, ITEM_TOWER_PARTS: ITEM_TOWER}
+"""The towers' files, by the folders that hold how they differ."""
 FORGOTTEN, WHOLE = "forgotten", "whole"
 OF_AN_EXPORT = re.compile(
-    rf"{'|'.join(map(re.escape, FILES))}"
+    rf"{'|'.join(map(re.escape, (*FILES, *FRESH_FILES)))}"
     rf"|({ITEM_PARTS}|{USER_PARTS}|{SEEN_PARTS}|{OWN_PARTS})/part-\d+\.parquet"
+    rf"|{VOCABULARIES}/[^/\n]+\.parquet"
 )
 """The names of an export's files."""
 AGAIN = "fetch it anew, or make it anew with `dat-rec export --since`"

@@ -17,7 +17,13 @@ import pyarrow.parquet as pq
 
 from dat_rec.errors import UserError
 from dat_rec.files import sha256
-from dat_rec.retrieval.delta.delta_folder import FORGOTTEN, TOWER_PARTS, WHOLE
+from dat_rec.retrieval.delta.delta_folder import (
+    FORGOTTEN,
+    ITEM_TOWER_PARTS,
+    TOWER_PARTS,
+    TOWERS,
+    WHOLE,
+)
 from dat_rec.retrieval.delta.matrices import new_blocks, rows_of, width_of
 from dat_rec.retrieval.delta.rows import NewRows, read_difference, read_parts
 from dat_rec.retrieval.delta.tower import write_new_tower
@@ -26,6 +32,7 @@ from dat_rec.retrieval.exported import (
     DELTA,
     INDEX,
     ITEM_PARTS,
+    ITEM_TOWER,
     ITEMS,
     OWN_PARTS,
     SEEN_PARTS,
@@ -33,6 +40,7 @@ from dat_rec.retrieval.exported import (
     USER_PARTS,
 )
 from dat_rec.retrieval.item_index import read_index, write_index
+from dat_rec.retrieval.raw_inputs import INPUTS, VOCABULARIES
 
 ITEM_ROWS = "items"
 TABLES = (ITEM_ROWS, USER_PARTS, SEEN_PARTS, OWN_PARTS)
@@ -61,9 +69,10 @@ class Files(NamedTuple):
 
 
 def kind_of(name: str) -> str:
-    """The folder of a delta that holds the difference of an export's file."""
-    alone = {ITEMS: ITEM_ROWS, INDEX: ITEM_PARTS, TOWER: TOWER_PARTS}
-    return alone.get(name) or name.partition("/")[0]
+    """The folder of a delta that holds the difference of an export's file, or the file itself."""
+    alone = {ITEMS: ITEM_ROWS, INDEX: ITEM_PARTS, TOWER: TOWER_PARTS, ITEM_TOWER: ITEM_TOWER_PARTS}
+    folder = alone.get(name) or name.partition("/")[0]
+    return WHOLE if folder in (INPUTS, VOCABULARIES) else folder
 
 
 def kinds_to_make(base: Files, new: Files) -> list[str]:
@@ -104,8 +113,9 @@ def rebuild(base: Files, delta: Path, new: Files, row_groups: Mapping[str, Seque
     if ITEM_PARTS in to_make:
         starts = _starts(new, ITEM_PARTS, row_groups)
         _write_vectors(base, delta, new, {name: starts.get(name) for name in to_make[ITEM_PARTS]})
-    if TOWER_PARTS in to_make:
-        write_new_tower(delta / TOWER_PARTS, base.folder / TOWER, new.folder / TOWER)
+    for kind, name in TOWERS.items():
+        if kind in to_make:
+            write_new_tower(delta / kind, base.folder / name, new.folder / name)
 
 
 def wrong_files(files: Files) -> list[str]:

@@ -11,7 +11,7 @@ from dat_rec.files import sha256, write_json
 from dat_rec.retrieval.delta.delta_folder import (
     FORGOTTEN,
     RESULT,
-    TOWER_PARTS,
+    TOWERS,
     VERSION,
     WHOLE,
     DeltaManifest,
@@ -32,7 +32,7 @@ from dat_rec.retrieval.delta.rebuild import (
 )
 from dat_rec.retrieval.delta.rows import comparable, equal_rows, same_ids, write_difference
 from dat_rec.retrieval.delta.tower import write_tower_difference
-from dat_rec.retrieval.exported import DELTA, INDEX, ITEM_PARTS, TOWER, USER_PARTS
+from dat_rec.retrieval.exported import DELTA, INDEX, ITEM_PARTS, USER_PARTS
 from dat_rec.retrieval.item_index import read_index
 
 REBUILT = "rebuilt"
@@ -62,7 +62,7 @@ def write_delta(base: Standing, full: Files, folder: Path) -> DeltaManifest:
     row_groups = {
         name: _row_groups(full.folder / name)
         for kind in made
-        if kind != TOWER_PARTS
+        if kind not in (*TOWERS, WHOLE)
         for name in full.of_kind(kind)
         if name != INDEX
     }
@@ -73,7 +73,8 @@ def write_delta(base: Standing, full: Files, folder: Path) -> DeltaManifest:
     for name in wrong_files(rebuilt):
         _give_whole(full, name, folder)
     shutil.rmtree(rebuilt.folder)
-    own = [folder / RESULT, *(folder / part for part in (FORGOTTEN, WHOLE, *made))]
+    parts = dict.fromkeys((FORGOTTEN, WHOLE, *made))
+    own = [folder / RESULT, *(folder / part for part in parts)]
     there = [path for one in own for path in (one, *sorted(one.rglob("*"))) if path.is_file()]
     delta = DeltaManifest(
         version=VERSION,
@@ -92,8 +93,10 @@ def write_delta(base: Standing, full: Files, folder: Path) -> DeltaManifest:
 
 def _write_kind(base: Files, full: Files, kind: str, folder: Path) -> None:
     """Write how the files of one kind differ."""
-    if kind == TOWER_PARTS:
-        write_tower_difference(folder / kind, full.folder / TOWER, base.folder / TOWER)
+    if kind in TOWERS and TOWERS[kind] in base.sha256:
+        write_tower_difference(folder / kind, *(one.folder / TOWERS[kind] for one in (full, base)))
+    elif kind in TOWERS or kind == WHOLE:
+        _give_changed(base, full, kind, folder)
     elif kind == ITEM_PARTS:
         (_, new_ND), (_, base_ND) = (read_index(one.folder / INDEX) for one in (full, base))
         ours, theirs = (one.table(ITEM_ROWS, ["item_id"]) for one in (full, base))
@@ -104,11 +107,15 @@ def _write_kind(base: Files, full: Files, kind: str, folder: Path) -> None:
         assert kind in TABLES
         new, before = full.table(kind), base.table(kind)
         if not comparable(new.schema):
-            for name in full.of_kind(kind):
-                if base.sha256.get(name) != full.sha256[name]:
-                    _give_whole(full, name, folder)
+            _give_changed(base, full, kind, folder)
             return
         write_difference(folder / kind, new, equal_rows(new, before, IDS.get(kind, "user_id")))
+
+
+def _give_changed(base: Files, full: Files, kind: str, folder: Path) -> None:
+    for name in full.of_kind(kind):
+        if base.sha256.get(name) != full.sha256[name]:
+            _give_whole(full, name, folder)
 
 
 def _give_whole(full: Files, name: str, folder: Path) -> None:

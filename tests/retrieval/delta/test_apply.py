@@ -26,6 +26,7 @@ from dat_rec.storage.snapshot import local_copy
 from tests.distributed.ranks import run_ranks
 from tests.object_store import ObjectStore
 from tests.retrieval.delta.chain import Chain, copied, day_run, small_parts
+from tests.retrieval.raw_log import older
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -58,6 +59,19 @@ def test_the_full_export_comes_out_byte_for_byte(chain: Chain, tmp_path: Path) -
             assert made == contents(chain.full[last])
             assert len(made) > 12
     assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_a_delta_leads_from_an_older_releases_export_to_what_it_lacked(
+    chain: Chain, tmp_path: Path
+) -> None:
+    base = older(chain.full[0], tmp_path / "base")
+    with small_parts():
+        export(chain.runs[1], tmp_path / "delta", since=base)
+    assert (tmp_path / "delta" / "whole" / "inputs.json").exists()
+    apply(base, [tmp_path / "delta"], tmp_path / "out")
+    made = contents(tmp_path / "out")
+    del made["sequence.json"]
+    assert made == contents(chain.full[1])
 
 
 def test_forgotten_ids_are_told_and_never_served(chain: Chain, tmp_path: Path) -> None:
