@@ -197,7 +197,7 @@ class Recommender:
         schema = list_schema("user_id", ids.type, ID, self.item_ids.type)
         blocks = user_lists(self.export, query_BD, k, rules, own, blend_history=blend_history)
         tables = [block.table(ids, self.item_ids, schema) for block in blocks]
-        return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+        return _together(tables, schema)
 
     def similar(
         self,
@@ -242,7 +242,7 @@ class Recommender:
         ids = self.item_ids.take(pa.array(rows))
         blocks = similar_lists(self.export, rows, k, self.item_rules(wanted))
         tables = [block.table(ids, self.item_ids, schema) for block in blocks]
-        return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+        return _together(tables, schema)
 
     def vectors(self, users: Ids | None = None) -> pa.Table:
         """The vectors of users, whose inner products with item vectors are the scores.
@@ -367,7 +367,7 @@ class Recommender:
         schema = list_schema(QUERY, ids.type, ID, self.item_ids.type)
         blocks = user_lists(self.export, query_BD, k, rules, own, blend_history=False)
         tables = [block.table(ids, self.item_ids, schema) for block in blocks]
-        return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+        return _together(tables, schema)
 
     @cached_property
     def _fresh(self) -> FreshInputs:
@@ -462,6 +462,12 @@ class Recommender:
         if isinstance(users, pa.Table):
             users = read_columns(users, ["user_id"], "users")["user_id"]
         return as_ids("users", "user_id", as_array(users, "users"), self.user_ids.type)
+
+
+def _together(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
+    if len(tables) == 1:
+        return tables[0]
+    return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
 
 
 def _with_category(quotas: Mapping[str, int] | None, per_category: int | None) -> dict[str, int]:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from dat_rec.errors import UserError
-from dat_rec.retrieval.sql_text import KIND, ROW, refuse_unsteady
+from dat_rec.retrieval.sql_text import KIND, ROW, refuse_costly, refuse_unsteady
 
 if TYPE_CHECKING:
     import duckdb
@@ -39,14 +39,16 @@ def passing_items(
         items: N rows of the columns that the expression may use.
         expression: of SQL, that is true or false.
         known: names of all columns of items, for messages.
-        limit_s: maximum seconds, of an expression by somebody who is not trusted; then memory is
-            limited, too.
+        limit_s: maximum seconds, of an expression by somebody who is not trusted; then it must be
+            a plain condition, too (``refuse_costly``).
 
     Raises:
         UserError: it is no such expression, or cannot be computed.
     """
     with _saying("--filter", expression, f"items have {', '.join(known)}"):
         database = _closed({} if limit_s is None else LIMITED)
+        if limit_s is not None:
+            refuse_costly(database, expression, "--filter")
         with _at_most(database, limit_s):
             relation = _relation(database, items, ROW, "item")
             rows, passes = _values(database, relation, expression, "--filter")
