@@ -4,7 +4,7 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dat_rec.commands.parse import Arguments, parse
 from dat_rec.storage.address import Location
@@ -31,6 +31,9 @@ class ExportOptions:
     since: Location | None = None
     """Folder or address of an export: write a delta into OUT, of what has changed since, of which
     `dat-rec apply` makes the full export. Meanwhile the disk needs room for that, twice."""
+    tables: Literal["float32", "float16", "int8"] = "float32"
+    """How the towers' tables are stored: float16 takes half the bytes, int8 a quarter and a scale
+    for each row. export.json says by how much vectors differ. Item vectors stay float32."""
     overwrite: bool = False
     """Replace an export, or a delta, that is already in OUT."""
 
@@ -49,6 +52,7 @@ def run(arguments: Arguments) -> None:
         overwrite=options.overwrite,
         blend_history=options.blend_history,
         since=options.since,
+        tables=options.tables,
     )
     if os.environ.get("RANK", "0") != "0":
         return
@@ -66,6 +70,7 @@ def _print_delta(options: ExportOptions, made: dict[str, Any]) -> None:
     """Say what delta.json says, and the command to go on with."""
     gone = made["forgotten"]
     whole = [name.removeprefix("whole/") for name in made["sha256"] if name.startswith("whole/")]
+    whole = [name for name in whole if name != "golden.parquet"]  # New in each.
     given = f"; given whole: {', '.join(whole)}" if whole else ""
     base, delta = shlex.quote(str(options.since)), shlex.quote(str(options.out))
     print(

@@ -4,6 +4,7 @@ What the folder holds is written in ``dat_rec.retrieval.exported``. On several r
 and writes some of the items and users; rank 0 writes what is one file, block by block.
 """
 
+import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -54,11 +55,18 @@ from dat_rec.retrieval.exported import (
     part_name,
 )
 from dat_rec.retrieval.fit_blend import FittedBlend, fit_blend
-from dat_rec.retrieval.golden import check_answers, check_item_tower
+from dat_rec.retrieval.golden import (
+    asked_users,
+    check_answers,
+    check_golden,
+    check_item_tower,
+)
+from dat_rec.retrieval.golden_queries import write_golden
 from dat_rec.retrieval.item_index import write_index
 from dat_rec.retrieval.query_encoder import Encoder, ItemEncoder, QueryEncoder, query_program
 from dat_rec.retrieval.ranks import Threads, all_ranks, folder_of_all_ranks, one_thread_each
-from dat_rec.retrieval.tower_file import write_tower
+from dat_rec.retrieval.table_forms import Form
+from dat_rec.retrieval.tower_file import MODEL_ID, write_tower
 from dat_rec.retrieval.trained import Trained, load_model
 from dat_rec.storage.address import Location
 from dat_rec.storage.publish import whole_folder
@@ -84,6 +92,7 @@ def export(
     blend_history: bool = False,
     since: Location | None = None,
     tower: TowerFactory | None = None,
+    tables: Form = "float32",
 ) -> dict[str, Any]:
     """Write what serving needs of a run, whole or not at all; alone, or on every rank of torchrun.
 
@@ -104,6 +113,7 @@ def export(
         since: an export, or its address: write a delta, which makes this run's export of that one.
             The full export is made meanwhile beside it, and needs room on the disk.
         tower: the tower that the run was trained with, if it was not dat_rec's own.
+        tables: in what form the towers' tables are stored; the item vectors stay float32.
 
     Returns:
         What export.json holds; for a delta, what delta.json holds.
@@ -131,7 +141,7 @@ def export(
         try:
             fitted = fit_blend(trained, threads) if blend_history else None
             full = folder if since is None else folder / FULL
-            made = write_export(trained, full, origin, threads, fitted)
+            made = write_export(trained, full, origin, threads, fitted, tables)
             with together():
                 if since is None and rank_and_ranks()[0] == 0:
                     write_json(folder / MANIFEST, made)
@@ -153,6 +163,7 @@ def write_export(
     origin: dict[str, Any],
     threads: Threads,
     fitted: FittedBlend | None = None,
+    tables: Form = "float32",
 ) -> dict[str, Any]:
     """Fill the ``folder`` from a trained model, but for export.json. Collective.
 
@@ -164,6 +175,7 @@ def write_export(
         origin: what the manifest says of the run.
         threads: that compute side by side.
         fitted: how own history is blended in, if it can be.
+        tables: in what form the towers' tables are stored.
 
     Returns:
         What export.json is to hold.
@@ -183,14 +195,16 @@ def write_export(
                 (folder / part).mkdir(parents=True)
             write_items(dataset, folder)
             vocabularies = write_inputs(dataset, folder)
-    digests = write_item_vectors(dataset, items, folder)
-    item_encoder = ItemEncoder(model, schema.side("item"))
-    _write_tower(item_encoder, schema.side("item"), schema.dense_side("item"), folder / ITEM_TOWER)
-    check_item_tower(folder, trained, threads)
+    model_id = hashlib.sha256(f"{trained.digest} {tables}".encode()).hexdigest()
+    digests = write_item_vectors(dataset, items, folder, model_id)
+    item_encoder = ItemEncoder(model, schema.side("item"), tables)
+    features, dense = schema.side("item"), schema.dense_side("item")
+    _write_tower(item_encoder, features, dense, folder / ITEM_TOWER, model_id)
+    check_item_tower(folder, trained, threads, tables)
     query_features = {feature.name for feature in schema.side("query")}
-    for tables in (model.embeddings, model.augmented):
-        if tables is not None:
-            tables.keep(query_features)
+    for collection in (model.embeddings, model.augmented):
+        if collection is not None:
+            collection.keep(query_features)
     without = write_users(dataset, folder)
     write_seen(dataset, folder)
     if fitted is not None:
@@ -200,8 +214,13 @@ def write_export(
             vectors = _vectors(folder, schema.items)
             write_index(vectors, schema.items, items.rows.dim, folder / INDEX)
     features, dense = schema.side("query"), schema.dense_side("query")
-    _write_tower(QueryEncoder(model, features), features, dense, folder / TOWER)
-    check_answers(folder, trained, digests, without.values(), threads)
+    encoder = QueryEncoder(model, features, tables)
+    _write_tower(encoder, features, dense, folder / TOWER, model_id)
+    largest = check_answers(folder, trained, digests, without.values(), threads, tables)
+    with together():
+        if rank == 0:
+            write_golden(dataset, asked_users(schema.users, without.values()), folder)
+            check_golden(folder)
     parts = {ITEM_PARTS: schema.items, USER_PARTS: schema.users, SEEN_PARTS: schema.users}
     if fitted is not None:
         parts[OWN_PARTS] = schema.users
@@ -212,6 +231,7 @@ def write_export(
     found = {name: digest for part in all_gather_object(own) for name, digest in part.items()}
     return {
         "version": WITH_DENSE if dense else VERSION,
+        MODEL_ID: model_id,
         "dim": items.rows.dim,
         "items": schema.items,
         "users": schema.users,
@@ -220,10 +240,18 @@ def write_export(
         f"row {UNKNOWN} and an empty list mean unknown" + (DENSE_INPUTS if dense else ""),
         **({"dense": [asdict(feature) for feature in dense]} if dense else {}),
         **({} if fitted is None else {"blend": fitted.facts()["settings"]}),
+        "tables": _tables_facts(tables, largest),
         "source": {"dataset": schema.source, **origin},
         "versions": {"torch": torch.__version__, "faiss": faiss.__version__},
         "sha256": {name: found[name] for name in names},
     }
+
+
+def _tables_facts(form: Form, largest: float) -> dict[str, Any]:
+    """How tables are stored; and, where they are rounded, what that does to vectors."""
+    if form == "float32":
+        return {"form": form}
+    return {"form": form, "largest_difference": float(f"{largest:.2g}")}
 
 
 def _write_delta(base: Standing, full: Path, made: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -241,12 +269,16 @@ def _vectors(folder: Path, items: int) -> Iterator[NDArray[np.float32]]:
 
 
 def _write_tower(
-    encoder: Encoder, features: Sequence[Feature], dense: Sequence[DenseFeature], path: Path
+    encoder: Encoder,
+    features: Sequence[Feature],
+    dense: Sequence[DenseFeature],
+    path: Path,
+    model_id: str,
 ) -> None:
     """Write a tower with its tables, which come to rank 0 block by block. Collective."""
     if rank_and_ranks()[0] == 0:
         program = query_program(encoder, features, dense)
-        write_tower(program, encoder.contents, _called_up, path)
+        write_tower(program, encoder.contents, _called_up, path, model_id)
         broadcast_from_rank_0("")
         return
     while name := broadcast_from_rank_0(""):

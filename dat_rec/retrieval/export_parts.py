@@ -28,10 +28,13 @@ from dat_rec.retrieval.exported import (
 )
 from dat_rec.retrieval.feature_rows import RowGroups
 from dat_rec.retrieval.own_items import OWN_COLUMNS
+from dat_rec.retrieval.tower_file import MODEL_ID
 
 
-def write_item_vectors(dataset: Dataset, items: EncodedItems, folder: Path) -> dict[str, str]:
-    """Write the parts of item vectors. Collective.
+def write_item_vectors(
+    dataset: Dataset, items: EncodedItems, folder: Path, model_id: str
+) -> dict[str, str]:
+    """Write the parts of item vectors, each with the model's id. Collective.
 
     Returns:
         SHA-256 of the vectors' numbers in each of this rank's parts, by the part's name.
@@ -54,24 +57,28 @@ def write_item_vectors(dataset: Dataset, items: EncodedItems, folder: Path) -> d
                 raise UserError("an item vector is not finite: training diverged; train anew")
             if start < stop or first + rank == 0:
                 name = part_name(ITEM_PARTS, first + rank)
-                table = vectors_table(ids.read_rows(start, stop), start, vectors_ND)
+                table = vectors_table(ids.read_rows(start, stop), start, vectors_ND, model_id)
                 pq.write_table(table, folder / name)
                 digests[name] = vectors_digest(vectors_ND)
     return digests
 
 
-def vectors_table(ids: pa.Table, start: int, vectors_ND: NDArray[np.float32]) -> pa.Table:
+def vectors_table(
+    ids: pa.Table, start: int, vectors_ND: NDArray[np.float32], model_id: str | None
+) -> pa.Table:
     """A part of item vectors.
 
     Args:
         ids: a column ``item_id`` of the part's items.
         start: item_index of the first of them.
         vectors_ND: their vectors.
+        model_id: of the model that they are of; None in an older export.
     """
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.ravel()), vectors_ND.shape[1])
     index = pa.array(np.arange(start, start + len(vectors_ND)))
     columns = [ids.column("item_id").combine_chunks(), index, vectors]
-    return pa.table(columns, ["item_id", "item_index", "vector"])
+    table = pa.table(columns, ["item_id", "item_index", "vector"])
+    return table.replace_schema_metadata(None if model_id is None else {MODEL_ID: model_id})
 
 
 def read_vectors(path: Path) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@
     own_items/part-*.parquet   what own history adds to the scores of own items (optional)
     query_tower.pt2            torch.export program: query features in, (B, D) unit vectors out
     item_tower.pt2             the same of items that training never saw
+    golden.parquet             some users as questions, with their answers
     inputs.json                what raw values the features are made of (``raw_inputs.py``)
     vocabularies/TABLE.parquet  the value that each row of a table stands for
 
@@ -20,13 +21,14 @@ not depend on the number of ranks that wrote them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dat_rec.data.columns import Column
@@ -41,7 +43,7 @@ from dat_rec.retrieval.id_rows import IdRows
 from dat_rec.retrieval.item_index import read_index
 from dat_rec.retrieval.own_items import OwnItems
 from dat_rec.retrieval.raw_inputs import INPUTS, VOCABULARIES, Inputs
-from dat_rec.retrieval.tower_file import QueryTower
+from dat_rec.retrieval.tower_file import MODEL_ID, QueryTower
 from dat_rec.storage.address import Location
 from dat_rec.storage.snapshot import local_copy
 
@@ -51,11 +53,11 @@ MANIFEST = "export.json"
 DELTA = "delta.json"
 """Stands in the folder of a delta, which is no export (``dat_rec.retrieval.delta``)."""
 ITEMS, INDEX, TOWER = "items.parquet", "index.faiss", "query_tower.pt2"
-ITEM_TOWER = "item_tower.pt2"
+ITEM_TOWER, GOLDEN = "item_tower.pt2", "golden.parquet"
 FILES = (ITEMS, INDEX, TOWER)
 """What an export holds beside its parts."""
-FRESH_FILES = (ITEM_TOWER, INPUTS)
-"""What it holds of raw inputs; older ones do not."""
+FRESH_FILES = (ITEM_TOWER, INPUTS, GOLDEN)
+"""What it holds beside them; older ones do not."""
 ITEM_PARTS, USER_PARTS, OWN_PARTS = "item_vectors", "users", "own_items"
 SEEN_PARTS = "seen"
 """Folders of parts."""
@@ -74,6 +76,8 @@ class Manifest:
     """Digest of each file, in hexadecimal."""
     dense: tuple[DenseFeature, ...] = ()
     """The dense query features, with mean and scale, which the tower applies itself."""
+    model_id: str | None = None
+    """Id of the model that vectors and towers come from; None in an older export."""
 
     __pydantic_config__ = STRICT | {"extra": "ignore"}
 
@@ -98,6 +102,27 @@ class Export:
     """None for an export of before"""
     inputs: Inputs | None = None
     """None for an export of before"""
+    model_ids: Mapping[str, str | None] = field(default_factory=dict)
+    """What the files say that hold vectors, or make them, by their names."""
+
+    @property
+    def model_id(self) -> str | None:
+        """The id of the model; None in an older export."""
+        return self.tower.model_id
+
+    def check_model(self, manifest: Manifest, folder: Location) -> None:
+        """Refuse files of two models in one folder.
+
+        Raises:
+            UserError: names the file.
+        """
+        for name, found in self.model_ids.items():
+            if found != manifest.model_id:
+                raise UserError(
+                    f"{folder}: {name} is of the model {found}, and {MANIFEST} of "
+                    f"{manifest.model_id}: vectors of two models have nothing in common: export "
+                    "anew"
+                )
 
     @cached_property
     def few(self) -> FewQueries:
@@ -130,7 +155,9 @@ class Export:
         with local_copy(folder, MANIFEST) as local:
             manifest = read_manifest(local)
             check_files(local, manifest)
-            return Export.read(local, manifest.features, manifest.dense)
+            export = Export.read(local, manifest.features, manifest.dense)
+            export.check_model(manifest, local)
+            return export
 
     @staticmethod
     def read(
@@ -157,22 +184,38 @@ class Export:
         columns = read_all(users, features, dense, str(folder / USER_PARTS))
         own = sorted((folder / OWN_PARTS).glob("part-*.parquet"))
         index, item_vectors = read_index(folder / INDEX)
+        towers = {
+            name: QueryTower(folder / name, trusted=trusted)
+            for name in (TOWER, ITEM_TOWER)
+            if name == TOWER or (folder / name).exists()
+        }
+        parts = sorted((folder / ITEM_PARTS).glob("part-*.parquet"))
         return Export(
-            tower=QueryTower(folder / TOWER, trusted=trusted),
+            tower=towers[TOWER],
             index=index,
             item_vectors=item_vectors,
             items=read_parquet(folder / ITEMS, ["item_id", "title"]),
             user_ids=users.column("user_id").combine_chunks(),
             user_columns=with_unknown(columns),
             own=OwnItems.read(own) if own else None,
-            item_tower=_item_tower(folder, trusted=trusted),
+            item_tower=towers.get(ITEM_TOWER),
             inputs=Inputs.load(folder) if (folder / INPUTS).exists() else None,
+            model_ids={
+                **{name: tower.model_id for name, tower in towers.items()},
+                **{f"{ITEM_PARTS}/{path.name}": _model_id(path) for path in parts},
+            },
         )
 
 
-def _item_tower(folder: Path, *, trusted: bool) -> QueryTower | None:
-    path = folder / ITEM_TOWER
-    return QueryTower(path, trusted=trusted) if path.exists() else None
+def _model_id(path: Path) -> str | None:
+    """What a part of item vectors says of its model."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as Parquet ({reason}): export anew") from error
+    found = metadata.get(MODEL_ID.encode())
+    return None if found is None else found.decode()
 
 
 def part_name(folder: str, number: int) -> str:

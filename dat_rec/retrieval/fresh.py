@@ -93,13 +93,17 @@ class FreshInputs:
         order = [one.feature for one in self._inputs.item]
         return {name: found.get(name, unknown) for name in order}
 
-    def users(self, queries: pa.Table) -> Ints:
-        """(B,) where the users of ``user_id`` stand in the export, −1 for all others."""
+    def user_ids(self, queries: pa.Table) -> pa.Array:
+        """(B,) the users of ``user_id``, in the export's type; null where nobody is named."""
         for one in self._inputs.query:
             if one.feature == USER and one.column in queries.column_names:
                 values = _bags(queries[one.column], one, "queries").values
-                return self._places(values, one, "queries")
-        return np.full(len(queries), -1)
+                return self._ids(values, one, "queries")
+        return pa.nulls(len(queries), self._export.user_ids.type)
+
+    def users(self, queries: pa.Table) -> Ints:
+        """(B,) where these stand in the export, −1 for all others."""
+        return self._lookup(USER).of(self.user_ids(queries))
 
     def histories(self, queries: pa.Table) -> list[Ints]:
         """The items that the lists of item ids of each row name, as item_index."""
@@ -173,19 +177,23 @@ class FreshInputs:
     def _places(self, values: pa.Array, one: RawInput, where: str) -> Ints:
         """(V,) where the users or items stand in the export; −1 for a null or an unknown one."""
         table = USER if one.table == USER else ITEM
-        known = self._export.user_ids.type
-        if table == ITEM:
-            known = self._export.items.schema.field("item_id").type
+        return self._lookup(table).of(self._ids(values, one, where))
+
+    def _ids(self, values: pa.Array, one: RawInput, where: str) -> pa.Array:
+        """(V,) ids in the type of the export's; null for none."""
+        table, wanted = USER, self._export.user_ids.type
+        if one.table != USER:
+            table, wanted = ITEM, self._export.items.schema.field("item_id").type
         plain = as_plain(values)
         if pa.types.is_null(plain.type):
-            return np.full(len(plain), -1)
+            return plain.cast(wanted)
         if pa.types.is_floating(plain.type):
             plain = pc.if_else(pc.is_nan(plain), pa.scalar(None, plain.type), plain)
-        missing = plain.is_null().to_numpy(zero_copy_only=False)
-        if missing.any() and not pa.types.is_boolean(plain.type):
+        missing = plain.is_null()
+        if plain.null_count and not pa.types.is_boolean(plain.type):
             plain = plain.fill_null("" if is_text(plain.type) else 0)
-        ids = as_ids(where, one.column, plain, known, f"{table}_id")
-        return np.where(missing, -1, self._lookup(table).of(ids))
+        ids = as_ids(where, one.column, plain, wanted, f"{table}_id")
+        return pc.if_else(missing, pa.scalar(None, wanted), ids)
 
     def _lookup(self, table: str) -> Lookup:
         """What finds the rows of a table's values; they count from 0."""

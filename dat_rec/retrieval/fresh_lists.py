@@ -1,5 +1,8 @@
 """Queries of raw values in, what may stand in the list of each out."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +13,13 @@ from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.fresh import FreshInputs
 from dat_rec.retrieval.item_table import ID, Source, column_names, read_columns
 from dat_rec.retrieval.queries import as_ids
-from dat_rec.retrieval.restrictions import ItemRules, Restrictions, UserRules, per_user_filter
+from dat_rec.retrieval.restrictions import (
+    ItemRules,
+    Restrictions,
+    UserRules,
+    excluded_pairs,
+    per_user_filter,
+)
 from dat_rec.retrieval.seen_items import ItemsOfUsers
 
 Ints = NDArray[np.int64]
@@ -46,10 +55,9 @@ def fresh_rules(
     if seen is not None:
         known = inputs.users(queries)
         rows = np.where(known >= 0, known, rows)
-        own = inputs.histories(queries)
-        pairs.append((np.repeat(np.arange(count), list(map(len, own))), np.concatenate([*own, NO])))
+        pairs.append(_pairs(np.arange(count), inputs.histories(queries)))
     if wanted.exclude is not None:
-        pairs.append(_excluded(wanted.exclude, queries, export))
+        pairs.append(_excluded(wanted.exclude, queries, inputs, export))
     per_user = None
     if wanted.per_user_filter is not None:
         per_user = per_user_filter(wanted.per_user_filter, rules.table, queries, slice(0, count))
@@ -57,34 +65,37 @@ def fresh_rules(
     return UserRules(rows, seen, np.arange(count), excluded, per_user)
 
 
-NO: Ints = np.zeros(0, np.int64)
-
-
-def _excluded(source: Source, queries: pa.Table, export: Export) -> tuple[Ints, Ints]:
+def _excluded(
+    source: Source, queries: pa.Table, inputs: FreshInputs, export: Export
+) -> tuple[Ints, Ints]:
     """The pairs of query and item_index that a table names, by the query's number or user_id."""
+    if QUERY in column_names(source):
+        return _by_number(source, len(queries), export)
     where = "exclude" if isinstance(source, pa.Table) else str(source)
-    by_number = QUERY in column_names(source)
-    key = QUERY if by_number else "user_id"
-    table = read_columns(source, [key, ID], where)
-    item_ids = export.items.column(ID).combine_chunks()
-    items = as_ids(where, ID, table[ID].combine_chunks(), item_ids.type, ID)
-    item = pc.index_in(items, value_set=item_ids)
-    if by_number:
-        number = as_ids(where, QUERY, table[QUERY].combine_chunks(), pa.int64(), QUERY).to_numpy()
-        kept = item.is_valid().to_numpy(zero_copy_only=False)
-        kept &= (number >= 0) & (number < len(queries))
-        return number[kept], item.to_numpy(zero_copy_only=False)[kept].astype(np.int64)
     if "user_id" not in queries.column_names:
         raise UserError(
             f"{where}: names users, and queries have no user_id: give it, or pairs of {QUERY} (the "
             "row of queries, from 0) and item_id"
         )
-    users = as_ids(where, "user_id", table["user_id"].combine_chunks(), export.user_ids.type)
-    asked = queries["user_id"].combine_chunks()
-    joined: list[tuple[Ints, Ints]] = []
-    for number, user in enumerate(asked.cast(export.user_ids.type).to_pylist()):
-        if user is not None:
-            mine = item.filter(pc.and_(pc.equal(users, user), item.is_valid())).to_numpy()
-            joined.append((np.full(len(mine), number), mine.astype(np.int64)))
-    numbers, found = zip(*joined, strict=True) if joined else ((), ())
-    return np.concatenate([*numbers, NO]), np.concatenate([*found, NO])
+    ids = inputs.user_ids(queries)
+    asked = np.flatnonzero(ids.is_valid().to_numpy(zero_copy_only=False))
+    numbers, excluded = excluded_pairs(source, ids.drop_null(), export, "user_id")
+    items = [excluded.of(int(number)) for number in numbers]
+    return _pairs(asked, items)
+
+
+def _by_number(source: Source, count: int, export: Export) -> tuple[Ints, Ints]:
+    where = "exclude" if isinstance(source, pa.Table) else str(source)
+    table = read_columns(source, [QUERY, ID], where)
+    item_ids = export.items.column(ID).combine_chunks()
+    items = as_ids(where, ID, table[ID].combine_chunks(), item_ids.type, ID)
+    item = pc.index_in(items, value_set=item_ids).fill_null(-1).to_numpy().astype(np.int64)
+    number = as_ids(where, QUERY, table[QUERY].combine_chunks(), pa.int64(), QUERY).to_numpy()
+    kept = (item >= 0) & (number >= 0) & (number < count)
+    return number[kept], item[kept]
+
+
+def _pairs(numbers: Ints, items: Sequence[NDArray[np.integer[Any]]]) -> tuple[Ints, Ints]:
+    """One pair for each item of each query."""
+    found = np.concatenate([np.zeros(0, np.int64), *items]).astype(np.int64)
+    return np.repeat(numbers, [len(one) for one in items]), found

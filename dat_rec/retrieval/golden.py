@@ -12,6 +12,7 @@ from dat_rec.data.columns import BadIds
 from dat_rec.data.dense import AnyColumn, concatenate, read_all
 from dat_rec.dist.agree import together
 from dat_rec.errors import UserError
+from dat_rec.model.towers import GivenTower, Tower
 from dat_rec.retrieval.encode import encode_queries, encode_unknown_items
 from dat_rec.retrieval.export_parts import read_vectors, vectors_digest
 from dat_rec.retrieval.exported import (
@@ -24,9 +25,11 @@ from dat_rec.retrieval.exported import (
     with_unknown,
 )
 from dat_rec.retrieval.feature_rows import FeatureRows, RowGroups
+from dat_rec.retrieval.golden_queries import golden_problem
 from dat_rec.retrieval.item_index import read_index
 from dat_rec.retrieval.ranks import Threads
 from dat_rec.retrieval.search import top_items
+from dat_rec.retrieval.table_forms import Form
 from dat_rec.retrieval.tower_file import QueryTower, check_records
 from dat_rec.retrieval.trained import Trained
 
@@ -39,6 +42,8 @@ ROUNDING = 1e-5
 """Bound on how a unit vector's numbers differ where a float32 tower multiplies in another order."""
 BFLOAT16_ROUNDING = 2e-2
 """The same bound where the towers multiply in bfloat16."""
+FORM_ROUNDING: dict[Form, float] = {"float32": 0, "float16": 1e-2, "int8": 1e-1}
+"""What is added to it where tables are stored so."""
 
 
 def check_answers(
@@ -47,7 +52,8 @@ def check_answers(
     digests: Mapping[str, str],
     without: Iterable[int],
     threads: Threads,
-) -> None:
+    form: Form = "float32",
+) -> float:
     """Load what was written and ask it: vectors and best items must be the model's. Collective.
 
     Each rank reads the parts that it has written; rank 0 asks.
@@ -58,6 +64,10 @@ def check_answers(
         digests: of the vectors in this rank's parts, of ``write_item_vectors``.
         without: users who lack a list, of ``write_users``.
         threads: that compute side by side.
+        form: in which tables are stored.
+
+    Returns:
+        On rank 0, by how much the numbers of a vector differ from the model's at most.
 
     Raises:
         UserError: a file cannot be read, the query tower cannot run, a vector differs from the
@@ -72,19 +82,24 @@ def check_answers(
     with together():
         asked = users.take(rows)
     wanted_BD = encode_queries(model, dataset.schema, with_unknown(asked), threads).numpy()
-    rounding = BFLOAT16_ROUNDING if model.query_tower.in_bfloat16 else ROUNDING
+    rounding = _rounding(model.query_tower, form)
+    largest = 0.0
 
     def problem() -> str:
+        nonlocal largest
         found = _problem_of_parts(folder, digests)
         if first and not found:
-            found = _problem(folder, users, rows, wanted_BD, rounding)
+            found, largest = _problem(folder, users, rows, wanted_BD, rounding)
         return found
 
     with together():
         _refuse(problem)
+    return largest
 
 
-def check_item_tower(folder: Path, trained: Trained, threads: Threads) -> None:
+def check_item_tower(
+    folder: Path, trained: Trained, threads: Threads, form: Form = "float32"
+) -> None:
     """Ask the item tower's file for items whose id it does not know. Collective.
 
     Raises:
@@ -98,7 +113,7 @@ def check_item_tower(folder: Path, trained: Trained, threads: Threads) -> None:
     with together():
         asked = items.take(rows if first else rows[:0])
     wanted_BD, asked = encode_unknown_items(model, dataset.schema, asked, threads)
-    rounding = BFLOAT16_ROUNDING if model.item_tower.in_bfloat16 else ROUNDING
+    rounding = _rounding(model.item_tower, form)
 
     def problem() -> str:
         check_records(folder / ITEM_TOWER)
@@ -109,6 +124,11 @@ def check_item_tower(folder: Path, trained: Trained, threads: Threads) -> None:
     with together():
         if first:
             _refuse(problem)
+
+
+def _rounding(tower: Tower | GivenTower, form: Form) -> float:
+    """Bound on how a unit vector's numbers may differ from the model's."""
+    return (BFLOAT16_ROUNDING if tower.in_bfloat16 else ROUNDING) + FORM_ROUNDING[form]
 
 
 def _refuse(find_problem: Callable[[], str]) -> None:
@@ -125,6 +145,15 @@ def _refuse(find_problem: Callable[[], str]) -> None:
             f"the export does not answer as the model does ({problem}), and was not kept: see "
             "what `dat-rec doctor` says of this machine, and report it with the run's config.json"
         )
+
+
+def check_golden(folder: Path) -> None:
+    """Read the golden queries back, and ask them.
+
+    Raises:
+        UserError: they are answered otherwise than they say.
+    """
+    _refuse(lambda: golden_problem(folder, QueryTower(folder / TOWER), ROUNDING))
 
 
 def _problem_of_parts(folder: Path, digests: Mapping[str, str]) -> str:
@@ -146,18 +175,19 @@ def _problem(
     rows: NDArray[np.int64],
     wanted_BD: NDArray[np.float32],
     rounding: float,
-) -> str:
-    """What is wrong with the answers, in words; empty if nothing is."""
+) -> tuple[str, float]:
+    """What is wrong with the answers, in words, empty if nothing is; the largest difference."""
     check_records(folder / TOWER)
     written = with_unknown(_written(folder, users, rows))
     found_BD = QueryTower(folder / TOWER).encode(written)
+    largest = float(np.abs(found_BD - wanted_BD).max())
     # Others load it by torch.export, and recommend without: both are asked.
     for vectors_BD in (found_BD, QueryTower(folder / TOWER, by_torch_export=True).encode(written)):
         off_B = np.abs(vectors_BD - wanted_BD).max(axis=1)
         if not off_B.max() <= rounding:
             worst = int(off_B.argmax())
             who = _who(rows, worst)
-            return f"query_tower.pt2: the vector of {who} is off by {off_B[worst]:.2g}"
+            return f"query_tower.pt2: the vector of {who} is off by {off_B[worst]:.2g}", largest
     index, item_ND = read_index(folder / INDEX)
     k = min(FOUND, len(item_ND))
     items_BK, scores_BK = top_items(index, item_ND, found_BD, k)
@@ -169,8 +199,9 @@ def _problem(
     off_B = np.maximum(np.abs(scores_BK - best_BK), np.abs(given_BK - best_BK)).max(axis=1)
     if not off_B.max() <= 2 * moved:
         worst = int(off_B.argmax())
-        return f"index.faiss: an item found for {_who(rows, worst)} is none of the best {k}"
-    return ""
+        who = _who(rows, worst)
+        return f"index.faiss: an item found for {who} is none of the best {k}", largest
+    return "", largest
 
 
 def _who(rows: NDArray[np.int64], number: int) -> str:

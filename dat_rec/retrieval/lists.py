@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dat_rec.checkpoint.damage import rank_and_ranks
+from dat_rec.retrieval.tower_file import MODEL_ID
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -102,8 +103,9 @@ def list_schema(who: str, ids: pa.DataType, what: str, items: pa.DataType) -> pa
     return pa.schema({who: ids, "rank": pa.int32(), what: items, "score": pa.float32()})
 
 
-def vectors_table(ids: pa.Array, vectors_BD: Floats) -> pa.Table:
-    """Ids of users and their vectors: user_id, and vector, D float32."""
+def vectors_table(ids: pa.Array, vectors_BD: Floats, model_id: str | None) -> pa.Table:
+    """Ids of users and their vectors: user_id, and vector, D float32; and the id of the model."""
     flat = pa.array(np.ascontiguousarray(vectors_BD).ravel())
     lists = pa.FixedSizeListArray.from_arrays(flat, vectors_BD.shape[1])
-    return pa.table([ids, lists], ["user_id", "vector"])
+    table = pa.table([ids, lists], ["user_id", "vector"])
+    return table.replace_schema_metadata(None if model_id is None else {MODEL_ID: model_id})

@@ -19,7 +19,13 @@ from dat_rec.model.dat import AUGMENTED, DAT, pooled
 from dat_rec.model.dense import DenseProjections
 from dat_rec.model.generate import Generator, known
 from dat_rec.retrieval.divided import DividedRows, own_range
+from dat_rec.retrieval.table_forms import SCALE, Form, StoredTable
 
+DTYPES: dict[Form, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "int8": torch.int8,
+}
 MAP_NORESERVE = 0x4000
 """Of Linux: memory that is never touched counts for nothing. (Python 3.13 names it in mmap.)"""
 
@@ -42,6 +48,7 @@ class Encoder(nn.Module):
         tower: the side's tower.
         model: whose pooling and dtype.
         last: a number behind the unit vectors, of what popularity adds to scores; None without.
+        form: in which the tables are stored.
     """
 
     def __init__(
@@ -56,6 +63,7 @@ class Encoder(nn.Module):
         tower: nn.Module,
         model: DAT,
         last: float | None,
+        form: Form,
     ) -> None:
         super().__init__()
         tables: dict[int, DividedRows] = {}
@@ -64,14 +72,16 @@ class Encoder(nn.Module):
         places = {key: place for place, key in enumerate(tables)}
         self._own = own
         self._lookups = [(feature.name, places[id(divided[feature.name])]) for feature in features]
-        self.tables = nn.ModuleList(map(_bag, tables.values()))
-        self.contents = {f"tables.{i}.weight": rows for i, rows in enumerate(tables.values())}
-        """The tables' rows, by the names of the parameters."""
+        self.tables = nn.ModuleList(_bag(rows, form) for rows in tables.values())
+        named = {f"tables.{i}": rows for i, rows in enumerate(tables.values())}
         self.dense = dense
         self.augmented = None
         if augmented is not None:
-            self.augmented = _bag(augmented)
-            self.contents["augmented.weight"] = augmented
+            self.augmented = _bag(augmented, form)
+            named["augmented"] = augmented
+        ends = (".weight", *([SCALE] if form == "int8" else []))
+        self.contents = {name + end: rows for name, rows in named.items() for end in ends}
+        """The tables' rows, by the names of the parameters that store something of them."""
         self.generator = generator
         self.tower = tower
         self._pooling = model.pooling
@@ -122,9 +132,10 @@ class QueryEncoder(Encoder):
     Args:
         model: of ``load_model``.
         features: the query features, in the model's order.
+        form: in which the tables are stored.
     """
 
-    def __init__(self, model: DAT, features: Sequence[Feature]) -> None:
+    def __init__(self, model: DAT, features: Sequence[Feature], form: Form = "float32") -> None:
         tables = model.embeddings.tables
         super().__init__(
             USER,
@@ -136,6 +147,7 @@ class QueryEncoder(Encoder):
             tower=model.query_tower,
             model=model,
             last=None if model.popularity_R is None else 1.0,
+            form=form,
         )
 
 
@@ -148,9 +160,10 @@ class ItemEncoder(Encoder):
     Args:
         model: of ``load_model``.
         features: the item features, in the model's order.
+        form: in which the tables are stored.
     """
 
-    def __init__(self, model: DAT, features: Sequence[Feature]) -> None:
+    def __init__(self, model: DAT, features: Sequence[Feature], form: Form = "float32") -> None:
         tables = model.embeddings.tables
         divided = {feature.name: tables[feature.table] for feature in features}
         divided[ITEM] = _first_row(divided[ITEM])
@@ -167,6 +180,7 @@ class ItemEncoder(Encoder):
             tower=model.item_tower,
             model=model,
             last=None if model.popularity_R is None else float(model.popularity_R[UNKNOWN]),
+            form=form,
         )
 
 
@@ -176,12 +190,18 @@ def _first_row(rows: DividedRows) -> DividedRows:
     return DividedRows(rows.local[: stop - start], bounds)
 
 
-def _bag(rows: DividedRows) -> nn.EmbeddingBag:
-    shape = (int(rows.bounds[-1]), rows.dim)
+def _bag(rows: DividedRows, form: Form) -> nn.EmbeddingBag | StoredTable:
+    count = int(rows.bounds[-1])
+    weight = _untouched((count, rows.dim), DTYPES[form])
+    if form == "float32":
+        return nn.EmbeddingBag.from_pretrained(weight, mode="sum", include_last_offset=True)
+    return StoredTable(weight, _untouched((count, 1), torch.float32) if form == "int8" else None)
+
+
+def _untouched(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
-    untouched = mmap.mmap(-1, 4 * shape[0] * shape[1], flags=flags)
-    weight = torch.frombuffer(untouched, dtype=torch.float32).view(shape)
-    return nn.EmbeddingBag.from_pretrained(weight, mode="sum", include_last_offset=True)
+    memory = mmap.mmap(-1, dtype.itemsize * shape[0] * shape[1], flags=flags)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def query_program(

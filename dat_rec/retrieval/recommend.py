@@ -127,7 +127,7 @@ def recommend(
         users = Users(ids.slice(start, stop - start), own, vectors)
         if vectors_out is not None:
             with writing(vectors_out, VECTORS_OUT):
-                pq.write_table(vectors_table(users.ids, vectors), vectors_path)
+                pq.write_table(vectors_table(users.ids, vectors, opened.model_id), vectors_path)
         with writing(out):
             fewer = _write(recommender, k, users, rules, path, blend_history=blend_history)
         fewer = sum(all_gather_object(fewer))

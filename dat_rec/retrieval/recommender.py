@@ -108,6 +108,7 @@ class Recommender:
             manifest = read_manifest(local)
             check_files(local, manifest, rank, ranks)
             export = Export.read(local, manifest.features, manifest.dense, trusted=trusted)
+            export.check_model(manifest, where)
         return Recommender(where, export, manifest)
 
     def hold(self, filter_s: float | None = None) -> "Recommender":
@@ -251,14 +252,14 @@ class Recommender:
             users: ids; None: all users of the export.
 
         Returns:
-            user_id, and vector, D float32.
+            user_id, and vector, D float32; its metadata's model_id is that of the item vectors.
 
         Raises:
             UserError: an id is not what it must be.
         """
         ids = self._ids(users)
         rows = user_rows(self.export, ids)
-        return vectors_table(ids, self.vectors_of(rows, 1))
+        return vectors_table(ids, self.vectors_of(rows, 1), self.export.model_id)
 
     def vectors_of(self, rows: Ints, k: int) -> NDArray[np.float32]:
         """(B, D) vectors of users, in blocks whose lists of K fit into memory; keeps lone ones.

@@ -25,6 +25,7 @@ CHECK = "torch.ops.aten._assert_tensor_metadata.default"
 FILES = {"from_file", "save"}
 """Operators that reach for files, which no tower does."""
 DTYPES = {
+    2: torch.int8,
     4: torch.int32,
     5: torch.int64,
     6: torch.float16,

@@ -26,15 +26,20 @@ from torch.export import ExportedProgram
 from dat_rec.data.dense import AnyColumn
 from dat_rec.errors import UserError
 from dat_rec.retrieval.divided import DividedRows
-from dat_rec.retrieval.run_program import Program, UnknownProgramError, tensor_of
+from dat_rec.retrieval.run_program import DTYPES, Program, UnknownProgramError, tensor_of
+from dat_rec.retrieval.table_forms import stored
 from dat_rec.retrieval.tower_inputs import to_inputs
 
 CONFIG = "data/weights/model_weights_config.json"
 WEIGHTS = "data/weights/"
 MODEL = "models/model.json"
+MODEL_ID = "model_id"
+"""What the id is called, in whatever holds it, that vectors and towers of one model bear."""
 Content = bytes | memoryview
 Config = dict[str, dict[str, Any]]
 """Shape, strides and record of each parameter, by its name."""
+WORD = 4
+"""Bytes, which the difference of two tables is made of."""
 ALIGNMENT = 64
 """Bytes: where the record of a table may begin, so that it can be mapped."""
 LOCAL_HEADER, ZIP64_EXTRA, PADDING_ID = 30, 20, 0x4246
@@ -47,22 +52,27 @@ def write_tower(
     tables: Mapping[str, DividedRows],
     blocks: Callable[[str, DividedRows], Iterable[Tensor]],
     path: Path,
+    model_id: str = "",
 ) -> None:
     """Write a program whose tables come block by block.
 
     Args:
         program: what its tables hold does not matter; it is changed.
         tables: by the parameters' names.
-        blocks: gives the (rows, D) float32 blocks of a table, in turn.
+        blocks: gives the (rows, D) float32 blocks of a table, in turn, of which the parameter's
+            dtype says what is stored.
         path: the file to write.
+        model_id: of the model that the program is of, a record of its own; empty: there is none.
     """
     shapes = {name: program.state_dict[name].shape for name in tables}
+    dtypes = {name: program.state_dict[name].dtype for name in tables}
     for name, shape in shapes.items():
-        program.state_dict[name] = nn.Parameter(torch.zeros(1).expand(shape), requires_grad=False)
+        number = torch.zeros(1, dtype=dtypes[name]).expand(shape)
+        program.state_dict[name] = nn.Parameter(number, requires_grad=False)
     small = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="No complete tensor found")
-        torch.export.save(program, small)
+        torch.export.save(program, small, extra_files={MODEL_ID: model_id} if model_id else None)
     with zipfile.ZipFile(small) as source:
         config = _config(source)
         records = {}
@@ -70,12 +80,15 @@ def write_tower(
             _set_strides(config[name], [shape[1], 1])
             records[config[name]["path_name"]] = name
 
+        def stored_blocks(table: str) -> Iterator[Content]:
+            for block in blocks(table, tables[table]):
+                yield as_content(stored(block, dtypes[table], table).numpy())
+
         def contents() -> Iterator[tuple[str, Iterable[Content]]]:
             for info in source.infolist():
                 table = records.get(info.filename.partition(WEIGHTS)[2])
                 if table is not None:
-                    rows = blocks(table, tables[table])
-                    yield info.filename, (as_content(block.numpy()) for block in rows)
+                    yield info.filename, stored_blocks(table)
                 elif info.filename.endswith(CONFIG):
                     yield info.filename, [json.dumps({"config": config}).encode()]
                 else:
@@ -98,7 +111,7 @@ def write_records(path: Path, records: Iterable[tuple[str, Iterable[Content]]]) 
                     record.write(block)
 
 
-def as_content(block_BD: NDArray[np.float32]) -> Content:
+def as_content(block_BD: NDArray[Any]) -> Content:
     """A record's bytes that some of a table's rows make."""
     return np.ascontiguousarray(block_BD).data.cast("B")
 
@@ -109,11 +122,12 @@ class Records(NamedTuple):
     contents: dict[str, bytes]
     """By name, in the file's order; empty for a table."""
     tables: dict[str, NDArray[np.float32]]
-    """(R, D) each, mapped from the file, by the parameters' names."""
+    """(R, W) each, mapped from the file, by the parameters' names: the bytes of its rows, four in a
+    word, whatever numbers they are."""
 
 
 def read_records(path: Path) -> Records:
-    """Read the records of a file of ``write_tower``."""
+    """Read the records of a file of ``write_tower``, whose tables are in words."""
     contents: dict[str, bytes] = {}
     tables = {}
     with zipfile.ZipFile(path) as source:
@@ -123,8 +137,16 @@ def read_records(path: Path) -> Records:
             table = names.get(info.filename.partition(WEIGHTS)[2])
             contents[info.filename] = b"" if table else source.read(info)
             if table:
-                tables[table] = _map(path, info, _shape(config[table]))
+                tables[table] = _map(path, info, config[table]).view(np.float32)
     return Records(contents, tables)
+
+
+def in_words(path: Path) -> bool:
+    """Whether each row of each table takes whole words, so that ``read_records`` can read it."""
+    with zipfile.ZipFile(path) as source:
+        config = _config(source)
+    tables = [config[name] for name in _table_records(config).values()]
+    return all(_dtype(meta).itemsize * _shape(meta)[1] % WORD == 0 for meta in tables)
 
 
 def tables_of(contents: Mapping[str, bytes]) -> dict[str, str]:
@@ -167,9 +189,11 @@ class QueryTower:
         with zipfile.ZipFile(path) as source:
             config = _config(source)
             infos = {info.filename.partition(WEIGHTS)[2]: info for info in source.infolist()}
+            self.model_id = _model_id(source)
+            """Of the model; None in a file of an older release."""
             # Mapped so that they could be written to, which torch wants and nobody does.
             tables = {
-                name: torch.from_numpy(_map(path, infos[record], _shape(config[name])))
+                name: torch.from_numpy(_map(path, infos[record], config[name]))
                 for record, name in _table_records(config).items()
             }
             module = None if by_torch_export else _by_operators(source, config, tables)
@@ -221,8 +245,8 @@ def _by_torch_export(
         for info in source.infolist():
             if info.filename.endswith(CONFIG):
                 content = json.dumps({"config": config}).encode()
-            elif info.filename.partition(WEIGHTS)[2] in records:
-                content = bytes(np.float32().itemsize)
+            elif (record := info.filename.partition(WEIGHTS)[2]) in records:
+                content = bytes(_dtype(config[records[record]]).itemsize)
             else:
                 content = source.read(info)
             target.writestr(info.filename, content)
@@ -232,6 +256,13 @@ def _by_torch_export(
         program.state_dict[name] = nn.Parameter(weight, requires_grad=False)
     module: Callable[..., Any] = program.module()
     return module
+
+
+def _model_id(archive: zipfile.ZipFile) -> str | None:
+    for name in archive.namelist():
+        if name.endswith(f"extra/{MODEL_ID}"):
+            return archive.read(name).decode()
+    return None
 
 
 def _table_records(config: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -268,10 +299,15 @@ def _record(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
         yield record
 
 
-def _map(path: Path, info: zipfile.ZipInfo, shape: list[int]) -> NDArray[np.float32]:
-    """Map the numbers of a record, which is not compressed, into memory."""
+def _map(path: Path, info: zipfile.ZipInfo, meta: Mapping[str, Any]) -> NDArray[Any]:
+    """Map the numbers of a table's record, which is not compressed, into memory."""
     with path.open("rb") as file:
         file.seek(info.header_offset)
         name, extra = struct.unpack("<HH", file.read(LOCAL_HEADER)[26:])
     begin = info.header_offset + LOCAL_HEADER + name + extra
-    return np.memmap(path, np.float32, "c", begin, tuple(shape))
+    return np.memmap(path, _dtype(meta), "c", begin, tuple(_shape(meta)))
+
+
+def _dtype(meta: Mapping[str, Any]) -> np.dtype[Any]:
+    """The type of a table's numbers."""
+    return np.dtype(str(DTYPES[meta["tensor_meta"]["dtype"]]).removeprefix("torch."))

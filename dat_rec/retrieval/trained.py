@@ -6,6 +6,7 @@ dataset's features are read in their numbers (``dat_rec.data.matched_rows``).
 """
 
 import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 
 from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.checkpoint.find import chosen_whole
+from dat_rec.checkpoint.listing import DIGESTS
 from dat_rec.checkpoint.model_state import load_towers
 from dat_rec.checkpoint.restore import CURE, read_index, read_together
 from dat_rec.config import TrainConfig
@@ -30,6 +32,7 @@ from dat_rec.option_marks import to_json
 from dat_rec.retrieval.popularity import popularity_of_rows
 from dat_rec.retrieval.tables import DividedTables
 from dat_rec.runs.dense_inputs import dense_of_run
+from dat_rec.runs.figures import read_config
 from dat_rec.runs.kept_rows import ROWS, match_rows
 from dat_rec.runs.recorded import has_rows, load_config, other_rows
 from dat_rec.storage.address import Location
@@ -48,6 +51,8 @@ class Trained:
     """Of the training; or another one, with ``matched``."""
     step: int
     """Number of steps done when the checkpoint was written."""
+    digest: str = ""
+    """SHA-256 of the checkpoint's digests and of what the rows of its tables mean."""
 
 
 def without_tables(dataset: Dataset, config: TrainConfig, tower: TowerFactory | None) -> DAT:
@@ -129,7 +134,10 @@ def load_model(
         collections["augmented"] = model.augmented
     problem = f"{found.folder}: does not fit the model"
     read_together(load, found.folder, problem, CURE)
-    return Trained(model.requires_grad_(False).eval(), dataset, found.step)
+    with together():
+        digest = hashlib.sha256((found.folder / DIGESTS).read_bytes())
+        digest.update(str(read_config(run).get("row_digest")).encode())
+    return Trained(model.requires_grad_(False).eval(), dataset, found.step, digest.hexdigest())
 
 
 def _matched_rows(run: Path, dataset: Dataset, *, match: bool) -> MatchedRows | None:

@@ -297,6 +297,17 @@ def test_store(run: Run, object_store: ObjectStore, planted: Dataset) -> None:
     assert ratio == {"name": "store_over_disk", "value": row["store_over_disk"]["p50"]}
 
 
+def test_export_tables(run: Run, tmp_path: Path) -> None:
+    whole, half, few = rows(run("export_tables", "--smoke", "--work", tmp_path))
+    assert [one["tables"]["form"] for one in (whole, half, few)] == ["float32", "float16", "int8"]
+    assert half["tables"]["largest_difference"] < few["tables"]["largest_difference"] < 0.03
+    for one in (whole, half, few):
+        assert sum(one["bytes_of"].values()) == one["bytes"]
+        # Of a hundred items all are among the first 100.
+        assert one["all HR@100"] == 1
+        assert one["all HR@50"] == pytest.approx(whole["all HR@50"], abs=0.05)
+
+
 @pytest.mark.parametrize("script", ["train_loop", "reader", "fidelity", "quality.__main__"])
 @pytest.mark.parametrize("address", [("--data", "gs://bucket/x"), ("--topology=gs://bucket/x",)])
 def test_an_address_in_place_of_a_path_is_refused(

@@ -273,6 +273,7 @@ def test_a_new_users_own_history_is_never_shown_again(world: World) -> None:
     assert shown == [every - {world.items[4]}, every]
 
 
+@pytest.mark.parametrize("world", [True], indirect=True, ids=["texts"])
 def test_the_page_tells_how_torch_alone_encodes_a_fresh_query(world: World, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (code,) = (block for block in blocks if "json.load(open(query))" in block)

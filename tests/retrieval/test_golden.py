@@ -21,6 +21,7 @@ from dat_rec.retrieval.export import export
 from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.query_encoder import QueryEncoder
 from dat_rec.retrieval.recommend import recommend
+from dat_rec.retrieval.table_forms import Form
 from dat_rec.retrieval.trained import load_model
 from tests.retrieval.whole import encode_users
 from tests.retrieval.world import USERS, write_dataset, write_run
@@ -59,8 +60,8 @@ def test_a_query_tower_that_is_not_the_models_is_refused(
     harm: Callable[[QueryEncoder], None],
     message: str,
 ) -> None:
-    def encoder(model: DAT, features: Sequence[Feature]) -> QueryEncoder:
-        other = QueryEncoder(model, features)
+    def encoder(model: DAT, features: Sequence[Feature], form: Form) -> QueryEncoder:
+        other = QueryEncoder(model, features, form)
         harm(other)
         return other
 
@@ -74,7 +75,7 @@ def test_a_query_tower_that_is_not_the_models_is_refused(
 def test_a_file_that_is_no_program_is_refused(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "write_tower", lambda *args: args[-1].write_bytes(b"PK"))
+    monkeypatch.setattr(module, "write_tower", lambda *args: args[3].write_bytes(b"PK"))
     with pytest.raises(UserError, match="does not answer as the model does"):
         export(run, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -20,6 +20,7 @@ from dat_rec.files import sha256
 from dat_rec.retrieval.delta.delta_folder import (
     FORGOTTEN,
     ITEM_TOWER_PARTS,
+    RESULT,
     TOWER_PARTS,
     TOWERS,
     WHOLE,
@@ -30,6 +31,7 @@ from dat_rec.retrieval.delta.tower import write_new_tower
 from dat_rec.retrieval.export_parts import vectors_table
 from dat_rec.retrieval.exported import (
     DELTA,
+    GOLDEN,
     INDEX,
     ITEM_PARTS,
     ITEM_TOWER,
@@ -38,6 +40,7 @@ from dat_rec.retrieval.exported import (
     SEEN_PARTS,
     TOWER,
     USER_PARTS,
+    read_manifest,
 )
 from dat_rec.retrieval.item_index import read_index, write_index
 from dat_rec.retrieval.raw_inputs import INPUTS, VOCABULARIES
@@ -72,7 +75,7 @@ def kind_of(name: str) -> str:
     """The folder of a delta that holds the difference of an export's file, or the file itself."""
     alone = {ITEMS: ITEM_ROWS, INDEX: ITEM_PARTS, TOWER: TOWER_PARTS, ITEM_TOWER: ITEM_TOWER_PARTS}
     folder = alone.get(name) or name.partition("/")[0]
-    return WHOLE if folder in (INPUTS, VOCABULARIES) else folder
+    return WHOLE if folder in (INPUTS, VOCABULARIES, GOLDEN) else folder
 
 
 def kinds_to_make(base: Files, new: Files) -> list[str]:
@@ -186,9 +189,11 @@ def _write_vectors(
         write_index(blocks, rows_of(folder), width_of(folder, VECTOR), new.folder / INDEX)
     _, vectors_ND = read_index(new.folder / INDEX)
     ids = new.table(ITEM_ROWS, ["item_id"])
+    model_id = read_manifest(delta, RESULT).model_id
     for name, bounds in starts.items():
         if bounds is not None:
             rows = slice(bounds[0], bounds[-1])
             own = ids.slice(bounds[0], bounds[-1] - bounds[0])
-            table = vectors_table(own, bounds[0], np.ascontiguousarray(vectors_ND[rows]))
+            numbers = np.ascontiguousarray(vectors_ND[rows])
+            table = vectors_table(own, bounds[0], numbers, model_id)
             pq.write_table(table, new.folder / name)

@@ -34,6 +34,7 @@ from dat_rec.retrieval.delta.rows import comparable, equal_rows, same_ids, write
 from dat_rec.retrieval.delta.tower import write_tower_difference
 from dat_rec.retrieval.exported import DELTA, INDEX, ITEM_PARTS, USER_PARTS
 from dat_rec.retrieval.item_index import read_index
+from dat_rec.retrieval.tower_file import in_words
 
 REBUILT = "rebuilt"
 """Where the full export is made of the delta, to see that it is the same; it does not stay."""
@@ -93,7 +94,7 @@ def write_delta(base: Standing, full: Files, folder: Path) -> DeltaManifest:
 
 def _write_kind(base: Files, full: Files, kind: str, folder: Path) -> None:
     """Write how the files of one kind differ."""
-    if kind in TOWERS and TOWERS[kind] in base.sha256:
+    if kind in TOWERS and _have_tables_in_words(base, full, TOWERS[kind]):
         write_tower_difference(folder / kind, *(one.folder / TOWERS[kind] for one in (full, base)))
     elif kind in TOWERS or kind == WHOLE:
         _give_changed(base, full, kind, folder)
@@ -110,6 +111,10 @@ def _write_kind(base: Files, full: Files, kind: str, folder: Path) -> None:
             _give_changed(base, full, kind, folder)
             return
         write_difference(folder / kind, new, equal_rows(new, before, IDS.get(kind, "user_id")))
+
+
+def _have_tables_in_words(base: Files, full: Files, name: str) -> bool:
+    return name in base.sha256 and all(in_words(one.folder / name) for one in (base, full))
 
 
 def _give_changed(base: Files, full: Files, kind: str, folder: Path) -> None:

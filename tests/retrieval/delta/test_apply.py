@@ -342,7 +342,7 @@ def test_a_file_of_other_columns_than_are_compared_is_given_whole(tmp_path: Path
         export(runs[day], tmp_path / f"full{day}")
     made = export(runs[1], tmp_path / "delta", since=tmp_path / "full0")
     whole = [name for name in made["sha256"] if name.startswith("whole/")]
-    assert whole == ["whole/items.parquet"]
+    assert whole == ["whole/golden.parquet", "whole/items.parquet"]
     apply(tmp_path / "full0", [tmp_path / "delta"], tmp_path / "out")
     assert contents(tmp_path / "out").items() > contents(tmp_path / "full1").items()
 
