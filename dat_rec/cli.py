@@ -45,6 +45,7 @@ COMMANDS = {
     "apply": "Make a full export of an older one and the deltas since.",
     "recommend": "Write the best items of each user, from an export.",
     "similar": "Write the nearest items of each item, from an export.",
+    "serve": "Answer requests over HTTP, from an export.",
     "daily": "Walk the days of a log: score, prepare, train and export each.",
 }
 """What each command does."""

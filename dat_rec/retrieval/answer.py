@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dat_rec.errors import UserError
@@ -188,8 +187,8 @@ def best_items(
     """
     if blend_history and export.own is not None:
         own = [export.own.of(int(row)) for row in rows]
-        return blended_items(export.index, export.item_vectors, query_BD, k, own)
-    return top_items(export.index, export.item_vectors, query_BD, k)
+        return blended_items(export.few, export.item_vectors, query_BD, k, own)
+    return top_items(export.few, export.item_vectors, query_BD, k)
 
 
 def user_rows(export: Export, ids: pa.Array) -> NDArray[np.int64]:
@@ -199,9 +198,8 @@ def user_rows(export: Export, ids: pa.Array) -> NDArray[np.int64]:
         export: whose users.
         ids: (B,) of the type of ``export.user_ids``, without nulls.
     """
-    found = pc.index_in(ids, value_set=export.user_ids).fill_null(len(export.user_ids))
-    rows: NDArray[np.int64] = found.to_numpy().astype(np.int64)
-    return rows
+    rows = export.rows_of_users.of(ids)
+    return np.where(rows < 0, len(export.user_ids), rows)
 
 
 def users_at_once(export: Export, k: int) -> int:
@@ -212,4 +210,14 @@ def users_at_once(export: Export, k: int) -> int:
 
 def query_vectors(export: Export, rows: NDArray[np.int64], at_once: int) -> NDArray[np.float32]:
     """(B, D) unit vectors of the users in ``rows``; those with equal features are encoded once."""
-    return encode_once(export.user_columns, rows, export.tower.encode, at_once)
+    if len(rows) == 1:
+        return encode_one(export, int(rows[0]))
+    return encode_once(export.user_columns, rows, export.tower.encode, at_once, export.alike)
+
+
+def encode_one(export: Export, row: int) -> NDArray[np.float32]:
+    """(1, D) unit vector of the user in a row, whose last bits follow nobody encoded beside."""
+    here = np.array([row])
+    return export.tower.encode(
+        {name: column.take(here) for name, column in export.user_columns.items()}
+    )

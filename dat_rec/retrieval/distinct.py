@@ -82,6 +82,7 @@ def encode_once(
     rows: Ints,
     encode: Callable[[dict[str, AnyColumn]], NDArray[np.float32]],
     at_once: int,
+    alike: Distinct | None = None,
 ) -> NDArray[np.float32]:
     """Encode rows of ``columns``, those of one kind once.
 
@@ -90,11 +91,12 @@ def encode_once(
         rows: (M,) the rows to encode, in that order.
         encode: columns of B rows → (B, D) vectors.
         at_once: maximum number of rows that ``encode`` is given.
+        alike: the kinds of all rows, where they are known.
 
     Returns:
         (M, D)
     """
-    alike = kinds(row_hashes(columns))
+    alike = alike or kinds(row_hashes(columns))
     asked, position = np.unique(alike.kind[rows], return_inverse=True)
     first = alike.first[asked]
     blocks = [first[start : start + at_once] for start in range(0, max(1, len(first)), at_once)]

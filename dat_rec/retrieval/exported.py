@@ -22,6 +22,7 @@ not depend on the number of ranks that wrote them.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import faiss
@@ -36,6 +37,9 @@ from dat_rec.data.dense import AnyColumn, DenseColumn, read_all
 from dat_rec.data.schema import UNKNOWN, DenseFeature, Feature
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, read_json, sha256
+from dat_rec.retrieval.distinct import Distinct, kinds, row_hashes
+from dat_rec.retrieval.few_queries import FewQueries
+from dat_rec.retrieval.id_rows import IdRows
 from dat_rec.retrieval.item_index import read_index
 from dat_rec.retrieval.own_items import OwnItems
 from dat_rec.retrieval.raw_inputs import INPUTS, VOCABULARIES, Inputs
@@ -120,6 +124,26 @@ class Export:
                     "anew"
                 )
 
+    @cached_property
+    def few(self) -> FewQueries:
+        """The index, quick for a few queries; it copies the item vectors."""
+        return FewQueries(self.index, self.item_vectors)
+
+    @cached_property
+    def alike(self) -> Distinct:
+        """The U + 1 users of ``user_columns``, sorted into kinds of equal ones."""
+        return kinds(row_hashes(self.user_columns))
+
+    @cached_property
+    def rows_of_users(self) -> IdRows:
+        """The rows of ``user_ids``."""
+        return IdRows(self.user_ids)
+
+    @cached_property
+    def rows_of_items(self) -> IdRows:
+        """The rows of the items' ids."""
+        return IdRows(self.items.column("item_id").combine_chunks())
+
     @staticmethod
     def open(folder: Location) -> "Export":
         """Read an export; of one in a store, its files are copied to TMPDIR meanwhile.
@@ -137,7 +161,11 @@ class Export:
 
     @staticmethod
     def read(
-        folder: Path, features: Sequence[Feature], dense: Sequence[DenseFeature] = ()
+        folder: Path,
+        features: Sequence[Feature],
+        dense: Sequence[DenseFeature] = (),
+        *,
+        trusted: bool = True,
     ) -> "Export":
         """Read an export's files, without a look at its manifest.
 
@@ -145,6 +173,7 @@ class Export:
             folder: holds ``FILES`` and the parts.
             features: the query features.
             dense: the dense ones, of all users in memory: users · width · 4 bytes for a vector.
+            trusted: as of ``QueryTower``.
 
         Raises:
             UserError: a table cannot be read, or does not hold the features.
@@ -156,7 +185,7 @@ class Export:
         own = sorted((folder / OWN_PARTS).glob("part-*.parquet"))
         index, item_vectors = read_index(folder / INDEX)
         towers = {
-            name: QueryTower(folder / name)
+            name: QueryTower(folder / name, trusted=trusted)
             for name in (TOWER, ITEM_TOWER)
             if name == TOWER or (folder / name).exists()
         }

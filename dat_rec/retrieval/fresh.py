@@ -65,6 +65,15 @@ class FreshInputs:
         self._lookups: dict[str, Lookup] = {}
         self._category: Ints | None = None
 
+    def read_all(self) -> None:
+        """Read what is read when it is first needed."""
+        for one in (*self._inputs.query, *self._inputs.item):
+            if one.kind in ("text", "id"):
+                self._lookup(one.table)
+            elif one.kind == "item_category":
+                self._lookup(ITEM)
+                self._categories()
+
     def query_columns(self, queries: pa.Table, *, others: bool = False) -> dict[str, AnyColumn]:
         """The query features of B rows; errors as of ``Recommender.fresh_vectors``.
 

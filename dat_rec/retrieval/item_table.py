@@ -5,6 +5,7 @@ it lacks are null there. Where no column is called ``category``, that name means
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TypeAlias
 
 import pyarrow as pa
@@ -12,7 +13,6 @@ import pyarrow.compute as pc
 
 from dat_rec.data.dataset import read_parquet
 from dat_rec.errors import UserError
-from dat_rec.retrieval.exported import ITEMS
 from dat_rec.retrieval.queries import as_ids, once
 from dat_rec.storage.address import Location
 from dat_rec.storage.read import open_parquet
@@ -76,7 +76,7 @@ class ItemTable:
     """The columns of N items; files are read when columns are asked for.
 
     Args:
-        folder: the export's.
+        own: the export's items.parquet, or what it holds.
         item_ids: (N,) of the export.
         fresh: a table with ``item_id`` and further columns.
 
@@ -84,9 +84,8 @@ class ItemTable:
         UserError: a file cannot be read, or the table's ids are no such ids or not each once.
     """
 
-    def __init__(self, folder: Location, item_ids: pa.Array, fresh: Source | None = None) -> None:
-        self._path, self._item_ids, self._fresh = folder / ITEMS, item_ids, fresh
-        self._own = column_names(self._path)
+    def __init__(self, own: Source, item_ids: pa.Array, fresh: Source | None = None) -> None:
+        self._own, self._item_ids, self._fresh = own, item_ids, fresh
         self._added: list[str] = []
         if fresh is not None:
             self._where = "--item-table" if isinstance(fresh, pa.Table) else str(fresh)
@@ -94,21 +93,28 @@ class ItemTable:
             ids = once(as_ids(self._where, ID, ids, item_ids.type, ID), self._where, ID, "item")
             self._place = pc.index_in(item_ids, value_set=ids)
             self._added = [name for name in column_names(fresh) if name != ID]
+
+    @cached_property
+    def _written(self) -> list[str]:
+        """The names of all columns that are written somewhere."""
         replaced = {name.lower() for name in self._added} - {ID}
-        names = [*(name for name in self._own if name.lower() not in replaced), *self._added]
-        self.names = names
+        own = (name for name in column_names(self._own) if name.lower() not in replaced)
+        return [*own, *self._added]
+
+    @cached_property
+    def _alias(self) -> dict[str, str]:
+        if any(name.lower() == CATEGORY for name in self._written):
+            return {}
+        return {CATEGORY: _named(self._written, CATEGORY_NAME) or CATEGORY_NAME}
+
+    @property
+    def names(self) -> list[str]:
         """The names of all columns."""
-        self._alias: dict[str, str] = {}
-        if not any(name.lower() == CATEGORY for name in names):
-            self._alias[CATEGORY] = self.named(CATEGORY_NAME) or CATEGORY_NAME
-            self.names = [*names, CATEGORY]
+        return [*self._written, *self._alias]
 
     def named(self, name: str) -> str | None:
         """The column that is called so, or else the only one that is but for its case."""
-        alike = [one for one in self.names if one.lower() == name.lower()]
-        if name in alike:
-            return name
-        return alike[0] if len(alike) == 1 else None
+        return _named(self.names, name)
 
     def read(self, names: Sequence[str]) -> pa.Table:
         """N rows of columns, which are among ``names``.
@@ -120,9 +126,10 @@ class ItemTable:
         source = {name: self._alias.get(name, name) for name in names}
         added = [name for name in source.values() if name in self._added]
         own = [name for name in source.values() if name not in self._added]
-        table = read_parquet(self._path, list(dict.fromkeys([ID, *own])))
+        where = "the export" if isinstance(self._own, pa.Table) else str(self._own)
+        table = read_columns(self._own, list(dict.fromkeys([ID, *own])), where)
         if not table[ID].combine_chunks().equals(self._item_ids):
-            raise UserError(f"{self._path}: is another export's by now: open it anew")
+            raise UserError(f"{where}: is another export's by now: open it anew")
         if added and self._fresh is not None:
             fresh = read_columns(self._fresh, list(dict.fromkeys(added)), self._where)
             for name, column in zip(fresh.column_names, fresh.columns, strict=True):
@@ -133,3 +140,10 @@ class ItemTable:
                         f"{self._where}: column {name!r} is {column.type}: write it as a plain type"
                     ) from error
         return pa.table([table[source[name]] for name in names], list(names))
+
+
+def _named(names: Sequence[str], name: str) -> str | None:
+    alike = [one for one in names if one.lower() == name.lower()]
+    if name in alike:
+        return name
+    return alike[0] if len(alike) == 1 else None

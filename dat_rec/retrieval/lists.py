@@ -36,6 +36,8 @@ class Lists(NamedTuple):
             item_ids: (N,) of the export.
             schema: of ``list_schema``.
         """
+        if len(self.lists) == 1:
+            return _table_of_one(ids[self.start], *self.lists[0], item_ids, schema)
         lengths = np.array([len(items) for items, _ in self.lists], np.int64)
         whose = np.repeat(np.arange(self.start, self.start + len(lengths)), lengths)
         begins = np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -48,6 +50,19 @@ class Lists(NamedTuple):
             pa.array(np.concatenate(scores)),
         ]
         return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _table_of_one(
+    name: pa.Scalar, items: Ints, scores: Floats, item_ids: pa.Array, schema: pa.Schema
+) -> pa.Table:
+    """The same of one list, for which numbers of rows need not be computed."""
+    columns = [
+        pa.repeat(name, len(items)),
+        pa.array(np.arange(1, len(items) + 1, dtype=np.int32)),
+        item_ids.take(pa.array(items, pa.int64())),
+        pa.array(scores, pa.float32()),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def write_lists(

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dat_rec.checkpoint.damage import rank_and_ranks
@@ -19,12 +18,14 @@ from dat_rec.retrieval.answer import (
     K,
     check_k,
     check_own_items,
+    encode_one,
     query_vectors,
     user_rows,
     users_at_once,
 )
 from dat_rec.retrieval.distinct import encode_once
 from dat_rec.retrieval.exported import (
+    ITEMS,
     MANIFEST,
     SEEN_PARTS,
     Export,
@@ -35,7 +36,7 @@ from dat_rec.retrieval.exported import (
 from dat_rec.retrieval.fresh import NO_INPUTS, FreshInputs
 from dat_rec.retrieval.fresh_lists import QUERY, fresh_rules
 from dat_rec.retrieval.given import as_allowed, as_array, as_source
-from dat_rec.retrieval.item_table import ID, Source, read_columns
+from dat_rec.retrieval.item_table import ID, Source, column_names, read_columns
 from dat_rec.retrieval.lists import list_schema, vectors_table
 from dat_rec.retrieval.queries import as_ids
 from dat_rec.retrieval.restricted_lists import similar_lists, user_lists
@@ -54,6 +55,8 @@ from dat_rec.storage.snapshot import local_copy, pinned
 
 Ints = NDArray[np.int64]
 SIMILAR_ID = "similar_item_id"
+KEPT_VECTORS = 2**16
+"""Maximum number of users whose vectors are kept, of those that were asked about alone."""
 
 
 class Recommender:
@@ -76,6 +79,9 @@ class Recommender:
         self.where, self.export, self.manifest = where, export, manifest
         self.item_ids: pa.Array = export.items.column(ID).combine_chunks()
         """(N,) of all items; row = item_index."""
+        self._held: pa.Table | None = None
+        self._filter_s: float | None = None
+        self._vector_of = lru_cache(KEPT_VECTORS)(partial(encode_one, export))
 
     @property
     def user_ids(self) -> pa.Array:
@@ -83,13 +89,15 @@ class Recommender:
         return self.export.user_ids
 
     @staticmethod
-    def open(path: Location) -> "Recommender":
+    def open(path: Location, *, trusted: bool = True) -> "Recommender":
         """Read an export; of one in a store, its files are copied to TMPDIR meanwhile.
 
         Of several ranks that see the same files each checks some of them.
 
         Args:
             path: folder that ``dat_rec.export`` made, or its address.
+            trusted: whether its query tower may be loaded by ``torch.export``, where it has
+                operators that are not run here.
 
         Raises:
             UserError: no export, one of another version, or a file that is missing or damaged.
@@ -99,9 +107,34 @@ class Recommender:
         with local_copy(where, MANIFEST) as local:
             manifest = read_manifest(local)
             check_files(local, manifest, rank, ranks)
-            export = Export.read(local, manifest.features, manifest.dense)
+            export = Export.read(local, manifest.features, manifest.dense, trusted=trusted)
             export.check_model(manifest, where)
         return Recommender(where, export, manifest)
+
+    def hold(self, filter_s: float | None = None) -> "Recommender":
+        """Read all that is read when it is first asked for: the folder may then be replaced.
+
+        Args:
+            filter_s: maximum seconds, and with it memory, that a filter may take from now on.
+
+        Returns:
+            Itself.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        self._filter_s = filter_s
+        source = self._items
+        self._held = read_columns(source, column_names(source), str(source))
+        if self._seen_parts:
+            self.seen.of(0)
+        self.export.few.search(self.export.item_vectors[:1], 1)
+        self.export.rows_of_users.of(self.user_ids[:1])
+        self.export.rows_of_items.of(self.item_ids[:1])
+        self._vector_of(len(self.user_ids))
+        if self.export.inputs is not None:
+            self._fresh.read_all()
+        return self
 
     def top(
         self,
@@ -161,11 +194,11 @@ class Recommender:
         rows = user_rows(self.export, ids)
         rules = self.item_rules(wanted)
         own = self.user_rules(wanted, rules, ids, rows, columns)
-        query_BD = query_vectors(self.export, rows, users_at_once(self.export, k))
+        query_BD = self.vectors_of(rows, k)
         schema = list_schema("user_id", ids.type, ID, self.item_ids.type)
         blocks = user_lists(self.export, query_BD, k, rules, own, blend_history=blend_history)
         tables = [block.table(ids, self.item_ids, schema) for block in blocks]
-        return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+        return _together(tables, schema)
 
     def similar(
         self,
@@ -210,7 +243,7 @@ class Recommender:
         ids = self.item_ids.take(pa.array(rows))
         blocks = similar_lists(self.export, rows, k, self.item_rules(wanted))
         tables = [block.table(ids, self.item_ids, schema) for block in blocks]
-        return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+        return _together(tables, schema)
 
     def vectors(self, users: Ids | None = None) -> pa.Table:
         """The vectors of users, whose inner products with item vectors are the scores.
@@ -226,8 +259,18 @@ class Recommender:
         """
         ids = self._ids(users)
         rows = user_rows(self.export, ids)
-        query_BD = query_vectors(self.export, rows, users_at_once(self.export, 1))
-        return vectors_table(ids, query_BD, self.export.model_id)
+        return vectors_table(ids, self.vectors_of(rows, 1), self.export.model_id)
+
+    def vectors_of(self, rows: Ints, k: int) -> NDArray[np.float32]:
+        """(B, D) vectors of users, in blocks whose lists of K fit into memory; keeps lone ones.
+
+        Args:
+            rows: (B,) of ``user_rows``.
+            k: K.
+        """
+        if len(rows) == 1:
+            return self._vector_of(int(rows[0]))
+        return query_vectors(self.export, rows, users_at_once(self.export, k))
 
     def fresh_vectors(self, queries: pa.Table) -> NDArray[np.float32]:
         """The vectors of users with raw values that training need not have seen.
@@ -319,13 +362,13 @@ class Recommender:
         columns = self._fresh.query_columns(queries, others=per_user_filter is not None)
         query_BD = self._encoded(self.export.tower, columns)
         rules = self.item_rules(wanted)
-        seen = self._seen() if exclude_seen else None
+        seen = self.seen if exclude_seen else None
         own = fresh_rules(wanted, rules, queries, self._fresh, self.export, seen)
         ids = pa.array(np.arange(len(queries)))
         schema = list_schema(QUERY, ids.type, ID, self.item_ids.type)
         blocks = user_lists(self.export, query_BD, k, rules, own, blend_history=False)
         tables = [block.table(ids, self.item_ids, schema) for block in blocks]
-        return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+        return _together(tables, schema)
 
     @cached_property
     def _fresh(self) -> FreshInputs:
@@ -338,7 +381,8 @@ class Recommender:
 
     def item_rules(self, wanted: Restrictions) -> ItemRules:
         """What restrictions mean for all users alike; errors are those of ``ItemRules.of``."""
-        return ItemRules.of(self.where, self.item_ids, wanted)
+        own = self._items if self._held is None else self._held
+        return ItemRules.of(own, self.item_ids, wanted, self._filter_s)
 
     def user_rules(
         self,
@@ -372,7 +416,7 @@ class Recommender:
         if wanted.per_user_filter is not None:
             own = slice(first, first + len(rows))
             per_user = per_user_filter(wanted.per_user_filter, rules.table, columns, own)
-        seen = self._seen() if wanted.exclude_seen else None
+        seen = self.seen if wanted.exclude_seen else None
         return UserRules(rows, seen, numbers, excluded, per_user)
 
     def item_rows(self, items: Ids | None) -> Ints:
@@ -384,16 +428,24 @@ class Recommender:
         if items is None:
             return np.arange(len(self.item_ids))
         ids = as_ids("items", ID, as_array(items, "items"), self.item_ids.type, ID)
-        found = pc.index_in(ids, value_set=self.item_ids)
-        if found.null_count:
-            unknown = ids.filter(found.is_null())[0].as_py()
+        rows = self.export.rows_of_items.of(ids)
+        if (rows < 0).any():
+            unknown = ids[int((rows < 0).argmax())].as_py()
             raise UserError(f"items: the export has no item {json.dumps(unknown)}: leave it out")
-        rows: Ints = found.to_numpy().astype(np.int64)
         return rows
 
-    def _seen(self) -> ItemsOfUsers:
+    @property
+    def _items(self) -> Location:
+        return self.where / ITEMS
+
+    @property
+    def _seen_parts(self) -> list[str]:
+        return sorted(name for name in self.manifest.sha256 if name.startswith(f"{SEEN_PARTS}/"))
+
+    @cached_property
+    def seen(self) -> ItemsOfUsers:
         """What the export's users had in training."""
-        names = sorted(name for name in self.manifest.sha256 if name.startswith(f"{SEEN_PARTS}/"))
+        names = self._seen_parts
         if not names:
             raise UserError(
                 f"{self.where} does not hold what users had in training, which --exclude-seen "
@@ -411,6 +463,12 @@ class Recommender:
         if isinstance(users, pa.Table):
             users = read_columns(users, ["user_id"], "users")["user_id"]
         return as_ids("users", "user_id", as_array(users, "users"), self.user_ids.type)
+
+
+def _together(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
+    if len(tables) == 1:
+        return tables[0]
+    return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
 
 
 def _with_category(quotas: Mapping[str, int] | None, per_category: int | None) -> dict[str, int]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from dat_rec.retrieval.allowed_items import Asked, best_allowed
 from dat_rec.retrieval.answer import best_items, query_vectors, users_at_once
 from dat_rec.retrieval.exported import Export
+from dat_rec.retrieval.few_queries import FEW
 from dat_rec.retrieval.lists import Lists
 from dat_rec.retrieval.quotas import within_quotas
 from dat_rec.retrieval.ranks import one_thread_each
@@ -17,6 +18,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 MASK_BYTES = 256 * 2**20
 """Maximum bytes of what a per-user filter says of a block of users; one user's are the least."""
+LONGER = 2048
+"""Maximum length of lists that are made longer by as many items as may be left out of them."""
 
 
 def user_lists(
@@ -41,7 +44,9 @@ def user_lists(
     block = users_at_once(export, k)
     if own.per_user is not None:
         block = min(block, max(1, MASK_BYTES // len(export.item_vectors)))
-    free = rules.allowed is None and not rules.quotas and not own.restrict
+    all_alike = rules.allowed is None and not rules.quotas
+    free = all_alike and not own.restrict
+    few = all_alike and own.per_user is None and len(query_BD) <= FEW
     for start in range(0, len(query_BD), block):
         users = range(start, min(len(query_BD), start + block))
         part = slice(users.start, users.stop)
@@ -52,7 +57,8 @@ def user_lists(
             yield Lists(start, list(zip(*found, strict=True)))
         else:
             asked = own.asked(export, users, query_BD[part], blend_history=blend_history)
-            lists = _restricted(export, asked, k, rules)
+            lists = _few_left_out(export, own, users, asked, k, blend_history) if few else None
+            lists = lists or _restricted(export, asked, k, rules)
             del asked  # A block's masks are not in memory beside the next one's.
             yield Lists(start, lists)
 
@@ -88,6 +94,33 @@ def _restricted(
             )
 
         return within_quotas(search, asked, k, rules.quotas) if codes else search(asked, k)
+
+
+def _few_left_out(
+    export: Export,
+    own: UserRules,
+    users: range,
+    asked: Sequence[Asked],
+    k: int,
+    blend_history: bool,
+) -> list[tuple[Ints, Floats]] | None:
+    """Lists of a few users, without the items that are left out; None where these are many.
+
+    The best K + E items are found, of which E may be left out: none that counts is cut off before.
+    """
+    longest = min(len(export.item_vectors), k + max(len(one.excluded) for one in asked))
+    if longest > LONGER:
+        return None
+    query_BD = np.stack([one.query_D for one in asked])
+    rows = own.rows[users.start : users.stop]
+    found = zip(
+        *best_items(export, rows, query_BD, longest, blend_history=blend_history), strict=True
+    )
+    lists = []
+    for (items, scores), one in zip(found, asked, strict=True):
+        kept = np.flatnonzero(~np.isin(items, one.excluded))[:k]
+        lists.append((items[kept], scores[kept]))
+    return lists
 
 
 def _has_popularity(export: Export) -> bool:

@@ -21,7 +21,7 @@ from dat_rec.retrieval.quotas import Quota
 from dat_rec.retrieval.seen_items import ItemsOfUsers
 from dat_rec.retrieval.sql_filter import PerUserFilter, passing_items
 from dat_rec.retrieval.sql_text import mentioned
-from dat_rec.storage.address import Address, Location
+from dat_rec.storage.address import Address
 from dat_rec.storage.read import open_parquet
 from dat_rec.storage.snapshot import pinned_file
 
@@ -64,13 +64,24 @@ class ItemRules:
     """Number of the allowed list's ids that the export does not know."""
 
     @staticmethod
-    def of(folder: Location, item_ids: pa.Array, wanted: Restrictions) -> "ItemRules":
+    def of(
+        own: Source, item_ids: pa.Array, wanted: Restrictions, filter_s: float | None = None
+    ) -> "ItemRules":
         """Read what the restrictions say of items.
+
+        Args:
+            own: the export's items.parquet, or what it holds.
+            item_ids: (N,) of the export.
+            wanted: the restrictions.
+            filter_s: as of ``passing_items``.
 
         Raises:
             UserError: a file cannot be read, an expression is none, or a column cannot be used.
         """
-        table = ItemTable(folder, item_ids, wanted.item_table)
+        table = ItemTable(own, item_ids, wanted.item_table)
+        quotas = tuple(_quota(table, column, most) for column, most in wanted.quotas.items())
+        if wanted.allow is None and wanted.filter is None:
+            return ItemRules(table, None, quotas, 0)
         shown = np.ones(len(item_ids), np.bool_)
         unknown = 0
         if wanted.allow is not None:
@@ -80,14 +91,8 @@ class ItemRules:
             unknown = len(ids) - int(pc.sum(known).as_py() or 0)
         if wanted.filter is not None:
             names = mentioned(table.names, wanted.filter, "--filter", "items")
-            shown &= passing_items(table.read(names), wanted.filter, table.names)
-        restricted = wanted.allow is not None or wanted.filter is not None
-        return ItemRules(
-            table,
-            np.flatnonzero(shown) if restricted else None,
-            tuple(_quota(table, column, most) for column, most in wanted.quotas.items()),
-            unknown,
-        )
+            shown &= passing_items(table.read(names), wanted.filter, table.names, filter_s)
+        return ItemRules(table, np.flatnonzero(shown), quotas, unknown)
 
     def digest(self) -> str:
         """SHA-256 of what the rules let in: hosts may see different files."""

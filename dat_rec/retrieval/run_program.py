@@ -10,8 +10,8 @@ The file's format is that of ``torch/_export/serde/schema.py``.
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ OPERATORS = "torch.ops.aten."
 AUTOCAST = "torch.ops.higher_order.wrap_with_autocast"
 CHECK = "torch.ops.aten._assert_tensor_metadata.default"
 """Compares what a tensor is with what it was when the program was made; computes nothing."""
+FILES = {"from_file", "save"}
+"""Operators that reach for files, which no tower does."""
 DTYPES = {
     2: torch.int8,
     4: torch.int32,
@@ -63,12 +65,11 @@ class Program:
             if found["schema_version"]["major"] != SCHEMA:
                 raise UnknownProgramError(f"schema version {found['schema_version']}")
             module = found["graph_module"]
-            self._graph: Json = module["graph"]
             self._weights, self._inputs = _inputs(module["signature"], weights)
             self._keys = _keys(module["module_call_graph"][0]["signature"])
             if sum(map(len, self._keys)) != len(self._inputs):
                 raise UnknownProgramError("inputs that are not the dictionaries' tensors")
-            _check_known(self._graph)
+            self._steps = _read_graph(module["graph"])
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UnknownProgramError(f"{type(error).__name__}: {error}") from error
 
@@ -76,7 +77,7 @@ class Program:
         """Run it. Each dictionary has the keys that its example had when the program was made."""
         flat = [given[key] for given, keys in zip(inputs, self._keys, strict=True) for key in keys]
         values = {**self._weights, **dict(zip(self._inputs, flat, strict=True))}
-        (output,) = _run(self._graph, values)
+        (output,) = _run(self._steps, values)
         result: Tensor = output
         return result
 
@@ -129,81 +130,112 @@ def _keys(signature: Json) -> list[list[str]]:
     return [json.loads(spec["context"]) for spec in positional["children_spec"]]
 
 
-def _check_known(graph: Json) -> None:
-    """Find out before it is run whether all of a graph is known."""
-    for node in graph["nodes"]:
-        target = node["target"]
-        if target == CHECK:
-            continue
-        if target != AUTOCAST:
-            _operator(target)
-        for one in node["inputs"]:
-            ((kind, value),) = one["arg"].items()
-            if kind not in PLAIN | _READERS.keys() or (kind == "as_graph" and target != AUTOCAST):
-                raise UnknownProgramError(f"{target}: argument {kind}")
-            if kind == "as_graph":
-                list(_names(value["graph"]["inputs"]))
-                _check_known(value["graph"])
-            if kind in ("as_scalar_type", "as_layout"):
-                _READERS[kind](value, {})
-        list(_names(node["outputs"]))
-    list(_names(graph["outputs"]))
+class Name(str):
+    """An argument that is a value of the graph: what it is called."""
 
 
-def _run(graph: Json, values: Values) -> list[Any]:
-    """Run a graph's nodes in their order; return its outputs.
-
-    Args:
-        graph: as the file tells it.
-        values: what its inputs are, by name; results are added.
-    """
-    for node in graph["nodes"]:
-        if node["target"] == CHECK:
-            continue
-        positional, named = _arguments(node, values)
-        if node["target"] == AUTOCAST:
-            device, dtype, enabled, cached, inner, *operands = positional
-            inputs = dict(zip(_names(inner["inputs"]), operands, strict=True))
-            with torch.autocast(device, dtype, enabled, cached):
-                result: Any = _run(inner, inputs)
-        else:
-            result = _operator(node["target"])(*positional, **named)
-        names = _names(node["outputs"])
-        results = result if isinstance(result, (tuple, list)) else [result]
-        values.update(zip(names, results, strict=True))
-    return [values[name] for name in _names(graph["outputs"])]
+class Many(list[Any]):
+    """An argument that is a list, of which some are ``Name``."""
 
 
-def _arguments(node: Json, values: Values) -> tuple[list[Any], dict[str, Any]]:
-    positional, named = [], {}
+class Step(NamedTuple):
+    """A node of the graph, read once; run many times."""
+
+    operator: Callable[..., Any] | None
+    """None: steps within autocast."""
+    positional: list[Any]
+    named: dict[str, Any]
+    results: list[str]
+    inner: "Steps | None" = None
+
+
+class Steps(NamedTuple):
+    """A graph's nodes in their order."""
+
+    inputs: list[str]
+    steps: list[Step]
+    outputs: list[str]
+
+
+def _read_graph(graph: Json) -> Steps:
+    """Read a graph; what is not known is found out here, before it is run."""
+    steps = [_read_node(node) for node in graph["nodes"] if node["target"] != CHECK]
+    return Steps(_names(graph["inputs"]), steps, _names(graph["outputs"]))
+
+
+def _read_node(node: Json) -> Step:
+    target, inner = node["target"], None
+    operator = None if target == AUTOCAST else _operator(target)
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
     for one in node["inputs"]:
         ((kind, value),) = one["arg"].items()
-        found = value if kind in PLAIN else _READERS[kind](value, values)
+        if kind == "as_graph" and operator is None:
+            inner = _read_graph(value["graph"])
+            continue
+        if kind not in PLAIN | _READERS.keys():
+            raise UnknownProgramError(f"{target}: argument {kind}")
+        found = value if kind in PLAIN else _READERS[kind](value)
         if one["kind"] == POSITIONAL:
             positional.append(found)
         else:
             named[one["name"]] = found
-    return positional, named
+    if operator is None and (inner is None or named):
+        raise UnknownProgramError(f"{target}: other arguments than autocast's")
+    return Step(operator, positional, named, _names(node["outputs"]), inner)
 
 
-def _names(outputs: Sequence[Json]) -> Iterator[str]:
+def _run(steps: Steps, values: Values) -> list[Any]:
+    """Run steps in their order; return the outputs.
+
+    Args:
+        steps: of a graph.
+        values: what its inputs are, by name; results are added.
+    """
+    for operator, positional, named, results, inner in steps.steps:
+        arguments = [_value(one, values) for one in positional]
+        if inner is not None:
+            device, dtype, enabled, cached, *operands = arguments
+            inputs = dict(zip(inner.inputs, operands, strict=True))
+            with torch.autocast(device, dtype, enabled, cached):
+                found: Any = _run(inner, inputs)
+        elif operator is not None:
+            more = {name: _value(one, values) for name, one in named.items()} if named else {}
+            found = operator(*arguments, **more)
+        if not isinstance(found, (tuple, list)):
+            found = [found]
+        values.update(zip(results, found, strict=True))
+    return [values[name] for name in steps.outputs]
+
+
+def _value(argument: Any, values: Values) -> Any:
+    if type(argument) is Name:
+        return values[argument]
+    if type(argument) is Many:
+        return [_value(one, values) for one in argument]
+    return argument
+
+
+def _names(outputs: Sequence[Json]) -> list[str]:
     """What the results are called."""
+    names: list[str] = []
     for output in outputs:
         ((kind, value),) = output.items()
         if kind == "as_tensor":
-            yield value["name"]
+            names.append(value["name"])
         elif kind == "as_tensors":
-            yield from (one["name"] for one in value)
+            names += [one["name"] for one in value]
         elif kind == "as_sym_int" and "as_name" in value:
-            yield value["as_name"]
+            names.append(value["as_name"])
         else:
             raise UnknownProgramError(f"result {kind}")
+    return names
 
 
 def _operator(target: str) -> Callable[..., Any]:
     """The operator that ``torch.ops.aten.NAME.OVERLOAD`` names."""
     parts = target.removeprefix(OPERATORS).split(".")
-    if not target.startswith(OPERATORS) or len(parts) != 2:
+    if not target.startswith(OPERATORS) or len(parts) != 2 or parts[0] in FILES:
         raise UnknownProgramError(target)
     try:
         found: Callable[..., Any] = getattr(getattr(torch.ops.aten, parts[0]), parts[1])
@@ -224,20 +256,18 @@ def _layout(number: int) -> torch.layout:
     return torch.strided
 
 
-def _sym_int(value: Json, values: Values) -> int:
-    number: int = value["as_int"] if "as_int" in value else values[value["as_name"]]
-    return number
+def _sym_int(value: Json) -> Any:
+    return value["as_int"] if "as_int" in value else Name(value["as_name"])
 
 
-_READERS: dict[str, Callable[[Any, Values], Any]] = {
-    "as_none": lambda _value, _values: None,
-    "as_tensor": lambda value, values: values[value["name"]],
-    "as_tensors": lambda value, values: [values[one["name"]] for one in value],
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "as_none": lambda _value: None,
+    "as_tensor": lambda value: Name(value["name"]),
+    "as_tensors": lambda value: Many(Name(one["name"]) for one in value),
     "as_sym_int": _sym_int,
-    "as_sym_ints": lambda value, values: [_sym_int(one, values) for one in value],
-    "as_scalar_type": lambda value, _values: _dtype(value),
-    "as_device": lambda value, _values: torch.device(value["type"]),
-    "as_layout": lambda value, _values: _layout(value),
-    "as_graph": lambda value, _values: value["graph"],
+    "as_sym_ints": lambda value: Many(map(_sym_int, value)),
+    "as_scalar_type": _dtype,
+    "as_device": lambda value: torch.device(value["type"]),
+    "as_layout": _layout,
 }
 """How an argument of each other kind is read."""

@@ -7,9 +7,10 @@ rounded to float32, which gives equal vectors equal scores however the work is c
 
 from collections.abc import Sequence
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
+
+from dat_rec.retrieval.few_queries import Searching
 
 SPARE = 16
 """Number of candidates beyond K, so that ties and rounding at the cut are rarely cut off."""
@@ -19,7 +20,7 @@ inner product add up to 1 at most, and what popularity adds behind them to |s| +
 
 
 def top_items(
-    index: faiss.Index, item_ND: NDArray[np.float32], query_BD: NDArray[np.float32], k: int
+    index: Searching, item_ND: NDArray[np.float32], query_BD: NDArray[np.float32], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The K items with the highest inner products for each query.
 
@@ -45,7 +46,7 @@ def top_items(
 
 
 def blended_items(
-    index: faiss.Index,
+    index: Searching,
     item_ND: NDArray[np.float32],
     query_BD: NDArray[np.float32],
     k: int,

@@ -4,7 +4,8 @@ The database is in memory and closed: expressions reach no file, no network, no 
 and no setting. DuckDB's ``SQLExpression`` takes one expression, and no statement.
 """
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from dat_rec.errors import UserError
-from dat_rec.retrieval.sql_text import KIND, ROW, refuse_unsteady
+from dat_rec.retrieval.sql_text import KIND, ROW, refuse_costly, refuse_unsteady
 
 if TYPE_CHECKING:
     import duckdb
@@ -24,23 +25,33 @@ PAIRS = 2**17
 """Number of users' kinds and items that are taken from DuckDB at a time."""
 CACHE_BYTES = 256 * 2**20
 """Maximum bytes of answers that are kept for users with the same columns."""
+NO_MORE: Mapping[str, str] = {}
+LIMITED = {"memory_limit": "1GB", "temp_directory": ""}
+"""Settings of a database that somebody who is not trusted may ask: it writes no file either."""
 
 
-def passing_items(items: pa.Table, expression: str, known: Sequence[str]) -> Flags:
+def passing_items(
+    items: pa.Table, expression: str, known: Sequence[str], limit_s: float | None = None
+) -> Flags:
     """(N,) whether each item passes; one for which the expression is null does not.
 
     Args:
         items: N rows of the columns that the expression may use.
         expression: of SQL, that is true or false.
         known: names of all columns of items, for messages.
+        limit_s: maximum seconds, of an expression by somebody who is not trusted; then it must be
+            a plain condition, too (``refuse_costly``).
 
     Raises:
         UserError: it is no such expression, or cannot be computed.
     """
     with _saying("--filter", expression, f"items have {', '.join(known)}"):
-        database = _closed()
-        relation = _relation(database, items, ROW, "item")
-        rows, passes = _values(database, relation, expression, "--filter")
+        database = _closed({} if limit_s is None else LIMITED)
+        if limit_s is not None:
+            refuse_costly(database, expression, "--filter")
+        with _at_most(database, limit_s):
+            relation = _relation(database, items, ROW, "item")
+            rows, passes = _values(database, relation, expression, "--filter")
     if not np.array_equal(rows, np.arange(len(items))):
         raise UserError(
             f"--filter {expression!r}: has not one value for each item: write a condition"
@@ -127,8 +138,31 @@ class PerUserFilter:
         return _saying("--per-user-filter", self._expression, self._known)
 
 
-def _closed() -> "duckdb.DuckDBPyConnection":
-    """A database in memory that reaches nothing outside it."""
+@contextmanager
+def _at_most(database: "duckdb.DuckDBPyConnection", limit_s: float | None) -> Iterator[None]:
+    """Interrupt what takes longer."""
+    import duckdb
+
+    if limit_s is None:
+        yield
+        return
+    timer = threading.Timer(limit_s, database.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except duckdb.InterruptException as error:
+        raise duckdb.InterruptException(f"INTERRUPT: takes longer than {limit_s} s") from error
+    finally:
+        timer.cancel()
+
+
+def _closed(more: Mapping[str, str] = NO_MORE) -> "duckdb.DuckDBPyConnection":
+    """A database in memory that reaches nothing outside it.
+
+    Args:
+        more: settings.
+    """
     import duckdb
 
     return duckdb.connect(
@@ -138,6 +172,7 @@ def _closed() -> "duckdb.DuckDBPyConnection":
             "python_enable_replacements": "false",
             "threads": str(torch.get_num_threads()),
             "lock_configuration": "true",
+            **more,
         },
     )
 

@@ -12,6 +12,23 @@ if TYPE_CHECKING:
 
 ROW, KIND = "_dat_rec_row", "_dat_rec_kind"
 """Columns that filters add to the tables that they ask."""
+PLAIN = {
+    *("BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT"),
+    *("FUNCTION", "OPERATOR", "TYPE"),
+}
+"""Classes of DuckDB's expressions that a plain condition is made of."""
+CHEAP = {
+    *("+", "-", "*", "/", "//", "%", "abs", "ceil", "floor", "greatest", "least", "round", "sign"),
+    *("~~", "!~~", "~~*", "!~~*", "like_escape", "not_like_escape", "ilike_escape"),
+    *("not_ilike_escape", "contains", "prefix", "suffix", "starts_with", "ends_with", "lower"),
+    *("upper", "trim", "ltrim", "rtrim", "length", "strlen", "len", "left", "right", "substring"),
+    *("list_contains", "list_has", "array_contains", "array_has", "list_has_any", "list_has_all"),
+    *("list_value", "array_length", "list_position", "coalesce", "ifnull", "nullif", "isnan"),
+    *("now", "today", "current_date", "date_part", "datepart", "date_trunc", "datetrunc", "trunc"),
+    *("year", "month", "day", "hour", "date_diff", "datediff", "to_days", "to_hours", "to_minutes"),
+    *("to_months", "to_years", "to_weeks", "to_seconds", "epoch"),
+}
+"""Functions whose time and memory follow what they are given: none makes much of little."""
 
 
 def mentioned(names: Sequence[str], expression: object, option: str, who: str) -> list[str]:
@@ -68,6 +85,33 @@ def refuse_unsteady(database: "duckdb.DuckDBPyConnection", expression: str, opti
                 f"{option} {expression!r}: {name} is another each time: lists must not depend on "
                 "when they are made"
             )
+
+
+def refuse_costly(database: "duckdb.DuckDBPyConnection", expression: str, option: str) -> None:
+    """Refuse what is no plain condition: DuckDB bounds neither time nor memory of a single value.
+
+    Args:
+        database: parses it.
+        expression: of SQL, by somebody who is not trusted.
+        option: that gave it, for messages.
+
+    Raises:
+        UserError: names what may not stand there.
+    """
+    sql = "SELECT json_serialize_sql(?)"
+    (text,) = database.execute(sql, [f"SELECT {expression}"]).fetchall()[0]
+    tree = json.loads(text)
+    if tree["error"]:
+        reason = " ".join(str(tree.get("error_message", "no SQL")).split())
+        raise UserError(f"{option} {expression!r}: {reason}")
+    selects = [node for node in _nodes(tree) if node.get("type") == "SELECT_NODE"]
+    if len(selects) != 1 or selects[0]["from_table"]["type"] != "EMPTY":
+        raise UserError(f"{option} {expression!r}: SELECT and FROM are not allowed here")
+    for node in _nodes(tree):
+        if (kind := node.get("class", "CONSTANT")) not in PLAIN:
+            raise UserError(f"{option} {expression!r}: {kind.lower()} is not allowed here")
+        if kind == "FUNCTION" and (name := node["function_name"].lower()) not in CHEAP:
+            raise UserError(f"{option} {expression!r}: function {name} is not allowed here")
 
 
 def _stands_in(name: str, expression: str) -> bool:

@@ -178,9 +178,13 @@ class QueryTower:
         path: of the file.
         by_torch_export: let ``torch.export`` load the program, which imports PyTorch's compiler. It
             gives the same bits, and does so anyway where ``run_program`` does not know all of it.
+        trusted: whether the file may be given to ``torch.export``, which unpickles what it holds.
+
+    Raises:
+        UserError: it would have to be, and may not.
     """
 
-    def __init__(self, path: Path, *, by_torch_export: bool = False) -> None:
+    def __init__(self, path: Path, *, by_torch_export: bool = False, trusted: bool = True) -> None:
         self._path = path
         with zipfile.ZipFile(path) as source:
             config = _config(source)
@@ -193,6 +197,11 @@ class QueryTower:
                 for record, name in _table_records(config).items()
             }
             module = None if by_torch_export else _by_operators(source, config, tables)
+            if module is None and not trusted:
+                raise UserError(
+                    f"{path}: has operators that only torch.export can load, which runs what the "
+                    "file says: such a tower is not served"
+                )
             self._module = module or _by_torch_export(source, config, tables)
 
     def encode(self, columns: Mapping[str, AnyColumn]) -> NDArray[np.float32]:

@@ -25,8 +25,10 @@ from dat_rec.planner.plan_request import find_plan
 from dat_rec.planner.plan_table import plan_to_json
 from dat_rec.planner.table_file import Table
 from dat_rec.planner.topology_file import read_cluster
+from dat_rec.retrieval.export import export
 from tests.object_store import ObjectStore
 from tests.planner.described import request
+from tests.retrieval.world import write_dataset, write_run
 
 SMOKE = ("--smoke", "--device", "cpu")
 """On CPU, on hosts with GPUs too: several scripts start more ranks than there may be GPUs."""
@@ -273,6 +275,21 @@ def test_bandwidths_make_torchrecs_formula_right() -> None:
     # 1024 vectors of 64 numbers are 2**18 bytes, of the 2 MB that take 4 ms.
     assert one.output_ms == pytest.approx(4.0 * 2**18 / 2e6)
     assert one.gradient_ms == one.output_ms
+
+
+def test_serve(run: Run, tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    for name, augment in (("a", True), ("b", False)):
+        export(write_run(tmp_path / f"run-{name}", data, augment=augment), tmp_path / name)
+    found = rows(run("serve", *SMOKE, "--export", tmp_path / "a", "--other", tmp_path / "b"))
+    by_name = {row["measured"]: row for row in found}
+    assert by_name.keys() >= {"open", "reloads", "restart", "python"}
+    assert not by_name["open"]["wrong"]
+    assert not by_name["reloads"]["wrong"]
+    assert by_name["reloads"]["reloads"] == 3
+    assert 0 < by_name["open"]["p50_ms"] <= by_name["open"]["p99_ms"] < 10_000
+    assert by_name["restart"]["seconds"] > by_name["restart"]["cpu_s"] / 2 > 0
+    assert by_name["python"]["again"]["p50_ms"] > 0
 
 
 def test_store(run: Run, object_store: ObjectStore, planted: Dataset) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dat_rec.data.columns import Column
+from dat_rec.errors import UserError
 from dat_rec.retrieval.run_program import Program, UnknownProgramError, tensor_of
 from dat_rec.retrieval.tower_file import QueryTower
 
@@ -99,8 +100,14 @@ def _no_graph(model: dict) -> None:
     del model["graph_module"]["graph"]
 
 
+def _reaches_for_a_file(model: dict) -> None:
+    node = model["graph_module"]["graph"]["nodes"][0]
+    node["target"] = "torch.ops.aten.from_file.default"
+
+
 @pytest.mark.parametrize(
-    "change", [_later, _other_operator, _no_such_operator, _other_argument, _no_graph]
+    "change",
+    [_reaches_for_a_file, _later, _other_operator, _no_such_operator, _other_argument, _no_graph],
 )
 def test_what_is_not_known_is_said_before_it_is_run(change: Callable[[dict], None]) -> None:
     file = saved(Tower())
@@ -125,3 +132,6 @@ def test_a_program_that_is_not_known_is_loaded_by_torch_export(tmp_path: Path) -
         read(io.BytesIO(path.read_bytes()))
     found = QueryTower(path).encode({"b": Column(np.array([3, 5, 7]), None)})
     assert found.tolist() == [[3, 6], [5, 10], [7, 14]]
+    # Whoever does not trust the file has it refused: to load it may run what it says.
+    with pytest.raises(UserError, match="such a tower is not served"):
+        QueryTower(path, trusted=False)

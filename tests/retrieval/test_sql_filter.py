@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 import pytest
 
 from dat_rec.errors import UserError
+from dat_rec.retrieval import sql_filter
 from dat_rec.retrieval.recommender import Recommender
+from dat_rec.retrieval.sql_filter import passing_items
 from tests.retrieval.world import ITEMS
 
 IDS = [1000 + item for item in range(ITEMS)]
@@ -178,3 +180,34 @@ def test_a_block_of_pairs_takes_little_more_than_its_flags() -> None:
         [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True
     )
     assert float(done.stdout.splitlines()[-1]) < 4
+
+
+def test_a_limited_filter_is_a_plain_condition_and_ends_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    items = pa.table({"price": list(range(3000))})
+    assert passing_items(items, "price < 3", ["price"], 60).sum() == 3
+    endless = "(SELECT count(*) FROM range(100000000000) AS a(i) WHERE hash(i) = 3) > 0"
+    with pytest.raises(UserError, match="SELECT and FROM"):
+        passing_items(items, endless, ["price"], 60)
+    for expression, what in (
+        ("len(range(1000000000)) > 1", "function range"),
+        ("len(repeat('x', 1000000000)) > 1", "function repeat"),
+        ("[x for x in [1, 2]][1] > price", "function list_apply"),
+        ("row_number() OVER () > 1", "window"),
+        ("price > 1 FROM item", "SELECT and FROM"),
+        ("price > ?", "parameter"),
+        ("price >", "syntax error"),
+        ("true; DROP TABLE item", "--filter 'true; DROP"),
+    ):
+        with pytest.raises(UserError, match=what):
+            passing_items(items, expression, ["price"], 60)
+    plain = (
+        "price BETWEEN 2 AND 5 AND price % 2 = 0 OR lower(CAST(price AS VARCHAR)) LIKE '299_' "
+        "OR price IN (7, 8) AND NOT list_contains([1, 8], price) OR now() < DATE '2000-01-01'"
+    )
+    found = np.flatnonzero(passing_items(items, plain, ["price"], 60)).tolist()
+    assert found == [2, 4, 7, *range(2990, 3000)]
+    monkeypatch.setattr(sql_filter, "refuse_costly", lambda *_: None)
+    with pytest.raises(UserError, match=r"takes longer than 0\.2 s"):
+        passing_items(items, endless, ["price"], 0.2)
