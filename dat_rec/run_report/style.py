@@ -85,7 +85,8 @@ tbody .group{font-weight:600;padding-top:14px}
 .model th,.model td{background:var(--card)}
 thead .number{white-space:normal}
 tbody th:not(.group){max-width:44ch}
-tbody th,tbody th bdi{overflow-wrap:break-word}
+thead th{max-width:24ch}
+th,th bdi{overflow-wrap:break-word}
 .bar{display:block;height:4px;min-width:72px;background:var(--grid);border-radius:2px;margin-top:3px}
 .bar span{display:block;height:4px;background:var(--c0);border-radius:2px}
 .stack{display:flex;height:14px;min-width:120px;background:var(--grid);border-radius:3px;
