@@ -44,6 +44,7 @@ COMMANDS = {
     "apply": "Make a full export of an older one and the deltas since.",
     "recommend": "Write the best items of each user, from an export.",
     "similar": "Write the nearest items of each item, from an export.",
+    "publish": "Serve an export's items from a vector store, or write them for a loader.",
     "daily": "Walk the days of a log: score, prepare, train and export each.",
 }
 """What each command does."""
