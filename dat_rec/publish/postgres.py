@@ -34,8 +34,12 @@ LONGEST_NAME = 63
 MOST_EF = 1_000
 """Of ``hnsw.ef_search``."""
 CONNECT_S = "10"
-LOCK_S = "10s"
-"""For which the switch and the removal of a table wait for readers."""
+SETTINGS = {
+    # For which the switch and the removal of a table wait for readers, and all for another process.
+    "lock_timeout": "10s",
+    # Where this process is killed, the server ends its statement, and lets its lock go.
+    "client_connection_check_interval": "1s",
+}
 TYPES = {
     "int64": "bigint",
     "double": "double precision",
@@ -67,7 +71,8 @@ class Postgres:
         info = self._db.info
         self.where = f"postgres {info.host or 'local'}:{info.port}/{info.dbname}"
         with self._told():
-            self._db.execute("SELECT set_config('lock_timeout', %s, false)", [LOCK_S])
+            for setting, value in SETTINGS.items():
+                self._db.execute("SELECT set_config(%s, %s, false)", [setting, value])
             found = self._db.execute("SELECT current_schema()").fetchone()
             self._schema = found[0] if found else None
             if self._schema is None:
@@ -80,9 +85,12 @@ class Postgres:
                 )
             register_vector(self._db)
             key = f"dat-rec publish {self._schema}.{name}"
-            alone = "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))"
-            if self._db.execute(alone, [key]).fetchone() != (True,):
-                raise UserError(f"{self.where}: another process is publishing {name}: wait for it")
+            try:
+                self._db.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [key])
+            except psycopg.errors.LockNotAvailable as error:
+                raise UserError(
+                    f"{self.where}: another process is publishing {name}: wait for it"
+                ) from error
 
     def check(self, catalogue: Catalogue, index: Index) -> None:
         """Refuse vectors and names that are too long."""

@@ -98,9 +98,10 @@ def test_what_somebody_else_has_made_is_left_alone(store, db, today: Path) -> No
     assert db.execute("SELECT count(*) FROM items").fetchone() == (0,)
 
 
-def test_two_at_a_time_are_refused(store) -> None:
-    from dat_rec.publish.postgres import Postgres
+def test_two_at_a_time_are_refused(store, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dat_rec.publish.postgres import SETTINGS, Postgres
 
+    monkeypatch.setitem(SETTINGS, "lock_timeout", "1s")
     with pytest.raises(UserError, match="another process is publishing items: wait for it"):
         Postgres("items")
     Postgres("others").close()
@@ -194,3 +195,17 @@ def test_views_over_it_stay_while_its_columns_do(store, db, today: Path, exporte
     before = db.execute("SELECT count(*) FROM dear").fetchone()
     publish(exported, store, "items", keep=0)
     assert db.execute("SELECT count(*) FROM dear").fetchone() > before
+
+
+def test_the_first_schema_of_the_search_path_is_published_into(
+    db, today: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dat_rec.publish.postgres import Postgres
+
+    db.execute("CREATE SCHEMA shop")
+    monkeypatch.setenv("PGOPTIONS", "-c search_path=shop,public")
+    store = Postgres("items")
+    done = publish(today, store, "items")
+    assert publish(today, store, "items") == done._replace(queries=0)
+    store.close()
+    assert db.execute("SELECT count(*) FROM shop.items").fetchone() == (700,)
