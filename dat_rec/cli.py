@@ -46,6 +46,7 @@ COMMANDS = {
     "recommend": "Write the best items of each user, from an export.",
     "similar": "Write the nearest items of each item, from an export.",
     "serve": "Answer requests over HTTP, from an export.",
+    "publish": "Serve an export's items from a vector store, or write them for a loader.",
     "daily": "Walk the days of a log: score, prepare, train and export each.",
 }
 """What each command does."""

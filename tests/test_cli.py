@@ -9,6 +9,7 @@ import pytest
 
 from dat_rec import cli
 from dat_rec.cli import COMMANDS, main, run_command
+from dat_rec.commands.publish import STORES
 from dat_rec.data.sources import SOURCES
 from dat_rec.errors import DiskError, StoreError, UserError, shared
 
@@ -28,18 +29,25 @@ SOME = {
     ("compare", ""),
     ("evaluate", "--run"),
     ("export", "--run"),
+    ("publish milvus", "--token-file"),
 }
 
 
-REQUIRED = {"daily": ("--from", "1", "--to", "2")}
+REQUIRED = {
+    "daily": ("--from", "1", "--to", "2"),
+    "publish qdrant": ("--url", "http://127.0.0.1:1"),
+    "publish milvus": ("--uri", "http://127.0.0.1:1"),
+}
 """Options of a command that are required, and no paths."""
 
 
 def commands() -> Iterator[str]:
-    """Every command; of prepare, one for each source."""
+    """Every command; of prepare, one for each source, of publish one for each store."""
     sources = [get_args(source)[1].name for source in get_args(SOURCES)]
-    yield from (name for name in COMMANDS if name != "prepare")
+    stores = [get_args(store)[1].name for store in get_args(STORES)]
+    yield from (name for name in COMMANDS if name not in ("prepare", "publish"))
     yield from (f"prepare {source}" for source in sources)
+    yield from (f"publish {store}" for store in stores)
 
 
 READ = {
@@ -56,6 +64,8 @@ READ = {
     ("recommend", "--item-table"),
     ("recommend", "--vectors-out"),
     ("similar", "--allow"),
+    ("publish lancedb", "--export"),
+    ("publish parquet", "--out"),
 }
 """Options that take addresses, whatever else does."""
 
