@@ -147,6 +147,7 @@ class Service:
                 "live": True,
                 "ready": not self.ending,
                 "export": served.id,
+                "model": served.recommender.export.model_id,
                 "items": len(served.recommender.item_ids),
                 "users": len(served.recommender.user_ids),
             },

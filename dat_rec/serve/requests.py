@@ -143,6 +143,8 @@ class Health(BaseModel):
     ready: bool
     export: str
     """Id of the export: of what all its files hold."""
+    model: str | None
+    """Id of the model that its vectors are of; null for an export of an older release."""
     items: int
     users: int
 
