@@ -4,7 +4,7 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dat_rec.commands.parse import Arguments, parse
 from dat_rec.storage.address import Location
@@ -31,6 +31,14 @@ class ExportOptions:
     since: Location | None = None
     """Folder or address of an export: write a delta into OUT, of what has changed since, of which
     `dat-rec apply` makes the full export. Meanwhile the disk needs room for that, twice."""
+    index: Literal["flat", "ivf", "ivf_pq", "hnsw", "auto"] = "flat"
+    """An approximate index, ann.faiss, beside the exact one: auto takes the quickest kind, or none
+    if none is quicker than scoring all items (flat)."""
+    min_recall: float = 0.98
+    """Least recall of the approximate index, on users who did not choose its numbers; nothing is
+    written where it is not reached."""
+    recall_at: int = 100
+    """K of the recall: the share of the exact K best items that the index finds."""
     overwrite: bool = False
     """Replace an export, or a delta, that is already in OUT."""
 
@@ -49,16 +57,36 @@ def run(arguments: Arguments) -> None:
         overwrite=options.overwrite,
         blend_history=options.blend_history,
         since=options.since,
+        index=options.index,
+        min_recall=options.min_recall,
+        recall_at=options.recall_at,
     )
     if os.environ.get("RANK", "0") != "0":
         return
     if options.since is not None:
         _print_delta(options, made)
         return
+    if options.index != "flat":
+        print(_index_line(made))
     print(
         f"{options.out}: {made['items']:,} items and {made['users']:,} users of "
         f"{options.run}, step {made['source']['checkpoint']:,}; next: dat-rec recommend --export "
         f"{shlex.quote(str(options.out))} --out RECOMMENDATIONS.parquet"
+    )
+
+
+def _index_line(made: dict[str, Any]) -> str:
+    """What export.json says of the approximate index."""
+    if "ann" not in made:
+        return "no approximate index is quicker than scoring all items: there is none"
+    ann = made["ann"]
+    users = ann["users"]
+    times = users["queries_per_s"] / users["exact_queries_per_s"]
+    similar = "" if ann["similar"] else "; similar items are searched for exactly"
+    return (
+        f"ann.faiss: {ann['kind']}, recall@{ann['k']} {users['recall']:.4f} on {users['queries']} "
+        f"users, {users['queries_per_s']:,.0f} queries/s on one thread, {times:.1f} times the "
+        f"exact search's{similar}"
     )
 
 

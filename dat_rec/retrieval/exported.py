@@ -10,6 +10,10 @@
     users/part-*.parquet       user_id and the query features, of some users each
     seen/part-*.parquet        user_id and item_index, the items that the user had in training
     own_items/part-*.parquet   what own history adds to the scores of own items (optional)
+    ann.faiss                  a quicker, approximate index of the different vectors, ids being
+                               item_index (optional; ``dat_rec.retrieval.approximate``)
+    ann_equal.parquet          item_index of the items that are not in it, and same_as, the one with
+                               the same vector that is
     query_tower.pt2            torch.export program: query features in, (B, D) unit vectors out
 
 Items and users stand in the parts in the order of their numbers. How they are cut into parts does
@@ -31,6 +35,7 @@ from dat_rec.data.dense import AnyColumn, DenseColumn, read_all
 from dat_rec.data.schema import UNKNOWN, DenseFeature, Feature
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, read_json, sha256
+from dat_rec.retrieval.approximate.ann_index import Ann, AnnFacts
 from dat_rec.retrieval.item_index import read_index
 from dat_rec.retrieval.own_items import OwnItems
 from dat_rec.retrieval.tower_file import QueryTower
@@ -45,6 +50,8 @@ DELTA = "delta.json"
 ITEMS, INDEX, TOWER = "items.parquet", "index.faiss", "query_tower.pt2"
 FILES = (ITEMS, INDEX, TOWER)
 """What an export holds beside its parts."""
+ANN, ANN_EQUAL = "ann.faiss", "ann_equal.parquet"
+"""What an export with an approximate index holds, too."""
 ITEM_PARTS, USER_PARTS, OWN_PARTS = "item_vectors", "users", "own_items"
 SEEN_PARTS = "seen"
 """Folders of parts."""
@@ -63,6 +70,8 @@ class Manifest:
     """Digest of each file, in hexadecimal."""
     dense: tuple[DenseFeature, ...] = ()
     """The dense query features, with mean and scale, which the tower applies itself."""
+    ann: AnnFacts | None = None
+    """Of the approximate index, if there is one."""
 
     __pydantic_config__ = STRICT | {"extra": "ignore"}
 
@@ -83,6 +92,8 @@ class Export:
     """Query features of U + 1 users: row U is the unknown one."""
     own: OwnItems | None
     """None for an export without own items"""
+    ann: Ann | None = None
+    """None for an export without an approximate index"""
 
     @staticmethod
     def open(folder: Location) -> "Export":
@@ -95,11 +106,14 @@ class Export:
         with local_copy(folder, MANIFEST) as local:
             manifest = read_manifest(local)
             check_files(local, manifest)
-            return Export.read(local, manifest.features, manifest.dense)
+            return Export.read(local, manifest.features, manifest.dense, manifest.ann)
 
     @staticmethod
     def read(
-        folder: Path, features: Sequence[Feature], dense: Sequence[DenseFeature] = ()
+        folder: Path,
+        features: Sequence[Feature],
+        dense: Sequence[DenseFeature] = (),
+        ann: AnnFacts | None = None,
     ) -> "Export":
         """Read an export's files, without a look at its manifest.
 
@@ -107,6 +121,7 @@ class Export:
             folder: holds ``FILES`` and the parts.
             features: the query features.
             dense: the dense ones, of all users in memory: users · width · 4 bytes for a vector.
+            ann: what is known of the approximate index, if there is one.
 
         Raises:
             UserError: a table cannot be read, or does not hold the features.
@@ -117,6 +132,7 @@ class Export:
         columns = read_all(users, features, dense, str(folder / USER_PARTS))
         own = sorted((folder / OWN_PARTS).glob("part-*.parquet"))
         index, item_vectors = read_index(folder / INDEX)
+        paths_of_ann = (folder / ANN, folder / ANN_EQUAL)
         return Export(
             tower=QueryTower(folder / TOWER),
             index=index,
@@ -125,6 +141,7 @@ class Export:
             user_ids=users.column("user_id").combine_chunks(),
             user_columns=with_unknown(columns),
             own=OwnItems.read(own) if own else None,
+            ann=None if ann is None else Ann.read(*paths_of_ann, ann, index, item_vectors),
         )
 
 
@@ -157,7 +174,9 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
             f"{path}: version {version}, this program reads {VERSION} and {WITH_DENSE}: export anew"
         )
     manifest = checked(Manifest, value, str(path), "export anew")
-    for needed in (*FILES, part_name(ITEM_PARTS, 0), part_name(USER_PARTS, 0)):
+    approximate = () if manifest.ann is None else (ANN, ANN_EQUAL)
+    parts = (part_name(ITEM_PARTS, 0), part_name(USER_PARTS, 0))
+    for needed in (*FILES, *approximate, *parts):
         if needed not in manifest.sha256:
             raise UserError(f"{path}: sha256 has no {needed}: export anew")
     return manifest

@@ -31,6 +31,8 @@ from annotated_types import Ge
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, read_json, sha256, write_json
 from dat_rec.retrieval.exported import (
+    ANN,
+    ANN_EQUAL,
     DELTA,
     FILES,
     ITEM_PARTS,
@@ -48,7 +50,7 @@ RESULT, SEQUENCE = "result.json", "sequence.json"
 TOWER_PARTS = "query_tower"
 FORGOTTEN, WHOLE = "forgotten", "whole"
 OF_AN_EXPORT = re.compile(
-    rf"{'|'.join(map(re.escape, FILES))}"
+    rf"{'|'.join(map(re.escape, (*FILES, ANN, ANN_EQUAL)))}"
     rf"|({ITEM_PARTS}|{USER_PARTS}|{SEEN_PARTS}|{OWN_PARTS})/part-\d+\.parquet"
 )
 """The names of an export's files."""

@@ -23,6 +23,8 @@ from dat_rec.retrieval.delta.rows import NewRows, read_difference, read_parts
 from dat_rec.retrieval.delta.tower import write_new_tower
 from dat_rec.retrieval.export_parts import vectors_table
 from dat_rec.retrieval.exported import (
+    ANN,
+    ANN_EQUAL,
     DELTA,
     INDEX,
     ITEM_PARTS,
@@ -62,7 +64,7 @@ class Files(NamedTuple):
 
 def kind_of(name: str) -> str:
     """The folder of a delta that holds the difference of an export's file."""
-    alone = {ITEMS: ITEM_ROWS, INDEX: ITEM_PARTS, TOWER: TOWER_PARTS}
+    alone = {ITEMS: ITEM_ROWS, INDEX: ITEM_PARTS, TOWER: TOWER_PARTS, ANN: WHOLE, ANN_EQUAL: WHOLE}
     return alone.get(name) or name.partition("/")[0]
 
 

@@ -62,7 +62,7 @@ def write_delta(base: Standing, full: Files, folder: Path) -> DeltaManifest:
     row_groups = {
         name: _row_groups(full.folder / name)
         for kind in made
-        if kind != TOWER_PARTS
+        if kind not in (TOWER_PARTS, WHOLE)
         for name in full.of_kind(kind)
         if name != INDEX
     }
@@ -92,7 +92,11 @@ def write_delta(base: Standing, full: Files, folder: Path) -> DeltaManifest:
 
 def _write_kind(base: Files, full: Files, kind: str, folder: Path) -> None:
     """Write how the files of one kind differ."""
-    if kind == TOWER_PARTS:
+    if kind == WHOLE:
+        for name in full.of_kind(kind):
+            if base.sha256.get(name) != full.sha256[name]:
+                _give_whole(full, name, folder)
+    elif kind == TOWER_PARTS:
         write_tower_difference(folder / kind, full.folder / TOWER, base.folder / TOWER)
     elif kind == ITEM_PARTS:
         (_, new_ND), (_, base_ND) = (read_index(one.folder / INDEX) for one in (full, base))
