@@ -34,6 +34,14 @@ class ExportOptions:
     tables: Literal["float32", "float16", "int8"] = "float32"
     """How the towers' tables are stored: float16 takes half the bytes, int8 a quarter and a scale
     for each row. export.json says by how much vectors differ. Item vectors stay float32."""
+    index: Literal["flat", "ivf", "ivf_pq", "hnsw", "auto"] = "flat"
+    """An approximate index, ann.faiss, beside the exact one: auto takes the quickest kind, or none
+    if none is quicker than scoring all items (flat)."""
+    min_recall: float = 0.98
+    """Least recall of the approximate index, on users who did not choose its numbers; nothing is
+    written where it is not reached."""
+    recall_at: int = 100
+    """K of the recall: the share of the exact K best items that the index finds."""
     overwrite: bool = False
     """Replace an export, or a delta, that is already in OUT."""
 
@@ -53,16 +61,36 @@ def run(arguments: Arguments) -> None:
         blend_history=options.blend_history,
         since=options.since,
         tables=options.tables,
+        index=options.index,
+        min_recall=options.min_recall,
+        recall_at=options.recall_at,
     )
     if os.environ.get("RANK", "0") != "0":
         return
     if options.since is not None:
         _print_delta(options, made)
         return
+    if options.index != "flat":
+        print(_index_line(made))
     print(
         f"{options.out}: {made['items']:,} items and {made['users']:,} users of "
         f"{options.run}, step {made['source']['checkpoint']:,}; next: dat-rec recommend --export "
         f"{shlex.quote(str(options.out))} --out RECOMMENDATIONS.parquet"
+    )
+
+
+def _index_line(made: dict[str, Any]) -> str:
+    """What export.json says of the approximate index."""
+    if "ann" not in made:
+        return "no approximate index is quicker than scoring all items: there is none"
+    ann = made["ann"]
+    users = ann["users"]
+    times = users["queries_per_s"] / users["exact_queries_per_s"]
+    similar = "" if ann["similar"] else "; similar items are searched for exactly"
+    return (
+        f"ann.faiss: {ann['kind']}, recall@{ann['k']} {users['recall']:.4f} on {users['queries']} "
+        f"users, {users['queries_per_s']:,.0f} queries/s on one thread, {times:.1f} times the "
+        f"exact search's{similar}"
     )
 
 

@@ -47,6 +47,8 @@ class RecommendOptions:
     with several quotas an item is taken, best first, where all of them let it in."""
     vectors_out: Location | None = None
     """Parquet file to write the users' vectors to: user_id, vector."""
+    exact: bool = False
+    """Score all items, also where the export has an approximate index."""
     overwrite: bool = False
     """Replace a file that is already at OUT."""
     show: int = 0
@@ -81,12 +83,15 @@ def run(arguments: Arguments) -> None:
         ),
         vectors_out=options.vectors_out,
         overwrite=options.overwrite,
+        exact=options.exact,
     )
     if os.environ.get("RANK", "0") != "0":
         return
     unknown = f", {done.unknown:,} of them unknown" if done.unknown else ""
     most = "up to " if done.fewer else ""
     print(f"{options.out}: {most}{options.k} items for each of {done.users:,} users{unknown}")
+    if done.by:
+        print(f"found by the {done.by}; --exact scores all items")
     for line in said(done.unknown_allowed, options.allow, done.fewer, "users", options.k):
         print(line)
     if options.vectors_out:

@@ -34,6 +34,8 @@ class SimilarOptions:
     """Parquet file with the item_id of all items that may be shown."""
     quota: tuple[str, ...] = ()
     """COLUMN=N …: at most N items of each value of the column in a list, e.g. category=3."""
+    exact: bool = False
+    """Score all items, also where the export has an approximate index."""
     overwrite: bool = False
     """Replace a file that is already at OUT."""
 
@@ -61,11 +63,14 @@ def run(arguments: Arguments) -> None:
             quotas=quota,
         ),
         overwrite=options.overwrite,
+        exact=options.exact,
     )
     if os.environ.get("RANK", "0") != "0":
         return
     most = "up to " if done.fewer else ""
     print(f"{options.out}: {most}{options.k} items for each of {done.items:,} items")
+    if done.by:
+        print(f"found by the {done.by}; --exact scores all items")
     for line in said(done.unknown_allowed, options.allow, done.fewer, "items", options.k):
         print(line)
 

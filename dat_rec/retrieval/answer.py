@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dat_rec.errors import UserError
+from dat_rec.retrieval.approximate.ann_index import Ann
 from dat_rec.retrieval.distinct import encode_once
 from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.search import SPARE, blended_items, top_items
@@ -61,7 +62,7 @@ class LoadedExport:
         return query_vectors(self._export, rows, MOST_USERS)
 
     def recommend(
-        self, user_ids: UserIds, k: int = K, *, blend_history: bool = False
+        self, user_ids: UserIds, k: int = K, *, blend_history: bool = False, exact: bool = False
     ) -> Recommendations:
         """The K best items of each user, of the whole catalogue, what they have already included.
 
@@ -69,6 +70,7 @@ class LoadedExport:
             user_ids: B ids of the kind that the log has: integers, or text.
             k: K, at most N.
             blend_history: rank with each user's own history blended in.
+            exact: score all items, also where the export has an approximate index.
 
         Raises:
             UserError: K is not in 1 … N, the ids are of another kind, one is missing, or the
@@ -85,7 +87,12 @@ class LoadedExport:
         for start in range(0, len(rows), block):
             part = slice(start, start + block)
             items_BK[part], scores_BK[part] = best_items(
-                self._export, rows[part], query_BD[part], k, blend_history=blend_history
+                self._export,
+                rows[part],
+                query_BD[part],
+                k,
+                blend_history=blend_history,
+                exact=exact,
             )
         return Recommendations(self.item_ids[items_BK], scores_BK)
 
@@ -172,6 +179,7 @@ def best_items(
     k: int,
     *,
     blend_history: bool,
+    exact: bool = False,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The K best items of B users, and their scores.
 
@@ -181,14 +189,24 @@ def best_items(
         query_BD: their vectors.
         k: K, at most the number of items.
         blend_history: whether it is.
+        exact: whether all items are scored, also where there is an approximate index.
 
     Returns:
         (B, K) item_index and (B, K) float32, as ``top_items``.
     """
+    if ann := approximate(export, k, exact=exact):
+        best = ann.index.top_items(query_BD, k, ann.facts.users_effort)
+    else:
+        best = top_items(export.few, export.item_vectors, query_BD, k)
     if blend_history and export.own is not None:
         own = [export.own.of(int(row)) for row in rows]
-        return blended_items(export.few, export.item_vectors, query_BD, k, own)
-    return top_items(export.few, export.item_vectors, query_BD, k)
+        return blended_items(export.item_vectors, query_BD, best, own)
+    return best
+
+
+def approximate(export: Export, k: int, *, exact: bool) -> Ann | None:
+    """The approximate index that lists of so many items come from; None: all items are scored."""
+    return export.ann if not exact and export.ann and export.ann.index.reaches(k) else None
 
 
 def user_rows(export: Export, ids: pa.Array) -> NDArray[np.int64]:

@@ -24,6 +24,7 @@ from dat_rec.dist.agree import all_gather_object, broadcast_from_rank_0, togethe
 from dat_rec.errors import UserError
 from dat_rec.files import sha256, write_json
 from dat_rec.model.towers import TowerFactory
+from dat_rec.retrieval.approximate.tune import QUERIES, Tuned, Wanted, write_ann
 from dat_rec.retrieval.delta.delta_folder import RESULT, Standing, read_standing
 from dat_rec.retrieval.delta.rebuild import Files
 from dat_rec.retrieval.delta.write import write_delta
@@ -39,6 +40,8 @@ from dat_rec.retrieval.export_parts import (
 )
 from dat_rec.retrieval.export_rows import write_items, write_seen
 from dat_rec.retrieval.exported import (
+    ANN,
+    ANN_EQUAL,
     DELTA,
     FILES,
     FRESH_FILES,
@@ -54,6 +57,7 @@ from dat_rec.retrieval.exported import (
     WITH_DENSE,
     part_name,
 )
+from dat_rec.retrieval.feature_rows import FeatureRows
 from dat_rec.retrieval.fit_blend import FittedBlend, fit_blend
 from dat_rec.retrieval.golden import (
     asked_users,
@@ -62,11 +66,11 @@ from dat_rec.retrieval.golden import (
     check_item_tower,
 )
 from dat_rec.retrieval.golden_queries import write_golden
-from dat_rec.retrieval.item_index import write_index
+from dat_rec.retrieval.item_index import read_index, write_index
 from dat_rec.retrieval.query_encoder import Encoder, ItemEncoder, QueryEncoder, query_program
 from dat_rec.retrieval.ranks import Threads, all_ranks, folder_of_all_ranks, one_thread_each
 from dat_rec.retrieval.table_forms import Form
-from dat_rec.retrieval.tower_file import MODEL_ID, write_tower
+from dat_rec.retrieval.tower_file import MODEL_ID, QueryTower, write_tower
 from dat_rec.retrieval.trained import Trained, load_model
 from dat_rec.storage.address import Location
 from dat_rec.storage.publish import whole_folder
@@ -78,6 +82,7 @@ DENSE_INPUTS = (
     "; third, {dense feature: (B, width) values as they are}, float64 of numbers and float32 of "
     "vectors; NaN means unknown, and the tower itself subtracts the mean and divides by the scale"
 )
+NO_INDEX = Wanted()
 BLOCK_BYTES = 2**20
 """Maximum bytes of a table's rows that go to rank 0 at a time."""
 
@@ -93,6 +98,9 @@ def export(
     since: Location | None = None,
     tower: TowerFactory | None = None,
     tables: Form = "float32",
+    index: str = "flat",
+    min_recall: float = 0.98,
+    recall_at: int = 100,
 ) -> dict[str, Any]:
     """Write what serving needs of a run, whole or not at all; alone, or on every rank of torchrun.
 
@@ -114,13 +122,18 @@ def export(
             The full export is made meanwhile beside it, and needs room on the disk.
         tower: the tower that the run was trained with, if it was not dat_rec's own.
         tables: in what form the towers' tables are stored; the item vectors stay float32.
+        index: an approximate index beside the exact one, ``ivf``, ``ivf_pq`` or ``hnsw``; ``auto``
+            takes the quickest, or none if none is quicker; ``flat``: none.
+        min_recall: least recall of the approximate index, on users who did not tune it.
+        recall_at: K of the recall.
 
     Returns:
         What export.json holds; for a delta, what delta.json holds.
 
     Raises:
         UserError: ``out`` is taken, the run cannot be loaded, there is nothing to fit a blend on,
-            ``since`` is no whole export, or what was written does not answer as the model does.
+            ``since`` is no whole export, what was written does not answer as the model does, or
+            the index does not reach its recall.
 
     Example:
         >>> made = dat_rec.export(Path("run"), Path("export"))
@@ -128,6 +141,8 @@ def export(
         (100, 33)
     """
     # After a failure the folder is removed when the other ranks know of it.
+    wanted = Wanted(index, min_recall, recall_at)
+    wanted.check()
     with ExitStack() as publication, all_ranks(), one_thread_each() as threads:
         marker = MANIFEST if since is None else DELTA
         whole = whole_folder(out, marker=marker, overwrite=overwrite)
@@ -141,7 +156,7 @@ def export(
         try:
             fitted = fit_blend(trained, threads) if blend_history else None
             full = folder if since is None else folder / FULL
-            made = write_export(trained, full, origin, threads, fitted, tables)
+            made = write_export(trained, full, origin, threads, fitted, tables, wanted)
             with together():
                 if since is None and rank_and_ranks()[0] == 0:
                     write_json(folder / MANIFEST, made)
@@ -164,6 +179,7 @@ def write_export(
     threads: Threads,
     fitted: FittedBlend | None = None,
     tables: Form = "float32",
+    wanted: Wanted = NO_INDEX,
 ) -> dict[str, Any]:
     """Fill the ``folder`` from a trained model, but for export.json. Collective.
 
@@ -176,13 +192,14 @@ def write_export(
         threads: that compute side by side.
         fitted: how own history is blended in, if it can be.
         tables: in what form the towers' tables are stored.
+        wanted: the approximate index, of ``Wanted.check``.
 
     Returns:
         What export.json is to hold.
 
     Raises:
-        UserError: an item vector is not finite, the dataset is malformed, or what was written does
-            not answer as the model does.
+        UserError: an item vector is not finite, the dataset is malformed, what was written does
+            not answer as the model does, or the index does not reach its recall.
     """
     model, dataset = trained.model, trained.dataset
     schema = dataset.schema
@@ -221,12 +238,16 @@ def write_export(
         if rank == 0:
             write_golden(dataset, asked_users(schema.users, without.values()), folder)
             check_golden(folder)
+    with together():
+        tuned = _approximate(trained, folder, wanted) if rank == 0 else None
+    tuned = broadcast_from_rank_0(tuned)
     parts = {ITEM_PARTS: schema.items, USER_PARTS: schema.users, SEEN_PARTS: schema.users}
     if fitted is not None:
         parts[OWN_PARTS] = schema.users
     of_parts = (part_name(part, n) for part, rows in parts.items() for n in range(parts_of(rows)))
     vocabularies = broadcast_from_rank_0(vocabularies)
-    names = sorted([*FILES, *FRESH_FILES, *vocabularies, *of_parts])
+    approximate = (ANN, ANN_EQUAL) if tuned.facts is not None else ()
+    names = sorted([*FILES, *FRESH_FILES, *approximate, *vocabularies, *of_parts])
     own = {name: sha256(folder / name) for name in names[rank::ranks]}
     found = {name: digest for part in all_gather_object(own) for name, digest in part.items()}
     return {
@@ -241,6 +262,8 @@ def write_export(
         **({"dense": [asdict(feature) for feature in dense]} if dense else {}),
         **({} if fitted is None else {"blend": fitted.facts()["settings"]}),
         "tables": _tables_facts(tables, largest),
+        **({} if tuned.facts is None else {"ann": asdict(tuned.facts)}),
+        **({"ann_tried": tuned.tried} if tuned.tried else {}),
         "source": {"dataset": schema.source, **origin},
         "versions": {"torch": torch.__version__, "faiss": faiss.__version__},
         "sha256": {name: found[name] for name in names},
@@ -252,6 +275,22 @@ def _tables_facts(form: Form, largest: float) -> dict[str, Any]:
     if form == "float32":
         return {"form": form}
     return {"form": form, "largest_difference": float(f"{largest:.2g}")}
+
+
+def _approximate(trained: Trained, folder: Path, wanted: Wanted) -> Tuned:
+    """Write the approximate index, tuned on the vectors of users of the export."""
+    if wanted.kind == "flat":
+        return Tuned(None, {})
+    users = FeatureRows(trained.dataset, "users")
+    drawn = np.random.default_rng(0)
+    rows = np.sort(drawn.permutation(users.rows)[:QUERIES])
+    query_BD = QueryTower(folder / TOWER).encode(users.take(rows))
+    # In any order, so that those by which it is tuned are as those by which it is measured.
+    query_BD = query_BD[np.resize(drawn.permutation(len(rows)), max(2, len(rows)))]
+    exact, item_ND = read_index(folder / INDEX)
+    popularity = trained.model.popularity_R is not None
+    paths = (folder / ANN, folder / ANN_EQUAL)
+    return write_ann(exact, item_ND, query_BD, wanted, paths, popularity=popularity)
 
 
 def _write_delta(base: Standing, full: Path, made: dict[str, Any], folder: Path) -> dict[str, Any]:

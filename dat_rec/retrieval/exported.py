@@ -10,6 +10,10 @@
     users/part-*.parquet       user_id and the query features, of some users each
     seen/part-*.parquet        user_id and item_index, the items that the user had in training
     own_items/part-*.parquet   what own history adds to the scores of own items (optional)
+    ann.faiss                  a quicker, approximate index of the different vectors, ids being
+                               item_index (optional; ``dat_rec.retrieval.approximate``)
+    ann_equal.parquet          item_index of the items that are not in it, and same_as, the one with
+                               the same vector that is
     query_tower.pt2            torch.export program: query features in, (B, D) unit vectors out
     item_tower.pt2             the same of items that training never saw
     golden.parquet             some users as questions, with their answers
@@ -37,6 +41,7 @@ from dat_rec.data.dense import AnyColumn, DenseColumn, read_all
 from dat_rec.data.schema import UNKNOWN, DenseFeature, Feature
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, read_json, sha256
+from dat_rec.retrieval.approximate.ann_index import Ann, AnnFacts
 from dat_rec.retrieval.distinct import Distinct, kinds, row_hashes
 from dat_rec.retrieval.few_queries import FewQueries
 from dat_rec.retrieval.id_rows import IdRows
@@ -58,6 +63,8 @@ FILES = (ITEMS, INDEX, TOWER)
 """What an export holds beside its parts."""
 FRESH_FILES = (ITEM_TOWER, INPUTS, GOLDEN)
 """What it holds beside them; older ones do not."""
+ANN, ANN_EQUAL = "ann.faiss", "ann_equal.parquet"
+"""What an export with an approximate index holds, too."""
 ITEM_PARTS, USER_PARTS, OWN_PARTS = "item_vectors", "users", "own_items"
 SEEN_PARTS = "seen"
 """Folders of parts."""
@@ -78,6 +85,8 @@ class Manifest:
     """The dense query features, with mean and scale, which the tower applies itself."""
     model_id: str | None = None
     """Id of the model that vectors and towers come from; None in an older export."""
+    ann: AnnFacts | None = None
+    """Of the approximate index, if there is one."""
 
     __pydantic_config__ = STRICT | {"extra": "ignore"}
 
@@ -144,6 +153,9 @@ class Export:
         """The rows of the items' ids."""
         return IdRows(self.items.column("item_id").combine_chunks())
 
+    ann: Ann | None = None
+    """None for an export without an approximate index"""
+
     @staticmethod
     def open(folder: Location) -> "Export":
         """Read an export; of one in a store, its files are copied to TMPDIR meanwhile.
@@ -155,7 +167,7 @@ class Export:
         with local_copy(folder, MANIFEST) as local:
             manifest = read_manifest(local)
             check_files(local, manifest)
-            export = Export.read(local, manifest.features, manifest.dense)
+            export = Export.read(local, manifest.features, manifest.dense, manifest.ann)
             export.check_model(manifest, local)
             return export
 
@@ -164,6 +176,7 @@ class Export:
         folder: Path,
         features: Sequence[Feature],
         dense: Sequence[DenseFeature] = (),
+        ann: AnnFacts | None = None,
         *,
         trusted: bool = True,
     ) -> "Export":
@@ -173,6 +186,7 @@ class Export:
             folder: holds ``FILES`` and the parts.
             features: the query features.
             dense: the dense ones, of all users in memory: users · width · 4 bytes for a vector.
+            ann: what is known of the approximate index, if there is one.
             trusted: as of ``QueryTower``.
 
         Raises:
@@ -190,6 +204,7 @@ class Export:
             if name == TOWER or (folder / name).exists()
         }
         parts = sorted((folder / ITEM_PARTS).glob("part-*.parquet"))
+        paths_of_ann = (folder / ANN, folder / ANN_EQUAL)
         return Export(
             tower=towers[TOWER],
             index=index,
@@ -204,6 +219,7 @@ class Export:
                 **{name: tower.model_id for name, tower in towers.items()},
                 **{f"{ITEM_PARTS}/{path.name}": _model_id(path) for path in parts},
             },
+            ann=None if ann is None else Ann.read(*paths_of_ann, ann, index, item_vectors),
         )
 
 
@@ -247,7 +263,9 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
             f"{path}: version {version}, this program reads {VERSION} and {WITH_DENSE}: export anew"
         )
     manifest = checked(Manifest, value, str(path), "export anew")
-    for needed in (*FILES, part_name(ITEM_PARTS, 0), part_name(USER_PARTS, 0)):
+    approximate = () if manifest.ann is None else (ANN, ANN_EQUAL)
+    parts = (part_name(ITEM_PARTS, 0), part_name(USER_PARTS, 0))
+    for needed in (*FILES, *approximate, *parts):
         if needed not in manifest.sha256:
             raise UserError(f"{path}: sha256 has no {needed}: export anew")
     return manifest

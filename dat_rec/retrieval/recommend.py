@@ -27,7 +27,7 @@ from dat_rec.retrieval.lists import list_schema, vectors_table, write_lists
 from dat_rec.retrieval.queries import read_queries
 from dat_rec.retrieval.ranks import all_ranks, one_thread_each
 from dat_rec.retrieval.recommender import Recommender
-from dat_rec.retrieval.restricted_lists import user_lists
+from dat_rec.retrieval.restricted_lists import ann_of_users, user_lists
 from dat_rec.retrieval.restrictions import ALL_ITEMS, ItemRules, Restrictions, UserRules
 from dat_rec.storage.address import Address, Location
 from dat_rec.storage.read import exists, open_parquet
@@ -47,6 +47,8 @@ class Recommended(NamedTuple):
     """Number of users who got fewer than K items, since no more may be shown."""
     unknown_allowed: int = 0
     """Number of ids in the allowed list that the export does not know."""
+    by: str = ""
+    """The approximate index that has found the lists; empty: all items were scored."""
 
 
 def recommend(
@@ -60,6 +62,7 @@ def recommend(
     restrictions: Restrictions = ALL_ITEMS,
     vectors_out: Location | None = None,
     overwrite: bool = False,
+    exact: bool = False,
 ) -> Recommended:
     """Write each user's K best items of those that may be shown, whole or not at all.
 
@@ -80,6 +83,7 @@ def recommend(
             ``queries``.
         vectors_out: where to write the users' vectors too: user_id, and vector, D float32.
         overwrite: replace ``out`` and ``vectors_out`` if they are there.
+        exact: score all items, also where the export has an approximate index.
 
     Raises:
         UserError: K is not in 1 … items, ``out`` is taken, the export is damaged or lacks what an
@@ -114,7 +118,7 @@ def recommend(
             )
         digest = hashlib.sha256(rows.data).hexdigest()
         facts = [recommender.manifest.sha256, digest, k, blend_history, str(out), str(vectors_out)]
-        facts += [rules.digest(), repr(restrictions)]
+        facts += [rules.digest(), repr(restrictions), exact]
         check_same_on_all_ranks(json.dumps(facts), "the export, the queries or an option")
         with writing(out):
             path = open_place(publication, out, overwrite=overwrite)
@@ -129,12 +133,16 @@ def recommend(
             with writing(vectors_out, VECTORS_OUT):
                 pq.write_table(vectors_table(users.ids, vectors, opened.model_id), vectors_path)
         with writing(out):
-            fewer = _write(recommender, k, users, rules, path, blend_history=blend_history)
+            fewer = _write(
+                recommender, k, users, rules, path, blend_history=blend_history, exact=exact
+            )
         fewer = sum(all_gather_object(fewer))
         with together():
             publication.close()
     unknown = int(np.count_nonzero(rows == known))
-    return Recommended(len(rows), unknown, fewer, rules.unknown)
+    ann = ann_of_users(opened, k, rules, own, exact=exact)
+    by = "" if ann is None else str(ann.facts)
+    return Recommended(len(rows), unknown, fewer, rules.unknown, by)
 
 
 def _check_places(
@@ -199,11 +207,18 @@ def _write(
     path: Path,
     *,
     blend_history: bool,
+    exact: bool,
 ) -> int:
     """Write the lists, block by block; return how many users have fewer than K items."""
     schema = list_schema("user_id", users.ids.type, ID, recommender.item_ids.type)
     blocks = user_lists(
-        recommender.export, users.vectors, k, rules, users.rules, blend_history=blend_history
+        recommender.export,
+        users.vectors,
+        k,
+        rules,
+        users.rules,
+        blend_history=blend_history,
+        exact=exact,
     )
     return write_lists(blocks, k, users.ids, recommender.item_ids, schema, path, "recommend")
 

@@ -23,6 +23,7 @@ from dat_rec.retrieval.answer import (
     user_rows,
     users_at_once,
 )
+from dat_rec.retrieval.approximate.ann_index import AnnFacts
 from dat_rec.retrieval.distinct import encode_once
 from dat_rec.retrieval.exported import (
     ITEMS,
@@ -84,6 +85,15 @@ class Recommender:
         self._vector_of = lru_cache(KEPT_VECTORS)(partial(encode_one, export))
 
     @property
+    def index(self) -> AnnFacts | None:
+        """The approximate index by which unrestricted lists are found; None: all items are scored.
+
+        Lists that leave items out by user (seen, ``exclude``) are found by it too; filters, allowed
+        lists and quotas are exact.
+        """
+        return None if self.export.ann is None else self.export.ann.facts
+
+    @property
     def user_ids(self) -> pa.Array:
         """(U,) the users that the export knows."""
         return self.export.user_ids
@@ -107,7 +117,9 @@ class Recommender:
         with local_copy(where, MANIFEST) as local:
             manifest = read_manifest(local)
             check_files(local, manifest, rank, ranks)
-            export = Export.read(local, manifest.features, manifest.dense, trusted=trusted)
+            export = Export.read(
+                local, manifest.features, manifest.dense, manifest.ann, trusted=trusted
+            )
             export.check_model(manifest, where)
         return Recommender(where, export, manifest)
 
@@ -150,6 +162,7 @@ class Recommender:
         per_category: int | None = None,
         quotas: Mapping[str, int] | None = None,
         blend_history: bool = False,
+        exact: bool = False,
     ) -> pa.Table:
         """The K best items of each user, among all that may be shown.
 
@@ -169,6 +182,7 @@ class Recommender:
             per_category: maximum number of items of one category in a list.
             quotas: the same of any columns of items.
             blend_history: rank with each user's own history blended in.
+            exact: score all items, also where the export has an approximate index (``index``).
 
         Returns:
             user_id, rank (int32, from 1), item_id and score (float32), users in their order.
@@ -196,7 +210,9 @@ class Recommender:
         own = self.user_rules(wanted, rules, ids, rows, columns)
         query_BD = self.vectors_of(rows, k)
         schema = list_schema("user_id", ids.type, ID, self.item_ids.type)
-        blocks = user_lists(self.export, query_BD, k, rules, own, blend_history=blend_history)
+        blocks = user_lists(
+            self.export, query_BD, k, rules, own, blend_history=blend_history, exact=exact
+        )
         tables = [block.table(ids, self.item_ids, schema) for block in blocks]
         return _together(tables, schema)
 
@@ -210,6 +226,7 @@ class Recommender:
         available: Source | Ids | str | None = None,
         per_category: int | None = None,
         quotas: Mapping[str, int] | None = None,
+        exact: bool = False,
     ) -> pa.Table:
         """The K items that are nearest to each item, itself left out, among those of ``filter``….
 
@@ -224,6 +241,7 @@ class Recommender:
             available: as of ``top``.
             per_category: as of ``top``.
             quotas: as of ``top``.
+            exact: as of ``top``.
 
         Returns:
             item_id, rank, similar_item_id and score, as of ``top``.
@@ -241,7 +259,7 @@ class Recommender:
         rows = self.item_rows(items)
         schema = list_schema(ID, self.item_ids.type, SIMILAR_ID, self.item_ids.type)
         ids = self.item_ids.take(pa.array(rows))
-        blocks = similar_lists(self.export, rows, k, self.item_rules(wanted))
+        blocks = similar_lists(self.export, rows, k, self.item_rules(wanted), exact=exact)
         tables = [block.table(ids, self.item_ids, schema) for block in blocks]
         return _together(tables, schema)
 

@@ -46,10 +46,9 @@ def top_items(
 
 
 def blended_items(
-    index: Searching,
     item_ND: NDArray[np.float32],
     query_BD: NDArray[np.float32],
-    k: int,
+    best: tuple[NDArray[np.int64], NDArray[np.float32]],
     own: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The K items with the highest scores for each query, own history blended in.
@@ -58,17 +57,17 @@ def blended_items(
     the inner product alone, too.
 
     Args:
-        index: holds ``item_ND``.
         item_ND: (N, D) vectors of the catalogue.
         query_BD: (B, D) vectors.
-        k: K, at most N.
+        best: of ``top_items``.
         own: of each query, rows of its own items and the (O,) numbers that are added to their
             inner products, in float32.
 
     Returns:
         As ``top_items``.
     """
-    items_BK, scores_BK = top_items(index, item_ND, query_BD, k)
+    items_BK, scores_BK = best[0].copy(), best[1].copy()
+    k = items_BK.shape[1]
     for row, (own_O, added_O) in enumerate(own):
         own_scores_O = exact_scores(item_ND, query_BD[row : row + 1], own_O[None])[0] + added_O
         others = ~np.isin(items_BK[row], own_O)

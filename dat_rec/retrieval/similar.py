@@ -20,7 +20,7 @@ from dat_rec.retrieval.lists import list_schema, write_lists
 from dat_rec.retrieval.queries import as_ids, once
 from dat_rec.retrieval.ranks import all_ranks
 from dat_rec.retrieval.recommender import SIMILAR_ID, Recommender
-from dat_rec.retrieval.restricted_lists import similar_lists
+from dat_rec.retrieval.restricted_lists import ann_of_items, similar_lists
 from dat_rec.retrieval.restrictions import ALL_ITEMS, Restrictions
 from dat_rec.storage.address import Address, Location
 from dat_rec.storage.snapshot import pinned_file
@@ -35,6 +35,8 @@ class Similar(NamedTuple):
     """Number of items with fewer than K, since no more may be shown."""
     unknown_allowed: int
     """Number of ids in the allowed list that the export does not know."""
+    by: str = ""
+    """The approximate index that has found the lists; empty: all items were scored."""
 
 
 def similar(
@@ -45,6 +47,7 @@ def similar(
     *,
     restrictions: Restrictions = ALL_ITEMS,
     overwrite: bool = False,
+    exact: bool = False,
 ) -> Similar:
     """Write the K items that are nearest to each item, as ``Recommender.similar`` has them.
 
@@ -58,6 +61,7 @@ def similar(
         items: ids as text, or a Parquet file with ``item_id``; None: all items.
         restrictions: what lists may hold, of items alone.
         overwrite: replace ``out`` if it is there.
+        exact: score all items, also where the export has an approximate index.
 
     Raises:
         UserError: K is not in 1 … items − 1, ``out`` is taken, the export is damaged, an id is of
@@ -75,14 +79,14 @@ def similar(
             rules = recommender.item_rules(restrictions)
         digest = hashlib.sha256(rows.data).hexdigest()
         facts = [recommender.manifest.sha256, digest, k, str(out), rules.digest()]
-        facts.append(repr(restrictions))
+        facts += [repr(restrictions), exact]
         check_same_on_all_ranks(json.dumps(facts), "the export, the items or an option")
         try:
             path = open_place(publication, out, overwrite=overwrite)
             start, stop = own_range(equal_bounds(len(rows)))
             kind = recommender.item_ids.type
             fewer = write_lists(
-                similar_lists(recommender.export, rows[start:stop], k, rules),
+                similar_lists(recommender.export, rows[start:stop], k, rules, exact=exact),
                 k,
                 recommender.item_ids.take(rows[start:stop]),
                 recommender.item_ids,
@@ -97,7 +101,9 @@ def similar(
             raise UserError(
                 f"{out}: cannot be written ({error}): free the disk, or choose another --out"
             ) from error
-    return Similar(len(rows), fewer, rules.unknown)
+    ann = ann_of_items(recommender.export, k, rules, exact=exact)
+    by = "" if ann is None else str(ann.facts)
+    return Similar(len(rows), fewer, rules.unknown, by)
 
 
 def _ids(items: Location | Sequence[str] | None, recommender: Recommender) -> pa.Array | None:

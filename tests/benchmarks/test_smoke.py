@@ -157,6 +157,16 @@ def test_comms(run: Run) -> None:
         assert 0 < row["loss_difference"] < 0.01
 
 
+def test_index(run: Run) -> None:
+    *lines, head, _, ivf, hnsw = run("index", "--smoke", "--recalls", "0.9", "--items", "1000")
+    found = rows(lines)
+    assert [row["kind"] for row in found] == ["ivf", "hnsw"]
+    assert all(row["recall"] > 0.85 and row["queries"] == 100 for row in found)
+    assert head.startswith("| kind | recall | times the exact search |")
+    assert f"| ivf | {found[0]['recall']:.4f} |" in ivf
+    assert f"| hnsw | {found[1]['recall']:.4f} |" in hnsw
+
+
 def test_worlds(run: Run, tmp_path: Path) -> None:
     *lines, head, rule, first, second = run("worlds", *SMOKE, "--work", tmp_path)
     found = rows(lines)

@@ -211,7 +211,7 @@ def test_lists_are_the_best_by_hand(run: Path, blended: Path, tmp_path: Path, k:
     assert settings["weight"] > 0
     naive = Naive(model_scores(run), read_log(run.parent / "data"), Blend(**settings))
     ids = [f"u{user}" for user in range(USERS)]
-    assert recommend(blended, k, tmp_path / "recs", blend_history=True) == (USERS, 0, 0, 0)
+    assert recommend(blended, k, tmp_path / "recs", blend_history=True) == (USERS, 0, 0, 0, "")
     found = pq.read_table(tmp_path / "recs")
     items = found["item_id"].to_numpy().reshape(USERS, k) - 1000
     scores = found["score"].to_numpy().reshape(USERS, k)

@@ -58,7 +58,7 @@ def test_all_users_get_their_best_items(
 ) -> None:
     monkeypatch.setattr(answer, "MOST_USERS", block)
     done = recommend(exported, k, tmp_path / "recs.parquet")
-    assert done == (USERS, 0, 0, 0)
+    assert done == (USERS, 0, 0, 0, "")
     trained = load_model(run)
     model, dataset = trained.model, trained.dataset
     query = encode_users(model, dataset, np.arange(USERS))
@@ -79,7 +79,7 @@ def test_a_list_is_answered_in_its_order_and_strangers_too(
 ) -> None:
     ids = ["u5", "nobody", "u29", "u0", ""]
     queries = ask(tmp_path / "queries.parquet", ids, pa.large_string())
-    assert recommend(exported, 4, tmp_path / "recs.parquet", queries) == (5, 2, 0, 0)
+    assert recommend(exported, 4, tmp_path / "recs.parquet", queries) == (5, 2, 0, 0, "")
     trained = load_model(run)
     model, dataset = trained.model, trained.dataset
     query = encode_users(model, dataset, np.array([5, 0, 29, 0, 0]))
@@ -112,7 +112,7 @@ def test_users_whom_nothing_tells_apart_get_the_same_list(
 
 def test_an_empty_list_gives_an_empty_answer(exported: Path, tmp_path: Path) -> None:
     queries = ask(tmp_path / "queries.parquet", [], pa.string())
-    assert recommend(exported, 4, tmp_path / "recs.parquet", queries) == (0, 0, 0, 0)
+    assert recommend(exported, 4, tmp_path / "recs.parquet", queries) == (0, 0, 0, 0, "")
     assert pq.read_table(tmp_path / "recs.parquet").num_rows == 0
 
 
@@ -129,7 +129,7 @@ def test_an_empty_list_gives_an_empty_answer(exported: Path, tmp_path: Path) -> 
 def test_text_of_every_kind_is_text(exported: Path, tmp_path: Path, column: pa.Array) -> None:
     recommend(exported, 2, tmp_path / "a", ask(tmp_path / "plain", ["u5", "nobody"], pa.string()))
     pq.write_table(pa.table({"user_id": column}), tmp_path / "queries")
-    assert recommend(exported, 2, tmp_path / "b", tmp_path / "queries") == (2, 1, 0, 0)
+    assert recommend(exported, 2, tmp_path / "b", tmp_path / "queries") == (2, 1, 0, 0, "")
     assert pq.read_table(tmp_path / "b").equals(pq.read_table(tmp_path / "a"))
 
 
@@ -137,7 +137,7 @@ def test_the_users_own_column_can_be_named(exported: Path, tmp_path: Path) -> No
     table = {"user_id": ["no", "no"], "who": ["u5", "nobody"]}
     pq.write_table(pa.table(table), tmp_path / "queries")
     done = recommend(exported, 2, tmp_path / "out", tmp_path / "queries", user_id="who")
-    assert done == (2, 1, 0, 0)
+    assert done == (2, 1, 0, 0, "")
     found = pq.read_table(tmp_path / "out")["user_id"].to_pylist()
     assert found == ["u5", "u5", "nobody", "nobody"]
 

@@ -31,6 +31,8 @@ from annotated_types import Ge
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, read_json, sha256, write_json
 from dat_rec.retrieval.exported import (
+    ANN,
+    ANN_EQUAL,
     DELTA,
     FILES,
     FRESH_FILES,
@@ -54,7 +56,7 @@ TOWERS = {TOWER_PARTS: TOWER, ITEM_TOWER_PARTS: ITEM_TOWER}
 """The towers' files, by the folders that hold how they differ."""
 FORGOTTEN, WHOLE = "forgotten", "whole"
 OF_AN_EXPORT = re.compile(
-    rf"{'|'.join(map(re.escape, (*FILES, *FRESH_FILES)))}"
+    rf"{'|'.join(map(re.escape, (*FILES, *FRESH_FILES, ANN, ANN_EQUAL)))}"
     rf"|({ITEM_PARTS}|{USER_PARTS}|{SEEN_PARTS}|{OWN_PARTS})/part-\d+\.parquet"
     rf"|{VOCABULARIES}/[^/\n]+\.parquet"
 )

@@ -30,6 +30,8 @@ from dat_rec.retrieval.delta.rows import NewRows, read_difference, read_parts
 from dat_rec.retrieval.delta.tower import write_new_tower
 from dat_rec.retrieval.export_parts import vectors_table
 from dat_rec.retrieval.exported import (
+    ANN,
+    ANN_EQUAL,
     DELTA,
     GOLDEN,
     INDEX,
@@ -75,7 +77,7 @@ def kind_of(name: str) -> str:
     """The folder of a delta that holds the difference of an export's file, or the file itself."""
     alone = {ITEMS: ITEM_ROWS, INDEX: ITEM_PARTS, TOWER: TOWER_PARTS, ITEM_TOWER: ITEM_TOWER_PARTS}
     folder = alone.get(name) or name.partition("/")[0]
-    return WHOLE if folder in (INPUTS, VOCABULARIES, GOLDEN) else folder
+    return WHOLE if folder in (INPUTS, VOCABULARIES, GOLDEN, ANN, ANN_EQUAL) else folder
 
 
 def kinds_to_make(base: Files, new: Files) -> list[str]:
