@@ -136,8 +136,10 @@ def width_of(folder: Path, name: str) -> int:
 
 def _hashes(matrix_ND: Matrix) -> NDArray[np.uint64]:
     """(N,) one for each row; what has the same is compared later."""
-    blocks = [
-        vector_hashes(np.ascontiguousarray(matrix_ND[start : start + BLOCK_ROWS]))[:, 0]
-        for start in range(0, len(matrix_ND), BLOCK_ROWS)
-    ]
+    # Words of int8 or float16 read as any float32, as no number too.
+    with np.errstate(invalid="ignore"):
+        blocks = [
+            vector_hashes(np.ascontiguousarray(matrix_ND[start : start + BLOCK_ROWS]))[:, 0]
+            for start in range(0, len(matrix_ND), BLOCK_ROWS)
+        ]
     return np.concatenate([np.empty(0, np.uint64), *blocks])
