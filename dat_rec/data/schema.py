@@ -42,6 +42,7 @@ SCHEMA = "schema.json"
 ANEW = "prepare the dataset anew"
 UNKNOWN = 0
 USER, ITEM, HISTORY, AUDIENCE = "user", "item", "history", "audience"
+HISTORY_CATEGORY = "history_category"
 RECENT = "recent_count"
 """Column of items.parquet: how often each was had lately (``dat_rec.data.trend``)."""
 EXAMPLE_WEIGHT = "example_weight"

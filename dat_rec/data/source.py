@@ -23,10 +23,10 @@ from typing import Literal
 import duckdb
 
 from dat_rec.data.log_table import LogTable
-from dat_rec.data.schema import RESERVED_COLUMNS, Side
+from dat_rec.data.schema import HISTORY_CATEGORY, RESERVED_COLUMNS, Side
 from dat_rec.errors import UserError
 
-HISTORY_CATEGORY, REPEAT, SEQUENCE = "history_category", "repeat", "sequence"
+REPEAT, SEQUENCE = "repeat", "sequence"
 OWN_COLUMNS = RESERVED_COLUMNS | {
     "user",
     "item",

@@ -11,8 +11,16 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from dat_rec.data.schema import HISTORY, ITEM, USER, DenseFeature, Feature, Schema, Side
-from dat_rec.data.source import HISTORY_CATEGORY
+from dat_rec.data.schema import (
+    HISTORY,
+    HISTORY_CATEGORY,
+    ITEM,
+    USER,
+    DenseFeature,
+    Feature,
+    Schema,
+    Side,
+)
 from dat_rec.errors import UserError
 from dat_rec.files import STRICT, checked, read_json, write_json
 

@@ -21,12 +21,13 @@ from dat_rec.data.scan import scan_parquet
 from dat_rec.data.schema import (
     EXAMPLE_WEIGHT,
     HISTORY,
+    HISTORY_CATEGORY,
     ITEM,
     SCHEMA,
     USER,
     Schema,
 )
-from dat_rec.data.source import HISTORY_CATEGORY, SEQUENCE, Attribute, Source, columns_of
+from dat_rec.data.source import SEQUENCE, Attribute, Source, columns_of
 from dat_rec.errors import UserError
 
 LEAST_TIMESTAMP = 10**13

@@ -2,8 +2,8 @@
 
 from dat_rec.data.prepare.base import Base
 from dat_rec.data.prepare.dense import is_dense
-from dat_rec.data.schema import HISTORY, ITEM, USER, Feature, Schema, Side
-from dat_rec.data.source import HISTORY_CATEGORY, Source
+from dat_rec.data.schema import HISTORY, HISTORY_CATEGORY, ITEM, USER, Feature, Schema, Side
+from dat_rec.data.source import Source
 from dat_rec.errors import UserError
 
 

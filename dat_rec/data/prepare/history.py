@@ -18,8 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dat_rec.data.prepare.shuffle import shuffle_keys
-from dat_rec.data.schema import HISTORY
-from dat_rec.data.source import HISTORY_CATEGORY
+from dat_rec.data.schema import HISTORY, HISTORY_CATEGORY
 
 Ints = NDArray[np.int64]
 IDS = pa.list_(pa.field("element", pa.int32(), nullable=False))

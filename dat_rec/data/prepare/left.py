@@ -16,8 +16,8 @@ from dat_rec.data.prepare.base import Base
 from dat_rec.data.prepare.parts import take_over
 from dat_rec.data.prepare.trend import weight
 from dat_rec.data.prepare.write import write_query
-from dat_rec.data.schema import HISTORY, ITEM, RECENT, USER
-from dat_rec.data.source import HISTORY_CATEGORY, SEQUENCE, named
+from dat_rec.data.schema import HISTORY, HISTORY_CATEGORY, ITEM, RECENT, USER
+from dat_rec.data.source import SEQUENCE, named
 
 KEYS = {"user": "user_row", "item": "item_index"}
 

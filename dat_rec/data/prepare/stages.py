@@ -69,6 +69,7 @@ from dat_rec.data.progress import Progress
 from dat_rec.data.schema import (
     AUDIENCE,
     HISTORY,
+    HISTORY_CATEGORY,
     ITEM,
     SIDES,
     USER,
@@ -77,7 +78,6 @@ from dat_rec.data.schema import (
     Schema,
 )
 from dat_rec.data.source import (
-    HISTORY_CATEGORY,
     SEQUENCE,
     columns_of,
 )

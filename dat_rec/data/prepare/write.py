@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from dat_rec.data.prepare.audience import with_audiences, without_own
 from dat_rec.data.prepare.history import IDS, with_histories
 from dat_rec.data.prepare.user_ranges import KEY, histories_of
-from dat_rec.data.schema import AUDIENCE, EXAMPLE_WEIGHT, HISTORY, RECENT, Feature
-from dat_rec.data.source import HISTORY_CATEGORY, REPEAT, SEQUENCE, named
+from dat_rec.data.schema import AUDIENCE, EXAMPLE_WEIGHT, HISTORY, HISTORY_CATEGORY, RECENT, Feature
+from dat_rec.data.source import REPEAT, SEQUENCE, named
 from dat_rec.files import whole_file
 
 ROW_GROUP = 16_384

@@ -19,6 +19,7 @@ from dat_rec.data.schema import (
     AUDIENCE,
     EXAMPLE_WEIGHT,
     HISTORY,
+    HISTORY_CATEGORY,
     ITEM,
     RECENT,
     USER,
@@ -26,7 +27,7 @@ from dat_rec.data.schema import (
     Feature,
     Schema,
 )
-from dat_rec.data.source import HISTORY_CATEGORY, named
+from dat_rec.data.source import named
 from dat_rec.data.validate.fault import Fault
 from dat_rec.data.validate.files import WAITING, held_out_files
 

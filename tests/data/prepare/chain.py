@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dat_rec.data.schema import HISTORY, ITEM, USER, Schema
-from dat_rec.data.source import HISTORY_CATEGORY
+from dat_rec.data.schema import HISTORY, HISTORY_CATEGORY, ITEM, USER, Schema
 
 DAY = 100
 """Units of time in a day."""
