@@ -23,7 +23,7 @@ from dat_rec.errors import UserError
 from dat_rec.files import sha256
 from dat_rec.retrieval.export_inputs import name_of
 from dat_rec.retrieval.exported import ITEMS, Export, Manifest
-from dat_rec.retrieval.lookup import Lookup
+from dat_rec.retrieval.id_rows import IdRows
 from dat_rec.retrieval.queries import as_ids
 from dat_rec.retrieval.raw_inputs import Inputs, RawInput
 from dat_rec.retrieval.raw_values import as_numbers, as_plain, as_texts
@@ -62,7 +62,7 @@ class FreshInputs:
             raise UserError(f"{where} {NO_INPUTS}")
         self._where, self._export, self._manifest = where, export, manifest
         self._inputs: Inputs = export.inputs
-        self._lookups: dict[str, Lookup] = {}
+        self._lookups: dict[str, IdRows] = {}
         self._category: Ints | None = None
 
     def read_all(self) -> None:
@@ -195,17 +195,15 @@ class FreshInputs:
         ids = as_ids(where, one.column, plain, wanted, f"{table}_id")
         return pc.if_else(missing, pa.scalar(None, wanted), ids)
 
-    def _lookup(self, table: str) -> Lookup:
+    def _lookup(self, table: str) -> IdRows:
         """What finds the rows of a table's values; they count from 0."""
+        if table == USER:
+            return self._export.rows_of_users
+        if table == ITEM:
+            return self._export.rows_of_items
         if table not in self._lookups:
-            if table == USER:
-                values = self._export.user_ids
-            elif table == ITEM:
-                values = self._export.items.column("item_id").combine_chunks()
-            else:
-                listed = self._read(name_of(table), ["index", "value"]).sort_by("index")
-                values = listed["value"].combine_chunks()[1:]
-            self._lookups[table] = Lookup(values)
+            listed = self._read(name_of(table), ["index", "value"]).sort_by("index")
+            self._lookups[table] = IdRows(listed["value"].combine_chunks()[1:])
         return self._lookups[table]
 
     def _categories(self) -> Ints:

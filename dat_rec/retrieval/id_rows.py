@@ -26,17 +26,17 @@ class IdRows:
     """The rows of known ids, which are sorted when a few are first asked for.
 
     Args:
-        ids: (R,) integers or text, each once.
+        ids: (R,) integers or text, each once, without nulls.
     """
 
     def __init__(self, ids: pa.Array) -> None:
         self._ids = ids
 
     def of(self, wanted: pa.Array) -> Ints:
-        """(B,) the row of each id, −1 of one that is not known.
+        """(B,) the row of each id, −1 of a null, and of one that is not known.
 
         Args:
-            wanted: (B,) of the same type, without nulls.
+            wanted: (B,) of the same type.
         """
         if len(wanted) > FEW and len(wanted) * SHARE > len(self._ids):
             found = pc.index_in(wanted, value_set=self._ids).fill_null(-1)
@@ -45,10 +45,13 @@ class IdRows:
         if not len(self._ids):
             return np.full(len(wanted), -1, np.int64)
         if is_text(self._ids.type):
-            return np.array([self._row(one) for one in wanted.to_pylist()], np.int64)
-        values, (order, ordered) = wanted.to_numpy(), self._numbers
+            found = (-1 if one is None else self._row(one) for one in wanted.to_pylist())
+            return np.fromiter(found, np.int64, len(wanted))
+        known = wanted.is_valid().to_numpy(zero_copy_only=False)
+        values, (order, ordered) = wanted.fill_null(0).to_numpy(), self._numbers
         place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
-        return np.where(ordered[place] == values, order[place], -1).astype(np.int64)
+        known &= ordered[place] == values
+        return np.where(known, order[place], -1).astype(np.int64)
 
     @cached_property
     def _numbers(self) -> tuple[Ints, NDArray[Any]]:
