@@ -25,8 +25,8 @@ from dat_rec.publish.store import (
     Answer,
     Index,
     M,
+    check_address,
     lists_of,
-    refuse_secret,
     told,
 )
 
@@ -49,7 +49,7 @@ class Lance:
     indexes: tuple[Index, ...] = ("none", "hnsw", "ivf")
 
     def __init__(self, name: str, uri: str) -> None:
-        refuse_secret("--uri", uri)
+        check_address("--uri", uri)
         self._name, self.where = name, f"lancedb {uri}"
         with self._told():
             self._db = lancedb.connect(uri)

@@ -18,9 +18,9 @@ from dat_rec.publish.store import (
     Answer,
     Index,
     M,
+    check_address,
     lists_of,
     read_secret,
-    refuse_secret,
     told,
 )
 
@@ -55,7 +55,7 @@ class Milvus:
     indexes: tuple[Index, ...] = ("none", "hnsw", "ivf")
 
     def __init__(self, name: str, uri: str, token_file: Path | None = None) -> None:
-        refuse_secret("--uri", uri)
+        check_address("--uri", uri)
         self._name, self.where = name, f"milvus {uri}"
         self._token = read_secret("MILVUS_TOKEN", token_file)
         # It tells of errors that it raises.

@@ -19,8 +19,8 @@ from dat_rec.publish.store import (
     Answer,
     Index,
     M,
+    check_address,
     read_secret,
-    refuse_secret,
     told,
 )
 
@@ -40,7 +40,7 @@ def connect(url: str, api_key_file: Path | None = None) -> tuple[QdrantClient, s
     Raises:
         UserError: the file cannot be read, or the address holds a secret.
     """
-    refuse_secret("--url", url)
+    check_address("--url", url)
     key = read_secret("QDRANT_API_KEY", api_key_file)
     with told(f"qdrant {url}", ERRORS, [key]), warnings.catch_warnings():
         # That a key goes over plain http, which a server on this machine may want.

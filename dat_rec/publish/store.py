@@ -123,12 +123,14 @@ def read_secret(variable: str, file: Path | None) -> str | None:
     return text
 
 
-def refuse_secret(option: str, address: str) -> None:
-    """Refuse an address with a user and a password, which logs and shells would keep.
+def check_address(option: str, address: str) -> None:
+    """Refuse no address, and one with a user and a password, which logs and shells would keep.
 
     Raises:
         UserError: without the address.
     """
+    if not address.strip():
+        raise UserError(f"{option}: is empty: name the store")
     if "@" in address:
         raise UserError(f"{option}: holds what may be a secret: leave it out, see docs/publish.md")
 

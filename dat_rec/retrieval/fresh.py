@@ -30,6 +30,9 @@ from dat_rec.retrieval.raw_values import as_numbers, as_plain, as_texts
 from dat_rec.storage.address import Location
 
 Ints = NDArray[np.int64]
+FARTHEST = 1e15
+"""Maximum distance of a dense value from the mean, in its scale: squares of larger ones may be
+infinite in float32."""
 NO_INPUTS = (
     "does not hold what raw values mean (it was made by an older release): export anew, or ask for "
     "its own users"
@@ -248,8 +251,7 @@ def _bags(chunks: pa.ChunkedArray, one: RawInput, where: str) -> _Bags:
     """A column's values; of lists, a null is an empty one, and nulls in them are left out."""
     array = as_plain(chunks.combine_chunks())
     kind = array.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    is_list = is_list or pa.types.is_fixed_size_list(kind) or pa.types.is_list_view(kind)
+    is_list = _is_list(kind)
     if not one.multi_valued:
         if is_list:
             raise UserError(f"{where}: column {one.column!r} is {kind}: give one value in each row")
@@ -260,11 +262,24 @@ def _bags(chunks: pa.ChunkedArray, one: RawInput, where: str) -> _Bags:
         raise UserError(f"{where}: column {one.column!r} is {kind}: give a list in each row")
     lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
     flat = as_plain(array.flatten())
+    if pa.types.is_floating(flat.type):
+        flat = pc.if_else(pc.is_nan(flat), pa.scalar(None, flat.type), flat)
     if flat.null_count:
         there = flat.is_valid()
         counts = np.append(0, np.cumsum(there.to_numpy(zero_copy_only=False)))
         return _Bags(flat.filter(there), counts[np.append(0, np.cumsum(lengths))].astype(np.int64))
     return _Bags(flat, np.append(0, np.cumsum(lengths)).astype(np.int64))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
 
 
 def _latest(bags: _Bags, most: int) -> _Bags:
@@ -317,7 +332,14 @@ def _dense(table: pa.Table, feature: DenseFeature, where: str) -> DenseColumn:
         columns = {feature.name: numbers}
     else:
         columns = {feature.name: _float_lists(array, feature, where)}
-    return read_dense(pa.table(columns), [feature], where, cure="correct it")[feature.name]
+    found = read_dense(pa.table(columns), [feature], where, cure="correct it")[feature.name]
+    far = np.abs(found.values - feature.mean) > FARTHEST * feature.scale
+    if len(rows := np.flatnonzero(far.any(axis=1))):
+        raise UserError(
+            f"{where}: column {feature.name!r} holds {found.values[rows[0]][far[rows[0]]][0]:g}, "
+            "too far from all that training saw: correct it"
+        )
+    return found
 
 
 def _float_lists(array: pa.Array, feature: DenseFeature, where: str) -> pa.Array:
@@ -328,4 +350,8 @@ def _float_lists(array: pa.Array, feature: DenseFeature, where: str) -> pa.Array
             f"{where}: column {feature.name!r} is {kind}: give a list of {feature.width} numbers "
             "in each row"
         )
-    return array.cast(pa.large_list(pa.float32()), safe=False)
+    # A view's values may stand in any order, which a cast passes over.
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = pa.array(np.append(0, np.cumsum(lengths)), pa.int64())
+    flat = array.flatten().cast(pa.float32(), safe=False)
+    return pa.LargeListArray.from_arrays(offsets, flat, mask=array.is_null())

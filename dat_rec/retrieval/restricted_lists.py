@@ -202,12 +202,10 @@ def _few_left_out(
     query_BD = np.stack([one.query_D for one in asked])
     rows = own.rows[users.start : users.stop]
     best = best_items(export, rows, query_BD, longest, blend_history=blend_history, exact=True)
-    found = zip(*best, strict=True)
-    lists = []
-    for (items, scores), one in zip(found, asked, strict=True):
-        kept = np.flatnonzero(~np.isin(items, one.excluded))[:k]
-        lists.append((items[kept], scores[kept]))
-    return lists
+    return [
+        _without(items, scores, one.excluded, k)
+        for items, scores, one in zip(*best, asked, strict=True)
+    ]
 
 
 def _has_popularity(export: Export) -> bool:

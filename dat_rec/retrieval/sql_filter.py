@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from dat_rec.errors import UserError
-from dat_rec.retrieval.sql_text import KIND, ROW, refuse_costly, refuse_unsteady
+from dat_rec.retrieval.sql_text import KIND, ROW, quoted, refuse_costly, refuse_unsteady
 
 if TYPE_CHECKING:
     import duckdb
@@ -54,7 +54,7 @@ def passing_items(
             rows, passes = _values(database, relation, expression, "--filter")
     if not np.array_equal(rows, np.arange(len(items))):
         raise UserError(
-            f"--filter {expression!r}: has not one value for each item: write a condition"
+            f"{quoted('--filter', expression)}: has not one value for each item: write a condition"
         )
     return passes
 
@@ -203,10 +203,10 @@ def _values(
     values = relation.select(duckdb.ColumnExpression(ROW), _expression(text).alias("passes"))
     _, *kinds = map(str, values.types)
     if len(kinds) != 1:
-        raise UserError(f"{option} {text!r}: gives {len(kinds)} columns: write one condition")
+        raise UserError(f"{quoted(option, text)}: gives {len(kinds)} columns: write one condition")
     if kinds != ["BOOLEAN"]:
         raise UserError(
-            f"{option} {text!r}: is {kinds[0]}, and not true or false: write a condition, as "
+            f"{quoted(option, text)}: is {kinds[0]}, and not true or false: write a condition, as "
             "price < 20"
         )
     refuse_unsteady(database, text, option)
@@ -224,7 +224,7 @@ def _saying(option: str, expression: str, known: str) -> Iterator[None]:
         yield
     except (duckdb.Error, pa.ArrowException) as error:
         what = str(error).splitlines()[0].partition(": ")[2] or str(error).splitlines()[0]
-        raise UserError(f"{option} {expression!r}: {what}: {known}") from error
+        raise UserError(f"{quoted(option, expression)}: {what}: {known}") from error
 
 
 def _quoted(name: str) -> str:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 ROW, KIND = "_dat_rec_row", "_dat_rec_kind"
 """Columns that filters add to the tables that they ask."""
+MOST_QUOTED = 120
+"""Maximum length of an expression in a message."""
 PLAIN = {
     *("BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT"),
     *("FUNCTION", "OPERATOR", "TYPE"),
@@ -44,20 +46,24 @@ def mentioned(names: Sequence[str], expression: object, option: str, who: str) -
         UserError: it is no text in UTF-8, or names a column that is there twice, or one of ours.
     """
     if not isinstance(expression, str):
-        raise UserError(f"{option} {expression!r}: is no text: write a condition, as 'price < 20'")
+        raise UserError(
+            f"{quoted(option, expression)}: is no text: write a condition, as 'price < 20'"
+        )
     if any("\ud800" <= letter <= "\udfff" for letter in expression):
-        raise UserError(f"{option} {expression!r}: is no UTF-8: write it anew")
+        raise UserError(f"{quoted(option, expression)}: is no UTF-8: write it anew")
     if ours := [one for one in (ROW, KIND) if one in expression.lower()]:
-        raise UserError(f"{option} {expression!r}: {ours[0]} is the program's own: leave it out")
+        raise UserError(
+            f"{quoted(option, expression)}: {ours[0]} is the program's own: leave it out"
+        )
     if taken := [name for name in names if name.lower() in (ROW, KIND)]:
-        raise UserError(f"{option} {expression!r}: {who} have a column {taken[0]}: rename it")
+        raise UserError(f"{quoted(option, expression)}: {who} have a column {taken[0]}: rename it")
     found = [name for name in names if _stands_in(name, expression)]
     first = {name.lower(): name for name in reversed(found)}
     for name in found:
         if (other := first[name.lower()]) != name:
             raise UserError(
-                f"{option} {expression!r}: {who} have {other} and {name}, which are one name in "
-                "SQL: rename one"
+                f"{quoted(option, expression)}: {who} have {other} and {name}, which are one name "
+                "in SQL: rename one"
             )
     return found or list(names[:1])
 
@@ -73,17 +79,16 @@ def refuse_unsteady(database: "duckdb.DuckDBPyConnection", expression: str, opti
     Raises:
         UserError: it is one.
     """
-    sql = "SELECT json_serialize_sql(?)"
-    (text,) = database.execute(sql, [f"SELECT {expression}"]).fetchall()[0]
+    tree = _parsed(database, expression, option)
     sql = "SELECT function_name FROM duckdb_functions() WHERE stability = 'VOLATILE'"
     volatile = {name for (name,) in database.execute(sql).fetchall()}
-    for node in _nodes(json.loads(text)):
+    for node in _nodes(tree):
         if node.get("class") == "STAR" and node.get("columns"):
-            raise UserError(f"{option} {expression!r}: COLUMNS names no column: name each")
+            raise UserError(f"{quoted(option, expression)}: COLUMNS names no column: name each")
         if (name := node.get("function_name")) in volatile:
             raise UserError(
-                f"{option} {expression!r}: {name} is another each time: lists must not depend on "
-                "when they are made"
+                f"{quoted(option, expression)}: {name} is another each time: lists must not depend "
+                "on when they are made"
             )
 
 
@@ -98,20 +103,18 @@ def refuse_costly(database: "duckdb.DuckDBPyConnection", expression: str, option
     Raises:
         UserError: names what may not stand there.
     """
-    sql = "SELECT json_serialize_sql(?)"
-    (text,) = database.execute(sql, [f"SELECT {expression}"]).fetchall()[0]
-    tree = json.loads(text)
+    tree = _parsed(database, expression, option)
     if tree["error"]:
         reason = " ".join(str(tree.get("error_message", "no SQL")).split())
-        raise UserError(f"{option} {expression!r}: {reason}")
+        raise UserError(f"{quoted(option, expression)}: {reason}")
     selects = [node for node in _nodes(tree) if node.get("type") == "SELECT_NODE"]
     if len(selects) != 1 or selects[0]["from_table"]["type"] != "EMPTY":
-        raise UserError(f"{option} {expression!r}: SELECT and FROM are not allowed here")
+        raise UserError(f"{quoted(option, expression)}: SELECT and FROM are not allowed here")
     for node in _nodes(tree):
         if (kind := node.get("class", "CONSTANT")) not in PLAIN:
-            raise UserError(f"{option} {expression!r}: {kind.lower()} is not allowed here")
+            raise UserError(f"{quoted(option, expression)}: {kind.lower()} is not allowed here")
         if kind == "FUNCTION" and (name := node["function_name"].lower()) not in CHEAP:
-            raise UserError(f"{option} {expression!r}: function {name} is not allowed here")
+            raise UserError(f"{quoted(option, expression)}: function {name} is not allowed here")
 
 
 def _stands_in(name: str, expression: str) -> bool:
@@ -119,11 +122,35 @@ def _stands_in(name: str, expression: str) -> bool:
     return bool(re.search(rf"(?<!\w){written}(?!\w)", expression, re.IGNORECASE))
 
 
+def quoted(option: str, expression: object) -> str:
+    """An option and what it was given, as messages name them: of long ones the begin."""
+    text = repr(expression)
+    return f"{option} {text if len(text) <= MOST_QUOTED else text[:MOST_QUOTED] + '…'}"
+
+
+def _parsed(database: "duckdb.DuckDBPyConnection", expression: str, option: str) -> dict[str, Any]:
+    """What DuckDB makes of an expression.
+
+    Raises:
+        UserError: it is nested so deeply that JSON's reader gives up.
+    """
+    sql = "SELECT json_serialize_sql(?)"
+    (text,) = database.execute(sql, [f"SELECT {expression}"]).fetchall()[0]
+    try:
+        tree: dict[str, Any] = json.loads(text)
+    except RecursionError as error:
+        reason = "is nested too deeply: write it flatter, as x IN (…)"
+        raise UserError(f"{quoted(option, expression)}: {reason}") from error
+    return tree
+
+
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """All objects of a JSON value."""
-    if isinstance(tree, dict):
-        yield tree
-        tree = list(tree.values())
-    if isinstance(tree, list):
-        for one in tree:
-            yield from _nodes(one)
+    """All objects of a JSON value, each before those that it holds."""
+    left = [tree]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            yield one
+            left += reversed(one.values())
+        elif isinstance(one, list):
+            left += reversed(one)

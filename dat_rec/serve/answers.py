@@ -238,7 +238,8 @@ def _user_rules(served: Served, body: Recommend, rows: NDArray[np.int64]) -> Use
     recommender = served.recommender
     excluded = None
     if body.exclude:
-        items = as_ids("exclude", ID, as_array(body.exclude, "exclude"), recommender.item_ids.type)
+        items = as_array(body.exclude, "exclude")
+        items = as_ids("exclude", ID, items, recommender.item_ids.type, ID)
         found = np.unique(recommender.export.rows_of_items.of(items))
         found = found[found >= 0]
         excluded = ItemsOfUsers(np.array([0, len(found)]), found.astype(np.int32))

@@ -82,6 +82,7 @@ class Service:
             RefusedError: _refused,
             UserError: _bad_input,
             BusyError: _busy,
+            Exception: _bug,
         }
         app = Starlette(routes=routes, exception_handlers=handlers)
         app.router.redirect_slashes = False
@@ -203,11 +204,8 @@ class _Door:
         except ClientDisconnect:
             status = 499
         except Exception:
+            # Starlette has sent the answer of ``_bug``.
             say(f"a bug, answered with 500:\n{traceback.format_exc()}")
-            if not status:
-                await _error(500, "a bug in the server, which has its traceback")(
-                    scope, receive, sending
-                )
         path = "/" + scope["path"].removeprefix("/").partition("/")[0]
         path = path if path in self._known else "other"
         self._metrics.requests.labels(path, status).inc()
@@ -262,6 +260,10 @@ async def _refused(_: Request, error: RefusedError) -> Response:
 
 async def _bad_input(_: Request, error: UserError) -> Response:
     return _error(400, str(error))
+
+
+async def _bug(_: Request, __: Exception) -> Response:
+    return _error(500, "a bug in the server, whose log has the traceback")
 
 
 async def _busy(_: Request, __: BusyError) -> Response:

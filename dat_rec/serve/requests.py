@@ -20,9 +20,11 @@ from dat_rec.serve.limits import FILTER_LETTERS, QUOTAS, Limits
 INT64 = 2**63
 Number = Annotated[StrictInt, Field(ge=-INT64, lt=INT64)]
 Text = Annotated[StrictStr, Field(max_length=1000)]
+ONE_KIND = "give a list of whole numbers of 64 bits, or one of texts of 1,000 letters at most"
 Ids = list[Number] | list[Text]
 """Ids of one kind, as the log has them."""
-Scalar = StrictBool | Number | StrictFloat | Text | None
+Finite = Annotated[StrictFloat, Field(allow_inf_nan=False)]
+Scalar = StrictBool | Number | Finite | Text | None
 Value = Scalar | Annotated[list[Scalar], Field(max_length=10_000)]
 """Of a feature."""
 Most = Annotated[StrictInt, Field(ge=1, lt=2**31)]
@@ -168,11 +170,12 @@ def _at_most(what: str, value: int, most: int) -> None:
 
 
 def said(errors: list[Any]) -> str:
-    """Pydantic's errors in one line."""
-    found = []
-    for error in errors[:3]:
-        where = ".".join(
-            str(part) for part in error["loc"] if part not in ("list[constrained-int]",)
-        )
-        found.append(f"{where or 'body'}: {error['msg']}")
-    return "; ".join(found)
+    """Pydantic's errors in one line: of ids, which may be of two kinds, one for both."""
+    found: dict[str, None] = {}
+    for error in errors:
+        place = [str(part) for part in error["loc"]]
+        if any(part.startswith("list[constrained") for part in place):
+            found[f"{place[0]}: {ONE_KIND}"] = None
+        else:
+            found[f"{'.'.join(place) or 'body'}: {error['msg']}"] = None
+    return "; ".join(list(found)[:3])

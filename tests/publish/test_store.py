@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from dat_rec.errors import UserError
-from dat_rec.publish.store import Collection, read_secret, refuse_secret, told
+from dat_rec.publish.store import Collection, check_address, read_secret, told
 from tests.end_to_end.forked import forked
 
 
@@ -30,8 +30,14 @@ def test_secrets_are_read_and_never_told(tmp_path: Path, monkeypatch: pytest.Mon
     ):
         raise OSError("no sekrit here.\n")
     with pytest.raises(UserError, match="--url: holds what may be a secret") as error:
-        refuse_secret("--url", "http://user:sekrit@host")
+        check_address("--url", "http://user:sekrit@host")
     assert "sekrit" not in str(error.value)
+
+
+@pytest.mark.parametrize("address", ["", "  "])
+def test_no_address_is_no_folder_here(address: str) -> None:
+    with pytest.raises(UserError, match="--uri: is empty: name the store"):
+        check_address("--uri", address)
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,13 @@ def write_catalogue(export: Path, folder: Path, items: int, seed: int, *, text: 
     vectors = random_vectors(items, rng)
     number = 10**12 + rng.permutation(items)
     ids = pa.array([f'i\'{n} "ü"' for n in number] if text else number)
+    whose = pq.read_schema(folder / "item_vectors/part-00000.parquet").metadata
     # As `export` cuts its parts, but in other places.
     for part, rows in enumerate(np.array_split(np.arange(items), [items // 3, items // 3 + 1])):
         vector = pa.FixedSizeListArray.from_arrays(pa.array(vectors[rows].ravel()), SERVED)
         columns = [ids.take(pa.array(rows)), pa.array(rows), vector]
         table = pa.table(columns, ["item_id", "item_index", "vector"])
+        table = table.replace_schema_metadata(whose)
         pq.write_table(table, folder / f"item_vectors/part-{part:05}.parquet")
     every = np.arange(items)
     price = np.where(every % 4 == 0, np.nan, every / 2)

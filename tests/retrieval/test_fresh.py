@@ -186,6 +186,23 @@ def test_other_types_that_say_the_same_are_the_same(world: World) -> None:
     }
     kept = {name: queries[name] for name in queries.column_names if name not in other}
     np.testing.assert_array_equal(world.asked.fresh_vectors(pa.table(other | kept)), expected)
+    views = {
+        "face": pa.list_view(pa.float32()),
+        "history": pa.large_list_view(ids.type),
+        "langs": pa.list_view(pa.string()),
+    }
+    for name, kind in views.items():
+        column = pa.array(queries[name].to_pylist(), kind)
+        viewed = queries.set_column(queries.column_names.index(name), name, column)
+        np.testing.assert_array_equal(world.asked.fresh_vectors(viewed), expected)
+
+
+def test_nan_among_integer_ids_is_nothing(world: World) -> None:
+    if isinstance(world.items[0], str):
+        pytest.skip("the ids are text")
+    first, second = map(float, world.items[:2])
+    given = pa.array([[first, float("nan"), second], [float("nan")]], pa.list_(pa.float64()))
+    assert lists(world.query(history=given)["history"]) == [[1, 2], []]
 
 
 @pytest.mark.parametrize(
@@ -203,6 +220,7 @@ def test_other_types_that_say_the_same_are_the_same(world: World) -> None:
         ({"face": [[1.0, 2.0]]}, "queries: row 0 .*'face' has 2 numbers and not 3: correct it"),
         ({"face": [[1.0, None, 2.0]]}, "queries: row 0 .*'face' holds what is not finite"),
         ({"face": [["a"]]}, "queries: column 'face' is list.*: give a list of 3 numbers"),
+        ({"since": [1e308]}, r"column 'since' holds 1e\+308, too far from all that training saw"),
         ({"since": [float("inf")]}, "queries: row 0 .*'since' holds what is not finite: correct"),
     ],
 )

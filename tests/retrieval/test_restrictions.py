@@ -102,7 +102,7 @@ def test_files_say_what_tables_say_and_ranks_write_what_one_process_writes(
     lengths = found["user_id"].value_counts().to_pylist()
     short = sum(row["counts"] < 8 for row in lengths) + USERS - len(lengths)
     assert 0 < short < USERS
-    assert alone == (USERS, 1, short, 1)
+    assert alone == (USERS, 1, short, 1, "")
     expected = opened.vectors(users["user_id"])
     assert vectors["user_id"].to_pylist() == expected["user_id"].to_pylist()
     np.testing.assert_allclose(
@@ -126,7 +126,7 @@ def test_similar_items_of_a_file_of_words_and_on_ranks(
     assert pq.read_table(tmp_path / "two").equals(found)
     options = {"filter": "stock > 0", "item_table": files / "stock", "per_category": 2}
     assert found.equals(Recommender.open(exported).similar([1000, 1003, 1059], 5, **options))
-    assert alone == (3, 0, 0)
+    assert alone == (3, 0, 0, "")
     words = ["--items", "1000", "1003", "1059", "--k", "5", "--filter", "stock > 0"]
     words += ["--item-table", str(files / "stock"), "--quota", "category=2"]
     out = str(tmp_path / "words")

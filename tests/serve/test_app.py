@@ -32,7 +32,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"user_ids": "u001"}, "user_ids"),
     ({"user_ids": [1]}, "user_ids"),
     ({"user_ids": [None]}, "user_ids"),
-    ({"user_ids": ["u001", 1]}, "user_ids"),
+    ({"user_ids": ["u001", 1]}, "user_ids: give a list of whole numbers of 64 bits, or one of"),
     ({"user_ids": [2**70]}, "user_ids"),
     ({"user_ids": ["u"] * 51}, "this server allows 50"),
     ({"user_ids": ["u001"], "k": 0}, "k: "),
@@ -41,7 +41,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"user_ids": ["u001"], "k": 2.5}, "k: "),
     ({"user_ids": ["u001"], "k": True}, "k: "),
     ({"user_ids": ["u001"], "size": 3}, "size: "),
-    ({"user_ids": ["u001"], "exclude": [3]}, "exclude"),
+    ({"user_ids": ["u001"], "exclude": [3]}, "the export's item_id is string"),
     ({"user_ids": ["u001"], "exclude_seen": "yes"}, "exclude_seen"),
     ({"user_ids": ["u001"], "available": [3]}, "available"),
     ({"user_ids": ["u001"], "filter": "price <"}, "--filter 'price <'"),
@@ -49,6 +49,14 @@ REFUSED: list[tuple[Any, str]] = [
     ({"user_ids": ["u001"], "filter": "random() > .5"}, "function random"),
     ({"user_ids": ["u001"], "filter": "true; DROP TABLE x"}, "--filter"),
     ({"user_ids": ["u001"], "filter": "x" * 3000}, "filter: "),
+    *(
+        ({"user_ids": ["u001"], "filter": deep}, "is nested too deeply: write it flatter")
+        for deep in (
+            "not " * 490 + "true",
+            "1" + "+1" * 900 + " > 1",
+            "(1+" * 400 + "1" + ")" * 400 + " > 1",
+        )
+    ),
     (
         {"user_ids": ["u001"], "filter": "(SELECT count(*) FROM read_text('/etc/passwd')) > 0"},
         "not allowed",
@@ -59,6 +67,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"user_ids": ["u001"], "quotas": {"tags": 2}}, "tags"),
     ({"queries": [{"no_feature": 3}]}, "is of no feature"),
     ({"queries": [{"age": "old"}]}, "age"),
+    ({"queries": [{"age": float("nan")}]}, "finite"),
     ({"queries": [{"history": "i001"}]}, "history"),
     ({"queries": [{"history": ["i001", 3]}]}, "history"),
     ({"queries": [{"age": {"a": 1}}]}, "queries"),
