@@ -25,6 +25,9 @@ TOKEN = "DAT_REC_SERVE_TOKEN"
 """Environment variable of the token."""
 CONNECTIONS = 4096
 """Maximum number of open connections; others are answered with 503."""
+KEEP_ALIVE_S = 75
+"""Seconds for which a connection may stay idle: longer than balancers keep theirs (60 s), which
+would else write into one that is being closed."""
 SWITCH_S = 0.0005
 """Seconds after which a thread that computes lets the one that listens have a word."""
 
@@ -59,6 +62,7 @@ def serve(
         access_log=False,
         server_header=False,
         limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(drain_s)),
     )
     with (
