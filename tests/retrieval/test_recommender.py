@@ -1,11 +1,12 @@
 """Lists of what may be shown: brute force, one user and one item at a time, says the same."""
 
-from collections import Counter
+from collections import os
 from collections.abc import Callable
 from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import Counter
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from dat_rec.retrieval import allowed_items, quotas, restricted_lists, sql_filte
 from dat_rec.retrieval.recommender import Recommender
 from tests.retrieval.world import ITEMS, USERS
 
-CASES, EACH = 1000, 50
+CASES, EACH = int(os.environ.get("DAT_REC_TEST_CASES", "300")), 50
 NOBODY = ("nobody", "?")
 REGIONS = ("north", "south", None)
 Row = dict[str, Any]
