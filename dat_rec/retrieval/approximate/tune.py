@@ -63,6 +63,10 @@ class Wanted:
             raise UserError(f"--min-recall {self.min_recall}: it must be above 0, and at most 1")
         if self.k < 1:
             raise UserError(f"--recall-at {self.k}: it must be 1 or more")
+        if self.kind == "flat" and self != Wanted():
+            raise UserError(
+                "--min-recall and --recall-at are of an approximate index: add --index auto"
+            )
 
 
 class Truth(NamedTuple):

@@ -77,6 +77,7 @@ def test_few_vectors_are_refused_and_auto_leaves_them_to_the_exact_index(
     [
         (Wanted("lsh"), "--index lsh: it must be one of flat, ivf, ivf_pq, hnsw, auto"),
         (Wanted("ivf", 98), r"--min-recall 98: it must be above 0, and at most 1"),
+        (Wanted("flat", 0.9), "are of an approximate index: add --index auto"),
         (Wanted("ivf", 0.9, 0), "--recall-at 0: it must be 1 or more"),
     ],
 )
