@@ -1,12 +1,12 @@
 """Lists of what may be shown: brute force, one user and one item at a time, says the same."""
 
-from collections import os
+import os
+from collections import Counter
 from collections.abc import Callable
 from math import fsum
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import Counter
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
