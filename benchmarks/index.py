@@ -30,7 +30,7 @@ from dat_rec.retrieval.answer import query_vectors, user_rows
 from dat_rec.retrieval.approximate.ann_index import ApproximateIndex
 from dat_rec.retrieval.approximate.equal_items import EqualItems, distinct_rows, write_equal
 from dat_rec.retrieval.approximate.geometry import Geometry
-from dat_rec.retrieval.approximate.kinds import KindName, build, multiple
+from dat_rec.retrieval.approximate.kinds import KindName, build
 from dat_rec.retrieval.approximate.tune import BLOCK, Truth, least_effort
 from dat_rec.retrieval.item_index import read_index, write_index
 from dat_rec.retrieval.recommender import Recommender
@@ -95,8 +95,8 @@ def _measure(
         listed = np.searchsorted(first, np.unique(first_N[best]))
         for kind in arguments.kinds:
             begin = time.process_time()
-            points = geometry.points(item_ND[first], multiple(kind))
-            queries = geometry.of_queries(points.shape[1])
+            points = geometry.points(item_ND[first])
+            queries = geometry.of_queries()
             words, index = build(kind, points, first, queries, listed)
             build_s = time.process_time() - begin
             made = ApproximateIndex(kind, index, equal, exact, item_ND, arguments.k)

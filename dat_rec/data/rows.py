@@ -100,6 +100,18 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a column's type is one of the lists."""
+    types = pa.types
+    return bool(
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
+
+
 def copy_rows(dataset: Location, target: Path) -> None:
     """Keep what the dataset's rows stand for, in the empty folder ``target``, a batch at a time."""
     (target / "vocabularies").mkdir(parents=True)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dat_rec.data.columns import Column
 from dat_rec.data.dataset import read_parquet
 from dat_rec.data.dense import AnyColumn, DenseColumn, no_values, read_dense
-from dat_rec.data.rows import is_text
+from dat_rec.data.rows import is_list, is_text
 from dat_rec.data.schema import ITEM, UNKNOWN, USER, DenseFeature
 from dat_rec.errors import UserError
 from dat_rec.files import sha256
@@ -251,14 +251,14 @@ def _bags(chunks: pa.ChunkedArray, one: RawInput, where: str) -> _Bags:
     """A column's values; of lists, a null is an empty one, and nulls in them are left out."""
     array = as_plain(chunks.combine_chunks())
     kind = array.type
-    is_list = _is_list(kind)
+    listed = is_list(kind)
     if not one.multi_valued:
-        if is_list:
+        if listed:
             raise UserError(f"{where}: column {one.column!r} is {kind}: give one value in each row")
         return _Bags(array, np.arange(len(array) + 1))
     if pa.types.is_null(kind):
         return _Bags(array[:0], np.zeros(len(array) + 1, np.int64))
-    if not is_list:
+    if not listed:
         raise UserError(f"{where}: column {one.column!r} is {kind}: give a list in each row")
     lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
     flat = as_plain(array.flatten())
@@ -269,17 +269,6 @@ def _bags(chunks: pa.ChunkedArray, one: RawInput, where: str) -> _Bags:
         counts = np.append(0, np.cumsum(there.to_numpy(zero_copy_only=False)))
         return _Bags(flat.filter(there), counts[np.append(0, np.cumsum(lengths))].astype(np.int64))
     return _Bags(flat, np.append(0, np.cumsum(lengths)).astype(np.int64))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(
-        types.is_list(kind)
-        or types.is_large_list(kind)
-        or types.is_fixed_size_list(kind)
-        or types.is_list_view(kind)
-        or types.is_large_list_view(kind)
-    )
 
 
 def _latest(bags: _Bags, most: int) -> _Bags:

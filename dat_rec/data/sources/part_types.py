@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from dat_rec.data.rows import is_list
 from dat_rec.errors import UserError
 
 MANTISSA_BITS = {16: 11, 32: 24, 64: 53}
@@ -78,20 +79,9 @@ def plain(type_: pa.DataType) -> pa.DataType:
         return pa.date32()
     if isinstance(type_, pa.JsonType):
         return pa.string()
-    if _is_list(type_):
+    if is_list(type_):
         return pa.list_(plain(type_.value_type))
     return type_
-
-
-def _is_list(type_: pa.DataType) -> bool:
-    types = pa.types
-    return bool(
-        types.is_list(type_)
-        or types.is_large_list(type_)
-        or types.is_fixed_size_list(type_)
-        or types.is_list_view(type_)
-        or types.is_large_list_view(type_)
-    )
 
 
 def widen(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:

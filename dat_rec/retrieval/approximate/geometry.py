@@ -31,17 +31,14 @@ class Geometry:
         self._items_DD = ((vectors_DD * roots_D) @ vectors_DD.T).astype(np.float32)
         self._queries_DD = ((vectors_DD / roots_D) @ vectors_DD.T).astype(np.float32)
 
-    def points(self, vectors_ND: Floats, multiple: int = 1) -> Floats:
-        """(N, W) items' vectors, mapped; W is D, or the next multiple, with zeros behind."""
-        points_ND = vectors_ND @ self._items_DD
-        more = -points_ND.shape[1] % multiple
-        return np.pad(points_ND, ((0, 0), (0, more))) if more else points_ND
+    def points(self, vectors_ND: Floats) -> Floats:
+        """(N, D) items' vectors, mapped."""
+        return np.asarray(vectors_ND @ self._items_DD)
 
-    def of_queries(self, width: int) -> faiss.LinearTransform:
-        """The map of queries, W numbers wide, as faiss keeps it before an index."""
+    def of_queries(self) -> faiss.LinearTransform:
+        """The map of queries, as faiss keeps it before an index."""
         dim = len(self._queries_DD)
-        matrix_WD = np.pad(self._queries_DD, ((0, width - dim), (0, 0)))
-        transform = faiss.LinearTransform(dim, width, False)
-        faiss.copy_array_to_vector(matrix_WD.ravel(), transform.A)
+        transform = faiss.LinearTransform(dim, dim, False)
+        faiss.copy_array_to_vector(self._queries_DD.ravel(), transform.A)
         transform.is_trained = True
         return transform

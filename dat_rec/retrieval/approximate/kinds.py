@@ -40,8 +40,6 @@ SAMPLE = 2**14
 """Minimum number of vectors, if there are as many, by which codes are made."""
 MOST = 64
 """Maximum efSearch, as a multiple of K."""
-CODED = 1
-"""Numbers that a code of 8 bits stands for."""
 FETCH = (2, 4, 8)
 """How many times K candidates of ``ivf_pq`` are scored exactly, the least first."""
 
@@ -64,11 +62,6 @@ def centres(points: int) -> int:
     return int(max(1, min(wanted, points // LEAST_OF_A_CENTRE)))
 
 
-def multiple(kind: KindName) -> int:
-    """What the width of a kind's vectors is a multiple of."""
-    return CODED if kind == "ivf_pq" else 1
-
-
 def build(
     kind: KindName,
     points_NW: Floats,
@@ -82,7 +75,7 @@ def build(
 
     Args:
         kind: of the index.
-        points_NW: of a ``Geometry``, all different; W is a multiple of ``multiple(kind)``.
+        points_NW: of a ``Geometry``, all different.
         ids_N: the number that a search gives for each.
         queries: the map of queries, which stands before the index.
         listed: places of points that are among the best of real queries: codes are made for these
@@ -109,10 +102,9 @@ def build(
             inner = faiss.IndexIVFFlat(near, width, lists, faiss.METRIC_INNER_PRODUCT)
             words = f"IVF{lists},Flat"
         else:
-            codes = width // CODED
-            given = (near, width, lists, codes, 8, faiss.METRIC_INNER_PRODUCT)
+            given = (near, width, lists, width, 8, faiss.METRIC_INNER_PRODUCT)
             inner = faiss.IndexIVFPQ(*given)
-            words = f"IVF{lists},PQ{codes}"
+            words = f"IVF{lists},PQ{width}"
         shuffled = np.random.default_rng(0).permutation(count)
         means = faiss.Kmeans(
             width, lists, max_points_per_centroid=SAMPLE_OF_A_CENTRE, min_points_per_centroid=1

@@ -27,7 +27,6 @@ from dat_rec.retrieval.approximate.kinds import (
     Effort,
     build,
     efforts,
-    multiple,
     set_effort,
 )
 from dat_rec.retrieval.search import top_items
@@ -146,8 +145,8 @@ def write_ann(
         choosing = Truth(query_BD[:half], top_items(exact, item_ND, query_BD[:half], k)[0])
     listed = np.searchsorted(first, np.unique(first_N[choosing.items_BK]))
     for kind in KINDS if wanted.kind == "auto" else [one for one in KINDS if one == wanted.kind]:
-        points_MW = geometry.points(item_ND[first], multiple(kind))
-        queries = geometry.of_queries(points_MW.shape[1])
+        points_MW = geometry.points(item_ND[first])
+        queries = geometry.of_queries()
         words, index = build(kind, points_MW, first, queries, listed)
         made = ApproximateIndex(kind, index, equal, exact, item_ND, k)
         choice = least_effort(made, choosing, wanted.min_recall)

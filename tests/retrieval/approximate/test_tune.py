@@ -18,9 +18,9 @@ def test_the_map_keeps_inner_products_and_measures_how_differently_users_score(
     world: World,
 ) -> None:
     geometry = Geometry(world.query_BD)
-    points = geometry.points(world.item_ND[:50], 4)
-    assert points.shape == (50, 20)
-    mapped = geometry.of_queries(20).apply(world.query_BD[:30])
+    points = geometry.points(world.item_ND[:50])
+    assert points.shape == world.item_ND[:50].shape
+    mapped = geometry.of_queries().apply(world.query_BD[:30])
     np.testing.assert_allclose(mapped @ points.T, world.score_BN[:30, :50], atol=1e-4)
     apart = np.linalg.norm(points[0] - points[1])
     scores = world.score_BN[:, 0] - world.score_BN[:, 1]
