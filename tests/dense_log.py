@@ -19,6 +19,8 @@ from tests.data.sources.prepared import own, write
 USERS, ITEMS, TRAINED_ITEMS, ROWS = 50, 36, 30, 1_500
 TEXT_WIDTH, FACE_WIDTH = 5, 3
 DENSE = ("text", "price", "face", "since")
+SHELF = "the  shelf; of {1} 100 % \\ -- `a`, $b"
+"""The category: a name that SQL, paths and formats might each read for something else."""
 Values = dict[str, list[Any]]
 
 
@@ -59,7 +61,7 @@ def write_dense_log(folder: Path, seed: int = 0) -> dict[str, Any]:
     items = write(
         folder / "items.parquet",
         item_id=np.arange(ITEMS),
-        shelf=[f"shelf {number % 4}" for number in range(ITEMS)],
+        **{SHELF: [f"shelf {number % 4}" for number in range(ITEMS)]},
         text=pa.array(of_items["text"], vector),
         price=pa.array(of_items["price"], pa.float64()),
     )
@@ -72,7 +74,7 @@ def write_dense_log(folder: Path, seed: int = 0) -> dict[str, Any]:
     return {
         "items": items,
         "users": users_file,
-        "category": "shelf",
+        "category": SHELF,
         "item_features": ("text", "price"),
         "user_features": ("face", "since"),
         "dense": DENSE,

@@ -27,6 +27,8 @@ from dat_rec.data.schema import HISTORY_CATEGORY, RESERVED_COLUMNS, Side
 from dat_rec.errors import UserError
 
 REPEAT, SEQUENCE = "repeat", "sequence"
+POSITIVES = "positives: "
+"""How the note begins that tells which interactions are positives."""
 OWN_COLUMNS = RESERVED_COLUMNS | {
     "user",
     "item",
@@ -57,12 +59,13 @@ class Attribute:
     """Length of a dense vector; None for all else."""
 
     def __post_init__(self) -> None:
-        # DuckDB tells no "Time" from "time", and a name is also a file's name.
+        # DuckDB tells no "Time" from "time", a name is also a file's name, and torch.export writes
+        # it between quotes.
         taken = self.name.lower() in OWN_COLUMNS or self.name[:1] in ("", "_")
-        if taken or set("@./") & set(self.name):
+        if taken or set("@./'\"") & set(self.name) or not self.name.isprintable():
             raise UserError(
-                f"attribute {self.name!r}: the name is reserved, or holds one of @ . /: "
-                "rename the column"
+                f"attribute {self.name!r}: the name is reserved, or holds one of @ . / ' \" "
+                "or what cannot be printed: rename the column"
             )
 
 

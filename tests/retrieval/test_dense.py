@@ -28,7 +28,7 @@ from dat_rec.retrieval.ranks import all_ranks
 from dat_rec.retrieval.recommend import recommend
 from dat_rec.retrieval.trained import load_model
 from tests.checkpoint.saved import saved_tensors
-from tests.dense_log import DENSE, of_rows, prepare_dense, scaled_rows
+from tests.dense_log import DENSE, SHELF, of_rows, prepare_dense, scaled_rows
 from tests.distributed.ranks import run_ranks
 from tests.retrieval.whole import encode_items, encode_users
 from tests.retrieval.world import write_run
@@ -242,7 +242,7 @@ def test_another_dataset_is_scored_with_the_runs_mean_and_scale(
     torch.testing.assert_close(projection(text), by_hand, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         tables = model.embeddings.tables
-        shelf = tables["shelf"].local[values["shelf"].values]
+        shelf = tables[SHELF].local[values[SHELF].values]
         item = tables["item"].local[values["item"].values]
         price = list(model.item_dense)[1]  # type: ignore[arg-type]
         own = torch.from_numpy(values["price"].values)

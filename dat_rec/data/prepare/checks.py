@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import duckdb
 
 from dat_rec.data.database import count_rows
-from dat_rec.data.source import columns_of
+from dat_rec.data.source import columns_of, named
 from dat_rec.errors import NoRowsError, UserError
 
 ID_TYPES = ("BIGINT", "VARCHAR")
@@ -143,7 +143,7 @@ def _check_table(
         value = f"{name[:-1]}_id::VARCHAR"
         if "problem" in columns:
             value = f"CASE WHEN problem IS NOT NULL THEN value ELSE {value} END"
-    kept = ", ".join(f'"{c}"' for c in columns if c not in ("file", "problem", "value"))
+    kept = ", ".join(named(c) for c in columns if c not in ("file", "problem", "value"))
     # A view leaves the bad rows out, so that a long log is written once.
     database.execute(
         f"CREATE TABLE checked_{name} AS SELECT {kept}, _kind, "

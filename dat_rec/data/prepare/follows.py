@@ -3,7 +3,7 @@
 from dat_rec.data.prepare.base import Base
 from dat_rec.data.prepare.dense import is_dense
 from dat_rec.data.schema import HISTORY, HISTORY_CATEGORY, ITEM, USER, Feature, Schema, Side
-from dat_rec.data.source import Source
+from dat_rec.data.source import POSITIVES, Source
 from dat_rec.errors import UserError
 
 
@@ -40,6 +40,7 @@ def check_source(base: Base, source: Source, *, sequence: bool) -> None:
             f"{said}: {has} has a sequence, and {lacks} has none: pass the same --sequence"
         )
     _check_weights(said, schema.example_weights, source.example_weights)
+    _check_positives(said, schema, source)
     wanted, given = _inputs(schema), _inputs_of(source)
     if given != wanted:
         first = next((one for one in wanted if one not in given), None)
@@ -66,6 +67,25 @@ def _check_weights(
         raise UserError(f"{said}: its examples have {what}: {cure} prepare all days at once")
     text = ",".join(f"{label}={weight!r}".removesuffix(".0") for label, weight in wanted.items())
     raise UserError(f"{said}: its examples have other weights: pass --label-weights {text}")
+
+
+def _check_positives(said: str, schema: Schema, source: Source) -> None:
+    """Refuse a source whose positives are made by another rule than the dataset's.
+
+    Raises:
+        UserError: names both.
+    """
+    if source.example_weights is not None:  # what weighs is a positive, and their notes count rows
+        return
+    there, here = (
+        next((note for note in notes if note.startswith(POSITIVES)), None)
+        for notes in (schema.notes, source.notes)
+    )
+    if there is not None and here is not None and there != here:
+        raise UserError(
+            f"{said}: its {there}, and those of this log: {here.removeprefix(POSITIVES)}: pass the "
+            "same options, in the same order"
+        )
 
 
 Input = tuple[str, Side, str]

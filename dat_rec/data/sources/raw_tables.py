@@ -116,15 +116,15 @@ class RawTables:
     def _positives(self, log: Relation, label: str) -> tuple[Positives, str]:
         """Which rows are positives; and their weights as a column more, if they have some."""
         options = self._options
+        # A day may lack a kind of event; which there are, the dataset before it says.
+        may_lack = options.after is not None
         if options.label_weights is not None:
             weights = read_weights(options.label_weights)
-            # A day may lack a kind of event; which there are, the dataset before it says.
-            may_lack = options.after is not None
             found = labels_weighted(log, label, weights, may_lack=may_lack)
             self.example_weights, self.label_note = found.weights, found.note
             return found.positives, f", {found.weight} AS {EXAMPLE_WEIGHT}"
         if options.positive_labels:
-            return labels_among(log, label, options.positive_labels), ""
+            return labels_among(log, label, options.positive_labels, may_lack=may_lack), ""
         return labels_from(log, label, options.least()), ""
 
     def _id_columns(self, name: Literal["user_id", "item_id"], parts: Table) -> tuple[str, ...]:

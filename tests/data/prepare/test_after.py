@@ -276,6 +276,29 @@ def test_a_chain_keeps_its_weights(tmp_path: Path, changes: dict[str, Any], word
     assert "purchase (weight 4.5, 0 rows)" in schema.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"positive_labels": ("cart",)}, "its positives: event is cart or purchase, and those of"),
+        ({"label": None, "positive_labels": ()}, "those of this log: all: pass the same options"),
+    ],
+)
+def test_a_chain_keeps_its_positives(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    chain = Chain(tmp_path, "plain")
+    of = {"label": "event", "positive_labels": ("cart", "purchase")}
+    chain.make("before", 0, 2, split="none", **of)
+    log = write_rows(tmp_path / "log.parquet", chain.log.days(3, 3))
+    given = {**chain.options, **of, "after": tmp_path / "before", "split": "none"}
+    refused(own(tmp_path, interactions=log, **{**given, **changes}), words)
+    # A day may lack a kind of event, and this one lacks purchases.
+    carts = sum(row["event"] == "cart" for row in chain.log.days(3, 3))
+    schema = prepare(own(tmp_path, interactions=log, **given))
+    assert (schema.examples, "purchase" in {r["event"] for r in chain.log.days(3, 3)}) == (
+        carts,
+        False,
+    )
+
+
 def test_what_is_no_such_dataset(days: Path, tmp_path: Path) -> None:
     refused(day_3(days, days / "before", overwrite=True), "before holds the input")
     refused(day_3(days, days / "before" / "out"), "out lies in --after")

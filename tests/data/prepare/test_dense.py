@@ -16,7 +16,15 @@ from dat_rec.data.sources.parquet_log import ParquetLog
 from dat_rec.data.validate.validate import validate
 from dat_rec.errors import UserError
 from tests.data.sources.prepared import digest, own, refused
-from tests.dense_log import DENSE, ITEMS, TRAINED_ITEMS, of_rows, prepare_dense, write_dense_log
+from tests.dense_log import (
+    DENSE,
+    ITEMS,
+    SHELF,
+    TRAINED_ITEMS,
+    of_rows,
+    prepare_dense,
+    write_dense_log,
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +48,7 @@ def test_values_stand_in_the_tables_as_they_were(made: Dataset) -> None:
 def test_examples_do_not_repeat_them(made: Dataset) -> None:
     names = pq.read_schema(made.folder / made.schema.example_files[0].path).names
     assert not set(names) & set(DENSE)
-    assert "shelf" in names
+    assert SHELF in names
 
 
 def test_mean_and_scale_are_those_of_trained_users_and_items(made: Dataset) -> None:

@@ -291,6 +291,9 @@ ITEMS = {"items": "items.parquet"}
         ),
         (ITEMS | {"item_features": ("a/b",)}, "attribute 'a/b': the name is reserved, or holds"),
         (ITEMS | {"item_features": ("Title",)}, "'Title': the name is reserved, or holds one"),
+        (ITEMS | {"item_features": ("it's",)}, "the name is reserved, or holds one of @ . / ' \""),
+        (ITEMS | {"item_features": ('5"',)}, "the name is reserved, or holds one of @ . / ' \""),
+        (ITEMS | {"category": "5\nstars"}, "'5\\nstars': the name is reserved, or holds one"),
         (ITEMS | {"category": "Cat"}, "items.parquet: the columns 'Cat' and 'cat' have one name"),
         (ITEMS | {"category": "cat"}, "items.parquet: the columns 'Cat' and 'cat' have one name"),
     ],
@@ -298,7 +301,7 @@ ITEMS = {"items": "items.parquet"}
 def test_wrong_mappings(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     log(tmp_path, good=[1] * 10)
     (tmp_path / "empty").mkdir()
-    names = ("category", "Cat", "cat", "a/b", "Title")
+    names = ("category", "Cat", "cat", "a/b", "Title", "it's", '5"', "5\nstars")
     columns = {name: ["a", "b"] for name in names} | {"tags": [["a"], ["b"]]}
     write(tmp_path / "items.parquet", item_id=[0, 1], **columns)
     paths = {name: tmp_path / path for name, path in changes.items() if name in FILES}
