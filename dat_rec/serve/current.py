@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from dat_rec.errors import UserError
 from dat_rec.retrieval.answer import user_rows
 from dat_rec.retrieval.exported import MANIFEST
+from dat_rec.retrieval.option_names import FIELDS
 from dat_rec.retrieval.queries import as_ids
 from dat_rec.retrieval.recommender import Recommender
 from dat_rec.retrieval.restrictions import ItemRules, Restrictions
@@ -52,7 +53,7 @@ class Served:
         self.version = version(path)
         # What lies behind a link now is read, even if the link is changed meanwhile.
         where = path.resolve() if isinstance(path, Path) else path
-        self.recommender = Recommender.open(where, trusted=False).hold(filter_s)
+        self.recommender = Recommender.open(where, trusted=False).hold(filter_s, FIELDS)
         if version(path) != self.version:
             raise UserError(f"{path}: was replaced while it was read")
         files = json.dumps(sorted(self.recommender.manifest.sha256.items()))
