@@ -29,6 +29,9 @@ from dat_rec.serve.metrics import Metrics, say
 from dat_rec.storage.address import Address, Location
 from dat_rec.storage.snapshot import pinned
 
+REST = 3.0
+"""For how many times as long as an export took to be opened none is opened: whoever reloads again
+and again gets a quarter of a core for it, and no more."""
 AGAIN_S = 60.0
 """Seconds after which an export that was refused is tried again."""
 USERS = 2**16
@@ -131,9 +134,12 @@ class Current:
         self._thread = ThreadPoolExecutor(1, "reload")
         self._turn = asyncio.Lock()
         self._refused: tuple[str, float] | None = None
+        self._rested = time.monotonic()
 
     async def reload(self) -> bool:
         """Serve what stands at the path now; False where that is served already.
+
+        Who asks while another one is opened, or too soon after, waits; all who wait get the same.
 
         Raises:
             UserError: it is refused, and the old one goes on serving.
@@ -145,9 +151,8 @@ class Current:
                 found = await loop.run_in_executor(self._thread, version, self._path)
                 if found == self.served.version:
                     return False
-                served = await loop.run_in_executor(
-                    self._thread, Served, self._path, self._filter_s
-                )
+                await asyncio.sleep(max(0.0, self._rested - time.monotonic()))
+                served = await loop.run_in_executor(self._thread, self._open)
             except Exception as error:
                 # Whatever is wrong with a new export must not end the server of the old one.
                 self._refused = None if found is None else (found, time.monotonic())
@@ -160,6 +165,14 @@ class Current:
             self._metrics.export(served.id)
             say(f"serves export {served.id} in place of {before}")
             return True
+
+    def _open(self) -> Served:
+        begin = time.monotonic()
+        try:
+            return Served(self._path, self._filter_s)
+        finally:
+            end = time.monotonic()
+            self._rested = end + REST * (end - begin)
 
     async def watch(self, every_s: float) -> None:
         """Look for a new export again and again."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pyarrow as pa
 import torch
 import uvicorn
 
@@ -48,6 +49,8 @@ def serve(
         UserError: the export cannot be opened, or the port is taken.
     """
     torch.set_num_threads(1)
+    # Else a new export would be opened on all cores, beside those who wait for answers.
+    pa.set_cpu_count(1)
     sys.setswitchinterval(SWITCH_S)
     metrics = Metrics()
     config = uvicorn.Config(
