@@ -150,8 +150,10 @@ async def _open_load(
 
     async def one(due: float) -> None:
         try:
-            if free:
+            while free:
                 reader, writer = free.pop()
+                if not reader.at_eof():  # As those are that were idle for too long.
+                    break
             else:
                 reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             user = drawn.choice(users)

@@ -6,11 +6,14 @@ goes on serving.
 """
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -115,6 +118,17 @@ def version(path: Location) -> str:
         ) from error
 
 
+@contextmanager
+def _turn(file: Path | None) -> Iterator[None]:
+    """Wait until no other process has its turn; who is killed has none."""
+    if file is None:
+        yield
+        return
+    with file.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+
+
 class Current:
     """The export that is served now.
 
@@ -122,13 +136,16 @@ class Current:
         path: where exports stand, one after the other.
         filter_s: maximum seconds of a filter.
         metrics: where reloads are counted.
+        turn: a file for which servers of one export take turns to open a new one.
 
     Raises:
         UserError: the first one cannot be opened.
     """
 
-    def __init__(self, path: Location, filter_s: float, metrics: Metrics) -> None:
-        self._path, self._filter_s, self._metrics = path, filter_s, metrics
+    def __init__(
+        self, path: Location, filter_s: float, metrics: Metrics, turn: Path | None = None
+    ) -> None:
+        self._path, self._filter_s, self._metrics, self._turns = path, filter_s, metrics, turn
         self.served = Served(path, filter_s)
         metrics.export(self.served.id)
         self._thread = ThreadPoolExecutor(1, "reload")
@@ -167,12 +184,13 @@ class Current:
             return True
 
     def _open(self) -> Served:
-        begin = time.monotonic()
-        try:
-            return Served(self._path, self._filter_s)
-        finally:
-            end = time.monotonic()
-            self._rested = end + REST * (end - begin)
+        with _turn(self._turns):
+            begin = time.monotonic()
+            try:
+                return Served(self._path, self._filter_s)
+            finally:
+                end = time.monotonic()
+                self._rested = end + REST * (end - begin)
 
     async def watch(self, every_s: float) -> None:
         """Look for a new export again and again."""
