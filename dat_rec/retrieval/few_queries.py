@@ -3,8 +3,9 @@
 faiss keeps a heap of the best items of each query. For a few queries on one thread it takes two to
 four times as long as a product with the transposed item vectors, whose best entries are then found
 in three passes: the maxima of groups of items; the k-th highest of these, which k items reach at
-least; and all items that reach it. Where bounds of the scores take half the numbers that scores do
-(``ScoreBounds``), the product is with them, and few items' scores are computed at all.
+least; and all items that reach it. For a lone query it takes longest to read the item vectors:
+there the product is with bounds of the scores, of half the numbers (``ScoreBounds``), and few
+items' scores are computed at all.
 """
 
 from typing import Protocol
@@ -21,7 +22,7 @@ Floats = NDArray[np.float32]
 FEW = 64
 """Maximum number of queries; more are faiss's, which deals them to all cores."""
 COPY_BYTES = 2**28
-"""Maximum bytes of the item vectors of which a transposed copy is made; beyond, faiss is asked."""
+"""Maximum bytes of the transposed item vectors; beyond, faiss is asked. Bounds take half of it."""
 SCORE_BYTES = 2**25
 """Maximum bytes of scores in memory at a time; one query's are the least."""
 GROUP = 64
@@ -49,52 +50,43 @@ class FewQueries:
 
     def __init__(self, index: faiss.Index, item_ND: Floats) -> None:
         self._index, self._item_ND = index, item_ND
-        self._bounds: ScoreBounds | None = None
         self._item_DN: torch.Tensor | None = None
+        self._bounds: ScoreBounds | None = None
         if isinstance(index, faiss.IndexFlat) and 0 < item_ND.nbytes <= COPY_BYTES:
+            self._item_DN = torch.from_numpy(np.ascontiguousarray(item_ND.T))
             self._bounds = ScoreBounds.of(item_ND)
-            if self._bounds is None:
-                self._item_DN = torch.from_numpy(np.ascontiguousarray(item_ND.T))
 
     def search(self, query_BD: Floats, k: int) -> tuple[Floats, Ints]:
         """As ``Searching``."""
-        bounds, item_DN, items = self._bounds, self._item_DN, len(self._item_ND)
-        few = 0 < len(query_BD) <= FEW
-        if not few or (item_DN is None and (bounds is None or 2 * k * SHARE > items)):
+        item_DN = self._item_DN
+        if item_DN is None or not 0 < len(query_BD) <= FEW:
             found: tuple[Floats, Ints] = self._index.search(query_BD, k)
             return found
-        queries = np.ascontiguousarray(query_BD)
-        at_once = max(1, SCORE_BYTES // (4 * items))
-        scores, best = [], []
-        for start in range(0, len(queries), at_once):
-            part_BD = queries[start : start + at_once]
-            if item_DN is not None:
-                product_BN = (torch.from_numpy(part_BD) @ item_DN).numpy()
-                found_each = [self._of_scores(score_N, k) for score_N in product_BN]
-            else:
-                assert bounds is not None
-                bound_BN = bounds.bounds(part_BD).numpy()
-                pairs = zip(bound_BN, part_BD, strict=True)
-                found_each = [self._of_bounds(bound_N, query_D, k) for bound_N, query_D in pairs]
-            scores += [score for score, _ in found_each]
-            best += [items for _, items in found_each]
-        return np.stack(scores), np.stack(best)
+        if len(query_BD) == 1 and (best := self._by_bounds(query_BD, k)) is not None:
+            return best
+        queries = torch.from_numpy(np.ascontiguousarray(query_BD))
+        at_once = max(1, SCORE_BYTES // (4 * item_DN.shape[1]))
+        scores, items = [], []
+        for part_BD in queries.split(at_once):
+            for score_N in (part_BD @ item_DN).numpy():
+                rows = highest(score_N, k)
+                items.append(rows)
+                scores.append(score_N[rows])
+        return np.stack(scores), np.stack(items)
 
-    def _of_scores(self, score_N: Floats, k: int) -> tuple[Floats, Ints]:
-        best = highest(score_N, k)
-        return score_N[best], best
-
-    def _of_bounds(self, bound_N: Floats, query_D: Floats, k: int) -> tuple[Floats, Ints]:
-        """The scores and rows of one query's k best, of bounds of all scores."""
+    def _by_bounds(self, query_1D: Floats, k: int) -> tuple[Floats, Ints] | None:
+        """The same of one query, by bounds of the scores; None where they leave many items."""
+        if self._bounds is None or 2 * k * SHARE > len(self._item_ND):
+            return None
+        bound_N, query_D = self._bounds.bounds(query_1D).numpy()[0], query_1D[0]
         some = highest(bound_N, 2 * k)
         least = np.partition(self._item_ND[some] @ query_D, k)[k]
         left = np.flatnonzero(bound_N >= least - ROUNDING * (1 + abs(least)))
         if len(left) * SHARE > len(bound_N):
-            scores_1K, items_1K = self._index.search(query_D[None], k)
-            return scores_1K[0], items_1K[0]
+            return None
         score = self._item_ND[left] @ query_D
         best = highest(score, k)
-        return score[best], left[best]
+        return score[best][None], left[best][None]
 
 
 def highest(score_N: Floats, k: int) -> Ints:
