@@ -55,6 +55,6 @@ class ScoreBounds:
         """(B, N) what the scores are at most, but for float32's rounding."""
         first = len(self.item_RN) - 1
         rotated = query_BD @ self.axes_DD
-        rest_B1 = np.linalg.norm(rotated[:, first:], axis=1, keepdims=True)
-        short_BR = np.concatenate([rotated[:, :first], rest_B1], axis=1)
+        rest_BS, short_BR = rotated[:, first:], rotated[:, : first + 1].copy()
+        short_BR[:, first] = np.sqrt(np.einsum("bs,bs->b", rest_BS, rest_BS))
         return torch.from_numpy(short_BR) @ self.item_RN
