@@ -62,6 +62,8 @@ class Arguments(Options):
     """Connections of the closed load."""
     reloads: int = 200
     """How often the export is replaced."""
+    workers: int = 1
+    """Number of processes that serve."""
 
 
 @dataclass
@@ -70,11 +72,14 @@ class Server:
 
     port: int
     process: subprocess.Popen[bytes]
+    serving: list[int]
+    """Processes that answer."""
 
     def cpu_s(self) -> float:
-        """CPU seconds of its process until now."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        """CPU seconds of its processes until now."""
+        stats = [Path(f"/proc/{process}/stat").read_text() for process in self.serving]
+        fields = [stat.rpartition(")")[2].split() for stat in stats]
+        return sum(int(one[11]) + int(one[12]) for one in fields) / TICKS
 
     def export(self) -> str:
         """Id of the export that it serves."""
@@ -92,16 +97,21 @@ class Server:
 
 
 @contextmanager
-def serving(export: Path) -> Iterator[Server]:
+def serving(export: Path, workers: int = 1) -> Iterator[Server]:
     """A server of an export."""
     command = [sys.executable, "-m", "dat_rec", "serve", "--export", str(export), "--port", "0"]
+    command += ["--workers", str(workers)]
     environment = os.environ | {"DAT_REC_SERVE_TOKEN": TOKEN}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
     try:
         assert process.stderr is not None
         line = process.stderr.readline().decode()
         assert "serves export" in line, line
-        yield Server(int(line.rpartition(":")[2]), process)
+        port, processes = int(line.rpartition(":")[2]), [process.pid]
+        if workers > 1:
+            line = process.stderr.readline().decode()
+            processes = [int(one) for one in line.rpartition("processes ")[2].split(", ")]
+        yield Server(port, process, processes)
     finally:
         process.kill()
         process.wait()
@@ -150,8 +160,10 @@ async def _open_load(
 
     async def one(due: float) -> None:
         try:
-            if free:
+            while free:
                 reader, writer = free.pop()
+                if not reader.at_eof():  # As those are that were idle for too long.
+                    break
             else:
                 reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             user = drawn.choice(users)
@@ -210,7 +222,7 @@ def reloads(arguments: Arguments, users: list[Any], work: Path) -> dict[str, Any
     link, places = work / "export", [arguments.export.resolve(), arguments.other.resolve()]
     link.symlink_to(places[0])
     number = arguments.reloads
-    with serving(link) as server:
+    with serving(link, arguments.workers) as server:
         changes: list[float] = []
 
         def change() -> bool:
@@ -241,12 +253,12 @@ def reloads(arguments: Arguments, users: list[Any], work: Path) -> dict[str, Any
 
 def restart(arguments: Arguments, user: Any) -> dict[str, Any]:
     """Seconds from a kill to the first answer of the next process."""
-    with serving(arguments.export) as server:
+    with serving(arguments.export, arguments.workers) as server:
         server.get(f"/recommend/{user}?k={arguments.k}")
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
     begin = time.perf_counter()
-    with serving(arguments.export) as server:
+    with serving(arguments.export, arguments.workers) as server:
         server.get(f"/recommend/{user}?k={arguments.k}")
         return {"seconds": time.perf_counter() - begin, "cpu_s": server.cpu_s()}
 
@@ -274,9 +286,10 @@ def main() -> None:
     if arguments.smoke:
         arguments = replace(arguments, seconds=1.0, rate=50.0, reloads=3, k=5)
     opened = Recommender.open(arguments.export)
-    users, facts = opened.user_ids.to_pylist(), {"items": len(opened.item_ids), "k": arguments.k}
+    users = opened.user_ids.to_pylist()
+    facts = {"items": len(opened.item_ids), "k": arguments.k, "workers": arguments.workers}
     del opened
-    with serving(arguments.export) as server:
+    with serving(arguments.export, arguments.workers) as server:
         if shutil.which("wrk"):
             result = closed(server, users, arguments)
             arguments.report("serve", {"measured": "closed", **facts, **result})

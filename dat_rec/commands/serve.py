@@ -24,6 +24,8 @@ class ServeOptions:
     token_file: Path | None = None
     """File with the token that requests must carry as `Authorization: Bearer …`; without it, that
     of the environment variable DAT_REC_SERVE_TOKEN, if there is one."""
+    workers: int = 1
+    """Number of processes, which serve the port together; each takes about a core."""
     watch_s: float = 2.0
     """Seconds between two looks at EXPORT for a new one; 0 for none: send SIGHUP, or POST
     /reload."""
@@ -47,11 +49,10 @@ def run(arguments: Arguments) -> None:
     """Serve until SIGTERM."""
     options: ServeOptions = parse("serve", ServeOptions, arguments)
     _check(options)
-    leave_pandas_out()
-    require_torch()
+    from dat_rec.serve.access import bound, read_token, url
     from dat_rec.serve.limits import Limits
     from dat_rec.serve.metrics import say
-    from dat_rec.serve.run import read_token, serve
+    from dat_rec.serve.options import Options
 
     token = read_token(options.token_file)
     if token is None and options.host not in ("127.0.0.1", "::1", "localhost"):
@@ -64,20 +65,44 @@ def run(arguments: Arguments) -> None:
         filter_s=options.filter_s,
         waiting=options.max_waiting,
     )
-    serve(
+    each = Options(
         options.export,
         options.host,
         options.port,
-        token=token,
-        limits=limits,
+        token,
+        limits,
         watch_s=options.watch_s,
         drain_s=options.drain_s,
     )
+    if options.workers > 1:
+        from dat_rec.serve.workers import Workers
+
+        Workers(each, options.workers, _prepare).run()
+        return
+    _prepare()
+    from dat_rec.serve.run import serve
+
+    with bound(options.host, options.port) as sock:
+        address = url(options.host, sock)
+        serve(each, sock, ready=lambda export: say(f"serves export {export} at {address}"))
+
+
+def _prepare() -> None:
+    """What a process does first that serves."""
+    leave_pandas_out()
+    require_torch()
 
 
 def _check(options: ServeOptions) -> None:
     """Refuse numbers that mean nothing."""
-    least = {"max_k": 1, "max_users": 1, "max_ids": 1, "max_body_bytes": 1, "max_waiting": 1}
+    least = {
+        "max_k": 1,
+        "max_users": 1,
+        "max_ids": 1,
+        "max_body_bytes": 1,
+        "max_waiting": 1,
+        "workers": 1,
+    }
     for name, low in (least | {"watch_s": 0, "drain_s": 0, "filter_s": 0.001, "port": 0}).items():
         if not getattr(options, name) >= low:
             option = "--" + name.replace("_", "-")

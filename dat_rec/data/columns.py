@@ -42,6 +42,9 @@ class Column:
         """The column's ``rows``, in that order."""
         if self.offsets is None:
             return Column(self.values[rows], None)
+        if len(rows) == 1 and rows[0] >= 0:
+            start, stop = self.offsets[rows[0] : rows[0] + 2].tolist()
+            return Column(self.values[start:stop].copy(), np.array([0, stop - start]))
         # Bags as strings of bytes, which Arrow copies whole: five times as fast as value by value.
         values, size = np.ascontiguousarray(self.values), self.values.itemsize
         buffers = [None, pa.py_buffer(self.offsets * size), pa.py_buffer(values)]

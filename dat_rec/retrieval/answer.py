@@ -12,6 +12,7 @@ from dat_rec.errors import UserError
 from dat_rec.retrieval.approximate.ann_index import Ann
 from dat_rec.retrieval.distinct import encode_once
 from dat_rec.retrieval.exported import Export
+from dat_rec.retrieval.option_names import OPTIONS
 from dat_rec.retrieval.search import SPARE, blended_items, top_items
 from dat_rec.storage.address import Location
 
@@ -159,7 +160,9 @@ def check_k(k: int, items: int, name: str = "k") -> None:
         raise UserError(f"{name} is {k}: it must be 1 or more, and at most the {items} items")
 
 
-def check_own_items(export: Export, where: Location | str = "the export") -> None:
+def check_own_items(
+    export: Export, where: Location | str = "the export", option: str = OPTIONS.blend_history
+) -> None:
     """Refuse an export that cannot blend own history in.
 
     Raises:
@@ -167,8 +170,8 @@ def check_own_items(export: Export, where: Location | str = "the export") -> Non
     """
     if export.own is None:
         raise UserError(
-            f"{where} has no own items, which --blend-history adds to the scores: make it with "
-            "`dat-rec export --blend-history`, or leave the option out"
+            f"{where} has no own items, which {option} adds to the scores: make it with "
+            "`dat-rec export --blend-history`, or leave it out"
         )
 
 

@@ -96,6 +96,8 @@ def encode_once(
     Returns:
         (M, D)
     """
+    if len(rows) == 1:
+        return encode({name: column.take(rows) for name, column in columns.items()})
     alike = alike or kinds(row_hashes(columns))
     asked, position = np.unique(alike.kind[rows], return_inverse=True)
     first = alike.first[asked]

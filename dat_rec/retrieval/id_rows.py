@@ -47,10 +47,12 @@ class IdRows:
         if is_text(self._ids.type):
             found = (-1 if one is None else self._row(one) for one in wanted.to_pylist())
             return np.fromiter(found, np.int64, len(wanted))
-        known = wanted.is_valid().to_numpy(zero_copy_only=False)
-        values, (order, ordered) = wanted.fill_null(0).to_numpy(), self._numbers
+        order, ordered = self._numbers
+        values = (wanted.fill_null(0) if wanted.null_count else wanted).to_numpy()
         place = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
-        known &= ordered[place] == values
+        known = ordered[place] == values
+        if wanted.null_count:
+            known &= wanted.is_valid().to_numpy(zero_copy_only=False)
         return np.where(known, order[place], -1).astype(np.int64)
 
     @cached_property

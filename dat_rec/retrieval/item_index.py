@@ -39,4 +39,5 @@ def read_index(path: Path) -> tuple[faiss.Index, NDArray[np.float32]]:
     index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     shape = (index.ntotal, index.d)
     begin = path.stat().st_size - 4 * shape[0] * shape[1]
-    return index, np.memmap(path, np.float32, "c", begin, shape)
+    # A plain array: each slice of a memmap would look for the file that it is of.
+    return index, np.memmap(path, np.float32, "c", begin, shape).view(np.ndarray)

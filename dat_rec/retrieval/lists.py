@@ -1,6 +1,7 @@
 """Lists of items as tables of a row for each item, written block by block."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,11 +59,17 @@ def _table_of_one(
     """The same of one list, for which numbers of rows need not be computed."""
     columns = [
         pa.repeat(name, len(items)),
-        pa.array(np.arange(1, len(items) + 1, dtype=np.int32)),
+        _ranks(len(items)),
         item_ids.take(pa.array(items, pa.int64())),
         pa.array(scores, pa.float32()),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+@lru_cache(8)
+def _ranks(number: int) -> pa.Array:
+    """The ranks of a list: 1, 2, and so on."""
+    return pa.array(np.arange(1, number + 1, dtype=np.int32))
 
 
 def write_lists(

@@ -71,7 +71,10 @@ class Encoder(nn.Module):
             tables.setdefault(id(divided[feature.name]), divided[feature.name])
         places = {key: place for place, key in enumerate(tables)}
         self._own = own
-        self._lookups = [(feature.name, places[id(divided[feature.name])]) for feature in features]
+        self._lookups = [
+            (feature.name, places[id(divided[feature.name])], feature.multi_valued)
+            for feature in features
+        ]
         self.tables = nn.ModuleList(_bag(rows, form) for rows in tables.values())
         named = {f"tables.{i}": rows for i, rows in enumerate(tables.values())}
         self.dense = dense
@@ -98,17 +101,18 @@ class Encoder(nn.Module):
 
         Args:
             values: for each feature its row numbers, int64, user after user.
-            offsets: for each feature (B + 1,) int64: user i has values[offsets[i]:offsets[i + 1]].
-                An empty bag counts as a zero vector.
+            offsets: for each feature (B + 1,) int64: user i has values[offsets[i]:offsets[i + 1]],
+                of a feature that is not multi-valued one at most. An empty bag counts as a zero
+                vector.
             dense: for each dense feature (B, width) values as they are, float64 of numbers and
                 float32 of vectors; NaN where there is none. None for a model without any.
         """
-        inputs = [
-            pooled(
-                self.tables[table](values[name], offsets[name]), offsets[name].diff(), self._pooling
-            )
-            for name, table in self._lookups
-        ]
+        inputs = []
+        for name, table, multi_valued in self._lookups:
+            sum_BD = self.tables[table](values[name], offsets[name])
+            if multi_valued:  # The mean of one value is the value.
+                sum_BD = pooled(sum_BD, offsets[name].diff(), self._pooling)
+            inputs.append(sum_BD)
         if self.dense is not None:
             inputs += [projection((dense or {})[projection.name]) for projection in self.dense]
         augmented = None

@@ -39,6 +39,7 @@ from dat_rec.retrieval.fresh_lists import QUERY, fresh_rules
 from dat_rec.retrieval.given import as_allowed, as_array, as_source
 from dat_rec.retrieval.item_table import ID, Source, column_names, read_columns
 from dat_rec.retrieval.lists import list_schema, vectors_table
+from dat_rec.retrieval.option_names import OPTIONS, Names
 from dat_rec.retrieval.queries import as_ids
 from dat_rec.retrieval.restricted_lists import similar_lists, user_lists
 from dat_rec.retrieval.restrictions import (
@@ -82,6 +83,7 @@ class Recommender:
         """(N,) of all items; row = item_index."""
         self._held: pa.Table | None = None
         self._filter_s: float | None = None
+        self._called = OPTIONS
         self._vector_of = lru_cache(KEPT_VECTORS)(partial(encode_one, export))
 
     @property
@@ -123,11 +125,12 @@ class Recommender:
             export.check_model(manifest, where)
         return Recommender(where, export, manifest)
 
-    def hold(self, filter_s: float | None = None) -> "Recommender":
+    def hold(self, filter_s: float | None = None, called: Names = OPTIONS) -> "Recommender":
         """Read all that is read when it is first asked for: the folder may then be replaced.
 
         Args:
             filter_s: maximum seconds, and with it memory, that a filter may take from now on.
+            called: how messages call restrictions from now on.
 
         Returns:
             Itself.
@@ -135,7 +138,7 @@ class Recommender:
         Raises:
             UserError: a file cannot be read.
         """
-        self._filter_s = filter_s
+        self._filter_s, self._called = filter_s, called
         source = self._items
         self._held = read_columns(source, column_names(source), str(source))
         if self._seen_parts:
@@ -400,7 +403,7 @@ class Recommender:
     def item_rules(self, wanted: Restrictions) -> ItemRules:
         """What restrictions mean for all users alike; errors are those of ``ItemRules.of``."""
         own = self._items if self._held is None else self._held
-        return ItemRules.of(own, self.item_ids, wanted, self._filter_s)
+        return ItemRules.of(own, self.item_ids, wanted, self._filter_s, self._called)
 
     def user_rules(
         self,
@@ -437,19 +440,23 @@ class Recommender:
         seen = self.seen if wanted.exclude_seen else None
         return UserRules(rows, seen, numbers, excluded, per_user)
 
-    def item_rows(self, items: Ids | None) -> Ints:
+    def item_rows(self, items: Ids | None, name: str = "items") -> Ints:
         """(B,) item_index of ids; None: of all items.
+
+        Args:
+            items: the ids.
+            name: of what gave them, for messages.
 
         Raises:
             UserError: one is of no item.
         """
         if items is None:
             return np.arange(len(self.item_ids))
-        ids = as_ids("items", ID, as_array(items, "items"), self.item_ids.type, ID)
+        ids = as_ids(name, ID, as_array(items, name), self.item_ids.type, ID)
         rows = self.export.rows_of_items.of(ids)
         if (rows < 0).any():
             unknown = ids[int((rows < 0).argmax())].as_py()
-            raise UserError(f"items: the export has no item {json.dumps(unknown)}: leave it out")
+            raise UserError(f"{name}: the export has no item {json.dumps(unknown)}: leave it out")
         return rows
 
     @property
@@ -466,8 +473,8 @@ class Recommender:
         names = self._seen_parts
         if not names:
             raise UserError(
-                f"{self.where} does not hold what users had in training, which --exclude-seen "
-                "leaves out: export anew, or name a file of pairs by --exclude"
+                f"{self.where} does not hold what users had in training, which "
+                f"{self._called.exclude_seen} leaves out: export anew, or {self._called.exclude}"
             )
         columns = ["user_id", "item_index"]
         table = pa.concat_tables([read_parquet(self.where / name, columns) for name in names])

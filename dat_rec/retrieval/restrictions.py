@@ -16,6 +16,7 @@ from dat_rec.retrieval.allowed_items import NO_ITEMS, Asked
 from dat_rec.retrieval.exported import Export
 from dat_rec.retrieval.given import as_array
 from dat_rec.retrieval.item_table import ID, ItemTable, Source, column_names, read_columns
+from dat_rec.retrieval.option_names import OPTIONS, Names
 from dat_rec.retrieval.queries import as_ids, id_columns, user_ids
 from dat_rec.retrieval.quotas import Quota
 from dat_rec.retrieval.seen_items import ItemsOfUsers
@@ -65,7 +66,11 @@ class ItemRules:
 
     @staticmethod
     def of(
-        own: Source, item_ids: pa.Array, wanted: Restrictions, filter_s: float | None = None
+        own: Source,
+        item_ids: pa.Array,
+        wanted: Restrictions,
+        filter_s: float | None = None,
+        called: Names = OPTIONS,
     ) -> "ItemRules":
         """Read what the restrictions say of items.
 
@@ -74,12 +79,16 @@ class ItemRules:
             item_ids: (N,) of the export.
             wanted: the restrictions.
             filter_s: as of ``passing_items``.
+            called: how messages call the restrictions.
 
         Raises:
             UserError: a file cannot be read, an expression is none, or a column cannot be used.
         """
         table = ItemTable(own, item_ids, wanted.item_table)
-        quotas = tuple(_quota(table, column, most) for column, most in wanted.quotas.items())
+        quotas = tuple(
+            _quota(table, column, most, called.quota.format(column=column, most=most))
+            for column, most in wanted.quotas.items()
+        )
         if wanted.allow is None and wanted.filter is None:
             return ItemRules(table, None, quotas, 0)
         shown = np.ones(len(item_ids), np.bool_)
@@ -90,8 +99,10 @@ class ItemRules:
             known = pc.is_in(ids, value_set=item_ids)
             unknown = len(ids) - int(pc.sum(known).as_py() or 0)
         if wanted.filter is not None:
-            names = mentioned(table.names, wanted.filter, "--filter", "items")
-            shown &= passing_items(table.read(names), wanted.filter, table.names, filter_s)
+            names = mentioned(table.names, wanted.filter, called.filter, "items")
+            shown &= passing_items(
+                table.read(names), wanted.filter, table.names, filter_s, option=called.filter
+            )
         return ItemRules(table, np.flatnonzero(shown), quotas, unknown)
 
     def digest(self) -> str:
@@ -228,8 +239,7 @@ def _allowed_ids(allow: Source | Ids, kind: pa.DataType) -> pa.Array:
     return as_ids(where, ID, ids, kind, ID).unique()
 
 
-def _quota(table: ItemTable, column: str, most: int) -> Quota:
-    option = f"--quota {column}={most}"
+def _quota(table: ItemTable, column: str, most: int, option: str) -> Quota:
     if isinstance(most, bool) or not isinstance(most, int | np.integer):
         raise UserError(f"{option}: it must be a whole number")
     if most < 1:

@@ -31,7 +31,12 @@ LIMITED = {"memory_limit": "1GB", "temp_directory": ""}
 
 
 def passing_items(
-    items: pa.Table, expression: str, known: Sequence[str], limit_s: float | None = None
+    items: pa.Table,
+    expression: str,
+    known: Sequence[str],
+    limit_s: float | None = None,
+    *,
+    option: str = "--filter",
 ) -> Flags:
     """(N,) whether each item passes; one for which the expression is null does not.
 
@@ -41,20 +46,21 @@ def passing_items(
         known: names of all columns of items, for messages.
         limit_s: maximum seconds, of an expression by somebody who is not trusted; then it must be
             a plain condition, too (``refuse_costly``).
+        option: that gave it, for messages.
 
     Raises:
         UserError: it is no such expression, or cannot be computed.
     """
-    with _saying("--filter", expression, f"items have {', '.join(known)}"):
+    with _saying(option, expression, f"items have {', '.join(known)}"):
         database = _closed({} if limit_s is None else LIMITED)
         if limit_s is not None:
-            refuse_costly(database, expression, "--filter")
+            refuse_costly(database, expression, option)
         with _at_most(database, limit_s):
             relation = _relation(database, items, ROW, "item")
-            rows, passes = _values(database, relation, expression, "--filter")
+            rows, passes = _values(database, relation, expression, option)
     if not np.array_equal(rows, np.arange(len(items))):
         raise UserError(
-            f"{quoted('--filter', expression)}: has not one value for each item: write a condition"
+            f"{quoted(option, expression)}: has not one value for each item: write a condition"
         )
     return passes
 

@@ -210,11 +210,12 @@ class QueryTower:
         Raises:
             UserError: a vector is not finite.
         """
-        with torch.no_grad():
+        with torch.inference_mode():
             vectors: Tensor = self._module(*to_inputs(columns))
-        if not torch.isfinite(vectors).all():
+            vectors_BD: NDArray[np.float32] = vectors.float().numpy()
+        if not np.isfinite(vectors_BD).all():
             raise UserError(f"{self._path}: gives vectors that are not finite: train anew")
-        return vectors.float().numpy()
+        return vectors_BD
 
 
 def _by_operators(

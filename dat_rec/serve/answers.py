@@ -19,6 +19,7 @@ from dat_rec.errors import UserError
 from dat_rec.retrieval.answer import best_items, check_k, check_own_items
 from dat_rec.retrieval.given import as_array
 from dat_rec.retrieval.item_table import ID
+from dat_rec.retrieval.option_names import FIELDS
 from dat_rec.retrieval.queries import as_ids
 from dat_rec.retrieval.restricted_lists import similar_lists, user_lists
 from dat_rec.retrieval.restrictions import ALL_ITEMS, ItemRules, Restrictions, UserRules
@@ -150,7 +151,7 @@ def _answer(served: Served, body: Body) -> bytes:
     if isinstance(body, Similar):
         k = body.length(len(recommender.item_ids) - 1)
         check_k(k, len(recommender.item_ids) - 1)
-        rows = recommender.item_rows(body.item_ids)
+        rows = recommender.item_rows(body.item_ids, "item_ids")
         blocks = similar_lists(recommender.export, rows, k, served.item_rules(wanted))
         lists = [one for block in blocks for one in block.lists]
         found = [
@@ -164,7 +165,7 @@ def _answer(served: Served, body: Body) -> bytes:
     k = body.length(len(recommender.item_ids))
     check_k(k, len(recommender.item_ids))
     if body.blend_history:
-        check_own_items(recommender.export)
+        check_own_items(recommender.export, option=FIELDS.blend_history)
     users = _users(served, body.user_ids)
     blocks = user_lists(
         recommender.export,

@@ -48,6 +48,7 @@ class Service:
         limits: of requests.
         metrics: what is counted.
         token: who has it may ask; None: everybody may, and nobody may order a reload.
+        reload_others: called when somebody has ordered one.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class Service:
         limits: Limits,
         metrics: Metrics,
         token: str | None,
+        reload_others: Callable[[], None] | None = None,
     ) -> None:
+        self._reload_others = reload_others
         self._current, self._answers, self._limits = current, answers, limits
         self._metrics, self._token = metrics, token
         self._document = document(limits, token=token is not None)
@@ -162,6 +165,8 @@ class Service:
             changed = await self._current.reload()
         except UserError as error:
             raise RefusedError(409, str(error)) from error
+        if self._reload_others is not None:
+            self._reload_others()
         return JSONResponse({"export": self._current.served.id, "changed": changed})
 
     async def _show_metrics(self, _: Request) -> Response:

@@ -6,11 +6,14 @@ goes on serving.
 """
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from numpy.typing import NDArray
 from dat_rec.errors import UserError
 from dat_rec.retrieval.answer import user_rows
 from dat_rec.retrieval.exported import MANIFEST
+from dat_rec.retrieval.option_names import FIELDS
 from dat_rec.retrieval.queries import as_ids
 from dat_rec.retrieval.recommender import Recommender
 from dat_rec.retrieval.restrictions import ItemRules, Restrictions
@@ -28,6 +32,9 @@ from dat_rec.serve.metrics import Metrics, say
 from dat_rec.storage.address import Address, Location
 from dat_rec.storage.snapshot import pinned
 
+REST = 3.0
+"""For how many times as long as an export took to be opened none is opened: whoever reloads again
+and again gets a quarter of a core for it, and no more."""
 AGAIN_S = 60.0
 """Seconds after which an export that was refused is tried again."""
 USERS = 2**16
@@ -52,7 +59,7 @@ class Served:
         self.version = version(path)
         # What lies behind a link now is read, even if the link is changed meanwhile.
         where = path.resolve() if isinstance(path, Path) else path
-        self.recommender = Recommender.open(where, trusted=False).hold(filter_s)
+        self.recommender = Recommender.open(where, trusted=False).hold(filter_s, FIELDS)
         if version(path) != self.version:
             raise UserError(f"{path}: was replaced while it was read")
         files = json.dumps(sorted(self.recommender.manifest.sha256.items()))
@@ -111,6 +118,17 @@ def version(path: Location) -> str:
         ) from error
 
 
+@contextmanager
+def _turn(file: Path | None) -> Iterator[None]:
+    """Wait until no other process has its turn; who is killed has none."""
+    if file is None:
+        yield
+        return
+    with file.open("w") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+
+
 class Current:
     """The export that is served now.
 
@@ -118,21 +136,27 @@ class Current:
         path: where exports stand, one after the other.
         filter_s: maximum seconds of a filter.
         metrics: where reloads are counted.
+        turn: a file for which servers of one export take turns to open a new one.
 
     Raises:
         UserError: the first one cannot be opened.
     """
 
-    def __init__(self, path: Location, filter_s: float, metrics: Metrics) -> None:
-        self._path, self._filter_s, self._metrics = path, filter_s, metrics
+    def __init__(
+        self, path: Location, filter_s: float, metrics: Metrics, turn: Path | None = None
+    ) -> None:
+        self._path, self._filter_s, self._metrics, self._turns = path, filter_s, metrics, turn
         self.served = Served(path, filter_s)
         metrics.export(self.served.id)
         self._thread = ThreadPoolExecutor(1, "reload")
         self._turn = asyncio.Lock()
         self._refused: tuple[str, float] | None = None
+        self._rested = time.monotonic()
 
     async def reload(self) -> bool:
         """Serve what stands at the path now; False where that is served already.
+
+        Who asks while another one is opened, or too soon after, waits; all who wait get the same.
 
         Raises:
             UserError: it is refused, and the old one goes on serving.
@@ -144,9 +168,8 @@ class Current:
                 found = await loop.run_in_executor(self._thread, version, self._path)
                 if found == self.served.version:
                     return False
-                served = await loop.run_in_executor(
-                    self._thread, Served, self._path, self._filter_s
-                )
+                await asyncio.sleep(max(0.0, self._rested - time.monotonic()))
+                served = await loop.run_in_executor(self._thread, self._open)
             except Exception as error:
                 # Whatever is wrong with a new export must not end the server of the old one.
                 self._refused = None if found is None else (found, time.monotonic())
@@ -159,6 +182,15 @@ class Current:
             self._metrics.export(served.id)
             say(f"serves export {served.id} in place of {before}")
             return True
+
+    def _open(self) -> Served:
+        with _turn(self._turns):
+            begin = time.monotonic()
+            try:
+                return Served(self._path, self._filter_s)
+            finally:
+                end = time.monotonic()
+                self._rested = end + REST * (end - begin)
 
     async def watch(self, every_s: float) -> None:
         """Look for a new export again and again."""

@@ -5,10 +5,12 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
+import pyarrow as pa
 import torch
 import uvicorn
 
@@ -16,13 +18,10 @@ from dat_rec.errors import UserError
 from dat_rec.serve.answers import Answers
 from dat_rec.serve.app import Service
 from dat_rec.serve.current import Current
-from dat_rec.serve.limits import Limits
 from dat_rec.serve.metrics import Metrics, say
+from dat_rec.serve.options import Options
 from dat_rec.serve.protocol import BoundedProtocol
-from dat_rec.storage.address import Location
 
-TOKEN = "DAT_REC_SERVE_TOKEN"
-"""Environment variable of the token."""
 CONNECTIONS = 4096
 """Maximum number of open connections; others are answered with 503."""
 KEEP_ALIVE_S = 75
@@ -33,27 +32,33 @@ SWITCH_S = 0.0005
 
 
 def serve(
-    export: Location,
-    host: str,
-    port: int,
-    *,
-    token: str | None,
-    limits: Limits,
-    watch_s: float,
-    drain_s: float,
-) -> None:
-    """Serve until SIGTERM or Ctrl-C, and answer what is being asked then.
+    options: Options,
+    sock: socket.socket,
+    ready: Callable[[str], None],
+    reload_others: Callable[[], None] | None = None,
+    turn: Path | None = None,
+) -> NoReturn:
+    """Serve until SIGTERM or Ctrl-C, and answer what is being asked then; ends the process.
+
+    Args:
+        options: what to serve, and how.
+        sock: where to listen, which other servers may do too.
+        ready: told the export's id once it is served.
+        reload_others: called when somebody has ordered a reload.
+        turn: a file for which servers take turns to open a new export.
 
     Raises:
-        UserError: the export cannot be opened, or the port is taken.
+        UserError: the export cannot be opened.
     """
     torch.set_num_threads(1)
+    # Else a new export would be opened on all cores, beside those who wait for answers.
+    pa.set_cpu_count(1)
     sys.setswitchinterval(SWITCH_S)
     metrics = Metrics()
     config = uvicorn.Config(
         _not_yet,
-        host,
-        port,
+        options.host,
+        options.port,
         http=BoundedProtocol,
         ws="none",
         lifespan="off",
@@ -63,18 +68,14 @@ def serve(
         server_header=False,
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(drain_s)),
+        timeout_graceful_shutdown=max(1, round(options.drain_s)),
     )
-    with (
-        _listening(config) as sock,
-        asyncio.Runner(loop_factory=config.get_loop_factory()) as runner,
-    ):
-        current = Current(export, limits.filter_s, metrics)
-        answers = Answers(current, limits.waiting, metrics)
-        service = Service(current, answers, limits, metrics, token)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        current = Current(options.export, options.limits.filter_s, metrics, turn)
+        answers = Answers(current, options.limits.waiting, metrics)
+        service = Service(current, answers, options.limits, metrics, options.token, reload_others)
         config.app = service.app()
-        shown = f"http://{host}:{sock.getsockname()[1]}"
-        runner.run(_serve(_Server(config, service), current, watch_s, sock, shown))
+        runner.run(_serve(_Server(config, service), current, options.watch_s, sock, ready))
     current.close()
     answers.close()
     say("ended; all that was asked is answered")
@@ -88,7 +89,7 @@ async def _serve(
     current: Current,
     watch_s: float,
     sock: socket.socket,
-    shown: str,
+    ready: Callable[[str], None],
 ) -> None:
     loop = asyncio.get_running_loop()
 
@@ -106,7 +107,7 @@ async def _serve(
     loop.add_signal_handler(signal.SIGHUP, on_sighup)
     watching = loop.create_task(current.watch(watch_s)) if watch_s else None
     sock.listen(server.config.backlog)
-    say(f"serves export {current.served.id} at {shown}")
+    ready(current.served.id)
     await server.serve([sock])
     if watching is not None:
         watching.cancel()
@@ -133,40 +134,5 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-@contextmanager
-def _listening(config: uvicorn.Config) -> Iterator[socket.socket]:
-    """The socket, taken before the export is read: a port that is taken is said at once."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    with socket.socket(family) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((config.host, config.port))
-        except OSError as error:
-            raise UserError(
-                f"--host {config.host} --port {config.port}: {error.strerror}: name others"
-            ) from error
-        yield sock
-
-
 async def _not_yet(*_: object) -> None:
     raise RuntimeError("nothing is served yet")
-
-
-def read_token(file: Path | None) -> str | None:
-    """The token of a file, or else of the environment.
-
-    Raises:
-        UserError: the file cannot be read, or the token is not what a header can hold.
-    """
-    where, token = TOKEN, os.environ.get(TOKEN)
-    if file is not None:
-        where = f"--token-file {file}"
-        try:
-            token = file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{where}: {error}: name a file of one line") from error
-    if token is None:
-        return None
-    if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
-        raise UserError(f"{where}: write 16 or more letters and digits, as `openssl rand -hex 32`")
-    return token

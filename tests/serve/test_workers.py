@@ -1,0 +1,176 @@
+"""Several workers on one port: one is killed under load, all reload, all end."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.serve.server import LIMIT_S, Server, serving
+from tests.serve.test_current import TOKEN, put
+
+CONNECTIONS = 16
+
+
+def processes(server: Server) -> list[int]:
+    """Of the workers, as the last line that names them says."""
+    lines = re.findall(r"workers, processes ([\d, ]+)", server.log.read_text())
+    return [int(one) for one in lines[-1].split(", ")]
+
+
+def runs(process: int) -> bool:
+    """Whether it does, and does not only wait for somebody to take note of its end."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def client_ports(server: Server, process: int) -> set[int]:
+    """The other ends of a process's connections, as the kernel has them."""
+    sockets = set()
+    for file in Path(f"/proc/{process}/fd").iterdir():
+        if found := re.match(r"socket:\[(\d+)\]", str(file.readlink())):
+            sockets.add(found[1])
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ends = [(row[1], row[2]) for row in rows if row[3] == "01" and row[9] in sockets]
+    return {int(far[-4:], 16) for near, far in ends if int(near[-4:], 16) == server.port}
+
+
+class Connections:
+    """Connections that stay open, each asking again and again; a broken one is opened anew."""
+
+    def __init__(self, server: Server) -> None:
+        self.broken: list[int] = []
+        self.wrong: list[object] = []
+        self.exports: list[str] = []
+        self._server, self._stop = server, threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(CONNECTIONS)]
+
+    def __enter__(self) -> "Connections":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(LIMIT_S)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=LIMIT_S)
+            connection.connect()
+            (_, port) = connection.sock.getsockname()
+            try:
+                while not self._stop.is_set():
+                    headers = {"authorization": f"Bearer {TOKEN}"}
+                    connection.request("GET", "/recommend/u1?k=3", headers=headers)
+                    answer = connection.getresponse()
+                    found = json.loads(answer.read())
+                    if answer.status != 200:
+                        self.wrong.append(found)
+                    self.exports.append(found["export"])
+                    time.sleep(0.01)
+            except (OSError, http.client.HTTPException):
+                self.broken.append(port)
+            finally:
+                connection.close()
+
+
+def test_of_a_worker_that_is_killed_only_its_own_connections_break(
+    others: tuple[Path, Path], tmp_path: Path
+) -> None:
+    link = tmp_path / "export"
+    put(link, others[0])
+    options = ("--workers", "2", "--watch-s", "0")
+    with serving(link, tmp_path / "log", *options, token=TOKEN) as server:
+        server.said("2 workers, processes")
+        with Connections(server) as load:
+            deadline = time.monotonic() + LIMIT_S
+            while len(load.exports) < 10 * CONNECTIONS:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            before = processes(server)
+            of_each = [client_ports(server, process) for process in before]
+            assert sum(map(len, of_each)) == CONNECTIONS
+            killed = max(range(2), key=lambda number: len(of_each[number]))
+            begin = time.monotonic()
+            os.kill(before[killed], signal.SIGKILL)
+            server.said(f"worker {killed + 1}: was killed by signal 9")
+            while before[killed] in processes(server):
+                assert time.monotonic() - begin < LIMIT_S
+                time.sleep(0.02)
+            assert time.monotonic() - begin < 20
+            assert set(load.broken) == of_each[killed]
+            assert len(load.broken) == len(of_each[killed])
+
+            # One of them is told to reload, and all do.
+            put(link, others[1])
+            status, found, _ = server.ask("POST", "/reload")
+            assert (status, found["changed"]) == (200, True)
+            served = f'dat_rec_export_info{{export="{found["export"]}"}} 2.0'
+            while served not in server.ask("GET", "/metrics")[1]:
+                assert time.monotonic() - begin < LIMIT_S
+                time.sleep(0.02)
+            # Who asks at once may still be told so by the other one.
+            put(link, others[0])
+            server.process.send_signal(signal.SIGHUP)
+            deadline = time.monotonic() + LIMIT_S
+            while (
+                server.ask("GET", "/metrics")[1].count("} 2.0") < 1
+                or served in (server.ask("GET", "/metrics")[1])
+            ):
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            answered = len(load.exports)
+        assert not load.wrong
+        assert len(load.broken) == len(of_each[killed])
+        assert len(set(load.exports)) == 2
+        # What the killed one has counted stays in the sums.
+        figures = server.ask("GET", "/metrics")[1]
+        (count,) = re.findall(r'requests_total{path="/recommend",status="200"} ([\d.]+)', figures)
+        assert float(count) >= answered
+        alive = processes(server)
+        assert server.end() == 0
+        assert not any(map(runs, alive))
+
+
+def test_workers_end_when_whoever_sees_to_them_is_killed(
+    others: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with serving(others[0], tmp_path / "log", "--workers", "2") as server:
+        server.said("2 workers, processes")
+        alive = processes(server)
+        assert server.ask("GET", "/health")[0] == 200
+        server.process.kill()
+        deadline = time.monotonic() + LIMIT_S
+        while any(map(runs, alive)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("wrong", ["export", "port"])
+def test_workers_that_cannot_start_say_so_in_one_line(
+    wrong: str, others: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        export, port, reason = others[0], taken.getsockname()[1], "in use: name others"
+        if wrong == "export":
+            export, port, reason = tmp_path / "none", 0, "No such file"
+        command = [sys.executable, "-m", "dat_rec", "serve", "--export", str(export)]
+        command += ["--port", str(port), "--workers", "3"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("dat-rec: error: ")
+    assert reason in line
