@@ -59,10 +59,10 @@ class Answers:
             raise BusyError
         answer = asyncio.get_running_loop().create_future()
         lane.put(Ask(body, answer))
-        self._metrics.waiting.set(len(self._quick.waiting) + len(self._slow.waiting))
         try:
-            async with asyncio.timeout(ANSWER_S):
-                result: bytes = await answer
+            with self._metrics.waiting.track_inprogress():
+                async with asyncio.timeout(ANSWER_S):
+                    result: bytes = await answer
         except TimeoutError as error:
             raise BusyError from error
         return result

@@ -39,7 +39,7 @@ class Metrics:
         )
         self.waiting = Gauge(
             "dat_rec_waiting_requests",
-            "Requests that wait to be computed.",
+            "Requests that wait for their answer.",
             registry=registry,
             multiprocess_mode="livesum",
         )
