@@ -19,9 +19,9 @@ STEPS = 128
 MOST, LEAST = 2048, 128
 """Bounds of the batch size."""
 ID_TEMPERATURES = (0.2, 0.1)
-"""Of a model of ids alone, from few examples and from many."""
-MANY = 2**19
-"""Examples from which on there are many: fewer say too little for so sharp a softmax."""
+"""Of a model of ids alone: as a rule, and sharper from many examples of many items."""
+MANY_EXAMPLES, MANY_ITEMS = 2**18, 2**14
+"""From which on they are many: fewer items need no softmax so sharp, fewer examples bear none."""
 USER_DROPOUT = 0.9
 """Of users with few examples, where more is known than ids."""
 
@@ -115,9 +115,10 @@ def batch_size(schema: Schema, ranks: int = 1) -> int:
 
 
 def id_temperature(schema: Schema) -> float:
-    """Return the softmax's temperature of a model of ids alone, by the number of examples."""
-    few, many = ID_TEMPERATURES
-    return few if schema.examples < MANY else many
+    """Return the softmax's temperature of a model of ids alone, by the numbers of both."""
+    usual, sharp = ID_TEMPERATURES
+    many = schema.examples >= MANY_EXAMPLES and schema.trained_items >= MANY_ITEMS
+    return sharp if many else usual
 
 
 def has_full_histories(schema: Schema) -> bool:

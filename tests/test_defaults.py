@@ -89,12 +89,15 @@ def test_ids_alone_take_the_way_past_the_layers(known: str) -> None:
     assert found.loss.unknown_count == "typical"
 
 
-@pytest.mark.parametrize(("examples", "temperature"), [(524_287, 0.2), (524_288, 0.1)])
-def test_ids_alone_have_a_sharper_softmax_where_examples_are_many(
-    examples: int, temperature: float
+@pytest.mark.parametrize(
+    ("examples", "trained", "temperature"),
+    [(262_144, 16_384, 0.1), (262_143, 16_384, 0.2), (262_144, 16_383, 0.2)],
+)
+def test_ids_alone_have_a_sharper_softmax_from_many_examples_of_many_items(
+    examples: int, trained: int, temperature: float
 ) -> None:
-    found = by_data(preset("modern", OUT, OUT), schema(examples))
-    assert found.loss.temperature == temperature
+    of = replace(schema(examples), items=20_000, trained_items=trained)
+    assert by_data(preset("modern", OUT, OUT), of).loss.temperature == temperature
 
 
 @pytest.mark.parametrize("side", ["query", "item"])
