@@ -18,8 +18,10 @@ STEPS = 128
 """Minimum number of steps of an epoch that the batch size is to leave."""
 MOST, LEAST = 2048, 128
 """Bounds of the batch size."""
-ID_TEMPERATURE = 0.1
-"""Of a model of ids alone."""
+ID_TEMPERATURES = (0.2, 0.1)
+"""Of a model of ids alone: as a rule, and sharper from many examples of many items."""
+MANY_EXAMPLES, MANY_ITEMS = 2**18, 2**14
+"""From which on they are many: fewer items need no softmax so sharp, fewer examples bear none."""
 USER_DROPOUT = 0.9
 """Of users with few examples, where more is known than ids."""
 
@@ -47,7 +49,7 @@ def by_data(config: TrainConfig, schema: Schema, ranks: int = 1) -> TrainConfig:
     if has_ids_alone(schema):
         model = replace(model, residual=True)
         # Nothing tells unknown items apart: all would be as typical as each other.
-        loss = replace(loss, temperature=ID_TEMPERATURE, unknown_count="one")
+        loss = replace(loss, temperature=id_temperature(schema), unknown_count="one")
     if not has_full_histories(schema):
         model = replace(model, pooling="sqrt")
         if not has_ids_alone(schema):
@@ -110,6 +112,13 @@ def batch_size(schema: Schema, ranks: int = 1) -> int:
     """
     most = max(1, schema.examples // (STEPS * ranks))
     return min(MOST, max(LEAST, 1 << (most.bit_length() - 1)))
+
+
+def id_temperature(schema: Schema) -> float:
+    """Return the softmax's temperature of a model of ids alone, by the numbers of both."""
+    usual, sharp = ID_TEMPERATURES
+    many = schema.examples >= MANY_EXAMPLES and schema.trained_items >= MANY_ITEMS
+    return sharp if many else usual
 
 
 def has_full_histories(schema: Schema) -> bool:

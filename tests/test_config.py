@@ -333,8 +333,8 @@ def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:
         ),
         (
             "loss",
-            LossConfig("contrastive", temperature=0.2),
-            "--loss.temperature is 0.2, and does nothing with --loss.main bce or contrastive",
+            LossConfig("contrastive", temperature=0.3),
+            "--loss.temperature is 0.3, and does nothing with --loss.main bce or contrastive",
         ),
         (
             "loss",

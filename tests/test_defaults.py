@@ -77,7 +77,7 @@ def test_histories_answer_for_users_of_few_examples_where_more_is_known_than_ids
 def test_ids_alone_take_the_way_past_the_layers(known: str) -> None:
     modern = preset("modern", OUT, OUT)
     ids = by_data(modern, schema(5000))
-    assert (ids.model.residual, ids.loss.temperature) == (True, 0.1)
+    assert (ids.model.residual, ids.loss.temperature) == (True, 0.2)
     assert ids.loss.unknown_count == "one"
     more = {
         "category": (*IDS[:3], replace(IDS[3], rows=3)),
@@ -87,6 +87,17 @@ def test_ids_alone_take_the_way_past_the_layers(known: str) -> None:
     found = by_data(modern, schema(5000, more[known]))
     assert (found.model.residual, found.loss.temperature) == (False, 0.05)
     assert found.loss.unknown_count == "typical"
+
+
+@pytest.mark.parametrize(
+    ("examples", "trained", "temperature"),
+    [(262_144, 16_384, 0.1), (262_143, 16_384, 0.2), (262_144, 16_383, 0.2)],
+)
+def test_ids_alone_have_a_sharper_softmax_from_many_examples_of_many_items(
+    examples: int, trained: int, temperature: float
+) -> None:
+    of = replace(schema(examples), items=20_000, trained_items=trained)
+    assert by_data(preset("modern", OUT, OUT), of).loss.temperature == temperature
 
 
 @pytest.mark.parametrize("side", ["query", "item"])
@@ -105,7 +116,7 @@ def test_the_paper_stays_to_the_letter() -> None:
 def test_a_run_says_which_defaults_are_the_datas() -> None:
     found = by_data(preset("modern", OUT, OUT), schema(100))
     expected = ["--batch-size 128", "--model.pooling sqrt", "--model.residual"]
-    expected += ["--loss.temperature 0.1", "--loss.unknown-count one"]
+    expected += ["--loss.temperature 0.2", "--loss.unknown-count one"]
     assert words(found, schema(100)) == expected
     assert words(replace(found, batch_size=64), schema(100))[0] == "--model.pooling sqrt"
 
