@@ -2,7 +2,9 @@
 
 import gc
 import signal
+import sys
 from collections.abc import Iterator
+from multiprocessing import forkserver
 
 import pytest
 
@@ -33,6 +35,10 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+    if "tests.distributed.ranks" in sys.modules:
+        # Now, from the checkout: a server that a test begins in a folder of its own finds no
+        # `tests` to import, says nothing, and each of its processes imports torch again.
+        forkserver.ensure_running()
 
 
 def pytest_unconfigure() -> None:
