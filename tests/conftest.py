@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from multiprocessing import forkserver
+from pathlib import Path
 
 import pytest
 
@@ -80,7 +81,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(str(text))
 
 
+LONG = (
+    *("launch/test_slurm", "launch/test_elastic", "test_readme", "end_to_end/test_survival"),
+    *("daily/test_driver", "end_to_end/test_disk", "end_to_end/test_fence"),
+    *("end_to_end/test_failure_record", "end_to_end/test_store", "distributed/test_moves"),
+    *("end_to_end/test_memory", "end_to_end/test_delta", "benchmarks/test_quality"),
+)
+"""Files that take longest. They begin first: a file is one worker's, for whom all others would
+wait at the end."""
+
+
+def _place(item: pytest.Item) -> int:
+    name = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+    return LONG.index(name) if name in LONG else len(LONG)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
