@@ -56,11 +56,11 @@ slurm-packages: venv  ## Debian's packages of Slurm, where they are missing (nee
 test: lint types imports pytest  ## every check: lint, format, types, import direction, tests
 
 # One thread for each process: several run at once, and OpenMP's threads would wait spinning.
-# Two files at a time, in order: most tests wait for processes that they start, and the longest files
-# have few tests, which would come last. Without CI, pytest does not spend an hour on the difference
+# Three files at a time on two cores, for many tests wait: for a Slurm, a timeout, a lost rank; in order,
+# the longest first (tests/conftest.py). Without CI, pytest does not spend an hour on the difference
 # of two files of bits.
 pytest: venv  ## the tests alone; PYTEST_FLAGS="-k losses -x" goes to pytest
-	CI= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
+	CI= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST_FLAGS)
 
 # GPU_PYTHON=python3 runs it where nothing can be installed, with what that Python has.
 gpu: $(if $(GPU_PYTHON),,venv)  ## all that needs an NVIDIA GPU, in ten minutes: tests, steps, the paper's size

@@ -190,7 +190,7 @@ def line(number: int, plan: Plan, outcome: Outcome) -> str:
 def undisturbed(data: Path, out: Path, ranks: int) -> Undisturbed:
     """Train to the end."""
     begin = time.perf_counter()
-    with launched(data, out, *FLAGS, ranks=ranks) as run:
+    with launched(data, out, *FLAGS, ranks=ranks, forks=False) as run:
         run.wait_until(lambda: len(run.ranks()) == ranks)
         started = time.perf_counter() - begin
         code = run.wait(600)
@@ -209,7 +209,7 @@ def disturbed(
     data: Path, out: Path, plan: Plan, hang_s: float, whole: Undisturbed
 ) -> Outcome | None:
     """Train, kill, let it go on, and compare; nothing if the run ended before its kill."""
-    with launched(data, out, *FLAGS, ranks=plan.ranks, restarts=RESTARTS) as run:
+    with launched(data, out, *FLAGS, ranks=plan.ranks, restarts=RESTARTS, forks=False) as run:
         run.wait_until(lambda: len(run.ranks()) == plan.ranks)
         begin = time.perf_counter()
         if plan.at_checkpoint:
@@ -228,7 +228,10 @@ def disturbed(
         newest = found[-1][0] if found else 0
         code = None if plan.whole_tree else run.wait(hang_s)
     if plan.whole_tree:
-        with launched(data, out, *FLAGS, "--resume", ranks=plan.ranks, restarts=RESTARTS) as run:
+        more = ("--resume",)
+        with launched(
+            data, out, *FLAGS, *more, ranks=plan.ranks, restarts=RESTARTS, forks=False
+        ) as run:
             code = run.wait(hang_s)
     seconds = time.perf_counter() - killed_at
     problem = compare(run, code, newest, whole)

@@ -2,7 +2,10 @@
 
 import gc
 import signal
+import sys
 from collections.abc import Iterator
+from multiprocessing import forkserver
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +36,10 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+    if "tests.distributed.ranks" in sys.modules:
+        # Now, from the checkout: a server that a test begins in a folder of its own finds no
+        # `tests` to import, says nothing, and each of its processes imports torch again.
+        forkserver.ensure_running()
 
 
 def pytest_unconfigure() -> None:
@@ -74,7 +81,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(str(text))
 
 
+LONG = (
+    *("launch/test_slurm", "launch/test_elastic", "test_readme", "end_to_end/test_survival"),
+    *("daily/test_driver", "end_to_end/test_disk", "end_to_end/test_fence"),
+    *("end_to_end/test_failure_record", "end_to_end/test_store", "distributed/test_moves"),
+    *("end_to_end/test_memory", "end_to_end/test_delta", "benchmarks/test_quality"),
+)
+"""Files that take longest. They begin first: a file is one worker's, for whom all others would
+wait at the end."""
+
+
+def _place(item: pytest.Item) -> int:
+    name = item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+    return LONG.index(name) if name in LONG else len(LONG)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

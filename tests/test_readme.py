@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,11 @@ import pytest
 
 from dat_rec.install import CHECKOUT
 from dat_rec.versions import DEFAULT, PAIRS
+from tests.end_to_end.forked import forked_ranks
 
 README = (CHECKOUT / "README.md").read_text()
+LIMIT_S = 400
+"""Maximum seconds of a command."""
 
 
 def commands() -> list[str]:
@@ -20,22 +24,30 @@ def commands() -> list[str]:
     return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
 
 
-@pytest.mark.slow
-def test_every_command_runs_as_it_stands(tmp_path: Path) -> None:
+def run(command: str, forks: bool) -> subprocess.CompletedProcess[str]:
+    """Run a line in this folder, by bash or, if it ``forks``, a ``dat-rec`` in a forked process."""
+    program, *words = shlex.split(command)
+    if forks and program == "dat-rec":
+        return forked_ranks(words, [{}], LIMIT_S)[0]
     activated = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = os.environ | {"PATH": activated, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        ["bash", "-c", command],
+        env=os.environ | {"PATH": activated, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_every_command_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     found = commands()
     assert len(found) >= 9
     stopped = False
-    for command in found:
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    for number, command in enumerate(found):
+        # The first is the installed program's.
+        done = run(command, forks=number > 0)
         # What `timeout` has stopped ends with its code, and goes on with the next command.
         codes = (0, 124) if command.startswith("timeout ") else (0,)
         assert done.returncode in codes, f"{command}\n{done.stderr}"

@@ -1,5 +1,6 @@
 """Checkpoints saved under one plan and world size, loaded under another, and compared."""
 
+from collections.abc import Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,16 @@ def save_all(dataset: Dataset, folder: Path, cases: dict[str, Case]) -> None:
             writer.close()
 
 
-def load_all(dataset: Dataset, folder: Path, cases: dict[str, Case]) -> dict[tuple[str, str], str]:
-    """By source's name and case: "exact", or how it was refused, or what is wrong."""
+def load_all(
+    dataset: Dataset,
+    folder: Path,
+    cases: dict[str, Case],
+    wanted: Set[tuple[str, str]] | None = None,
+) -> dict[tuple[str, str], str]:
+    """By source's name and case: "exact", or how it was refused, or what is wrong.
+
+    All of them, or those that are ``wanted``.
+    """
     verdicts = {}
     with process_group(60) as context:
         runs = {path.name: newest(path) for path in sorted(folder.iterdir())}
@@ -102,6 +111,8 @@ def load_all(dataset: Dataset, folder: Path, cases: dict[str, Case]) -> dict[tup
         for name, case in cases.items():
             model, optimizer = build(dataset, case, context)
             for source, checkpoint in runs.items():
+                if wanted is not None and (source, name) not in wanted:
+                    continue
                 verdicts[source, name] = _load(checkpoint, expected[source], model, optimizer)
     return verdicts
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from dat_rec.checkpoint.listing import checkpoints
 from dat_rec.files import PARTIAL_SUFFIX
 from tests.device import DEVICE_FLAGS
+from tests.end_to_end.forked_torchrun import ForkedTorchrun, forked_of
 
 MARK = "DAT_REC_TEST_RUN"
 """Environment variable by which a run's processes are found, whoever has started them."""
@@ -39,7 +40,7 @@ class Launched:
 
     out: Path
     """The run's folder."""
-    launcher: subprocess.Popen[bytes]
+    launcher: subprocess.Popen[bytes] | ForkedTorchrun
     log: Path
     """What launcher and ranks print."""
     start: str
@@ -47,13 +48,18 @@ class Launched:
 
     def ranks(self) -> dict[int, int]:
         """The process of each rank of the run that lives, whoever has started it."""
-        found = _processes(MARK, str(self.out))
+        found = _processes(MARK, str(self.out)) | forked_of(out=str(self.out))
         return {rank: pid for pid, rank in found.items() if rank is not None}
 
     def signal_start(self, number: signal.Signals) -> None:
         """Send a signal to every process of this start, launcher and all."""
-        for pid in _processes(START_MARK, self.start):
+        for pid in self._of_start():
             send(pid, number)
+
+    def _of_start(self) -> set[int]:
+        """The processes of this start that live."""
+        found = _processes(START_MARK, self.start).keys() | forked_of(start=self.start).keys()
+        return found if self.launcher.poll() is not None else found | {self.launcher.pid}
 
     def wait_until(self, ready: Callable[[], bool], seconds: float = 180.0) -> bool:
         """Wait for a state; whether it came before the launcher's end and the time's."""
@@ -82,10 +88,10 @@ class Launched:
     def kill_all(self) -> None:
         """Kill -9 whatever belongs to this start, until nothing is left, and holds no lock."""
         killed = set[int]()
-        while found := _processes(START_MARK, self.start):
+        while found := self._of_start():
             for pid in found:
                 send(pid, signal.SIGKILL)
-            killed |= found.keys()
+            killed |= found
             time.sleep(0.01)
             self.launcher.poll()
         while any(_holds_files(pid) for pid in killed):
@@ -138,16 +144,17 @@ def launched(
     own_store: bool = True,
     variables: Mapping[str, str] | None = None,
     log: Path | None = None,
+    forks: bool = True,
 ) -> Iterator[Launched]:
     """``program`` on so many ranks under torchrun; none of its processes outlives the block.
 
     ``meet`` says where hosts and ranks meet, ``own_store`` whether each restart gets a store of its
     own, ``variables`` what else stands in its environment. What is printed is added to ``log``, or
-    to a file beside ``out``.
+    to a file beside ``out``. Without ``forks``, torchrun and each rank are executed, and import all
+    anew.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", *meet, "--no-python"]
-    command += [f"--nproc-per-node={ranks}", f"--max-restarts={restarts}", *program]
-    command += ["--data", str(data), "--out", str(out), *flags]
+    words = [*meet, "--no-python", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}"]
+    words += [*program, "--data", str(data), "--out", str(out), *flags]
     start = uuid.uuid4().hex
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
@@ -158,10 +165,15 @@ def launched(
         **(variables or {}),
     }
     log = log or out.with_suffix(".log")
-    with log.open("ab") as file:
-        process = subprocess.Popen(
-            command, env=environment, stdout=file, stderr=file, start_new_session=True
-        )
+    process: subprocess.Popen[bytes] | ForkedTorchrun
+    if forks:
+        process = ForkedTorchrun(words, environment, log, start, str(out))
+    else:
+        command = [sys.executable, "-m", "torch.distributed.run", *words]
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                command, env=environment, stdout=file, stderr=file, start_new_session=True
+            )
     run = Launched(out, process, log, start)
     try:
         yield run

@@ -1,4 +1,4 @@
-"""Deltas of trained runs: twelve days of them, and how large they are."""
+"""Deltas of trained runs: days of them, and how large they are."""
 
 import json
 import shutil
@@ -15,6 +15,7 @@ from dat_rec.data.sources import Synthetic
 from dat_rec.files import sha256, write_json
 from dat_rec.retrieval.delta.apply import apply
 from dat_rec.retrieval.export import export
+from tests.cases import WHOLE
 from tests.end_to_end.cli import done
 from tests.end_to_end.days import write_day
 from tests.end_to_end.forked import forked
@@ -24,7 +25,7 @@ FLAGS = (
     *("--epochs", "1", "--batch-size", "256"),
     *("--model.embedding-dim", "8", "--model.hidden", "16", "--model.output-dim", "8"),
 )
-DAYS = 12
+DAYS = 12 if WHOLE else 6
 SHARE = 0.05
 TABLES = ("user", "item", "augmented_user", "augmented_item")
 
@@ -35,7 +36,7 @@ def size(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_twelve_days_of_training_on_come_out_byte_for_byte(tmp_path: Path) -> None:
+def test_days_of_training_on_come_out_byte_for_byte(tmp_path: Path) -> None:
     seen: list[tuple[set[int], set[str]]] = []
     for day in range(DAYS + 1):
         today, run = tmp_path / f"full{day}", tmp_path / f"run{day}"

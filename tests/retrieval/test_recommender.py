@@ -1,6 +1,5 @@
 """Lists of what may be shown: brute force, one user and one item at a time, says the same."""
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from math import fsum
@@ -15,9 +14,10 @@ import pytest
 from dat_rec.errors import UserError
 from dat_rec.retrieval import allowed_items, quotas, restricted_lists, sql_filter
 from dat_rec.retrieval.recommender import Recommender
+from tests.cases import drawn
 from tests.retrieval.world import ITEMS, USERS
 
-CASES, EACH = int(os.environ.get("DAT_REC_TEST_CASES", "300")), 50
+CASES, EACH = drawn(300), 50
 NOBODY = ("nobody", "?")
 REGIONS = ("north", "south", None)
 Row = dict[str, Any]

@@ -46,9 +46,21 @@ def evaluated_and_exported(run: Path, out: Path) -> dict[str, str]:
     return {name: sha256(path) for name, path in written.items()}
 
 
+@pytest.fixture(scope="module")
+def by_one(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """An export by one process, and what it wrote; read it, do not change it."""
+    out = tmp_path_factory.mktemp("by_one") / "out"
+    (alone,) = run_ranks(evaluated_and_exported, 1, run, out)
+    return out, alone
+
+
 @pytest.mark.parametrize("world", [2, 3])
-def test_ranks_write_what_one_process_writes(run: Path, tmp_path: Path, world: int) -> None:
-    (alone,) = run_ranks(evaluated_and_exported, 1, run, tmp_path / "out")
+def test_ranks_write_what_one_process_writes(
+    run: Path, by_one: tuple[Path, dict[str, str]], tmp_path: Path, world: int
+) -> None:
+    out, alone = by_one
+    # They overwrite an export that there is.
+    shutil.copytree(out, tmp_path / "out")
     together = run_ranks(evaluated_and_exported, world, run, tmp_path / "out")
     assert together[0] == alone
     assert {"metrics.json", "export.json", "item_vectors/part-00007.parquet"} <= alone.keys()
