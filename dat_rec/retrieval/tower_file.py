@@ -188,21 +188,16 @@ class QueryTower:
         self._path = path
         with zipfile.ZipFile(path) as source:
             config = _config(source)
-            infos = {info.filename.partition(WEIGHTS)[2]: info for info in source.infolist()}
             self.model_id = _model_id(source)
             """Of the model; None in a file of an older release."""
-            # Mapped so that they could be written to, which torch wants and nobody does.
-            tables = {
-                name: torch.from_numpy(_map(path, infos[record], config[name]))
-                for record, name in _table_records(config).items()
-            }
+            tables = _mapped_tables(path, source, config)
             module = None if by_torch_export else _by_operators(source, config, tables)
             if module is None and not trusted:
                 raise UserError(
                     f"{path}: has operators that only torch.export can load, which runs what the "
                     "file says: such a tower is not served"
                 )
-            self._module = module or _by_torch_export(source, config, tables)
+            self._module = module or _by_torch_export(source, config, tables).module()
 
     def encode(self, columns: Mapping[str, AnyColumn]) -> NDArray[np.float32]:
         """(B, D) float32 unit vectors of the columns' B rows.
@@ -233,9 +228,26 @@ def _by_operators(
         return None
 
 
+def mapped_program(path: Path) -> ExportedProgram:
+    """A file's program as ``torch.export.load`` gives it, its tables mapped as ``QueryTower``'s."""
+    with zipfile.ZipFile(path) as source:
+        config = _config(source)
+        return _by_torch_export(source, config, _mapped_tables(path, source, config))
+
+
+def _mapped_tables(path: Path, source: zipfile.ZipFile, config: Config) -> dict[str, Tensor]:
+    """The tables by the parameters' names, mapped from the file."""
+    infos = {info.filename.partition(WEIGHTS)[2]: info for info in source.infolist()}
+    # Mapped so that they could be written to, which torch wants and nobody does.
+    return {
+        name: torch.from_numpy(_map(path, infos[record], config[name]))
+        for record, name in _table_records(config).items()
+    }
+
+
 def _by_torch_export(
     source: zipfile.ZipFile, config: Config, tables: Mapping[str, Tensor]
-) -> Callable[..., Any]:
+) -> ExportedProgram:
     """The program as ``torch.export.load`` gives it, which would read the tables into memory."""
     records = _table_records(config)
     small = io.BytesIO()
@@ -254,8 +266,7 @@ def _by_torch_export(
     program = torch.export.load(small)
     for name, weight in tables.items():
         program.state_dict[name] = nn.Parameter(weight, requires_grad=False)
-    module: Callable[..., Any] = program.module()
-    return module
+    return program
 
 
 def _model_id(archive: zipfile.ZipFile) -> str | None:
