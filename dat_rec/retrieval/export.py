@@ -234,10 +234,7 @@ def write_export(
     digests = write_item_vectors(dataset, items, folder, model_id)
     item_encoder = ItemEncoder(model, schema.side("item"), tables)
     features, dense = schema.side("item"), schema.dense_side("item")
-    _write_tower(item_encoder, features, dense, folder / ITEM_TOWER, model_id)
-    with together():
-        if rank == 0:
-            more += write_runtimes(folder / ITEM_TOWER, runtimes, model_id)
+    more += _write_tower(item_encoder, features, dense, folder / ITEM_TOWER, model_id, runtimes)
     largest = check_item_tower(folder, trained, threads, tables, runtimes)
     query_features = {feature.name for feature in schema.side("query")}
     for collection in (model.embeddings, model.augmented):
@@ -253,10 +250,7 @@ def write_export(
             write_index(vectors, schema.items, items.rows.dim, folder / INDEX)
     features, dense = schema.side("query"), schema.dense_side("query")
     encoder = QueryEncoder(model, features, tables)
-    _write_tower(encoder, features, dense, folder / TOWER, model_id)
-    with together():
-        if rank == 0:
-            more += write_runtimes(folder / TOWER, runtimes, model_id)
+    more += _write_tower(encoder, features, dense, folder / TOWER, model_id, runtimes)
     largest |= check_answers(folder, trained, digests, without.values(), threads, tables, runtimes)
     with together():
         if rank == 0:
@@ -343,16 +337,27 @@ def _write_tower(
     dense: Sequence[DenseFeature],
     path: Path,
     model_id: str,
-) -> None:
-    """Write a tower with its tables, which come to rank 0 block by block. Collective."""
+    runtimes: Sequence[Runtime],
+) -> list[str]:
+    """Write a tower with its tables, which come to rank 0 block by block. Collective.
+
+    Returns:
+        On rank 0, the names of its files for other runtimes.
+    """
+
+    def trace() -> torch.export.ExportedProgram:
+        return query_program(encoder, features, dense)
+
     if rank_and_ranks()[0] == 0:
-        program = query_program(encoder, features, dense)
-        write_tower(program, encoder.contents, _called_up, path, model_id)
+        write_tower(trace(), encoder.contents, _called_up, path, model_id)
         broadcast_from_rank_0("")
-        return
+        with together():
+            return write_runtimes(path, trace, runtimes, model_id)
     while name := broadcast_from_rank_0(""):
         for _ in _blocks(encoder.contents[name], here=False):
             pass
+    with together():
+        return []
 
 
 def _called_up(name: str, rows: DividedRows) -> Iterator[Tensor]:

@@ -197,7 +197,7 @@ class QueryTower:
                     f"{path}: has operators that only torch.export can load, which runs what the "
                     "file says: such a tower is not served"
                 )
-            self._module = module or _by_torch_export(source, config, tables).module()
+            self._module = module or _by_torch_export(source, config, tables)
 
     def encode(self, columns: Mapping[str, AnyColumn]) -> NDArray[np.float32]:
         """(B, D) float32 unit vectors of the columns' B rows.
@@ -228,11 +228,13 @@ def _by_operators(
         return None
 
 
-def mapped_program(path: Path) -> ExportedProgram:
-    """A file's program as ``torch.export.load`` gives it, its tables mapped as ``QueryTower``'s."""
+def with_mapped_tables(program: ExportedProgram, path: Path) -> ExportedProgram:
+    """A program of ``write_tower``, with the tables that are in the file, mapped as they are."""
     with zipfile.ZipFile(path) as source:
-        config = _config(source)
-        return _by_torch_export(source, config, _mapped_tables(path, source, config))
+        tables = _mapped_tables(path, source, _config(source))
+    for name, table in tables.items():
+        program.state_dict[name] = nn.Parameter(table, requires_grad=False)
+    return program
 
 
 def _mapped_tables(path: Path, source: zipfile.ZipFile, config: Config) -> dict[str, Tensor]:
@@ -247,7 +249,7 @@ def _mapped_tables(path: Path, source: zipfile.ZipFile, config: Config) -> dict[
 
 def _by_torch_export(
     source: zipfile.ZipFile, config: Config, tables: Mapping[str, Tensor]
-) -> ExportedProgram:
+) -> Callable[..., Any]:
     """The program as ``torch.export.load`` gives it, which would read the tables into memory."""
     records = _table_records(config)
     small = io.BytesIO()
@@ -266,7 +268,8 @@ def _by_torch_export(
     program = torch.export.load(small)
     for name, weight in tables.items():
         program.state_dict[name] = nn.Parameter(weight, requires_grad=False)
-    return program
+    module: Callable[..., Any] = program.module()
+    return module
 
 
 def _model_id(archive: zipfile.ZipFile) -> str | None:

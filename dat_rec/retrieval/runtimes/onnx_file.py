@@ -36,7 +36,7 @@ def write_onnx(program: ExportedProgram, path: Path, model_id: str) -> None:
     """Write a tower; what it holds goes beside it, into PATH.data, which onnxruntime maps.
 
     Args:
-        program: of ``tower_file.mapped_program``.
+        program: of ``tower_file.with_mapped_tables``.
         path: the file to write.
         model_id: of the model, in the file's metadata.
     """

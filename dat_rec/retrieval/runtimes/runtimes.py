@@ -1,18 +1,19 @@
 """A tower's file in, the same tower in files of other runtimes out, and their answers."""
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.export import ExportedProgram
 
 from dat_rec.data.dense import AnyColumn
 from dat_rec.errors import UserError
 from dat_rec.retrieval.runtimes.aotinductor import AotTower, require_compiler, write_package
 from dat_rec.retrieval.runtimes.onnx_file import OnnxTower, data_of, write_onnx
-from dat_rec.retrieval.tower_file import mapped_program
+from dat_rec.retrieval.tower_file import with_mapped_tables
 
 Runtime = Literal["onnx", "aotinductor"]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
@@ -48,11 +49,18 @@ def require(runtimes: Sequence[Runtime]) -> None:
         require_compiler()
 
 
-def write_runtimes(tower: Path, runtimes: Sequence[Runtime], model_id: str) -> list[str]:
+def write_runtimes(
+    tower: Path,
+    trace: Callable[[], ExportedProgram],
+    runtimes: Sequence[Runtime],
+    model_id: str,
+) -> list[str]:
     """Write a tower's other files beside it, and return their names.
 
     Args:
-        tower: its file of ``write_tower``.
+        tower: its file of ``write_tower``, which holds its tables.
+        trace: makes its program. (The one that is read from the file is none that torch decomposes:
+            2.13 has lost which sizes of it are symbols.)
         runtimes: of ``require``.
         model_id: of the model.
 
@@ -64,7 +72,7 @@ def write_runtimes(tower: Path, runtimes: Sequence[Runtime], model_id: str) -> l
         path = file_of(tower, runtime)
         write = {"onnx": write_onnx, "aotinductor": write_package}[runtime]
         try:
-            write(mapped_program(tower), path, model_id)
+            write(with_mapped_tables(trace(), tower), path, model_id)
         except OSError:
             raise
         # Exporters and compilers raise what they like.
@@ -88,8 +96,11 @@ def file_of(tower: Path, runtime: Runtime) -> Path:
     return tower.with_name(tower.name.removesuffix(".pt2") + SUFFIX[runtime])
 
 
-def _reason(error: Exception) -> str:
-    """What an exporter says in a line, a compiler in many."""
-    lines = str(error).splitlines() or [""]
-    line = next((line for line in lines if "error: " in line), lines[0])
-    return f"{type(error).__name__}: {line.strip()}"[:300]
+def _reason(error: BaseException) -> str:
+    """What an exporter says in its first error, and a compiler somewhere in many lines."""
+    first: BaseException = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    lines = f"{error}\n{first}".splitlines()
+    said = next((line for line in lines if "error: " in line), (str(first).splitlines() or [""])[0])
+    return f"{type(first).__name__}: {said.strip()}"[:300]
