@@ -34,6 +34,9 @@ class ExportOptions:
     tables: Literal["float32", "float16", "int8"] = "float32"
     """How the towers' tables are stored: float16 takes half the bytes, int8 a quarter and a scale
     for each row. export.json says by how much vectors differ. Item vectors stay float32."""
+    runtimes: tuple[Literal["onnx", "aotinductor"], ...] = ()
+    """Write both towers for other runtimes, too: onnx as .onnx, aotinductor as .aoti.pt2, compiled
+    for this machine's CPU, which needs g++. Each is checked against the model on real users."""
     index: Literal["flat", "ivf", "ivf_pq", "hnsw", "auto"] = "flat"
     """An approximate index, ann.faiss, beside the exact one: auto takes the quickest kind, or none
     if none is quicker than scoring all items (flat)."""
@@ -61,6 +64,7 @@ def run(arguments: Arguments) -> None:
         blend_history=options.blend_history,
         since=options.since,
         tables=options.tables,
+        runtimes=options.runtimes,
         index=options.index,
         min_recall=options.min_recall,
         recall_at=options.recall_at,
@@ -72,6 +76,8 @@ def run(arguments: Arguments) -> None:
         return
     if options.index != "flat":
         print(_index_line(made))
+    for name, facts in made.get("runtimes", {}).items():
+        print(f"{name}: vectors differ from the model's by {facts['largest_difference']} at most")
     print(
         f"{options.out}: {made['items']:,} items and {made['users']:,} users of "
         f"{options.run}, step {made['source']['checkpoint']:,}; next: dat-rec recommend --export "

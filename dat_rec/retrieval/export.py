@@ -69,6 +69,7 @@ from dat_rec.retrieval.golden_queries import write_golden
 from dat_rec.retrieval.item_index import read_index, write_index
 from dat_rec.retrieval.query_encoder import Encoder, ItemEncoder, QueryEncoder, query_program
 from dat_rec.retrieval.ranks import Threads, all_ranks, folder_of_all_ranks, one_thread_each
+from dat_rec.retrieval.runtimes.runtimes import Runtime, require, write_runtimes
 from dat_rec.retrieval.table_forms import Form
 from dat_rec.retrieval.tower_file import MODEL_ID, QueryTower, write_tower
 from dat_rec.retrieval.trained import Trained, load_model
@@ -98,6 +99,7 @@ def export(
     since: Location | None = None,
     tower: TowerFactory | None = None,
     tables: Form = "float32",
+    runtimes: Sequence[Runtime] = (),
     index: str = "flat",
     min_recall: float = 0.98,
     recall_at: int = 100,
@@ -122,6 +124,8 @@ def export(
             The full export is made meanwhile beside it, and needs room on the disk.
         tower: the tower that the run was trained with, if it was not dat_rec's own.
         tables: in what form the towers' tables are stored; the item vectors stay float32.
+        runtimes: for which the towers are written beside torch.export's file: ``onnx``,
+            ``aotinductor``.
         index: an approximate index beside the exact one, ``ivf``, ``ivf_pq`` or ``hnsw``; ``auto``
             takes the quickest, or none if none is quicker; ``flat``: none.
         min_recall: least recall of the approximate index, on users who did not tune it.
@@ -132,8 +136,8 @@ def export(
 
     Raises:
         UserError: ``out`` is taken, the run cannot be loaded, there is nothing to fit a blend on,
-            ``since`` is no whole export, what was written does not answer as the model does, or
-            the index does not reach its recall.
+            ``since`` is no whole export, what was written does not answer as the model does, the
+            index does not reach its recall, or what a runtime needs is not installed.
 
     Example:
         >>> made = dat_rec.export(Path("run"), Path("export"))
@@ -144,6 +148,9 @@ def export(
     wanted = Wanted(index, min_recall, recall_at)
     wanted.check()
     with ExitStack() as publication, all_ranks(), one_thread_each() as threads:
+        with together():
+            if rank_and_ranks()[0] == 0:
+                require(runtimes)
         marker = MANIFEST if since is None else DELTA
         whole = whole_folder(out, marker=marker, overwrite=overwrite)
         folder = folder_of_all_ranks(publication, whole, out)
@@ -156,7 +163,16 @@ def export(
         try:
             fitted = fit_blend(trained, threads) if blend_history else None
             full = folder if since is None else folder / FULL
-            made = write_export(trained, full, origin, threads, fitted, tables, wanted)
+            made = write_export(
+                trained,
+                full,
+                origin,
+                threads,
+                fitted,
+                tables,
+                wanted,
+                tuple(dict.fromkeys(runtimes)),
+            )
             with together():
                 if since is None and rank_and_ranks()[0] == 0:
                     write_json(folder / MANIFEST, made)
@@ -180,6 +196,7 @@ def write_export(
     fitted: FittedBlend | None = None,
     tables: Form = "float32",
     wanted: Wanted = NO_INDEX,
+    runtimes: Sequence[Runtime] = (),
 ) -> dict[str, Any]:
     """Fill the ``folder`` from a trained model, but for export.json. Collective.
 
@@ -193,6 +210,7 @@ def write_export(
         fitted: how own history is blended in, if it can be.
         tables: in what form the towers' tables are stored.
         wanted: the approximate index, of ``Wanted.check``.
+        runtimes: different ones, of ``require``.
 
     Returns:
         What export.json is to hold.
@@ -205,19 +223,19 @@ def write_export(
     schema = dataset.schema
     rank, ranks = rank_and_ranks()
     items = encode_items(model, dataset, threads)
-    vocabularies: list[str] = []
+    more: list[str] = []
     with together():
         if rank == 0:
             for part in (ITEM_PARTS, USER_PARTS, SEEN_PARTS, *([OWN_PARTS] if fitted else [])):
                 (folder / part).mkdir(parents=True)
             write_items(dataset, folder)
-            vocabularies = write_inputs(dataset, folder)
+            more += write_inputs(dataset, folder)
     model_id = hashlib.sha256(f"{trained.digest} {tables}".encode()).hexdigest()
     digests = write_item_vectors(dataset, items, folder, model_id)
     item_encoder = ItemEncoder(model, schema.side("item"), tables)
     features, dense = schema.side("item"), schema.dense_side("item")
-    _write_tower(item_encoder, features, dense, folder / ITEM_TOWER, model_id)
-    check_item_tower(folder, trained, threads, tables)
+    more += _write_tower(item_encoder, features, dense, folder / ITEM_TOWER, model_id, runtimes)
+    largest = check_item_tower(folder, trained, threads, tables, runtimes)
     query_features = {feature.name for feature in schema.side("query")}
     for collection in (model.embeddings, model.augmented):
         if collection is not None:
@@ -232,8 +250,8 @@ def write_export(
             write_index(vectors, schema.items, items.rows.dim, folder / INDEX)
     features, dense = schema.side("query"), schema.dense_side("query")
     encoder = QueryEncoder(model, features, tables)
-    _write_tower(encoder, features, dense, folder / TOWER, model_id)
-    largest = check_answers(folder, trained, digests, without.values(), threads, tables)
+    more += _write_tower(encoder, features, dense, folder / TOWER, model_id, runtimes)
+    largest |= check_answers(folder, trained, digests, without.values(), threads, tables, runtimes)
     with together():
         if rank == 0:
             write_golden(dataset, asked_users(schema.users, without.values()), folder)
@@ -245,9 +263,9 @@ def write_export(
     if fitted is not None:
         parts[OWN_PARTS] = schema.users
     of_parts = (part_name(part, n) for part, rows in parts.items() for n in range(parts_of(rows)))
-    vocabularies = broadcast_from_rank_0(vocabularies)
+    more = broadcast_from_rank_0(more)
     approximate = (ANN, ANN_EQUAL) if tuned.facts is not None else ()
-    names = sorted([*FILES, *FRESH_FILES, *approximate, *vocabularies, *of_parts])
+    names = sorted([*FILES, *FRESH_FILES, *approximate, *more, *of_parts])
     own = {name: sha256(folder / name) for name in names[rank::ranks]}
     found = {name: digest for part in all_gather_object(own) for name, digest in part.items()}
     return {
@@ -261,7 +279,8 @@ def write_export(
         f"row {UNKNOWN} and an empty list mean unknown" + (DENSE_INPUTS if dense else ""),
         **({"dense": [asdict(feature) for feature in dense]} if dense else {}),
         **({} if fitted is None else {"blend": fitted.facts()["settings"]}),
-        "tables": _tables_facts(tables, largest),
+        "tables": _tables_facts(tables, largest.pop(TOWER, 0.0)),
+        **({"runtimes": {name: _off(one) for name, one in largest.items()}} if runtimes else {}),
         **({} if tuned.facts is None else {"ann": asdict(tuned.facts)}),
         **({"ann_tried": tuned.tried} if tuned.tried else {}),
         "source": {"dataset": schema.source, **origin},
@@ -274,7 +293,12 @@ def _tables_facts(form: Form, largest: float) -> dict[str, Any]:
     """How tables are stored; and, where they are rounded, what that does to vectors."""
     if form == "float32":
         return {"form": form}
-    return {"form": form, "largest_difference": float(f"{largest:.2g}")}
+    return {"form": form, **_off(largest)}
+
+
+def _off(largest: float) -> dict[str, float]:
+    """By how much a number of a vector differs from the model's at most."""
+    return {"largest_difference": float(f"{largest:.2g}")}
 
 
 def _approximate(trained: Trained, folder: Path, wanted: Wanted) -> Tuned:
@@ -313,16 +337,27 @@ def _write_tower(
     dense: Sequence[DenseFeature],
     path: Path,
     model_id: str,
-) -> None:
-    """Write a tower with its tables, which come to rank 0 block by block. Collective."""
+    runtimes: Sequence[Runtime],
+) -> list[str]:
+    """Write a tower with its tables, which come to rank 0 block by block. Collective.
+
+    Returns:
+        On rank 0, the names of its files for other runtimes.
+    """
+
+    def trace() -> torch.export.ExportedProgram:
+        return query_program(encoder, features, dense)
+
     if rank_and_ranks()[0] == 0:
-        program = query_program(encoder, features, dense)
-        write_tower(program, encoder.contents, _called_up, path, model_id)
+        write_tower(trace(), encoder.contents, _called_up, path, model_id)
         broadcast_from_rank_0("")
-        return
+        with together():
+            return write_runtimes(path, trace, runtimes, model_id)
     while name := broadcast_from_rank_0(""):
         for _ in _blocks(encoder.contents[name], here=False):
             pass
+    with together():
+        return []
 
 
 def _called_up(name: str, rows: DividedRows) -> Iterator[Tensor]:

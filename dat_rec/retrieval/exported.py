@@ -16,6 +16,7 @@
                                the same vector that is
     query_tower.pt2            torch.export program: query features in, (B, D) unit vectors out
     item_tower.pt2             the same of items that training never saw
+    query_tower.onnx, …        both towers for other runtimes (optional; ``runtimes/``)
     golden.parquet             some users as questions, with their answers
     inputs.json                what raw values the features are made of (``raw_inputs.py``)
     vocabularies/TABLE.parquet  the value that each row of a table stands for
@@ -65,6 +66,13 @@ FRESH_FILES = (ITEM_TOWER, INPUTS, GOLDEN)
 """What it holds beside them; older ones do not."""
 ANN, ANN_EQUAL = "ann.faiss", "ann_equal.parquet"
 """What an export with an approximate index holds, too."""
+RUNTIME_FILES = tuple(
+    f"{tower}_tower{end}"
+    for tower in ("query", "item")
+    for end in (".onnx", ".onnx.data", ".aoti.pt2")
+)
+"""What it may hold for runtimes beside torch.export's. Whoever reads an export opens none of them:
+an AOTInductor package is code."""
 ITEM_PARTS, USER_PARTS, OWN_PARTS = "item_vectors", "users", "own_items"
 SEEN_PARTS = "seen"
 """Folders of parts."""
@@ -295,7 +303,8 @@ def check_files(folder: Path, manifest: Manifest, first: int = 0, step: int = 1)
     parts = (ITEM_PARTS, USER_PARTS, SEEN_PARTS, OWN_PARTS)
     there = [path for part in parts for path in (folder / part).glob("part-*.parquet")]
     there += (folder / VOCABULARIES).glob("*.parquet")
-    for path in (*there, *(folder / name for name in FRESH_FILES if (folder / name).exists())):
+    alone = (folder / name for name in (*FRESH_FILES, *RUNTIME_FILES))
+    for path in (*there, *(path for path in alone if path.exists())):
         if path.relative_to(folder).as_posix() not in manifest.sha256:
             raise UserError(f"{path}: {MANIFEST} does not name it: remove it, or export anew")
 

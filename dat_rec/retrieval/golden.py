@@ -1,7 +1,8 @@
 """An export's files in, a refusal out unless they answer as the model that they came from."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -28,6 +29,7 @@ from dat_rec.retrieval.feature_rows import FeatureRows, RowGroups
 from dat_rec.retrieval.golden_queries import golden_problem
 from dat_rec.retrieval.item_index import read_index
 from dat_rec.retrieval.ranks import Threads
+from dat_rec.retrieval.runtimes.runtimes import Runtime, file_of, read_runtime
 from dat_rec.retrieval.search import top_items
 from dat_rec.retrieval.table_forms import Form
 from dat_rec.retrieval.tower_file import QueryTower, check_records
@@ -53,7 +55,8 @@ def check_answers(
     without: Iterable[int],
     threads: Threads,
     form: Form = "float32",
-) -> float:
+    runtimes: Sequence[Runtime] = (),
+) -> dict[str, float]:
     """Load what was written and ask it: vectors and best items must be the model's. Collective.
 
     Each rank reads the parts that it has written; rank 0 asks.
@@ -65,12 +68,14 @@ def check_answers(
         without: users who lack a list, of ``write_users``.
         threads: that compute side by side.
         form: in which tables are stored.
+        runtimes: that the query tower was written for, too.
 
     Returns:
-        On rank 0, by how much the numbers of a vector differ from the model's at most.
+        On rank 0, by how much the numbers of a vector differ from the model's at most, for each of
+        the query tower's files.
 
     Raises:
-        UserError: a file cannot be read, the query tower cannot run, a vector differs from the
+        UserError: a file cannot be read, a query tower cannot run, a vector differs from the
             model's by more than rounding, or an item that is given is none of the best.
     """
     model, dataset = trained.model, trained.dataset
@@ -83,14 +88,16 @@ def check_answers(
         asked = users.take(rows)
     wanted_BD = encode_queries(model, dataset.schema, with_unknown(asked), threads).numpy()
     rounding = _rounding(model.query_tower, form)
-    largest = 0.0
+    largest: dict[str, float] = {}
 
     def problem() -> str:
-        nonlocal largest
         found = _problem_of_parts(folder, digests)
-        if first and not found:
-            found, largest = _problem(folder, users, rows, wanted_BD, rounding)
-        return found
+        if found or not first:
+            return found
+        written = with_unknown(_written(folder, users, rows))
+        found, largest[TOWER] = _problem(folder, written, rows, wanted_BD, rounding)
+        others = _Asked(folder / TOWER, written, wanted_BD, rounding)
+        return found or _problem_of_runtimes(others, runtimes, largest)
 
     with together():
         _refuse(problem)
@@ -98,12 +105,20 @@ def check_answers(
 
 
 def check_item_tower(
-    folder: Path, trained: Trained, threads: Threads, form: Form = "float32"
-) -> None:
-    """Ask the item tower's file for items whose id it does not know. Collective.
+    folder: Path,
+    trained: Trained,
+    threads: Threads,
+    form: Form = "float32",
+    runtimes: Sequence[Runtime] = (),
+) -> dict[str, float]:
+    """Ask the item tower's files for items whose id they do not know. Collective.
+
+    Returns:
+        On rank 0, by how much the numbers of a vector differ from the model's at most, for each
+        file of another runtime.
 
     Raises:
-        UserError: it cannot be read or run, or a vector differs from the model's by more than
+        UserError: one cannot be read or run, or a vector differs from the model's by more than
             rounding.
     """
     model, dataset = trained.model, trained.dataset
@@ -114,16 +129,49 @@ def check_item_tower(
         asked = items.take(rows if first else rows[:0])
     wanted_BD, asked = encode_unknown_items(model, dataset.schema, asked, threads)
     rounding = _rounding(model.item_tower, form)
+    largest: dict[str, float] = {}
 
     def problem() -> str:
         check_records(folder / ITEM_TOWER)
         found_BD = QueryTower(folder / ITEM_TOWER).encode(asked)
         off = np.abs(found_BD - wanted_BD.numpy()).max()
-        return "" if off <= rounding else f"item_tower.pt2: a vector is off by {off:.2g}"
+        if not off <= rounding:
+            return f"item_tower.pt2: a vector is off by {off:.2g}"
+        others = _Asked(folder / ITEM_TOWER, asked, wanted_BD.numpy(), rounding)
+        return _problem_of_runtimes(others, runtimes, largest)
 
     with together():
         if first:
             _refuse(problem)
+    return largest
+
+
+class _Asked(NamedTuple):
+    """What a tower is asked, and how it must answer."""
+
+    tower: Path
+    columns: Mapping[str, AnyColumn]
+    wanted_BD: NDArray[np.float32]
+    rounding: float
+
+
+def _problem_of_runtimes(
+    asked: _Asked, runtimes: Sequence[Runtime], largest: dict[str, float]
+) -> str:
+    """What is wrong with a tower's other files, in words; ``largest`` gets their differences."""
+    last = np.array([len(asked.wanted_BD) - 1])
+    alone = {name: column.take(last) for name, column in asked.columns.items()}
+    for runtime in runtimes:
+        tower, name = read_runtime(asked.tower, runtime), file_of(asked.tower, runtime).name
+        # One alone, too: programs may be made for many.
+        off = np.abs(tower.encode(asked.columns) - asked.wanted_BD).max()
+        off = np.maximum(off, np.abs(tower.encode(alone) - asked.wanted_BD[last]).max())
+        largest[name] = float(off)
+        if not off <= asked.rounding:
+            return f"{name}: a vector is off by {off:.2g}"
+        if tower.model_id != QueryTower(asked.tower).model_id:
+            return f"{name}: is of the model {tower.model_id}"
+    return ""
 
 
 def _rounding(tower: Tower | GivenTower, form: Form) -> float:
@@ -171,14 +219,13 @@ def _problem_of_parts(folder: Path, digests: Mapping[str, str]) -> str:
 
 def _problem(
     folder: Path,
-    users: FeatureRows,
+    written: Mapping[str, AnyColumn],
     rows: NDArray[np.int64],
     wanted_BD: NDArray[np.float32],
     rounding: float,
 ) -> tuple[str, float]:
     """What is wrong with the answers, in words, empty if nothing is; the largest difference."""
     check_records(folder / TOWER)
-    written = with_unknown(_written(folder, users, rows))
     found_BD = QueryTower(folder / TOWER).encode(written)
     largest = float(np.abs(found_BD - wanted_BD).max())
     # Others load it by torch.export, and recommend without: both are asked.

@@ -6,6 +6,7 @@ Tables, augmented vectors and tower are the model's own, without TorchRec, so th
 
 import mmap
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -208,6 +209,17 @@ def _untouched(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
+def any_size() -> AbstractContextManager[None]:
+    """Within it, programs are made that take one user, and an empty history.
+
+    Otherwise sizes 0 and 1 are taken for constants.
+    """
+    patch: AbstractContextManager[None] = shape_config.patch(  # type: ignore[attr-defined]
+        backed_size_oblivious=True
+    )
+    return patch
+
+
 def query_program(
     encoder: Encoder, features: Sequence[Feature], dense: Sequence[DenseFeature] = ()
 ) -> torch.export.ExportedProgram:
@@ -223,10 +235,7 @@ def query_program(
     if dense:
         inputs.append({one.name: torch.from_numpy(no_values(one, 3).values) for one in dense})
         any_number.append({one.name: {0: torch.export.Dim.DYNAMIC} for one in dense})
-    # Otherwise the program would refuse one user, or an empty history: sizes 0 and 1 are
-    # taken for constants.
-    any_size = shape_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-    with any_size, torch.no_grad():
+    with any_size(), torch.no_grad():
         program = torch.export.export(
             encoder.eval(), tuple(inputs), dynamic_shapes=tuple(any_number)
         )

@@ -188,14 +188,9 @@ class QueryTower:
         self._path = path
         with zipfile.ZipFile(path) as source:
             config = _config(source)
-            infos = {info.filename.partition(WEIGHTS)[2]: info for info in source.infolist()}
             self.model_id = _model_id(source)
             """Of the model; None in a file of an older release."""
-            # Mapped so that they could be written to, which torch wants and nobody does.
-            tables = {
-                name: torch.from_numpy(_map(path, infos[record], config[name]))
-                for record, name in _table_records(config).items()
-            }
+            tables = _mapped_tables(path, source, config)
             module = None if by_torch_export else _by_operators(source, config, tables)
             if module is None and not trusted:
                 raise UserError(
@@ -232,6 +227,25 @@ def _by_operators(
         return Program(source.read(folder + MODEL), weights)
     except UnknownProgramError:
         return None
+
+
+def with_mapped_tables(program: ExportedProgram, path: Path) -> ExportedProgram:
+    """A program of ``write_tower``, with the tables that are in the file, mapped as they are."""
+    with zipfile.ZipFile(path) as source:
+        tables = _mapped_tables(path, source, _config(source))
+    for name, table in tables.items():
+        program.state_dict[name] = nn.Parameter(table, requires_grad=False)
+    return program
+
+
+def _mapped_tables(path: Path, source: zipfile.ZipFile, config: Config) -> dict[str, Tensor]:
+    """The tables by the parameters' names, mapped from the file."""
+    infos = {info.filename.partition(WEIGHTS)[2]: info for info in source.infolist()}
+    # Mapped so that they could be written to, which torch wants and nobody does.
+    return {
+        name: torch.from_numpy(_map(path, infos[record], config[name]))
+        for record, name in _table_records(config).items()
+    }
 
 
 def _by_torch_export(

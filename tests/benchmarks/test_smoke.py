@@ -324,6 +324,17 @@ def test_export_tables(run: Run, tmp_path: Path) -> None:
         assert one["all HR@50"] == pytest.approx(whole["all HR@50"], abs=0.05)
 
 
+def test_runtimes(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="comes with dat_rec[onnx]")
+    made = write_run(tmp_path / "run", write_dataset(tmp_path / "data"))
+    export(made, tmp_path / "export", runtimes=["onnx"])
+    found = rows(run("runtimes", *SMOKE, "--export", tmp_path / "export"))
+    assert [one["users"] for one in found] == [1, 8]
+    for one in found:
+        assert one["ms"].keys() == {"operators", "torch.export", "onnx"}
+        assert all(0 < ms < 1000 for ms in one["ms"].values())
+
+
 @pytest.mark.parametrize("script", ["train_loop", "reader", "fidelity", "quality.__main__"])
 @pytest.mark.parametrize("address", [("--data", "gs://bucket/x"), ("--topology=gs://bucket/x",)])
 def test_an_address_in_place_of_a_path_is_refused(

@@ -71,6 +71,22 @@ def test_ranks_write_what_one_process_writes(
     assert np.array_equal(opened.user_columns["history"].values, users["history"].values)
 
 
+def exported_for_onnx(run: Path, out: Path) -> list[str]:
+    """The files of other runtimes that export.json names."""
+    with all_ranks():
+        made = export(run, out, runtimes=["onnx"])
+    return sorted(name for name in made["sha256"] if ".onnx" in name)
+
+
+def test_two_ranks_write_for_another_runtime(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="comes with dat_rec[onnx]")
+    named = run_ranks(exported_for_onnx, 2, run, tmp_path / "out")
+    there = sorted(path.name for path in (tmp_path / "out").glob("*.onnx*"))
+    assert named == [there, there]
+    assert {"query_tower.onnx", "item_tower.onnx"} < {*there}
+    Export.open(tmp_path / "out")
+
+
 def recommended(export: Path, out: Path) -> tuple[int, int]:
     """Answer all users, a few at a time."""
     answer.MOST_USERS = 4

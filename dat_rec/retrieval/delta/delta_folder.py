@@ -40,6 +40,7 @@ from dat_rec.retrieval.exported import (
     ITEM_TOWER,
     MANIFEST,
     OWN_PARTS,
+    RUNTIME_FILES,
     SEEN_PARTS,
     TOWER,
     USER_PARTS,
@@ -56,7 +57,7 @@ TOWERS = {TOWER_PARTS: TOWER, ITEM_TOWER_PARTS: ITEM_TOWER}
 """The towers' files, by the folders that hold how they differ."""
 FORGOTTEN, WHOLE = "forgotten", "whole"
 OF_AN_EXPORT = re.compile(
-    rf"{'|'.join(map(re.escape, (*FILES, *FRESH_FILES, ANN, ANN_EQUAL)))}"
+    rf"{'|'.join(map(re.escape, (*FILES, *FRESH_FILES, *RUNTIME_FILES, ANN, ANN_EQUAL)))}"
     rf"|({ITEM_PARTS}|{USER_PARTS}|{SEEN_PARTS}|{OWN_PARTS})/part-\d+\.parquet"
     rf"|{VOCABULARIES}/[^/\n]+\.parquet"
 )

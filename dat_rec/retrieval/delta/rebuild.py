@@ -39,6 +39,7 @@ from dat_rec.retrieval.exported import (
     ITEM_TOWER,
     ITEMS,
     OWN_PARTS,
+    RUNTIME_FILES,
     SEEN_PARTS,
     TOWER,
     USER_PARTS,
@@ -77,7 +78,8 @@ def kind_of(name: str) -> str:
     """The folder of a delta that holds the difference of an export's file, or the file itself."""
     alone = {ITEMS: ITEM_ROWS, INDEX: ITEM_PARTS, TOWER: TOWER_PARTS, ITEM_TOWER: ITEM_TOWER_PARTS}
     folder = alone.get(name) or name.partition("/")[0]
-    return WHOLE if folder in (INPUTS, VOCABULARIES, GOLDEN, ANN, ANN_EQUAL) else folder
+    whole = (INPUTS, VOCABULARIES, GOLDEN, ANN, ANN_EQUAL, *RUNTIME_FILES)
+    return WHOLE if folder in whole else folder
 
 
 def kinds_to_make(base: Files, new: Files) -> list[str]:

@@ -1,0 +1,1 @@
+"""The towers for runtimes beside torch.export's: ONNX and AOTInductor."""
