@@ -33,7 +33,7 @@ PLAIN_SUM = (False, 0, False, None, True, None)
 
 
 def write_onnx(program: ExportedProgram, path: Path, model_id: str) -> None:
-    """Write a tower; what it holds goes beside it, into PATH.data, which onnxruntime maps.
+    """Write a tower; what it holds goes beside it, into PATH.data.
 
     Args:
         program: of ``tower_file.with_mapped_tables``.
