@@ -42,7 +42,7 @@ def write_package(program: ExportedProgram, path: Path, model_id: str) -> None:
     """Compile a tower for this machine's CPU, with its tables.
 
     Args:
-        program: of ``tower_file.with_mapped_tables``; its tables are copied into memory meanwhile.
+        program: of ``tower_file.with_mapped_tables``.
         path: the file to write, .pt2.
         model_id: of the model, in the package's metadata.
     """

@@ -33,7 +33,7 @@ PLAIN_SUM = (False, 0, False, None, True, None)
 
 
 def write_onnx(program: ExportedProgram, path: Path, model_id: str) -> None:
-    """Write a tower; what it holds goes beside it, into PATH.data, which onnxruntime maps.
+    """Write a tower; what it holds goes beside it, into PATH.data.
 
     Args:
         program: of ``tower_file.with_mapped_tables``.
@@ -48,7 +48,12 @@ def write_onnx(program: ExportedProgram, path: Path, model_id: str) -> None:
             {torch.ops.aten.embedding_bag.padding_idx: sums_of_bags}
         )
         made = torch.onnx.export(
-            program, dynamo=True, input_names=names, output_names=[OUTPUT], verbose=False
+            program,
+            dynamo=True,
+            input_names=names,
+            output_names=[OUTPUT],
+            custom_translation_table={torch.ops.aten.scalar_tensor.default: exact_number},
+            verbose=False,
         )
     assert made is not None
     made.model.metadata_props[MODEL_ID] = model_id
@@ -79,6 +84,24 @@ def sums_of_bags(weight: Tensor, values: Tensor, offsets: Tensor, *how: Any) -> 
     at = F.embedding(offsets, before)
     sums_BD = (at[1:] - at[:-1]).to(weight.dtype)
     return sums_BD, offsets.clone(), offsets.clone(), offsets.clone()
+
+
+def exact_number(
+    s: float,
+    dtype: int = 1,
+    layout: str = "",  # noqa: ARG001
+    device: str = "",  # noqa: ARG001
+    pin_memory: bool = False,  # noqa: ARG001
+) -> Any:
+    """What ``aten.scalar_tensor`` gives, whose arguments these are: a number of a dtype.
+
+    torch.onnx 2.13 rounds it to float32 and makes float64 of that: the mean of a dense feature that
+    is a time in seconds would be off by up to a minute.
+    """
+    from onnxscript import ir, opset18
+
+    constant: Any = ir.tensor(s, dtype=ir.DataType(dtype))
+    return opset18.Constant(value=constant)
 
 
 def _multiply_in_float32(program: ExportedProgram) -> None:

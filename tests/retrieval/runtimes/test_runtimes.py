@@ -175,7 +175,6 @@ def test_every_precision_has_an_onnx_file_that_answers_as_the_model(
 
 
 @needs_onnx
-@pytest.mark.xfail(reason="torch 2.13 does not decompose a program with dense inputs", strict=False)
 def test_dense_values_and_lists_of_every_kind_reach_onnxruntime(tmp_path: Path) -> None:
     run = write_raw_log(tmp_path, text_ids=True).run
     made = export(run, tmp_path / "export", runtimes=["onnx"])
