@@ -109,6 +109,8 @@ class ModelConfig:
     residual: Annotated[bool, Absent(False)] = False
     """Add the embeddings of ids, of the history's items too, and the augmented vector to each
     tower's output, past its layers; embedding_dim and output_dim must be equal."""
+    linear: Annotated[bool, Absent(False)] = False
+    """Add a linear layer of all that a tower reads to its output, past its other layers."""
     precision: Literal["float32", "float64", "bfloat16"] = "float32"
     """The dtype of towers and losses. bfloat16: the dtype of the towers' matrix products alone,
     twice as fast where the processor multiplies such numbers. float64: runs at different world

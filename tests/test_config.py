@@ -36,6 +36,7 @@ MODERN: dict[str, Any] = {
     "model.augment": True,
     "model.pooling": "mean",
     "model.residual": False,
+    "model.linear": False,
     "model.precision": "float32",
     "model.fp16_tables": (),
     "model.generate": False,
@@ -149,7 +150,17 @@ OTHER = TrainConfig(
     timeout_s=30,
     preflight=False,
     model=ModelConfig(
-        8, (16, 12, 10), 8, True, False, "sqrt", True, "float64", ("item", "augmented_*"), True
+        8,
+        (16, 12, 10),
+        8,
+        True,
+        False,
+        "sqrt",
+        residual=True,
+        linear=True,
+        precision="float64",
+        fp16_tables=("item", "augmented_*"),
+        generate=True,
     ),
     loss=LossConfig(
         "bce", 2, negative_power=0.5, log_q=0.0, mimic_user=0.0, mimic_item=0.0, alignment=1.3

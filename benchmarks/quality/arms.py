@@ -67,6 +67,7 @@ SPACE: dict[str, Distribution] = {
     "model.output_dim": Choice((32, 64)),
     "model.hidden": Choice(((), (128,), (256, 128))),
     "model.residual": Choice((False, True)),
+    "model.linear": Choice((False, True)),
     "model.pooling": Choice(("mean", "sqrt")),
     "examples.id_dropout": Choice((0.0, 0.05, 0.2)),
     "examples.user_dropout": Choice((0.0, 0.5, 0.9)),
@@ -129,6 +130,8 @@ def draw(
     setting = {name: one.draw(_generator(seed, number, name)) for name, one in space.items()}
     if setting["model.residual"]:
         setting["model.embedding_dim"] = setting["model.output_dim"]
+    if not setting["model.hidden"]:
+        setting["model.linear"] = False
     most = most_epochs(bool(setting["examples.skip_repeats"]))
     wanted = LogUniform(1, most + 1).draw(_generator(seed, number, "epochs"))
     return setting | {"epochs": min(int(wanted), most)}

@@ -286,6 +286,7 @@ def _tower(
         last_relu=config.last_relu,
         bfloat16=bfloat16,
         residual=residual,
+        linear=config.linear,
     )
 
 

@@ -27,9 +27,9 @@ class TowerFactory(Protocol):
     The module that it returns maps (B, input_dim) float to (B, output_dim); dat_rec scales each
     output to length 1. Each of its parameters must learn, and it must have neither buffers nor
     dropout (a LayerNorm, not a BatchNorm, for checkpoints hold parameters and no random state);
-    ``torch.export`` must understand it. ``--model.hidden`` and
-    ``--model.last-relu`` describe the towers of dat_rec, and mean nothing to it;
-    ``--model.residual`` is refused beside it.
+    ``torch.export`` must understand it. ``--model.hidden``,
+    ``--model.linear`` and ``--model.last-relu`` describe the towers of dat_rec, and mean nothing to
+    it; ``--model.residual`` is refused beside it.
 
     A run does not keep the function: to resume, evaluate or export it, give the same one again.
 
@@ -55,6 +55,9 @@ class Tower(nn.Module):
     begins as a factorisation of ids, whose scores are products of (mean) embeddings, and the layers
     add to it what they learn.
 
+    With a linear way, as in wide & deep learning (Cheng et al., DLRS 2016): W·x + b of the whole
+    input is added too, before the division by the length.
+
     Args:
         input_dim: F.
         hidden: widths of the hidden layers.
@@ -62,6 +65,7 @@ class Tower(nn.Module):
         last_relu: whether to apply ReLU after the last layer too: the paper's letter, which
             confines scores to [0, 1].
         residual: the columns of the input at which the x_k begin, each D wide.
+        linear: whether there is a linear way.
         bfloat16: whether to multiply in bfloat16, and keep weights and outputs in float32
             (autocast).
     """
@@ -75,6 +79,7 @@ class Tower(nn.Module):
         last_relu: bool,
         bfloat16: bool = False,
         residual: Sequence[int] = (),
+        linear: bool = False,
     ) -> None:
         super().__init__()
         self.output_dim = output_dim
@@ -91,6 +96,7 @@ class Tower(nn.Module):
             if i < len(hidden) or last_relu:
                 layers.append(nn.ReLU(inplace=True))
         self.layers = nn.Sequential(*layers)
+        self.linear: Linear | None = Linear(input_dim, output_dim) if linear else None
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (…, F) to unit vectors (…, D); a zero vector stays zero."""
@@ -100,6 +106,8 @@ class Tower(nn.Module):
             for number, begin in enumerate(self._residual, 1):
                 part = features[..., begin : begin + self.output_dim]
                 outputs = outputs + self.gates[number] * part
+        if self.linear is not None:
+            outputs = outputs + _outputs(self.linear, features, bfloat16=self.in_bfloat16)
         return F.normalize(outputs, dim=-1)
 
 

@@ -24,7 +24,7 @@ NEW_OF_GROUP = {
         *("learn_temperature", "margin", "negative_weight", "own_log_q", "popularity", "queue"),
         "unknown_count",
     },
-    "model": {"generate", "pooling", "residual"},
+    "model": {"generate", "linear", "pooling", "residual"},
     "optimizer": {"table_start"},
 }
 """What its groups have since."""

@@ -217,6 +217,7 @@ def _train(rng: np.random.Generator) -> tuple[list[str], bool, float]:
     options += now_and_then(0.3, "--pin", f"item={rng.choice(TYPES)},min_partition:4")
     half = now_and_then(0.15, "--comms", "fp16") + now_and_then(0.15, "--model.fp16-tables", "*")
     options += now_and_then(0.4, "--model.pooling", "sqrt")
+    options += now_and_then(0.4, "--model.linear")
     if widths[0] == widths[1]:
         options += now_and_then(0.6, "--model.residual")
     tolerance = {"float32": 1e-5, "float64": 1e-5, "bfloat16": 3e-2}[precision]

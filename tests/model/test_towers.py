@@ -85,6 +85,43 @@ def test_residual_ways_beside_a_tower_of_ones_own_are_refused() -> None:
         DAT(SCHEMA, config, tower=linear)
 
 
+@pytest.mark.parametrize("residual", [(), (0, 5)])
+def test_a_linear_way_is_added_to_the_layers_whose_first_weights_stay(
+    residual: tuple[int, ...],
+) -> None:
+    plain, tower = (seeded(residual, linear) for linear in (False, True))
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, tower.state_dict()[name])
+    inputs = torch.randn(4, 8)
+    assert tower.linear is not None
+    first, _, last = tower.layers
+    hidden = (inputs @ first.weight.T + first.bias).clamp(min=0)
+    sums = hidden @ last.weight.T + last.bias
+    if residual:
+        sums = inputs[:, :3] + inputs[:, 5:]
+    sums = sums + inputs @ tower.linear.weight.T + tower.linear.bias
+    torch.testing.assert_close(tower(inputs), sums / sums.norm(dim=1, keepdim=True))
+
+
+def seeded(residual: tuple[int, ...], linear: bool) -> Tower:
+    torch.manual_seed(0)
+    return Tower(8, (6,), 3, last_relu=False, residual=residual, linear=linear)
+
+
+def test_the_models_linear_ways_read_all_that_its_towers_do() -> None:
+    config = ModelConfig(embedding_dim=8, output_dim=4, linear=True, precision="float64")
+    model = DAT(SCHEMA, config)
+    for tower in (model.query_tower, model.item_tower):
+        assert isinstance(tower, Tower)
+        assert tower.linear is not None
+        assert tower.linear.in_features == tower.layers[0].in_features
+        assert tower.linear.weight.dtype == torch.float64
+    given = columns(5, 0, np.random.default_rng(0))
+    model(to_kjt(given, list(given), 5)).query_BD.sum().backward()
+    assert model.query_tower.linear.weight.grad.abs().min() > 0
+    assert DAT(SCHEMA, config, tower=linear).query_tower.given.in_features > 0
+
+
 class Pair(nn.Module):
     def __init__(self) -> None:
         super().__init__()
