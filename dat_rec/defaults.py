@@ -51,7 +51,7 @@ def by_data(config: TrainConfig, schema: Schema, ranks: int = 1) -> TrainConfig:
         # Nothing tells unknown items apart: all would be as typical as each other.
         loss = replace(loss, temperature=id_temperature(schema), unknown_count="one")
     if not has_full_histories(schema):
-        model = replace(model, pooling="sqrt", linear=has_attributes(schema))
+        model = replace(model, pooling="sqrt")
         if not has_ids_alone(schema):
             examples = replace(examples, user_dropout=USER_DROPOUT)
     size = batch_size(schema, ranks)
@@ -74,9 +74,7 @@ def as_begun(config: TrainConfig, run: TrainConfig) -> TrainConfig:
     return replace(
         config,
         batch_size=run.batch_size,
-        model=replace(
-            config.model, pooling=model.pooling, residual=model.residual, linear=model.linear
-        ),
+        model=replace(config.model, pooling=model.pooling, residual=model.residual),
         loss=replace(
             config.loss,
             temperature=loss.temperature,
@@ -99,8 +97,6 @@ def without_void(config: TrainConfig, given: Collection[str]) -> TrainConfig:
         config = replace(config, examples=replace(config.examples, user_dropout=0.0))
     if model.embedding_dim != model.output_dim and "--model.residual" not in given:
         config = replace(config, model=replace(model, residual=False))
-    if not model.hidden and "--model.linear" not in given:
-        config = replace(config, model=replace(config.model, linear=False))
     if loss.main in ("bce", "contrastive") and "--loss.temperature" not in given:
         usual = preset(config.preset, config.data, config.out).loss.temperature
         config = replace(config, loss=replace(loss, temperature=usual))
@@ -132,18 +128,9 @@ def has_full_histories(schema: Schema) -> bool:
 
 def has_ids_alone(schema: Schema) -> bool:
     """Whether nothing is known of users and items but their ids and what they had together."""
-    return not _tables_beside(schema, USER, ITEM) and not schema.dense
-
-
-def has_attributes(schema: Schema) -> bool:
-    """Whether more is known of users or items than their ids, histories and the category."""
-    return bool(_tables_beside(schema, USER, ITEM, schema.category) or schema.dense)
-
-
-def _tables_beside(schema: Schema, *names: str) -> set[str]:
-    """Tables of what is known, but those of the features named."""
     known = {feature.table for feature in schema.features if feature.rows > 1}
-    return known - {schema.feature(name).table for name in names}
+    ids = {schema.feature(USER).table, schema.feature(ITEM).table}
+    return known <= ids and not schema.dense
 
 
 def words(config: TrainConfig, schema: Schema, ranks: int = 1) -> list[str]:

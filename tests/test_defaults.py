@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dat_rec.commands.train import parse_train
-from dat_rec.config import PRESETS, Pooling, preset
+from dat_rec.config import preset
 from dat_rec.data.dataset import Dataset
 from dat_rec.data.prepare.pipeline import prepare
 from dat_rec.data.schema import DenseFeature, ExampleFile, Feature, Schema, Side
@@ -100,35 +100,6 @@ def test_ids_alone_have_a_sharper_softmax_from_many_examples_of_many_items(
     assert by_data(preset("modern", OUT, OUT), of).loss.temperature == temperature
 
 
-def test_attributes_and_short_histories_take_a_linear_way_past_the_layers() -> None:
-    category = (*IDS[:3], replace(IDS[3], rows=3))
-    past = Feature("history_category", "query", "category", 3, multi_valued=True)
-    age, empty = (Feature("age", "query", "age", rows) for rows in (4, 1))
-    dense = (DenseFeature("text", "item", "vector", 8, 0.0, 1.0),)
-    for name in sorted({*PRESETS} - {"paper"}):
-        for features, given, linear in (
-            (IDS, (), False),
-            ((*category, past), (), False),
-            ((*category, past, empty), (), False),
-            ((*category, past, age), (), True),
-            (category, dense, True),
-        ):
-            plain = preset(name, OUT, OUT)
-            short, full = (replace(schema(n, features), dense=given) for n in (4999, 5000))
-            assert by_data(plain, short).model.linear is linear
-            assert not by_data(plain, full).model.linear
-
-
-def test_who_has_no_layers_to_pass_by_has_no_linear_way(tmp_path: Path) -> None:
-    schema(100, (*IDS, Feature("age", "query", "age", 4))).save(tmp_path)
-    data = ["--data", str(tmp_path), "--out", "run"]
-    assert parse_train(data).model.linear
-    assert not parse_train([*data, "--model.no-linear"]).model.linear
-    assert not parse_train([*data, "--model.hidden"]).model.linear
-    assert parse_train([*data, "--model.hidden", "--model.linear"]).model.linear
-    assert parse_train([*data, "--model.hidden", "8"]).model.linear
-
-
 @pytest.mark.parametrize("side", ["query", "item"])
 def test_a_dense_feature_is_more_than_ids(side: Side) -> None:
     dense = (DenseFeature("text", side, "vector", 8, 0.0, 1.0),)
@@ -183,8 +154,7 @@ def test_a_default_of_the_data_that_another_option_makes_void_is_no_fault() -> N
 
 def test_a_run_that_is_gone_on_from_keeps_what_it_had(planted: Dataset, tmp_path: Path) -> None:
     usual = defaults("modern", planted.folder, tmp_path)
-    pooling: Pooling = "mean" if usual.model.pooling == "sqrt" else "sqrt"
-    model = replace(usual.model, pooling=pooling, linear=not usual.model.linear)
+    model = replace(usual.model, pooling="mean" if usual.model.pooling == "sqrt" else "sqrt")
     loss = replace(usual.loss, temperature=0.07, popularity=0.0, unknown_count="one")
     examples = replace(usual.examples, user_dropout=0.0)
     run = replace(usual, batch_size=4096, model=model, loss=loss, examples=examples)
