@@ -1,5 +1,6 @@
 """``dat-rec serve``: answer requests over HTTP, from an export."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +80,7 @@ def run(arguments: Arguments) -> None:
 
         Workers(each, options.workers, _prepare).run()
         return
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # One process adds nobody's figures up.
     _prepare()
     from dat_rec.serve.run import serve
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -54,6 +55,8 @@ class _Worker:
     """When to start the next one."""
     reason: str = ""
     """Why the last one could not open the export."""
+    reload: bool = False
+    """Whether all were to reload while it started."""
 
 
 @dataclass
@@ -70,6 +73,8 @@ class Workers:
     number: int
     before: Callable[[], None]
     _workers: list[_Worker] = field(default_factory=list)
+    _caught: list[int] = field(default_factory=list)
+    """Signals that were not looked at yet."""
 
     def run(self) -> None:
         """Serve until SIGTERM or Ctrl-C, and answer what is being asked then.
@@ -80,10 +85,9 @@ class Workers:
         options = self.options
         told, wake = socket.socketpair()
         wake.setblocking(False)
-        caught: list[int] = []
         signal.set_wakeup_fd(wake.fileno())
         for one in SIGNALS:
-            signal.signal(one, lambda number, _: caught.append(number))
+            signal.signal(one, lambda number, _: self._caught.append(number))
         with (
             bound(options.host, options.port) as sock,
             tempfile.TemporaryDirectory(prefix="dat-rec-serve-") as figures,
@@ -91,6 +95,7 @@ class Workers:
             os.environ[FIGURES] = figures
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["dat_rec.serve.run"])
+            _begin_fork_server()
             self._workers = [_Worker(number) for number in range(1, self.number + 1)]
             address = url(options.host, sock)
             try:
@@ -99,16 +104,16 @@ class Workers:
                 ending = shown = False
                 while not ending:
                     self._wait(told)
-                    for number in caught:
-                        ending |= number != signal.SIGHUP
-                        self._send(number)
-                    caught.clear()
+                    while self._caught:
+                        if self._caught.pop() == signal.SIGHUP:
+                            self._reload()
+                        else:
+                            ending = True
                     for worker in self._workers:
                         if worker.process is not None and not worker.process.is_alive():
-                            self._ended(worker, shown)
-                        due = worker.process is None and time.monotonic() >= worker.due
-                        first = worker is self._workers[0]
-                        if due and not ending and (first or self._workers[0].export or shown):
+                            self._ended(worker)
+                        due = self._is_to_start(worker) and time.monotonic() >= worker.due
+                        if due and not ending:
                             self._start(context, worker, sock)
                     if not shown and all(worker.export for worker in self._workers):
                         shown = True
@@ -133,11 +138,17 @@ class Workers:
         worker.process.start()
         other.close()
         worker.export, worker.reason, worker.began = None, "", time.monotonic()
+        worker.reload = False
+
+    def _is_to_start(self, worker: _Worker) -> bool:
+        """Whether there is none: of the first ones, the others wait for one that serves."""
+        first = worker is self._workers[0]
+        return worker.process is None and (first or any(one.export for one in self._workers))
 
     def _wait(self, told: socket.socket) -> None:
         """Until something has happened, or is due."""
         now = time.monotonic()
-        due = [worker.due - now for worker in self._workers if worker.process is None]
+        due = [worker.due - now for worker in self._workers if self._is_to_start(worker)]
         lines = [worker.line for worker in self._workers if worker.line is not None]
         ends = [worker.process.sentinel for worker in self._workers if worker.process is not None]
         if told in wait([told, *lines, *ends], max(0.0, min([*due, LONGEST_S]))):
@@ -155,17 +166,19 @@ class Workers:
                 return
             if what == READY:
                 worker.export = value
+                if worker.reload:
+                    self._reload(worker)
                 if worker.failures:
                     say(f"{self.number} workers, processes {self._processes()}")
             elif what == REFUSED:
                 worker.reason = value
             else:
-                self._send(signal.SIGHUP, but=worker)
+                self._reload(*(one for one in self._workers if one is not worker))
 
     def _processes(self) -> str:
         return ", ".join(str(one.process.pid) for one in self._workers if one.process is not None)
 
-    def _ended(self, worker: _Worker, shown: bool) -> None:
+    def _ended(self, worker: _Worker) -> None:
         """A worker that nobody has asked to end has ended.
 
         Raises:
@@ -178,7 +191,7 @@ class Workers:
         mark_process_dead(process.pid)  # type: ignore[no-untyped-call]
         self._hear(worker)
         others = any(one.export for one in self._workers if one is not worker)
-        if worker.reason and not (shown and others):
+        if worker.reason and not others:
             raise UserError(worker.reason)
         code = process.exitcode or 0
         how = f"ended with code {code}" if code >= 0 else f"was killed by signal {-code}"
@@ -191,31 +204,50 @@ class Workers:
         worker.process, worker.line, worker.export = None, None, None
         worker.due = time.monotonic() + wait_s
 
-    def _send(self, number: int, but: _Worker | None = None) -> None:
-        """Send a signal to all that serve."""
-        for worker in self._workers:
+    def _reload(self, *workers: _Worker) -> None:
+        """Let some, or all, look at the export: those that start, once they serve."""
+        for worker in workers or self._workers:
             process = worker.process
-            if worker is not but and worker.export and process is not None and process.is_alive():
+            if worker.export is None:
+                worker.reload = True
+            elif process is not None and process.is_alive():
                 assert process.pid is not None
-                os.kill(process.pid, number)
+                os.kill(process.pid, signal.SIGHUP)
 
     def _end(self) -> None:
-        """End all, and wait for them."""
+        """End all, and wait for them; a second signal does not wait for answers."""
         deadline = time.monotonic() + self.options.drain_s + LATE_S
-        for worker in self._workers:
-            if worker.process is not None:
-                worker.process.terminate()
-        for worker in self._workers:
-            if worker.process is not None:
-                worker.process.join(max(0.0, deadline - time.monotonic()))
-                worker.process.kill()
-                worker.process.join()
+        left = [worker.process for worker in self._workers if worker.process is not None]
+        self._caught.clear()
+        for process in left:
+            process.terminate()
+        while left and time.monotonic() < deadline:
+            wait([process.sentinel for process in left], 0.1)
+            left = [process for process in left if process.is_alive()]
+            while self._caught:
+                if self._caught.pop() != signal.SIGHUP:
+                    for process in left:
+                        process.terminate()
+        for process in left:
+            process.kill()
+            process.join()
+
+
+def _begin_fork_server() -> None:
+    """Start the process that workers are forked from, which a terminal that is closed leaves be."""
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # What is ignored stays so in it.
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGHUP, handler)
 
 
 def _work(
     before: Callable[[], None], options: Options, sock: socket.socket, line: Connection
 ) -> None:
     """A worker's process."""
+    # A terminal's signals are for the process that sees to the workers.
+    os.setpgid(0, 0)
 
     def tell(what: str, value: str) -> None:
         with suppress(OSError):  # The other end is gone, and this one about to end.

@@ -328,7 +328,7 @@ def test_runtimes(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="comes with dat_rec[onnx]")
     made = write_run(tmp_path / "run", write_dataset(tmp_path / "data"))
     export(made, tmp_path / "export", runtimes=["onnx"])
-    found = rows(run("runtimes", *SMOKE, "--export", tmp_path / "export"))
+    found = rows(run("runtimes", "--smoke", "--export", tmp_path / "export"))
     assert [one["users"] for one in found] == [1, 8]
     for one in found:
         assert one["ms"].keys() == {"operators", "torch.export", "onnx"}

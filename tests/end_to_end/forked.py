@@ -17,7 +17,7 @@ import tests.distributed.ranks  # noqa: F401  # says what the server imports
 from tests.device import on_device
 from tests.rendezvous import free_port, rank_variables
 
-LIMIT_S = 120
+LIMIT_S = 300
 
 
 def forked(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:

@@ -102,7 +102,7 @@ class Cluster(Hosts):
         self.wait_for(f"job {job}'s end", lambda: self.state(job) not in left, seconds)
         return self.state(job)
 
-    def wait_for(self, what: str, ready: Callable[[], bool], seconds: float = 90.0) -> None:
+    def wait_for(self, what: str, ready: Callable[[], bool], seconds: float = 180.0) -> None:
         """Wait until it is so.
 
         Raises:

@@ -30,9 +30,10 @@ FLAGS = (
 )
 STEPS = 2032
 """Forty epochs of 8128 examples, 160 a step."""
-LOST_S = 60
-"""Maximum seconds in which a job that lost a host must have made another step on what is left."""
-BACK_S = 60
+LOST_S = 120
+"""Maximum seconds in which a job that lost a host must have made another step on what is left: on a
+machine that runs nothing else some 33, and other tests run beside."""
+BACK_S = 120
 """Maximum seconds in which it must have made one on both, once the host is back."""
 
 pytestmark = pytest.mark.slow

@@ -29,8 +29,9 @@ from tests.launch.hosts import missing
 from tests.launch.slurm_cluster import PROGRAMS, Cluster
 
 FLAGS = (*DEVICE_FLAGS, *launched.FLAGS)
-LOST_S = 60
-"""Maximum seconds in which a run whose node was killed must have made another step."""
+LOST_S = 120
+"""Maximum seconds in which a run whose node was killed must have made another step: on a machine
+that runs nothing else some 40, and other tests run beside."""
 BRIEFLY = "preflight=False"
 ANOTHER_NETWORK = 76
 
@@ -169,7 +170,7 @@ def test_a_cancelled_job_is_told_as_cancelled_and_can_be_resumed(
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_killed_node_costs_under_a_minute(
+def test_a_killed_node_costs_under_two_minutes(
     number: int,
     another_cluster: Cluster,
     planted: Dataset,

@@ -145,6 +145,115 @@ def test_of_a_worker_that_is_killed_only_its_own_connections_break(
         assert not any(map(runs, alive))
 
 
+def children(process: int) -> list[int]:
+    """Processes that it has started, the oldest first."""
+    return [
+        int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    ]
+
+
+def fork_server(server: Server) -> int:
+    """The process that workers are forked from."""
+    (found,) = (
+        one
+        for one in children(server.process.pid)
+        if b"forkserver" in Path(f"/proc/{one}/cmdline").read_bytes()
+    )
+    return found
+
+
+def exports_of(server: Server) -> set[str]:
+    """What workers serve: there are two, and one of them answers."""
+    return {server.ask("GET", "/health")[1]["export"] for _ in range(30)}
+
+
+def test_a_reload_reaches_a_worker_that_is_starting(
+    others: tuple[Path, Path], tmp_path: Path
+) -> None:
+    link = tmp_path / "export"
+    put(link, others[0])
+    with serving(link, tmp_path / "log", "--workers", "2", "--watch-s", "0") as server:
+        server.said("2 workers, processes")
+        (old,) = exports_of(server)
+        forks, before = fork_server(server), processes(server)
+        names = Path(f"/proc/{forks}/environ").read_bytes().split(b"\0")
+        (figures,) = (one[25:] for one in names if one.startswith(b"PROMETHEUS_MULTIPROC_DIR="))
+        os.kill(before[1], signal.SIGKILL)
+        # It is held once it has opened the old export, or soon after.
+        deadline, new = time.monotonic() + LIMIT_S, None
+        while time.monotonic() < deadline:
+            new = next((one for one in children(forks) if one not in before), None)
+            gauge = Path(figures.decode(), f"gauge_livesum_{new}.db")
+            if gauge.exists() and old.encode() in gauge.read_bytes():
+                break
+        assert new is not None
+        os.kill(new, signal.SIGSTOP)
+        put(link, others[1])
+        server.process.send_signal(signal.SIGHUP)
+        server.said("worker 1: .*reload|worker 1: .*export")
+        os.kill(new, signal.SIGCONT)
+        deadline = time.monotonic() + LIMIT_S
+        while old in exports_of(server):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C in a terminal"])
+def test_workers_answer_what_was_asked_before_they_end(
+    how: str, others: tuple[Path, Path], tmp_path: Path
+) -> None:
+    body = json.dumps({"user_ids": ["u1"], "k": 3}).encode()
+    found: list[object] = []
+    asked = threading.Barrier(7)
+
+    def ask_slowly(port: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_S)
+        connection.putrequest("POST", "/recommend")
+        connection.putheader("content-length", str(len(body)))
+        connection.endheaders(body[:5])
+        asked.wait(LIMIT_S)
+        time.sleep(1)
+        connection.send(body[5:])
+        found.append(connection.getresponse().status)
+        connection.close()
+
+    with serving(others[0], tmp_path / "log", "--workers", "2") as server:
+        server.said("2 workers, processes")
+        threads = [threading.Thread(target=ask_slowly, args=(server.port,)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        asked.wait(LIMIT_S)
+        time.sleep(0.2)
+        if how == "SIGTERM":
+            server.process.send_signal(signal.SIGTERM)
+        else:
+            # A terminal sends it to all processes of its group.
+            group = os.getpgid(server.process.pid)
+            reached = [server.process.pid, fork_server(server), *processes(server)]
+            for process in reached:
+                if os.getpgid(process) == group:
+                    os.kill(process, signal.SIGINT)
+        assert server.process.wait(LIMIT_S) == 0
+        for thread in threads:
+            thread.join(LIMIT_S)
+        assert found == [200] * 6
+        assert "Traceback" not in server.log.read_text()
+
+
+def test_a_terminal_that_is_closed_leaves_workers_be(
+    others: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with serving(others[0], tmp_path / "log", "--workers", "2") as server:
+        server.said("2 workers, processes")
+        before = processes(server)
+        os.kill(fork_server(server), signal.SIGHUP)
+        server.process.send_signal(signal.SIGHUP)
+        server.said("worker 2: SIGHUP: .* is served already")
+        assert all(map(runs, before))
+        assert processes(server) == before
+        assert server.ask("GET", "/health")[0] == 200
+
+
 def test_workers_end_when_whoever_sees_to_them_is_killed(
     others: tuple[Path, Path], tmp_path: Path
 ) -> None:
