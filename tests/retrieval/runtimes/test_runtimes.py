@@ -248,7 +248,9 @@ def test_what_a_runtime_needs_is_asked_for_before_anything_is_written(
     with pytest.raises(UserError, match=r"needs a C\+\+ compiler, and g\+\+ is not on the PATH"):
         export(run, tmp_path / "out", runtimes=["aotinductor"])
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(UserError, match=r"onnxscript(, onnxruntime)? not installed: pip install 'dat_rec\[onnx\]'"):
+    with pytest.raises(
+        UserError, match=r"onnxscript(, onnxruntime)? not installed: pip install 'dat_rec\[onnx\]'"
+    ):
         export(run, tmp_path / "out", runtimes=["onnx"])
     with pytest.raises(UserError, match="--runtimes tflite: there are onnx and aotinductor"):
         export(run, tmp_path / "out", runtimes=["tflite"])  # type: ignore[list-item]
