@@ -7,12 +7,13 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 LIMIT_S = 60
 
@@ -67,6 +68,42 @@ class Server:
         """Ask it to end; its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(LIMIT_S)
+
+
+class Asking:
+    """Threads that ask again and again, until the block ends.
+
+    Args:
+        threads: how many.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self.run, args=(number,)) for number in range(threads)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self._threads:
+            thread.join(LIMIT_S)
+
+    def run(self, number: int) -> None:
+        """What the thread of this number does until ``stop`` is set."""
+        raise NotImplementedError
+
+
+def until(so: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    deadline = time.monotonic() + LIMIT_S
+    while not so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @contextmanager

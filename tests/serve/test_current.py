@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from dat_rec.retrieval.recommender import Recommender
-from tests.serve.server import LIMIT_S, Server, serving
+from tests.serve.server import LIMIT_S, Asking, Server, serving
 
 RELOADS = int(os.environ.get("DAT_REC_TEST_RELOADS", "6"))
 TOKEN = "0123456789abcdef0123"
@@ -24,31 +24,20 @@ def put(link: Path, export: Path) -> None:
     new.replace(link)
 
 
-class Load:
+class Load(Asking):
     """Threads that ask again and again, and keep what is wrong with an answer."""
 
     def __init__(self, server: Server, expected: dict[str, dict[str, object]]) -> None:
+        super().__init__(3)
         self.wrong: list[object] = []
         self.answers: dict[str, int] = dict.fromkeys(expected, 0)
         self._server, self._expected = server, expected
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(3)]
 
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(LIMIT_S)
-
-    def _run(self, number: int) -> None:
+    def run(self, number: int) -> None:
         body = {"user_ids": USERS[number::3], "k": 5}
         if number == 2:
             body |= {"filter": "train_count >= 0", "exclude_seen": True}
-        while not self._stop.is_set():
+        while not self.stop.is_set():
             try:
                 status, found, _ = self._server.ask("POST", "/recommend", body)
                 expected = self._expected[found["export"]]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.server import LIMIT_S, Server, serving
+from tests.serve.server import LIMIT_S, Asking, Server, serving, until
 from tests.serve.test_current import TOKEN, put
 
 CONNECTIONS = 16
@@ -46,33 +46,24 @@ def client_ports(server: Server, process: int) -> set[int]:
     return {int(far[-4:], 16) for near, far in ends if int(near[-4:], 16) == server.port}
 
 
-class Connections:
+class Connections(Asking):
     """Connections that stay open, each asking again and again; a broken one is opened anew."""
 
     def __init__(self, server: Server) -> None:
+        super().__init__(CONNECTIONS)
         self.broken: list[int] = []
         self.wrong: list[object] = []
         self.exports: list[str] = []
-        self._server, self._stop = server, threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(CONNECTIONS)]
+        self._server = server
 
-    def __enter__(self) -> "Connections":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(LIMIT_S)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
+    def run(self, _: int) -> None:
+        """Ask."""
+        while not self.stop.is_set():
             connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=LIMIT_S)
             connection.connect()
             (_, port) = connection.sock.getsockname()
             try:
-                while not self._stop.is_set():
+                while not self.stop.is_set():
                     headers = {"authorization": f"Bearer {TOKEN}"}
                     connection.request("GET", "/recommend/u1?k=3", headers=headers)
                     answer = connection.getresponse()
@@ -96,10 +87,7 @@ def test_of_a_worker_that_is_killed_only_its_own_connections_break(
     with serving(link, tmp_path / "log", *options, token=TOKEN) as server:
         server.said("2 workers, processes")
         with Connections(server) as load:
-            deadline = time.monotonic() + LIMIT_S
-            while len(load.exports) < 10 * CONNECTIONS:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            until(lambda: len(load.exports) >= 10 * CONNECTIONS)
             before = processes(server)
             of_each = [client_ports(server, process) for process in before]
             assert sum(map(len, of_each)) == CONNECTIONS
@@ -107,9 +95,7 @@ def test_of_a_worker_that_is_killed_only_its_own_connections_break(
             begin = time.monotonic()
             os.kill(before[killed], signal.SIGKILL)
             server.said(f"worker {killed + 1}: was killed by signal 9")
-            while before[killed] in processes(server):
-                assert time.monotonic() - begin < LIMIT_S
-                time.sleep(0.02)
+            until(lambda: before[killed] not in processes(server))
             assert time.monotonic() - begin < 20
             assert set(load.broken) == of_each[killed]
             assert len(load.broken) == len(of_each[killed])
@@ -119,19 +105,13 @@ def test_of_a_worker_that_is_killed_only_its_own_connections_break(
             status, found, _ = server.ask("POST", "/reload")
             assert (status, found["changed"]) == (200, True)
             served = f'dat_rec_export_info{{export="{found["export"]}"}} 2.0'
-            while served not in server.ask("GET", "/metrics")[1]:
-                assert time.monotonic() - begin < LIMIT_S
-                time.sleep(0.02)
+            until(lambda: served in server.ask("GET", "/metrics")[1])
             # Who asks at once may still be told so by the other one.
             put(link, others[0])
             server.process.send_signal(signal.SIGHUP)
-            deadline = time.monotonic() + LIMIT_S
-            while (
-                server.ask("GET", "/metrics")[1].count("} 2.0") < 1
-                or served in (server.ask("GET", "/metrics")[1])
-            ):
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            until(
+                lambda: served not in (told := server.ask("GET", "/metrics")[1]) and "} 2.0" in told
+            )
             answered = len(load.exports)
         assert not load.wrong
         assert len(load.broken) == len(of_each[killed])
@@ -192,10 +172,7 @@ def test_a_reload_reaches_a_worker_that_is_starting(
         server.process.send_signal(signal.SIGHUP)
         server.said("worker 1: .*reload|worker 1: .*export")
         os.kill(new, signal.SIGCONT)
-        deadline = time.monotonic() + LIMIT_S
-        while old in exports_of(server):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: old not in exports_of(server))
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C in a terminal"])
@@ -262,10 +239,7 @@ def test_workers_end_when_whoever_sees_to_them_is_killed(
         alive = processes(server)
         assert server.ask("GET", "/health")[0] == 200
         server.process.kill()
-        deadline = time.monotonic() + LIMIT_S
-        while any(map(runs, alive)):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: not any(map(runs, alive)))
 
 
 @pytest.mark.parametrize("wrong", ["export", "port"])
