@@ -67,7 +67,7 @@ LEAST_TEMPERATURE = 0.01
 RUN_FACTS = ("world_size", "global_batch", "row_digest", "launch", "job", "steps", "order")
 """What a run's config.json holds beside the configuration."""
 PRESETS: tuple[Preset, ...] = get_args(Preset)
-BY_DATA = {"loss.temperature": (0.05, 0.1, 0.2)}
+BY_DATA = {"loss.temperature": (0.05, 0.1, 0.2), "loss.log_q": (1.2, 1.0)}
 """Options that others may make void, with the values that ``defaults.py`` may give them."""
 OTHER_VERSION = "read it with the version of dat_rec that wrote it, or train anew"
 WITH_BCE = Void("with --loss.main bce", lambda config: config.loss.main == "bce")

@@ -20,6 +20,8 @@ MOST, LEAST = 2048, 128
 """Bounds of the batch size."""
 ID_TEMPERATURES = (0.2, 0.1)
 """Of a model of ids alone: as a rule, and sharper from many examples of many items."""
+ID_LOG_Q = (1.0, 1.2)
+"""Strength of the sampling-bias correction beside each of them."""
 MANY_EXAMPLES, MANY_ITEMS = 2**18, 2**14
 """From which on they are many: fewer items need no softmax so sharp, fewer examples bear none."""
 USER_DROPOUT = 0.9
@@ -49,7 +51,8 @@ def by_data(config: TrainConfig, schema: Schema, ranks: int = 1) -> TrainConfig:
     if has_ids_alone(schema):
         model = replace(model, residual=True)
         # Nothing tells unknown items apart: all would be as typical as each other.
-        loss = replace(loss, temperature=id_temperature(schema), unknown_count="one")
+        temperature, log_q = id_softmax(schema)
+        loss = replace(loss, temperature=temperature, log_q=log_q, unknown_count="one")
     if not has_full_histories(schema):
         model = replace(model, pooling="sqrt")
         if not has_ids_alone(schema):
@@ -78,6 +81,7 @@ def as_begun(config: TrainConfig, run: TrainConfig) -> TrainConfig:
         loss=replace(
             config.loss,
             temperature=loss.temperature,
+            log_q=loss.log_q,
             popularity=loss.popularity,
             unknown_count=loss.unknown_count,
         ),
@@ -97,10 +101,12 @@ def without_void(config: TrainConfig, given: Collection[str]) -> TrainConfig:
         config = replace(config, examples=replace(config.examples, user_dropout=0.0))
     if model.embedding_dim != model.output_dim and "--model.residual" not in given:
         config = replace(config, model=replace(model, residual=False))
+    usual = preset(config.preset, config.data, config.out).loss
     if loss.main in ("bce", "contrastive") and "--loss.temperature" not in given:
-        usual = preset(config.preset, config.data, config.out).loss.temperature
-        config = replace(config, loss=replace(loss, temperature=usual))
-    return config
+        loss = replace(loss, temperature=usual.temperature)
+    if loss.main != "softmax" and "--loss.log-q" not in given:
+        loss = replace(loss, log_q=usual.log_q)
+    return replace(config, loss=loss)
 
 
 def batch_size(schema: Schema, ranks: int = 1) -> int:
@@ -114,11 +120,10 @@ def batch_size(schema: Schema, ranks: int = 1) -> int:
     return min(MOST, max(LEAST, 1 << (most.bit_length() - 1)))
 
 
-def id_temperature(schema: Schema) -> float:
-    """Return the softmax's temperature of a model of ids alone, by the numbers of both."""
-    usual, sharp = ID_TEMPERATURES
+def id_softmax(schema: Schema) -> tuple[float, float]:
+    """Return the temperature and log_q of a model of ids alone, by the numbers of both."""
     many = schema.examples >= MANY_EXAMPLES and schema.trained_items >= MANY_ITEMS
-    return sharp if many else usual
+    return ID_TEMPERATURES[many], ID_LOG_Q[many]
 
 
 def has_full_histories(schema: Schema) -> bool:

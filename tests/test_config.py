@@ -349,8 +349,8 @@ def test_a_bad_value_is_refused_by_its_option(field: str, value: float) -> None:
         ),
         (
             "loss",
-            LossConfig("bpr", log_q=1.0),
-            "--loss.log-q is 1.0, and does nothing without --loss.main softmax",
+            LossConfig("bpr", log_q=0.9),
+            "--loss.log-q is 0.9, and does nothing without --loss.main softmax",
         ),
         (
             "loss",

@@ -77,7 +77,7 @@ def test_histories_answer_for_users_of_few_examples_where_more_is_known_than_ids
 def test_ids_alone_take_the_way_past_the_layers(known: str) -> None:
     modern = preset("modern", OUT, OUT)
     ids = by_data(modern, schema(5000))
-    assert (ids.model.residual, ids.loss.temperature) == (True, 0.2)
+    assert (ids.model.residual, ids.loss.temperature, ids.loss.log_q) == (True, 0.2, 1.0)
     assert ids.loss.unknown_count == "one"
     more = {
         "category": (*IDS[:3], replace(IDS[3], rows=3)),
@@ -90,14 +90,15 @@ def test_ids_alone_take_the_way_past_the_layers(known: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("examples", "trained", "temperature"),
-    [(262_144, 16_384, 0.1), (262_143, 16_384, 0.2), (262_144, 16_383, 0.2)],
+    ("examples", "trained", "softmax"),
+    [(262_144, 16_384, (0.1, 1.2)), (262_143, 16_384, (0.2, 1.0)), (262_144, 16_383, (0.2, 1.0))],
 )
 def test_ids_alone_have_a_sharper_softmax_from_many_examples_of_many_items(
-    examples: int, trained: int, temperature: float
+    examples: int, trained: int, softmax: tuple[float, float]
 ) -> None:
     of = replace(schema(examples), items=20_000, trained_items=trained)
-    assert by_data(preset("modern", OUT, OUT), of).loss.temperature == temperature
+    loss = by_data(preset("modern", OUT, OUT), of).loss
+    assert (loss.temperature, loss.log_q) == softmax
 
 
 @pytest.mark.parametrize("side", ["query", "item"])
@@ -116,7 +117,7 @@ def test_the_paper_stays_to_the_letter() -> None:
 def test_a_run_says_which_defaults_are_the_datas() -> None:
     found = by_data(preset("modern", OUT, OUT), schema(100))
     expected = ["--batch-size 128", "--model.pooling sqrt", "--model.residual"]
-    expected += ["--loss.temperature 0.2", "--loss.unknown-count one"]
+    expected += ["--loss.temperature 0.2", "--loss.log-q 1.0", "--loss.unknown-count one"]
     assert words(found, schema(100)) == expected
     assert words(replace(found, batch_size=64), schema(100))[0] == "--model.pooling sqrt"
 
@@ -155,7 +156,7 @@ def test_a_default_of_the_data_that_another_option_makes_void_is_no_fault() -> N
 def test_a_run_that_is_gone_on_from_keeps_what_it_had(planted: Dataset, tmp_path: Path) -> None:
     usual = defaults("modern", planted.folder, tmp_path)
     model = replace(usual.model, pooling="mean" if usual.model.pooling == "sqrt" else "sqrt")
-    loss = replace(usual.loss, temperature=0.07, popularity=0.0, unknown_count="one")
+    loss = replace(usual.loss, temperature=0.07, log_q=0.9, popularity=0.0, unknown_count="one")
     examples = replace(usual.examples, user_dropout=0.0)
     run = replace(usual, batch_size=4096, model=model, loss=loss, examples=examples)
     assert as_begun(usual, run) == run
