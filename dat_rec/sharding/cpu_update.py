@@ -37,7 +37,7 @@ def update_by_compiled_code(model: nn.Module) -> None:
             lookup = kernel.emb_module
             if (
                 isinstance(lookup, SplitTableBatchedEmbeddingBagsCodegen)
-                and lookup.use_cpu
+                and lookup.hash_size_cumsum.device.type == "cpu"
                 and lookup.optimizer == EmbOptimType.EXACT_ROWWISE_ADAGRAD
                 and lookup.weights_precision == SparseType.FP32
             ):
