@@ -26,6 +26,8 @@ SIZE = 512
 COPIED = 2**26
 """Bytes that are copied to know the memory's rate."""
 TURNS = 7
+IN_PLACE = {torch.ops.aten.addmm_: torch.ops.aten.addmm}
+"""The softmax's operator that PyTorch's registry lacks, and the one that counts alike."""
 
 
 class Products(TorchDispatchMode):
@@ -38,7 +40,7 @@ class Products(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operator, and count it."""
         result = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func.overloadpacket)
+        count = flop_registry.get(IN_PLACE.get(func.overloadpacket, func.overloadpacket))
         if count is not None:
             dtype = next(one.dtype for one in args if isinstance(one, Tensor))
             self.operations[dtype] += count(*args, **(kwargs or {}), out_val=result)

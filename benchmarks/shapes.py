@@ -28,7 +28,7 @@ from dat_rec.dist.rank_context import RankContext
 from dat_rec.planner.cost_estimate import PlanEstimate
 from dat_rec.planner.plan_and_shard import plan_and_shard
 from dat_rec.sharding.initial_tables import initialize_tables
-from dat_rec.training.build import sharding_options
+from dat_rec.training.build import choose_products, sharding_options
 from dat_rec.training.objective import TrainTask
 from dat_rec.training.optimizers import build_optimizer
 
@@ -195,6 +195,7 @@ def build(
     estimate = PlanEstimate()
     model, plan = plan_and_shard(task, shape.pooling_factors(), context, options, estimate, plan)
     initialize_tables(model, config.seed, config.optimizer.table_init)
+    choose_products(config, model, context)
     learn = config.optimizer
     optimizer = build_optimizer(model, learn.tower_lr, learn.table_lr, learn.table)
     return Built(model, optimizer, plan, estimate)

@@ -19,6 +19,7 @@ from dat_rec.dist.rank_context import RankContext
 from dat_rec.errors import UserError
 from dat_rec.sharding.codecs import codecs
 from dat_rec.sharding.copies import check_group_size, ranks_together
+from dat_rec.sharding.cpu_update import update_by_compiled_code
 from dat_rec.sharding.mean_gradients import MeanGradients
 from dat_rec.sharding.options import ShardingOptions
 from dat_rec.sharding.rowwise_adagrad import keep_whole_rows
@@ -97,6 +98,7 @@ def shard(
     sharded.module.to(context.device)
     if options.optimizer == "rowwise_adagrad":
         keep_whole_rows(sharded)
+    update_by_compiled_code(sharded)
     return sharded
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from dat_rec.config import TrainConfig
@@ -74,10 +75,8 @@ def build_model(
     options = sharding_options(config, rows + config.loss.shared_rows(context.world_size))
     model, plan = plan_and_shard(task, factors, context, options, estimate)
     initialize_tables(model, config.seed, config.optimizer.table_init)
-    on_cpu = context.device.type == "cpu"
-    if on_cpu and config.model.precision == "float32":
-        multiply_by(_library(config, context.rank), model)
-    in_bfloat16 = config.model.precision == "bfloat16"
+    choose_products(config, model, context)
+    on_cpu, in_bfloat16 = context.device.type == "cpu", config.model.precision == "bfloat16"
     if on_cpu and in_bfloat16 and context.is_rank_zero and not multiplies_bfloat16():
         print(SLOW_BFLOAT16, file=sys.stderr)
     return model, plan_to_json(plan)
@@ -98,19 +97,21 @@ def check_fused(device: torch.device, config: TrainConfig) -> None:
         raise UserError(f"--softmax fused: this environment has no triton: install it, or {cure}")
 
 
-def _library(config: TrainConfig, rank: int) -> Library:
-    """By which the towers multiply: all ranks by the one that is the quickest on rank 0's host.
+def choose_products(config: TrainConfig, model: nn.Module, context: RankContext) -> None:
+    """Let the towers multiply float32 on CPU by what all ranks take: the quickest on rank 0's host.
 
     Raises:
-        UserError: it is not there.
+        UserError: the library that is asked for is not there.
     """
+    if context.device.type != "cpu" or config.model.precision != "float32":
+        return
     with together():
         if config.matmul == "onednn" and not has_onednn():
             raise UserError("--matmul onednn: this build of PyTorch has none: leave it out")
-    if config.matmul != "auto":
-        return config.matmul
-    found: Library = broadcast_from_rank_0(quickest() if rank == 0 else None)
-    return found
+    library: Library | None = None if config.matmul == "auto" else config.matmul
+    if library is None:
+        library = broadcast_from_rank_0(quickest() if context.is_rank_zero else None)
+    multiply_by(library, model)
 
 
 def begin_with_factors(

@@ -199,8 +199,9 @@ def test_training_on_an_accelerator_is_that_on_cpu(
         assert_same(rank["accelerator vectors"], rank["cpu vectors"], rtol=1e-4, atol=1e-5)
         for steps in ("", ", one more step"):
             cpu, accelerator = rank["cpu" + steps], rank["accelerator" + steps]
-            assert accelerator["losses"] == pytest.approx(cpu["losses"])
-            assert_same(accelerator["state"], cpu["state"], rtol=1e-5, atol=1e-7)
+            # On CPU tables are updated, and logits bounded, in other ways, which round otherwise.
+            assert accelerator["losses"] == pytest.approx(cpu["losses"], rel=1e-4)
+            assert_same(accelerator["state"], cpu["state"], rtol=1e-5, atol=1e-5)
 
 
 def on_one(dataset: Dataset, case: Case, device: Device) -> dict[str, Any]:

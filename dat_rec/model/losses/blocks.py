@@ -25,7 +25,7 @@ class BlockSize(NamedTuple):
 
 
 BLOCK_SIZE = {
-    "cpu": BlockSize(2**19, 2**11, 2**26),
+    "cpu": BlockSize(2**20, 2**11, 2**26),
     "cuda": BlockSize(2**26, 2**22, 2**26),
 }
 """The block's size by type of device."""

@@ -3,19 +3,24 @@
 The (B, N) logits of a large batch fill memory, and reading them again takes longer than computing
 them. So queries are taken in groups. For each group one block of candidates follows the other:
 logits, softmax weights and what these add to the queries' gradients are computed while the block is
-in the cache. Totals and
-gradients of queries are relative to the largest logit so far, and are scaled down when a larger one
-comes (Milakov and Gimelshein, arXiv:1805.02867); the candidates' gradients wait until the largest
-is known. Until then the weights of these queries are held, and the exponential is taken once.
-Logits are in bits, for a power of two costs a third of one of e (benchmarks/LOG.md).
+in the cache. The candidates' gradients wait until the totals are known. Until then the weights of
+these queries are held, and the exponential is taken once. Logits are in bits, for a power of two
+costs a third of one of e (benchmarks/LOG.md).
 
-Shapes: B queries in groups of R, N candidates in M blocks of C, D width of the vectors.
+Where one bound of all logits is near enough, as for unit vectors at usual temperatures,
+exponentials are relative to it. Else totals and gradients of queries are relative to the largest
+logit so far, and are scaled down when a larger one comes (Milakov and Gimelshein,
+arXiv:1805.02867).
+
+Shapes: B queries in groups of R, N candidates in M blocks of C, D width of the vectors, E with the
+columns of the offsets.
 """
 
 import math
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -24,6 +29,9 @@ from dat_rec.model.losses.blocks import Blocks, cut
 
 LOG2_E = math.log2(math.e)
 """Bits in one natural unit: logits times this are in bits."""
+MOST_BELOW = 96.0
+"""How many bits below the bound of all logits a query's own may be. What float32 cannot hold,
+2^-126, is then less than its rounding beside the query's total."""
 
 
 def cross_entropy_of_products(
@@ -100,13 +108,28 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
         share_B = torch.empty_like(offset_B)
         bits_BD, bits_N = query_BD * LOG2_E, offset_N * LOG2_E
         own_B = (bits_BD * positive_BD).sum(dim=1) + offset_B * LOG2_E
+        bound = _bound(bits_BD, candidate_ND, own_B, bits_N)
+        if bound is not None:
+            own_B, bits_N = own_B - bound, bits_N - bound
+        # One column more adds the offsets to the products; four keep the rows of a GPU aligned.
+        width, more = query_BD.shape[1], 1 if query_BD.device.type == "cpu" else 4
+        bits_BE = F.pad(bits_BD, (0, more), value=1.0)
+        candidate_NE = F.pad(candidate_ND, (0, more))
+        candidate_NE[:, width] = bits_N
         loss = query_BD.new_zeros(())
         blocks = Blocks.of(query_BD, len(candidate_ND))
         hits = AccidentalHits(item_B, item_N, blocks)
         for group in blocks.groups(len(query_BD)):
             own_R, gradient_RD = own_B[group], gradient_BD[group]
             weights, top_R, total_R = _see_candidates(
-                bits_BD[group], own_R, candidate_ND, bits_N, blocks, hits, group, gradient_RD
+                bits_BE[group],
+                own_R,
+                candidate_NE,
+                blocks,
+                hits,
+                group,
+                gradient_RD,
+                bounded=bound is not None,
             )
             lost_R = top_R + total_R.log2() - own_R
             loss += (lost_R if weight_B is None else lost_R * weight_B[group]).sum()
@@ -133,41 +156,59 @@ class _CrossEntropyOfProducts(torch.autograd.Function):
         return *(saved * gradient for saved in ctx.saved_tensors), None, None, None, None, None
 
 
+def _bound(bits_BD: Tensor, candidate_ND: Tensor, own_B: Tensor, bits_N: Tensor) -> Tensor | None:
+    """A bound of all logits, in bits; None where a query's total might vanish beside it.
+
+    Who asks has to wait for the answer, so that there is none but on a CPU.
+    """
+    if bits_BD.device.type != "cpu" or not (len(own_B) and len(bits_N)):
+        return None
+    longest = bits_BD.norm(dim=1).max() * candidate_ND.norm(dim=1).max()
+    bound = torch.maximum(longest + bits_N.max(), own_B.max())
+    return bound if bool(own_B.min() > bound - MOST_BELOW) else None
+
+
 def _see_candidates(
-    bits_RD: Tensor,
+    bits_RE: Tensor,
     own_R: Tensor,
-    candidate_ND: Tensor,
-    bits_N: Tensor,
+    candidate_NE: Tensor,
     blocks: Blocks,
     hits: AccidentalHits,
     group: slice,
     gradient_RD: Tensor,
+    *,
+    bounded: bool,
 ) -> _Totals:
     """Take R queries past all candidates, block after block.
 
     Args:
-        bits_RD: (R, D) the queries, times ``LOG2_E``.
+        bits_RE: (R, E) the queries, times ``LOG2_E``, and behind them ones.
         own_R: (R,) logits of their own positives, in bits.
-        candidate_ND: (N, D).
-        bits_N: (N,) the candidates' offsets, in bits.
+        candidate_NE: (N, E) the candidates, behind them their offsets, in bits, and zeros.
         blocks: room for the logits, which the weights take up.
         hits: hides the accidental hits of a block.
         group: which of all queries these are.
         gradient_RD: takes up Σ_j weight_j · candidate_j, relative to the final top.
+        bounded: whether no logit is above 0, which then stands for each query's largest.
     """
-    top_R, total_R = own_R, torch.ones_like(own_R)
+    top_R = torch.zeros_like(own_R) if bounded else own_R
+    total_R = (own_R - top_R).exp2_()
     seen = []
     for block, logits_RS in zip(
-        cut(len(candidate_ND), blocks.columns), blocks.logits_MRS, strict=True
+        cut(len(candidate_NE), blocks.columns), blocks.logits_MRS, strict=True
     ):
-        candidate_CD = candidate_ND[block]
-        weight_RC = logits_RS[: len(bits_RD), : len(candidate_CD)]
-        torch.addmm(bits_N[block], bits_RD, candidate_CD.T, out=weight_RC)
+        candidate_CE = candidate_NE[block]
+        weight_RC = logits_RS[: len(bits_RE), : len(candidate_CE)]
+        torch.mm(bits_RE, candidate_CE.T, out=weight_RC)
         hits.hide(logits_RS, group, block)
-        before_R, top_R = top_R, torch.maximum(top_R, weight_RC.amax(dim=1))
-        shrink_R = (before_R - top_R).exp2_()
-        weight_RC.sub_(top_R[:, None]).exp2_()
-        total_R.mul_(shrink_R).add_(weight_RC.sum(dim=1))
-        gradient_RD.mul_(shrink_R[:, None]).addmm_(weight_RC, candidate_CD)
+        if not bounded:
+            before_R, top_R = top_R, torch.maximum(top_R, weight_RC.amax(dim=1))
+            weight_RC.sub_(top_R[:, None])
+            shrink_R = (before_R - top_R).exp2_()
+            total_R.mul_(shrink_R)
+            gradient_RD.mul_(shrink_R[:, None])
+        weight_RC.exp2_()
+        total_R.add_(weight_RC.sum(dim=1))
+        gradient_RD.addmm_(weight_RC, candidate_CE[:, : gradient_RD.shape[1]])
         seen.append(_Weights(block, weight_RC, top_R))
     return _Totals(seen, top_R, total_R)

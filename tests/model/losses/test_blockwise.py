@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dat_rec.model.losses import sampled_softmax
+from dat_rec.model.losses import blockwise, sampled_softmax
 from dat_rec.model.losses.blocks import BLOCK_SIZE, BlockSize
 from tests.model.losses.vectors import D, known, unit
 
@@ -45,9 +45,12 @@ class Sizes(TorchDispatchMode):
     ],
 )
 @pytest.mark.parametrize("rising", [1, -1])
+@pytest.mark.parametrize("bounded", [True, False])
 def test_sampled_softmax_in_blocks_has_the_gradient_of_the_whole(
-    block: BlockSize, rising: int, monkeypatch: pytest.MonkeyPatch
+    block: BlockSize, rising: int, bounded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Whether one bound of all logits stands for each query's largest or not."""
+
     def gradients() -> tuple[Tensor, ...]:
         leaves = [unit(n, D, seed=n).requires_grad_() for n in (7, 8, 9)]
         query, positive, candidate = leaves[0], leaves[1][:7], leaves[2]
@@ -60,6 +63,8 @@ def test_sampled_softmax_in_blocks_has_the_gradient_of_the_whole(
 
     whole = gradients()
     monkeypatch.setitem(BLOCK_SIZE, "cpu", block)
+    if not bounded:
+        monkeypatch.setattr(blockwise, "MOST_BELOW", -math.inf)
     torch.testing.assert_close(gradients(), whole, rtol=0, atol=1e-12)
 
 
@@ -98,3 +103,13 @@ def test_sampled_softmax_holds_for_far_apart_logits(
         items = known([own]), known([0, 1])
         loss = sampled_softmax(query, candidate[own : own + 1], candidate, *items, 1, 1e-4)
         assert loss.item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_query_far_below_the_others_keeps_its_loss_in_float32() -> None:
+    """Beside the first query's own positive at 1/τ, the second's own at −1/τ is 2^-577."""
+    query = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    positive = torch.tensor([[1.0, 0.0], [0.0, -1.0]])
+    candidate = torch.tensor([[0.0, -1.0], [0.0, -1.0]])
+    items = known([0, 1]), known([1, 2])
+    loss = sampled_softmax(query, positive, candidate, *items, 2, 5e-3)
+    assert loss.item() == pytest.approx(math.log(2) / 2, abs=1e-6)
