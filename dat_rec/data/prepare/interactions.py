@@ -9,7 +9,6 @@ from typing import Literal
 
 import duckdb
 
-from dat_rec.data.prepare.base import SEEN
 from dat_rec.data.prepare.user_ranges import UserRange
 from dat_rec.data.prepare.write import write_query
 from dat_rec.data.scan import scan_parquet
@@ -72,9 +71,7 @@ def _of_interactions(database: duckdb.DuckDBPyConnection) -> list[str]:
     return ["time", *(name for name in (SEQUENCE, EXAMPLE_WEIGHT) if name in there)]
 
 
-def write_training(
-    database: duckdb.DuckDBPyConnection, folder: Path, *, after: bool = False
-) -> None:
+def write_training(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
     """Write ``folder``/range=R/*.parquet, in no order: user_row, item_index, time.
 
     Also sequence and example_weight, if the log has them.
@@ -82,8 +79,6 @@ def write_training(
     Args:
         database: holds the marked interactions and the numbers of their ids.
         folder: to write to.
-        after: whether they follow those of a dataset, whose views it holds (``base.py``): a column
-            ``had`` then says whether the dataset has trained on the pair.
     """
     shutil.rmtree(folder, ignore_errors=True)
     columns = "".join(f"{name}, " for name in _of_interactions(database))
@@ -92,19 +87,6 @@ def write_training(
         "FROM marked_interactions JOIN user_ranges USING (user_id) JOIN item_order USING (item_id) "
         "WHERE part = 'train'"
     )
-    if after:
-        # Of the pairs of all days, those of these days alone are ever held.
-        pair = "user_row::INTEGER AS user_row, item_index::INTEGER AS item_index"
-        database.execute(
-            f"CREATE TABLE numbered_training AS {numbered}; "
-            f"CREATE TABLE had_pairs AS SELECT DISTINCT * FROM (SELECT {pair} FROM {SEEN}) "
-            "SEMI JOIN numbered_training USING (user_row, item_index)"
-        )
-        numbered = (
-            f"SELECT user_row, item_index, {columns}had IS NOT NULL AS had, range "
-            "FROM numbered_training "
-            "LEFT JOIN (SELECT *, true AS had FROM had_pairs) USING (user_row, item_index)"
-        )
     database.execute(
         f"COPY ({numbered}) TO {quoted(folder)} (FORMAT parquet, PARTITION_BY (range))"
     )

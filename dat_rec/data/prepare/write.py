@@ -1,6 +1,7 @@
 """Numbered tables, and the files of user_ranges.py, in; the dataset's Parquet files out.
 
-Row groups have ROW_GROUP rows, the last of a file excepted, and example files FILE_ROWS.
+Row groups have ROW_GROUP rows, the last of a file excepted, and example files FILE_ROWS. They are
+made and written PIECE rows at a time, which a processor's cache holds.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,13 +14,21 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dat_rec.data.prepare.audience import with_audiences, without_own
-from dat_rec.data.prepare.history import IDS, with_histories
-from dat_rec.data.prepare.user_ranges import KEY, histories_of
-from dat_rec.data.schema import AUDIENCE, EXAMPLE_WEIGHT, HISTORY, HISTORY_CATEGORY, RECENT, Feature
+from dat_rec.data.prepare.history import IDS, history_columns
+from dat_rec.data.prepare.user_ranges import KEY, PLACES, histories_of
+from dat_rec.data.schema import (
+    AUDIENCE,
+    EXAMPLE_WEIGHT,
+    HISTORY,
+    HISTORY_CATEGORY,
+    RECENT,
+    Feature,
+)
 from dat_rec.data.source import REPEAT, SEQUENCE, named
 from dat_rec.files import whole_file
 
 ROW_GROUP = 16_384
+PIECE = 2_048
 FILE_ROWS = 256 * ROW_GROUP
 EXAMPLES_COMPRESSION = "lz4"
 """Examples are read in every epoch: files a tenth larger than zstd's take a sixth less of the time
@@ -103,18 +112,16 @@ def write_batches(
         whole_file(path) as partial,
         pq.ParquetWriter(partial, schema, compression=compression) as file,
     ):
-        for batch in _in_row_groups(batches, schema):
-            file.write_batch(batch, row_group_size=ROW_GROUP)
-            rows += batch.num_rows
+        for table in _in_row_groups(batches, schema):
+            file.write_table(table, row_group_size=ROW_GROUP)
+            rows += table.num_rows
             if done is not None:
-                done(batch.num_rows)
+                done(table.num_rows)
     return rows
 
 
-def _in_row_groups(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
-    """The same rows, ROW_GROUP at a time; one empty batch if there are none."""
+def _in_row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The same rows, ROW_GROUP at a time; an empty table if there are none."""
     pending: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
@@ -124,21 +131,34 @@ def _in_row_groups(
             table = pa.Table.from_batches(pending, schema)
             whole = rows - rows % ROW_GROUP
             for start in range(0, whole, ROW_GROUP):
-                yield table.slice(start, ROW_GROUP).combine_chunks().to_batches()[0]
+                yield _in_pieces(table.slice(start, ROW_GROUP))
             pending = table.slice(whole).to_batches()
             rows -= whole
-    table = pa.Table.from_batches(pending, schema).combine_chunks()
-    yield from table.to_batches() if rows else [_empty(schema)]
+    yield _in_pieces(pa.Table.from_batches(pending, schema))
 
 
-def _empty(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+def _in_pieces(table: pa.Table) -> pa.Table:
+    """The same in chunks of PIECE rows, whatever they were before, as the file depends on them."""
+    pieces = [
+        table.slice(start, PIECE).combine_chunks().to_batches()[0]
+        for start in range(0, table.num_rows, PIECE)
+    ]
+    return pa.Table.from_batches(pieces, table.schema)
 
 
-def write_pieces(pieces: Sequence[Path], path: Path) -> int:
+def write_pieces(
+    pieces: Sequence[Path],
+    path: Path,
+    change: Callable[[pa.RecordBatch], pa.RecordBatch] = lambda rows: rows,
+) -> int:
     """Write the rows of the Arrow files ``pieces``, one after another; return their number.
 
     A file that is there is finished.
+
+    Args:
+        pieces: the files.
+        path: the Parquet file.
+        change: makes rows of it of rows of theirs.
     """
     if path.exists():
         return int(pq.read_metadata(path).num_rows)
@@ -146,10 +166,12 @@ def write_pieces(pieces: Sequence[Path], path: Path) -> int:
     def batches() -> Iterator[pa.RecordBatch]:
         for piece in pieces:
             with pa.memory_map(str(piece)) as mapped:
-                yield from _open(mapped)
+                for batch in _open(mapped):
+                    for start in range(0, batch.num_rows, PIECE):
+                        yield change(batch.slice(start, PIECE))
 
     with pa.memory_map(str(pieces[0])) as mapped:
-        schema = pa.ipc.open_file(mapped).schema
+        schema = change(next(_open(mapped)).slice(0, 0)).schema
     return write_batches(batches(), schema, path)
 
 
@@ -200,8 +222,8 @@ class ExampleWriter:
         rows = self._rows(number)
         order = np.argsort(rows[KEY].to_numpy())
         batches = (
-            self._with_features(rows.take(pa.array(order[start : start + ROW_GROUP])))
-            for start in range(0, len(order), ROW_GROUP)
+            self._with_features(rows.take(pa.array(order[start : start + PIECE])))
+            for start in range(0, len(order), PIECE)
         )
         schema = self._with_features(rows.slice(0, 0)).schema
         return write_batches(batches, schema, path, done, EXAMPLES_COMPRESSION)
@@ -214,15 +236,28 @@ class ExampleWriter:
                 found.append(pa.ipc.open_file(mapped).get_batch(number))
         return pa.concat_batches(found)
 
+    def with_histories(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows of users/R.arrow with histories in place of where these are."""
+        columns = self._columns(rows)
+        return _batch(columns, [name for name in columns if name not in PLACES])
+
     def _with_features(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        rows = with_histories(rows, histories_of(rows), self._sequence, self._category)
-        for name, column in zip(
-            self._catalogue.schema.names, self._catalogue.take(rows["item_index"]), strict=True
-        ):
-            rows = rows.append_column(name, column)
-        if AUDIENCE in self._order:
-            rows = without_own(rows)
-        return rows.select(self._order)
+        of_items = self._catalogue.take(rows["item_index"])
+        columns = self._columns(rows) | dict(
+            zip(of_items.schema.names, of_items.columns, strict=True)
+        )
+        made = _batch(columns, self._order)
+        return without_own(made) if AUDIENCE in self._order else made
+
+    def _columns(self, rows: pa.RecordBatch) -> dict[str, pa.Array]:
+        histories = history_columns(histories_of(rows), self._sequence, self._category)
+        return dict(zip(rows.schema.names, rows.columns, strict=True)) | histories
+
+
+def _batch(columns: dict[str, pa.Array], order: Sequence[str]) -> pa.RecordBatch:
+    """The columns in order; lists of ids are never null."""
+    fields = [pa.field(name, columns[name].type, columns[name].type != IDS) for name in order]
+    return pa.RecordBatch.from_arrays([columns[name] for name in order], schema=pa.schema(fields))
 
 
 def names_of(features: Iterable[Feature]) -> list[str]:

@@ -500,7 +500,7 @@ prepare(day_3(Path(sys.argv[1]), Path(sys.argv[2])))
     [
         ("dat_rec.data.prepare.stages.hold_out", "check"),
         ("dat_rec.data.prepare.stages.grow_users", "split"),
-        ("dat_rec.data.prepare.user_ranges.with_pairs_before", "number"),
+        ("dat_rec.data.prepare.user_ranges.find_pairs", "number"),
         ("dat_rec.data.prepare.stages.write_past", "users"),
         ("dat_rec.data.prepare.pipeline.Schema.save", "examples"),
     ],
