@@ -30,17 +30,15 @@ def find_ranges(
         train_from: time from which on training interactions are examples; None: all are.
     """
     size = "sum(train_count + 1) OVER (ORDER BY user_row) - train_count - 1"
-    # Behind a user with more than a range's rows, numbers would be left out.
     database.execute(
         "CREATE TABLE user_ranges AS SELECT user_id, user_row, train_count, "
-        "(dense_rank() OVER (ORDER BY part) - 1)::INTEGER AS range FROM "
-        f"(SELECT *, ({size}) // {RANGE_ROWS} AS part FROM user_order)"
+        f"(({size}) // {RANGE_ROWS})::INTEGER AS range FROM user_order"
     )
     found = database.execute(
-        "SELECT min(user_row), count(*), sum(train_count) FROM user_ranges GROUP BY range "
-        "ORDER BY min(user_row)"
+        "SELECT range, min(user_row), count(*), sum(train_count) FROM user_ranges GROUP BY range "
+        "ORDER BY range"
     ).fetchall()
-    examples = {number: int(rows) for number, (_, _, rows) in enumerate(found)}
+    examples = {number: int(rows) for number, _, _, rows in found}
     if train_from is not None:
         of_ranges = database.execute(
             "SELECT range, count(*) FROM marked_interactions JOIN user_ranges USING (user_id) "
@@ -49,7 +47,7 @@ def find_ranges(
         examples = dict.fromkeys(examples, 0) | dict(of_ranges)
     ranges: list[UserRange] = []
     first_row = first_example = 0
-    for number, (first_user, users, rows) in enumerate(found):
+    for number, first_user, users, rows in found:
         ranges.append(
             UserRange(
                 number, first_user, users, first_row, int(rows), first_example, examples[number]

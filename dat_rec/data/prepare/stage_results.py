@@ -71,7 +71,7 @@ class Numbered:
         """Number of rows of the users' sequences.
 
         They are the training interactions; where a dataset is gone on from, the new ones, and the
-        items of the histories in it.
+        items of the histories in it, were these full.
         """
         return sum(found.rows for found in self.ranges)
 

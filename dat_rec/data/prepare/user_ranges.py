@@ -61,14 +61,15 @@ class UserRange:
     """Users with consecutive rows, and their training interactions."""
 
     number: int
-    """From 0."""
+    """Rises from 0; behind a user with more than a range's rows, numbers are left out."""
     first_user: int
     """user_row of the first."""
     users: int
     first_row: int
-    """Number of the training interactions of all users before."""
+    """Where their training interactions begin in the sequence."""
     rows: int
-    """Number of their own."""
+    """Number of their training interactions; of those that follow a dataset, with the items of all
+    histories before them, were these full."""
     first_example: int
     """Number of the examples of all users before."""
     examples: int

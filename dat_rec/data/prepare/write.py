@@ -39,9 +39,9 @@ COUNTED = {"user_row", "item_index", "user_id", "item_id", "index", "time", SEQU
 COUNTED |= {USER, ITEM, HISTORY, AUDIENCE}
 """Columns of many values: if they are integers, the differences of those that follow each other
 take less room and time than a dictionary (benchmarks/LOG.md)."""
-EXAMPLES_COMPRESSION = "lz4"
-"""Examples are read in every epoch: files a tenth larger than zstd's take a sixth less of the time
-(benchmarks/LOG.md)."""
+QUICK = "lz4"
+"""Compression of what is read often and holds numbers: examples, in every epoch, take a sixth less
+of the time than with zstd, from files a tenth larger (benchmarks/LOG.md)."""
 
 
 def write_items(
@@ -114,17 +114,13 @@ def write_batches(
         schema: theirs.
         path: the file, whole or not at all.
         done: is told how many rows have been written.
-        compression: one that Parquet knows.
+        compression: one that Parquet knows, for what is not COUNTED.
     """
     rows = 0
     with (
         whole_file(path) as partial,
         pq.ParquetWriter(
-            partial,
-            schema,
-            compression=compression,
-            data_page_size=PAGE_BYTES,
-            **_encodings(schema),
+            partial, schema, data_page_size=PAGE_BYTES, **_encodings(schema, compression)
         ) as file,
     ):
         for table in _in_row_groups(batches, schema):
@@ -135,18 +131,24 @@ def write_batches(
     return rows
 
 
-def _encodings(schema: pa.Schema) -> dict[str, Any]:
+def _encodings(schema: pa.Schema, compression: str) -> dict[str, Any]:
     """As ``ParquetWriter`` has it: differences for COUNTED integers, dictionaries for all else."""
-    differences: list[str] = []
-    others: list[str] = []
+    compressions, encodings = {}, {}
     for field in schema:
         nested = pa.types.is_nested(field.type)
         kind = field.type.value_type if nested else field.type
         path = f"{field.name}.list.element" if nested else field.name
-        counted = field.name in COUNTED and pa.types.is_integer(kind)
-        (differences if counted else others).append(path)
-    encoding = dict.fromkeys(differences, "DELTA_BINARY_PACKED")
-    return {"use_dictionary": others, "column_encoding": encoding}
+        if field.name in COUNTED and pa.types.is_integer(kind):
+            # Nothing is left in them that could be compressed.
+            compressions[path], encodings[path] = "none", "DELTA_BINARY_PACKED"
+        else:
+            compressions[path] = compression
+    dictionaries = [path for path in compressions if path not in encodings]
+    return {
+        "compression": compressions,
+        "column_encoding": encodings,
+        "use_dictionary": dictionaries,
+    }
 
 
 def _in_row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
@@ -201,7 +203,7 @@ def write_pieces(
 
     with pa.memory_map(str(pieces[0])) as mapped:
         schema = change(next(_open(mapped)).slice(0, 0)).schema
-    return write_batches(batches(), schema, path)
+    return write_batches(batches(), schema, path, compression=QUICK)
 
 
 def _open(mapped: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
@@ -255,7 +257,7 @@ class ExampleWriter:
             for start in range(0, len(order), PIECE)
         )
         schema = self._with_features(rows.slice(0, 0)).schema
-        return write_batches(batches, schema, path, done, EXAMPLES_COMPRESSION)
+        return write_batches(batches, schema, path, done, QUICK)
 
     def _rows(self, number: int) -> pa.RecordBatch:
         """The file's rows, in no order, without histories and item features."""

@@ -454,6 +454,7 @@ def test_ranges_and_row_groups_change_nothing(
     for name, value in {
         "interactions.RANGE_ROWS": 40,
         "write.ROW_GROUP": 8,
+        "write.PIECE": 3,
         "write.FILE_ROWS": 32,
     }.items():
         monkeypatch.setattr(f"dat_rec.data.prepare.{name}", value)
@@ -461,6 +462,23 @@ def test_ranges_and_row_groups_change_nothing(
     chain.make("before", 0, 2, test_from="200")
     made = chain.make("out", 3, 3, after=tmp_path / "before", test_from="350", threads=3)
     assert len(made.example_files) > 3
+    assert facts_of(tmp_path / "out", ties=False) == facts_of(days / "out", ties=False)
+
+
+def test_how_the_files_of_the_dataset_are_written_changes_nothing(
+    days: Path, tmp_path: Path
+) -> None:
+    """As of the previous release: dictionaries alone, zstd."""
+    before = tmp_path / "before"
+    shutil.copytree(days / "before", before)
+    for path in before.rglob("*.parquet"):
+        pq.write_table(pq.read_table(path), path, compression="zstd", row_group_size=16)
+    prepare(day_3(days, tmp_path / "out", after=before))
+    made, expected = digest_of(tmp_path / "out"), digest_of(days / "out")
+    # What was taken over is as it was there.
+    own_files = {name for name in expected if "part-00000" not in name and name != "sha256.json"}
+    assert own_files > {"users.parquet", "items.parquet", "test.parquet", "seen/part-00001.parquet"}
+    assert all(made[name] == expected[name] for name in own_files)
     assert facts_of(tmp_path / "out", ties=False) == facts_of(days / "out", ties=False)
 
 
