@@ -298,7 +298,7 @@ class Stages:
                 waiting=self._write_waiting(database),
                 has_sequence=has_sequence(database),
                 unordered=unordered,
-                before=base.schema.training if base else 0,
+                before=base.schema.training if base else None,
                 trend=trend,
             )
 
