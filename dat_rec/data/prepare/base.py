@@ -32,7 +32,7 @@ from dat_rec.errors import UserError
 
 LEAST_TIMESTAMP = 10**13
 """Microseconds since 1970; lesser times are no timestamps of a log, but integers."""
-ITEMS, USERS, SEEN, HELD_OUT = "base_items", "base_users", "base_seen", "base_held_out"
+ITEMS, USERS, HELD_OUT = "base_items", "base_users", "base_held_out"
 WAITING = "base_waiting"
 """Views of the dataset's files. ``base_items`` and ``base_users`` have the columns of their files,
 ``_row`` (from 0) and ``_trained``; ``base_held_out``, and ``base_waiting`` if there are such
@@ -183,7 +183,7 @@ def register_base(database: duckdb.DuckDBPyConnection, base: Base, source: Sourc
 
 
 def register_views(database: duckdb.DuckDBPyConnection, base: Base, types: dict[str, str]) -> None:
-    """Make the views of the dataset's users, items and pairs.
+    """Make the views of the dataset's users and items.
 
     Args:
         database: gets them.
@@ -211,8 +211,6 @@ def register_views(database: duckdb.DuckDBPyConnection, base: Base, types: dict[
             f"REPLACE ({key}::{types[key]} AS {key}), file_row_number AS _row, "
             f"file_row_number < {trained} AS _trained FROM {scan}"
         )
-    seen = scan_parquet([base.folder / path for path in base.schema.seen_paths])
-    database.execute(f"CREATE VIEW {SEEN} AS SELECT user_row, item_index FROM {seen}")
 
 
 def _check_kinds(

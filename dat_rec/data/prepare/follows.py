@@ -81,11 +81,17 @@ def _check_positives(said: str, schema: Schema, source: Source) -> None:
         next((note for note in notes if note.startswith(POSITIVES)), None)
         for notes in (schema.notes, source.notes)
     )
-    if there is not None and here is not None and there != here:
+    if there is not None and here is not None and _rule(there) != _rule(here):
         raise UserError(
             f"{said}: its {there}, and those of this log: {here.removeprefix(POSITIVES)}: pass the "
-            "same options, in the same order"
+            "same options"
         )
+
+
+def _rule(note: str) -> tuple[str, frozenset[str]]:
+    """A note on positives: what comes before its labels, and these, in whatever order."""
+    before, _, labels = note.partition(" is ")
+    return before, frozenset(labels.split(" or "))
 
 
 Input = tuple[str, Side, str]

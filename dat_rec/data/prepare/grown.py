@@ -14,7 +14,7 @@ from dat_rec.data.database import count_rows
 from dat_rec.data.prepare.base import ITEMS, USERS, Base, vocabulary_scan
 from dat_rec.data.prepare.dense import dense_names, is_dense
 from dat_rec.data.prepare.vocabulary import category_words, encode, join_encoded
-from dat_rec.data.schema import HISTORY, ITEM, USER, Feature
+from dat_rec.data.schema import ITEM, USER, Feature
 from dat_rec.data.source import Attribute, named
 
 
@@ -83,20 +83,21 @@ def grow_users(
 ) -> list[Feature]:
     """Make ``user_rows``, as ``number_users``: the dataset's trained users first, in their rows.
 
-    The ``train_count`` of ``user_order`` counts what a user's sequence holds here: the items of the
-    history so far, and the interactions that follow.
+    The ``train_count`` of ``user_order`` counts what a user's sequence may hold here: as many items
+    as a history has, and the interactions that follow.
 
     Returns:
         The query features but the history, in order, each with its table's size.
     """
     old = base.trained_users
     database.execute(
-        "CREATE TABLE user_order AS SELECT user_id, train_count, trained, "
+        "CREATE TABLE user_order AS SELECT user_id, train_count, trained, _row, "
         f"CASE WHEN _trained THEN _row ELSE {old} - 1 + row_number() OVER "
         "(PARTITION BY _trained ORDER BY trained DESC, user_id) END AS user_row FROM "
         "(SELECT user_id, coalesce(_trained, false) AS _trained, _row, "
         "coalesce(_trained, false) OR coalesce(_found, 0) > 0 AS trained, "
-        f"(coalesce(_found, 0) + coalesce(len(base.{HISTORY}), 0)) AS train_count "
+        f"coalesce(_found, 0) + CASE WHEN _trained THEN {base.schema.history_length} ELSE 0 END "
+        "AS train_count "
         "FROM (SELECT user_id, count(*) FILTER (WHERE trained) AS _found FROM "
         "(SELECT user_id, part = 'train' AS trained FROM marked_interactions "
         "UNION ALL SELECT user_id, false FROM users) GROUP BY user_id) "
@@ -107,11 +108,11 @@ def grow_users(
     database.execute(
         "CREATE TABLE numbered AS SELECT user_row::INTEGER AS _number, user_order.trained, "
         f"CASE WHEN user_order.trained THEN user_row + 1 ELSE 0 END::INTEGER AS {USER}, "
-        "user_order.user_id, coalesce(_today, false) AS _known, base._row AS _row"
+        "user_order.user_id, coalesce(_today, false) AS _known, user_order._row AS _row"
         f"{_before(dense)}, "
         "today.* EXCLUDE (user_id, _today) "
-        "FROM user_order LEFT JOIN (SELECT *, true AS _today FROM users) today USING (user_id) "
-        f"LEFT JOIN {USERS} base USING (user_id)"
+        "FROM user_order LEFT JOIN (SELECT *, true AS _today FROM users) today USING (user_id)"
+        + (f" LEFT JOIN {USERS} base ON base._row = user_order._row" if dense else "")
     )
     attributes = [a for a in attributes if a.side == "query" and not is_dense(a)]
     features = [Feature(USER, "query", USER, trained + 1)]

@@ -9,7 +9,6 @@ from typing import Literal
 
 import duckdb
 
-from dat_rec.data.prepare.base import SEEN
 from dat_rec.data.prepare.user_ranges import UserRange
 from dat_rec.data.prepare.write import write_query
 from dat_rec.data.scan import scan_parquet
@@ -31,17 +30,15 @@ def find_ranges(
         train_from: time from which on training interactions are examples; None: all are.
     """
     size = "sum(train_count + 1) OVER (ORDER BY user_row) - train_count - 1"
-    # Behind a user with more than a range's rows, numbers would be left out.
     database.execute(
         "CREATE TABLE user_ranges AS SELECT user_id, user_row, train_count, "
-        "(dense_rank() OVER (ORDER BY part) - 1)::INTEGER AS range FROM "
-        f"(SELECT *, ({size}) // {RANGE_ROWS} AS part FROM user_order)"
+        f"(({size}) // {RANGE_ROWS})::INTEGER AS range FROM user_order"
     )
     found = database.execute(
-        "SELECT min(user_row), count(*), sum(train_count) FROM user_ranges GROUP BY range "
-        "ORDER BY min(user_row)"
+        "SELECT range, min(user_row), count(*), sum(train_count) FROM user_ranges GROUP BY range "
+        "ORDER BY range"
     ).fetchall()
-    examples = {number: int(rows) for number, (_, _, rows) in enumerate(found)}
+    examples = {number: int(rows) for number, _, _, rows in found}
     if train_from is not None:
         of_ranges = database.execute(
             "SELECT range, count(*) FROM marked_interactions JOIN user_ranges USING (user_id) "
@@ -50,7 +47,7 @@ def find_ranges(
         examples = dict.fromkeys(examples, 0) | dict(of_ranges)
     ranges: list[UserRange] = []
     first_row = first_example = 0
-    for number, (first_user, users, rows) in enumerate(found):
+    for number, first_user, users, rows in found:
         ranges.append(
             UserRange(
                 number, first_user, users, first_row, int(rows), first_example, examples[number]
@@ -72,9 +69,7 @@ def _of_interactions(database: duckdb.DuckDBPyConnection) -> list[str]:
     return ["time", *(name for name in (SEQUENCE, EXAMPLE_WEIGHT) if name in there)]
 
 
-def write_training(
-    database: duckdb.DuckDBPyConnection, folder: Path, *, after: bool = False
-) -> None:
+def write_training(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
     """Write ``folder``/range=R/*.parquet, in no order: user_row, item_index, time.
 
     Also sequence and example_weight, if the log has them.
@@ -82,8 +77,6 @@ def write_training(
     Args:
         database: holds the marked interactions and the numbers of their ids.
         folder: to write to.
-        after: whether they follow those of a dataset, whose views it holds (``base.py``): a column
-            ``had`` then says whether the dataset has trained on the pair.
     """
     shutil.rmtree(folder, ignore_errors=True)
     columns = "".join(f"{name}, " for name in _of_interactions(database))
@@ -92,19 +85,6 @@ def write_training(
         "FROM marked_interactions JOIN user_ranges USING (user_id) JOIN item_order USING (item_id) "
         "WHERE part = 'train'"
     )
-    if after:
-        # Of the pairs of all days, those of these days alone are ever held.
-        pair = "user_row::INTEGER AS user_row, item_index::INTEGER AS item_index"
-        database.execute(
-            f"CREATE TABLE numbered_training AS {numbered}; "
-            f"CREATE TABLE had_pairs AS SELECT DISTINCT * FROM (SELECT {pair} FROM {SEEN}) "
-            "SEMI JOIN numbered_training USING (user_row, item_index)"
-        )
-        numbered = (
-            f"SELECT user_row, item_index, {columns}had IS NOT NULL AS had, range "
-            "FROM numbered_training "
-            "LEFT JOIN (SELECT *, true AS had FROM had_pairs) USING (user_row, item_index)"
-        )
     database.execute(
         f"COPY ({numbered}) TO {quoted(folder)} (FORMAT parquet, PARTITION_BY (range))"
     )

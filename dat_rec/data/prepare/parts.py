@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dat_rec.data.digests import DIGESTS
 from dat_rec.data.prepare.base import Base
-from dat_rec.data.prepare.write import ROW_GROUP, write_batches
+from dat_rec.data.prepare.write import QUICK, ROW_GROUP, write_batches
 from dat_rec.data.schema import USER
 from dat_rec.data.source import SEQUENCE
 from dat_rec.files import read_json, whole_file
@@ -78,7 +78,7 @@ def write_past(base: Base, path: Path) -> int:
                 yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
     path.parent.mkdir(exist_ok=True)
-    return write_batches(batches(), schema, path)
+    return write_batches(batches(), schema, path, compression=QUICK)
 
 
 def take_over_all(base: Base, folder: Path) -> None:

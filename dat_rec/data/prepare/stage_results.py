@@ -63,15 +63,15 @@ class Numbered:
     dense: tuple[DenseFeature, ...]
     waiting: int
     """Number of training interactions whose user or item is not admitted."""
-    before: int = 0
-    """Number of training interactions of the dataset that is gone on from; 0: there is none."""
+    before: int | None = None
+    """Number of training interactions of the dataset that is gone on from; None: there is none."""
 
     @property
     def rows(self) -> int:
         """Number of rows of the users' sequences.
 
         They are the training interactions; where a dataset is gone on from, the new ones, and the
-        items of the histories in it.
+        items of the histories in it, were these full.
         """
         return sum(found.rows for found in self.ranges)
 
@@ -83,12 +83,12 @@ class Numbered:
     @property
     def past(self) -> int:
         """Number of the others, which come before."""
-        return self.before or self.rows - self.examples
+        return self.rows - self.examples if self.before is None else self.before
 
     @property
     def read(self) -> int:
         """Number of training interactions that are read."""
-        return self.examples if self.before else self.rows
+        return self.rows if self.before is None else self.examples
 
 
 @dataclass(frozen=True)

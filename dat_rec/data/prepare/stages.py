@@ -50,6 +50,7 @@ from dat_rec.data.prepare.interactions import (
 from dat_rec.data.prepare.journal import Journal
 from dat_rec.data.prepare.left import left_of
 from dat_rec.data.prepare.options import Options
+from dat_rec.data.prepare.pairs_before import PairsBefore
 from dat_rec.data.prepare.parts import part_names, take_over_all, write_past
 from dat_rec.data.prepare.shuffle import file_cuts
 from dat_rec.data.prepare.split import hold_out, keep_frequent
@@ -260,7 +261,7 @@ class Stages:
                 trend = add_recent(database, checked.day)
             ranges = find_ranges(database, checked.bounds.train_from)
             training = self._work / "training"
-            write_training(database, training, after=base is not None)
+            write_training(database, training)
             unordered = base is None and is_unordered(database, training)
             pairs = None
             catalogue = tuple(items)
@@ -297,7 +298,7 @@ class Stages:
                 waiting=self._write_waiting(database),
                 has_sequence=has_sequence(database),
                 unordered=unordered,
-                before=base.schema.training if base else 0,
+                before=base.schema.training if base else None,
                 trend=trend,
             )
 
@@ -308,6 +309,7 @@ class Stages:
         return write_held_out(database, "waiting", self._folder / "waiting.parquet")
 
     def _users(self, checked: Checked, numbered: Numbered, threads: int) -> Ordered:
+        base = self._base
         make_folders(self._work)
         shared = Shared(
             work=self._work,
@@ -315,14 +317,16 @@ class Stages:
             seed=self._options.seed,
             history_length=self._options.history_length,
             train_from=checked.bounds.train_from,
-            category=self._items(numbered)[checked.category].to_numpy(),
             features=tuple(write.names_of(numbered.query_features)),
             row_group=write.ROW_GROUP,
             has_sequence=numbered.has_sequence,
             unordered=numbered.unordered,
             weighted=checked.example_weights is not None,
             before=UserHistories(base.folder / "users.parquet", base.trained_users)
-            if (base := self._base)
+            if base
+            else None,
+            pairs_before=PairsBefore([base.folder / path for path in base.schema.seen_paths])
+            if base
             else None,
         )
         with _bar("users", numbered.rows) as bar:
@@ -363,7 +367,10 @@ class Stages:
                 if number >= 0:
                     return writer.write(number, self._folder / names[number], bar.add)
                 name = tables[number]
-                return write.write_pieces(pieces[name], self._folder / files[name])
+                path = self._folder / files[name]
+                if name == "users":
+                    return write.write_pieces(pieces[name], path, writer.with_histories)
+                return write.write_pieces(pieces[name], path)
 
             rows = bar.in_threads(work, range(-len(tables), len(names)), threads)
         of_files = zip(names, rows[len(tables) :], strict=True)

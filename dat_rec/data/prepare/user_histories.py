@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -12,12 +11,12 @@ from dat_rec.data.schema import HISTORY
 
 
 class Before(NamedTuple):
-    """The H items of some users' histories, user after user."""
+    """The histories of U users, H items in all."""
 
-    user: NDArray[np.int32]
-    """(H,) user_row."""
+    offsets: NDArray[np.int64]
+    """(U + 1,): where each user's items begin."""
     item: NDArray[np.int32]
-    """(H,) item_index."""
+    """(H,) item_index: user after user."""
 
 
 class UserHistories:
@@ -40,15 +39,19 @@ class UserHistories:
         end = min(first + users, self._trained)
         bounds = self._bounds
         if end <= first:
-            return Before(np.empty(0, np.int32), np.empty(0, np.int32))
+            return Before(np.zeros(users + 1, np.int64), np.empty(0, np.int32))
         groups = [
             number
             for number in range(len(bounds) - 1)
             if bounds[number] < end and first < bounds[number + 1]
         ]
-        table = pq.ParquetFile(self._path).read_row_groups(groups, columns=[HISTORY])
-        column = table[HISTORY].slice(first - bounds[groups[0]], end - first).combine_chunks()
-        histories = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-        lengths = histories.value_lengths().to_numpy(zero_copy_only=False)
-        item = histories.flatten().to_numpy(zero_copy_only=False).astype(np.int32) - np.int32(1)
-        return Before(np.repeat(np.arange(first, end, dtype=np.int32), lengths), item)
+        with pq.ParquetFile(self._path, pre_buffer=False) as file:
+            column = file.read_row_groups(groups, columns=[HISTORY], use_threads=False)[HISTORY]
+        chunks = column.slice(first - bounds[groups[0]], end - first).chunks
+        lengths = [chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in chunks]
+        items = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in chunks]
+        item = np.concatenate(items, dtype=np.int32)
+        item -= np.int32(1)
+        none = np.full(first + users - end, 0)
+        offsets = np.cumsum(np.concatenate([np.zeros(1, np.int64), *lengths, none]))
+        return Before(offsets, item)

@@ -6,17 +6,15 @@ the work folder::
 
     user_rows.parquet            user_id, trained, query features; by user_row
     training/range=R/*.parquet   user_row, item_index, time, and sequence and example_weight if the
-                                 log has them, of the range's training interactions; of those that
-                                 follow a dataset, also had, whether the dataset has the pair
+                                 log has them, of the range's training interactions
 
 Where interactions follow a dataset (``--after``), each user's history there stands before them, and
 what is written of pairs and examples is of the new ones.
 
-
 Out:
 
     sequence.int32   the item_index of every training interaction by user, time and item
-    users/R.arrow    the rows of users.parquet
+    users/R.arrow    the rows of users.parquet; in place of the history, where it is in the sequence
     seen/R.arrow     the rows of seen.parquet
     past/R.arrow     the rows of past.parquet, if only interactions from a time on are examples
     examples/R.arrow the examples without history and item features, by their shuffle key: a batch
@@ -29,6 +27,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +35,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dat_rec.data.prepare.history import (
-    Ints,
     Pairs,
     Sequences,
     Windows,
@@ -44,10 +42,8 @@ from dat_rec.data.prepare.history import (
     find_pairs,
     order_at_random,
     order_interactions,
-    pair_keys,
-    with_histories,
-    with_pairs_before,
 )
+from dat_rec.data.prepare.pairs_before import PairsBefore
 from dat_rec.data.prepare.shuffle import Keys, file_of, shuffle_keys
 from dat_rec.data.prepare.user_histories import UserHistories
 from dat_rec.data.schema import EXAMPLE_WEIGHT
@@ -55,10 +51,8 @@ from dat_rec.data.source import REPEAT, SEQUENCE
 from dat_rec.files import whole_file
 
 KEY = "_key"
-START, LENGTH, BEGIN, END = "_start", "_length", "_begin", "_end"
+PLACES = START, LENGTH, BEGIN, END = "_start", "_length", "_begin", "_end"
 """Columns of a history's place in the sequence; the last two in a log without order alone."""
-HAD = "had"
-"""Column that says whether the dataset before has the pair."""
 ITEMS_IN_ORDER = "sequence.int32"
 
 
@@ -67,14 +61,15 @@ class UserRange:
     """Users with consecutive rows, and their training interactions."""
 
     number: int
-    """From 0."""
+    """Rises from 0; behind a user with more than a range's rows, numbers are left out."""
     first_user: int
     """user_row of the first."""
     users: int
     first_row: int
-    """Number of the training interactions of all users before."""
+    """Where their training interactions begin in the sequence."""
     rows: int
-    """Number of their own."""
+    """Number of their training interactions; of those that follow a dataset, with the items of all
+    histories before them, were these full."""
     first_example: int
     """Number of the examples of all users before."""
     examples: int
@@ -92,8 +87,6 @@ class Shared:
     history_length: int
     train_from: int | None
     """Time from which on training interactions are examples; None: all are."""
-    category: NDArray[np.int32]
-    """(items,) the category's embedding row of each item_index."""
     features: tuple[str, ...]
     """Names of the query features but the history."""
     row_group: int
@@ -106,6 +99,8 @@ class Shared:
     """Whether interactions have weights as examples."""
     before: UserHistories | None = None
     """The histories in the dataset that the interactions follow; None: there is none."""
+    pairs_before: PairsBefore | None = None
+    """Its pairs."""
 
 
 def make_folders(work: Path) -> None:
@@ -125,26 +120,21 @@ def write_range(of: UserRange, shared: Shared, done: Callable[[int], None]) -> N
     """
     last = shared.work / "examples" / f"{of.number}.arrow"
     if not last.exists():
-        sequences, had = _read(of, shared)
+        sequences = _read(of, shared)
         length, users_of = shared.history_length, (of.first_user, of.users)
         if shared.before is None:
             item, last_items = sequences.item, sequences.last(*users_of, length)
         else:
-            sequences, item, last_items = behind_histories(
-                sequences, *shared.before.read(*users_of), length, users_of
-            )
+            before = shared.before.read(*users_of)
+            sequences, item, last_items = behind_histories(sequences, before, length, of.first_user)
         done(of.rows // 4)
         with whole_file(shared.work / "ties" / str(of.number)) as partial:
             partial.write_text(str(sequences.ties))
         _write_sequence(of, item, shared)
         users = _users(of, shared)
-        _write(
-            shared.work / "users" / last.name,
-            [with_histories(users, last_items, item, shared.category)],
-        )
-        pairs = find_pairs(sequences)
-        if shared.before is not None:
-            pairs = with_pairs_before(pairs, sequences, had)
+        places = _places(last_items.behind(of.first_row))
+        _write(shared.work / "users" / last.name, [_with_columns(users, places)])
+        pairs = find_pairs(sequences, shared.pairs_before)
         done(of.rows // 4)
         _write(shared.work / "seen" / last.name, [_seen(pairs)])
         if shared.train_from is not None and shared.before is None:
@@ -160,8 +150,8 @@ def count_ties(work: Path) -> int:
     return sum(int(file.read_text()) for file in (work / "ties").iterdir())
 
 
-def _read(of: UserRange, shared: Shared) -> tuple[Sequences, Ints]:
-    """The range's interactions, in order; and the keys of pairs that the users had before."""
+def _read(of: UserRange, shared: Shared) -> Sequences:
+    """The range's interactions, in order."""
     folder = shared.work / "training" / f"range={of.number}"
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     parts = [pq.ParquetFile(file).read() for file in files]
@@ -177,14 +167,10 @@ def _read(of: UserRange, shared: Shared) -> tuple[Sequences, Ints]:
     if shared.weighted:
         weights = [part[EXAMPLE_WEIGHT].to_numpy() for part in parts]
         weight = np.concatenate([np.empty(0, np.float32), *weights])
-    had = np.empty(0, np.int64)
     length = shared.history_length
     if shared.unordered:
-        return order_at_random(user, item, time, length, shared.seed, sequence, weight), had
-    if shared.before is not None:
-        was = np.concatenate([np.empty(0, np.bool_), *(part[HAD].to_numpy() for part in parts)])
-        had = np.unique(pair_keys(user[was], item[was]))
-    return order_interactions(user, item, time, length, sequence, weight), had
+        return order_at_random(user, item, time, length, shared.seed, sequence, weight)
+    return order_interactions(user, item, time, length, sequence, weight)
 
 
 def _write_sequence(of: UserRange, item: NDArray[np.int32], shared: Shared) -> None:
@@ -237,7 +223,7 @@ def _examples(
     keys = shuffle_keys(of.first_example + np.arange(len(rows)), shared.seed)
     by_key = np.argsort(keys)
     keys, order = keys[by_key], rows[by_key]
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "item_index": sequences.item[order],
         "time": sequences.time[order],
         REPEAT: pairs.repeat[order],
@@ -247,10 +233,15 @@ def _examples(
         **_places(sequences.histories.take(order).behind(of.first_row)),
     }
     batch = features.take(pa.array(sequences.user[order] - of.first_user))
-    for name, values in columns.items():
-        batch = batch.append_column(name, pa.array(values))
+    batch = _with_columns(batch, columns)
     edges = np.searchsorted(file_of(keys, shared.cuts), np.arange(len(shared.cuts) + 2))
     return [batch.slice(a, b - a) for a, b in pairwise(edges)]
+
+
+def _with_columns(batch: pa.RecordBatch, columns: dict[str, NDArray[Any]]) -> pa.RecordBatch:
+    for name, values in columns.items():
+        batch = batch.append_column(name, pa.array(values))
+    return batch
 
 
 def _places(histories: Windows) -> dict[str, NDArray[np.signedinteger]]:
@@ -264,7 +255,7 @@ def _places(histories: Windows) -> dict[str, NDArray[np.signedinteger]]:
 
 
 def histories_of(rows: pa.RecordBatch) -> Windows:
-    """Where the sequence holds the histories of a batch of examples/R.arrow."""
+    """Where the sequence holds the histories of a batch of users/R.arrow or examples/R.arrow."""
     start, length = rows[START].to_numpy(), rows[LENGTH].to_numpy().astype(np.int64)
     if BEGIN not in rows.schema.names:
         return Windows(start, length)

@@ -1,10 +1,12 @@
 """Numbered tables, and the files of user_ranges.py, in; the dataset's Parquet files out.
 
-Row groups have ROW_GROUP rows, the last of a file excepted, and example files FILE_ROWS.
+Row groups have ROW_GROUP rows, the last of a file excepted, and example files FILE_ROWS. They are
+made and written PIECE rows at a time, which a processor's cache holds.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -13,17 +15,33 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dat_rec.data.prepare.audience import with_audiences, without_own
-from dat_rec.data.prepare.history import IDS, with_histories
-from dat_rec.data.prepare.user_ranges import KEY, histories_of
-from dat_rec.data.schema import AUDIENCE, EXAMPLE_WEIGHT, HISTORY, HISTORY_CATEGORY, RECENT, Feature
+from dat_rec.data.prepare.history import IDS, history_columns
+from dat_rec.data.prepare.user_ranges import KEY, PLACES, histories_of
+from dat_rec.data.schema import (
+    AUDIENCE,
+    EXAMPLE_WEIGHT,
+    HISTORY,
+    HISTORY_CATEGORY,
+    ITEM,
+    RECENT,
+    USER,
+    Feature,
+)
 from dat_rec.data.source import REPEAT, SEQUENCE, named
 from dat_rec.files import whole_file
 
 ROW_GROUP = 16_384
+PIECE = 2_048
 FILE_ROWS = 256 * ROW_GROUP
-EXAMPLES_COMPRESSION = "lz4"
-"""Examples are read in every epoch: files a tenth larger than zstd's take a sixth less of the time
-(benchmarks/LOG.md)."""
+PAGE_BYTES = 1 << 17
+"""Of a page before compression: a cache holds what it is made of."""
+COUNTED = {"user_row", "item_index", "user_id", "item_id", "index", "time", SEQUENCE}
+COUNTED |= {USER, ITEM, HISTORY, AUDIENCE}
+"""Columns of many values: if they are integers, the differences of those that follow each other
+take less room and time than a dictionary (benchmarks/LOG.md)."""
+QUICK = "lz4"
+"""Compression of what is read often and holds numbers: examples, in every epoch, take a sixth less
+of the time than with zstd, from files a tenth larger (benchmarks/LOG.md)."""
 
 
 def write_items(
@@ -96,25 +114,45 @@ def write_batches(
         schema: theirs.
         path: the file, whole or not at all.
         done: is told how many rows have been written.
-        compression: one that Parquet knows.
+        compression: one that Parquet knows, for what is not COUNTED.
     """
     rows = 0
     with (
         whole_file(path) as partial,
-        pq.ParquetWriter(partial, schema, compression=compression) as file,
+        pq.ParquetWriter(
+            partial, schema, data_page_size=PAGE_BYTES, **_encodings(schema, compression)
+        ) as file,
     ):
-        for batch in _in_row_groups(batches, schema):
-            file.write_batch(batch, row_group_size=ROW_GROUP)
-            rows += batch.num_rows
+        for table in _in_row_groups(batches, schema):
+            file.write_table(table, row_group_size=ROW_GROUP)
+            rows += table.num_rows
             if done is not None:
-                done(batch.num_rows)
+                done(table.num_rows)
     return rows
 
 
-def _in_row_groups(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
-    """The same rows, ROW_GROUP at a time; one empty batch if there are none."""
+def _encodings(schema: pa.Schema, compression: str) -> dict[str, Any]:
+    """As ``ParquetWriter`` has it: differences for COUNTED integers, dictionaries for all else."""
+    compressions, encodings = {}, {}
+    for field in schema:
+        nested = pa.types.is_nested(field.type)
+        kind = field.type.value_type if nested else field.type
+        path = f"{field.name}.list.element" if nested else field.name
+        if field.name in COUNTED and pa.types.is_integer(kind):
+            # Nothing is left in them that could be compressed.
+            compressions[path], encodings[path] = "none", "DELTA_BINARY_PACKED"
+        else:
+            compressions[path] = compression
+    dictionaries = [path for path in compressions if path not in encodings]
+    return {
+        "compression": compressions,
+        "column_encoding": encodings,
+        "use_dictionary": dictionaries,
+    }
+
+
+def _in_row_groups(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The same rows, ROW_GROUP at a time; an empty table if there are none."""
     pending: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
@@ -124,21 +162,34 @@ def _in_row_groups(
             table = pa.Table.from_batches(pending, schema)
             whole = rows - rows % ROW_GROUP
             for start in range(0, whole, ROW_GROUP):
-                yield table.slice(start, ROW_GROUP).combine_chunks().to_batches()[0]
+                yield _in_pieces(table.slice(start, ROW_GROUP))
             pending = table.slice(whole).to_batches()
             rows -= whole
-    table = pa.Table.from_batches(pending, schema).combine_chunks()
-    yield from table.to_batches() if rows else [_empty(schema)]
+    yield _in_pieces(pa.Table.from_batches(pending, schema))
 
 
-def _empty(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+def _in_pieces(table: pa.Table) -> pa.Table:
+    """The same in chunks of PIECE rows, whatever they were before, as the file depends on them."""
+    pieces = [
+        table.slice(start, PIECE).combine_chunks().to_batches()[0]
+        for start in range(0, table.num_rows, PIECE)
+    ]
+    return pa.Table.from_batches(pieces, table.schema)
 
 
-def write_pieces(pieces: Sequence[Path], path: Path) -> int:
+def write_pieces(
+    pieces: Sequence[Path],
+    path: Path,
+    change: Callable[[pa.RecordBatch], pa.RecordBatch] = lambda rows: rows,
+) -> int:
     """Write the rows of the Arrow files ``pieces``, one after another; return their number.
 
     A file that is there is finished.
+
+    Args:
+        pieces: the files.
+        path: the Parquet file.
+        change: makes rows of it of rows of theirs.
     """
     if path.exists():
         return int(pq.read_metadata(path).num_rows)
@@ -146,11 +197,13 @@ def write_pieces(pieces: Sequence[Path], path: Path) -> int:
     def batches() -> Iterator[pa.RecordBatch]:
         for piece in pieces:
             with pa.memory_map(str(piece)) as mapped:
-                yield from _open(mapped)
+                for batch in _open(mapped):
+                    for start in range(0, batch.num_rows, PIECE):
+                        yield change(batch.slice(start, PIECE))
 
     with pa.memory_map(str(pieces[0])) as mapped:
-        schema = pa.ipc.open_file(mapped).schema
-    return write_batches(batches(), schema, path)
+        schema = change(next(_open(mapped)).slice(0, 0)).schema
+    return write_batches(batches(), schema, path, compression=QUICK)
 
 
 def _open(mapped: pa.MemoryMappedFile) -> Iterator[pa.RecordBatch]:
@@ -200,11 +253,11 @@ class ExampleWriter:
         rows = self._rows(number)
         order = np.argsort(rows[KEY].to_numpy())
         batches = (
-            self._with_features(rows.take(pa.array(order[start : start + ROW_GROUP])))
-            for start in range(0, len(order), ROW_GROUP)
+            self._with_features(rows.take(pa.array(order[start : start + PIECE])))
+            for start in range(0, len(order), PIECE)
         )
         schema = self._with_features(rows.slice(0, 0)).schema
-        return write_batches(batches, schema, path, done, EXAMPLES_COMPRESSION)
+        return write_batches(batches, schema, path, done, QUICK)
 
     def _rows(self, number: int) -> pa.RecordBatch:
         """The file's rows, in no order, without histories and item features."""
@@ -214,15 +267,28 @@ class ExampleWriter:
                 found.append(pa.ipc.open_file(mapped).get_batch(number))
         return pa.concat_batches(found)
 
+    def with_histories(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Rows of users/R.arrow with histories in place of where these are."""
+        columns = self._columns(rows)
+        return _batch(columns, [name for name in columns if name not in PLACES])
+
     def _with_features(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        rows = with_histories(rows, histories_of(rows), self._sequence, self._category)
-        for name, column in zip(
-            self._catalogue.schema.names, self._catalogue.take(rows["item_index"]), strict=True
-        ):
-            rows = rows.append_column(name, column)
-        if AUDIENCE in self._order:
-            rows = without_own(rows)
-        return rows.select(self._order)
+        of_items = self._catalogue.take(rows["item_index"])
+        columns = self._columns(rows) | dict(
+            zip(of_items.schema.names, of_items.columns, strict=True)
+        )
+        made = _batch(columns, self._order)
+        return without_own(made) if AUDIENCE in self._order else made
+
+    def _columns(self, rows: pa.RecordBatch) -> dict[str, pa.Array]:
+        histories = history_columns(histories_of(rows), self._sequence, self._category)
+        return dict(zip(rows.schema.names, rows.columns, strict=True)) | histories
+
+
+def _batch(columns: dict[str, pa.Array], order: Sequence[str]) -> pa.RecordBatch:
+    """The columns in order; lists of ids are never null."""
+    fields = [pa.field(name, columns[name].type, columns[name].type != IDS) for name in order]
+    return pa.RecordBatch.from_arrays([columns[name] for name in order], schema=pa.schema(fields))
 
 
 def names_of(features: Iterable[Feature]) -> list[str]:

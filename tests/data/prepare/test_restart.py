@@ -24,6 +24,7 @@ from dat_rec.files import UNFINISHED
 CONSTANTS = {
     "dat_rec.data.prepare.interactions.RANGE_ROWS": 4_000,
     "dat_rec.data.prepare.write.ROW_GROUP": 512,
+    "dat_rec.data.prepare.write.PIECE": 128,
     "dat_rec.data.prepare.write.FILE_ROWS": 4_096,
     "dat_rec.data.sources.synthetic.BLOCK": 2_000,
     "dat_rec.data.sources.synthetic.FILE_BLOCKS": 2,
@@ -58,7 +59,7 @@ DEATHS = [
     ("dat_rec.data.prepare.stages.hold_out", 0, "check"),
     ("dat_rec.data.prepare.stages.write_held_out", 0, "split"),
     ("dat_rec.data.prepare.user_ranges.find_pairs", 2, "number"),
-    ("dat_rec.data.prepare.write.ExampleWriter._with_features", 20, "users"),
+    ("dat_rec.data.prepare.write.ExampleWriter._with_features", 80, "users"),
     ("dat_rec.data.prepare.pipeline.Schema.save", 0, "examples"),
 ]
 """Where a kill comes, after how many calls, and the last stage that is finished then."""
