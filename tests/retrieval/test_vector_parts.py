@@ -21,7 +21,7 @@ from dat_rec.retrieval.exported import Export, open_index
 from dat_rec.retrieval.golden_queries import golden_problem
 from dat_rec.retrieval.item_index import index_in_memory
 from dat_rec.retrieval.recommender import Recommender
-from dat_rec.retrieval.table_forms import Form
+from dat_rec.retrieval.table_forms import FORMS, Form
 from dat_rec.retrieval.tower_file import QueryTower
 from dat_rec.retrieval.trained import load_model
 from dat_rec.retrieval.vector_parts import (
@@ -35,6 +35,7 @@ from tests.retrieval.delta.chain import day_run, small_parts
 from tests.retrieval.whole import encode_items
 from tests.retrieval.world import ITEMS, SERVED
 
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 FEW: tuple[Form, ...] = ("float16", "int8")
 Floats = NDArray[np.float32]
 
@@ -90,6 +91,18 @@ def test_parts_hold_unit_vectors_by_the_definition_and_popularity_as_it_is(
     off = np.abs(expected - exact).max()
     assert manifest["item_vectors"] == {"form": form, "largest_difference": float(f"{off:.2g}")}
     assert 0 < off < {"float16": 3e-4, "int8": 5e-3}[form]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_page_reads_the_vectors_by_parquet_alone(
+    few: dict[Form, Path], exported: Path, form: Form
+) -> None:
+    folder = few.get(form, exported)
+    (code,) = (block for block in PAGE.read_text().split("```") if "\nunit = parts" in block)
+    found: dict[str, Floats] = {}
+    exec(code.removeprefix("python").replace('"export/', f'"{folder}/'), found)
+    assert found["vectors"].dtype == np.float32
+    np.testing.assert_array_equal(found["vectors"], Export.open(folder).item_vectors)
 
 
 @pytest.mark.parametrize("form", FEW)
