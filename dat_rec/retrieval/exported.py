@@ -124,6 +124,8 @@ class Export:
     """None for an export of before"""
     inputs: Inputs | None = None
     """None for an export of before"""
+    golden: NDArray[np.float32] | None = None
+    """(Q, D) the vectors of the golden queries; None for an export of before"""
     model_ids: Mapping[str, str | None] = field(default_factory=dict)
     """What the files say that hold vectors, or make them, by their names."""
 
@@ -149,7 +151,7 @@ class Export:
     @cached_property
     def few(self) -> FewQueries:
         """The index, quick for a few queries; it copies the item vectors."""
-        return FewQueries(self.index, self.item_vectors)
+        return FewQueries(self.index, self.item_vectors, self.golden)
 
     @cached_property
     def alike(self) -> Distinct:
@@ -228,6 +230,7 @@ class Export:
             own=OwnItems.read(own) if own else None,
             item_tower=towers.get(ITEM_TOWER),
             inputs=Inputs.load(folder) if (folder / INPUTS).exists() else None,
+            golden=read_vectors(folder / GOLDEN) if (folder / GOLDEN).exists() else None,
             model_ids={
                 **{name: tower.model_id for name, tower in towers.items()},
                 **{f"{ITEM_PARTS}/{path.name}": _model_id(path) for path in parts},
