@@ -52,17 +52,21 @@ def embedding_bag(weight: Tensor, values: Tensor, offsets: Tensor, *how: Any) ->
 
 
 QUICK: dict[str, Callable[..., Any]] = {
+    "arange.default": torch.arange,
     "cat.default": torch.cat,
     "clamp.default": torch.clamp,
     "clamp_min.default": torch.clamp_min,
     "diff.default": torch.diff,
     "div.Tensor": torch.div,
+    "embedding.default": torch.embedding,
     "embedding_bag.padding_idx": embedding_bag,
     "expand_as.default": torch.Tensor.expand_as,
     "linalg_vector_norm.default": torch.linalg.vector_norm,
     "linear.default": torch.nn.functional.linear,
+    "mul.Tensor": torch.mul,
     "pad.default": torch.nn.functional.pad,
     "relu_.default": torch.relu_,
+    "sym_size.int": torch.Tensor.size,
     "to.dtype": torch.Tensor.to,
     "unsqueeze.default": torch.unsqueeze,
 }
