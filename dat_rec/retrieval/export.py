@@ -224,13 +224,14 @@ def write_export(
     model, dataset = trained.model, trained.dataset
     schema = dataset.schema
     rank, ranks = rank_and_ranks()
+    whole = tables == "float32"
     items = encode_items(model, dataset, threads)
     more: list[str] = []
     with together():
         if rank == 0:
             for part in (ITEM_PARTS, USER_PARTS, SEEN_PARTS, *([OWN_PARTS] if fitted else [])):
                 (folder / part).mkdir(parents=True)
-            write_items(dataset, folder)
+            write_items(dataset, folder, compact=not whole)
             more += write_inputs(dataset, folder)
     model_id = hashlib.sha256(f"{trained.digest} {tables}".encode()).hexdigest()
     popularity = model.popularity_R is not None
@@ -245,11 +246,10 @@ def write_export(
     for collection in (model.embeddings, model.augmented):
         if collection is not None:
             collection.keep(query_features)
-    without = write_users(dataset, folder)
-    write_seen(dataset, folder)
+    without = write_users(dataset, folder, compact=not whole)
+    write_seen(dataset, folder, compact=not whole)
     if fitted is not None:
-        write_own_items(dataset, fitted.blend, folder)
-    whole = tables == "float32"
+        write_own_items(dataset, fitted.blend, folder, compact=not whole)
     with together():
         if rank == 0 and whole:
             vectors = _vectors(folder, schema.items)

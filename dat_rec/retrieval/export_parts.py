@@ -15,6 +15,7 @@ from dat_rec.data.dense import parted, read_all
 from dat_rec.dist.agree import all_gather_object, together
 from dat_rec.errors import UserError
 from dat_rec.retrieval.blend import Blend, bonus, read_past
+from dat_rec.retrieval.compact import parquet_options
 from dat_rec.retrieval.divided import fetch
 from dat_rec.retrieval.encode import EncodedItems
 from dat_rec.retrieval.exported import (
@@ -91,10 +92,15 @@ def write_item_vectors(
     return WrittenVectors(digests, max(all_gather_object(largest)))
 
 
-def write_users(dataset: Dataset, folder: Path) -> dict[str, int]:
+def write_users(dataset: Dataset, folder: Path, *, compact: bool = False) -> dict[str, int]:
     """Write the parts of users with their query features, row group by row group. Collective.
 
     Ids that were trained as unknown are written as unknown.
+
+    Args:
+        dataset: of the users.
+        folder: the export's.
+        compact: whether they are written in few bytes (``compact.py``).
 
     Returns:
         For each feature with lists, and each dense one, the first user who has none.
@@ -113,7 +119,9 @@ def write_users(dataset: Dataset, folder: Path) -> dict[str, int]:
             first = number * PART_ROWS
             rows = np.arange(first, min(count, first + PART_ROWS))
             path = folder / part_name(USER_PARTS, number)
-            with pq.ParquetWriter(path, source.read_rows(0, 0).schema) as writer:
+            schema = source.read_rows(0, 0).schema
+            options = parquet_options(schema) if compact else {}
+            with pq.ParquetWriter(path, schema, **options) as writer:
                 for group, own in source.groups_of(rows):
                     table = source.read(group).slice(own[0], len(own))
                     bad_ids = BadIds(dataset.bad_ids)
@@ -137,7 +145,7 @@ def write_users(dataset: Dataset, folder: Path) -> dict[str, int]:
     return found
 
 
-def write_own_items(dataset: Dataset, blend: Blend, folder: Path) -> None:
+def write_own_items(dataset: Dataset, blend: Blend, folder: Path, *, compact: bool = False) -> None:
     """Write what own history adds to the scores of each user's own items, in parts. Collective.
 
     A rank holds the training interactions of the users whose parts it writes.
@@ -164,7 +172,8 @@ def write_own_items(dataset: Dataset, blend: Blend, folder: Path) -> None:
             )
             user_ids = ids.read_rows(start, stop).column("user_id").combine_chunks()
             table = pa.table([user_ids, *lists], ["user_id", *OWN_COLUMNS])
-            pq.write_table(table, folder / part_name(OWN_PARTS, number))
+            options = parquet_options(table.schema) if compact else {}
+            pq.write_table(table, folder / part_name(OWN_PARTS, number), **options)
 
 
 def list_of(kind: pa.DataType) -> pa.DataType:

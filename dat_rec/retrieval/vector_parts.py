@@ -15,14 +15,13 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from dat_rec.retrieval.compact import parquet_options
 from dat_rec.retrieval.table_forms import SCALE, Form, stored
 from dat_rec.retrieval.tower_file import MODEL_ID
 
 Floats = NDArray[np.float32]
 ITEM_INDEX, VECTOR, POPULARITY = "item_index", "vector", "popularity"
 SCALE_COLUMN = SCALE.removeprefix(".")
-LEAF = f"{VECTOR}.list.element"
-"""What Parquet calls the numbers of the lists."""
 DTYPES: dict[Form, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -69,24 +68,9 @@ def vectors_table(
 
 
 def write_vectors(table: pa.Table, path: Path) -> None:
-    """Write a part, of ``vectors_table``; those of few bits take as few bytes as Parquet can."""
-    kind = table.schema.field(VECTOR).type.value_type
-    if kind == pa.float32():
-        pq.write_table(table, path)
-        return
-    # Parquet has no integers of 8 bits: a dictionary's numbers have as many.
-    encodings = {ITEM_INDEX: "DELTA_BINARY_PACKED", SCALE_COLUMN: "BYTE_STREAM_SPLIT"}
-    if kind == pa.float16():
-        encodings[LEAF] = "BYTE_STREAM_SPLIT"
-    pq.write_table(
-        table,
-        path,
-        compression="zstd",
-        use_dictionary=[LEAF] if kind == pa.int8() else False,
-        column_encoding={
-            name: one for name, one in encodings.items() if name in (LEAF, *table.column_names)
-        },
-    )
+    """Write a part, of ``vectors_table``; those of few bits in few bytes."""
+    whole = table.schema.field(VECTOR).type.value_type == pa.float32()
+    pq.write_table(table, path, **({} if whole else parquet_options(table.schema)))
 
 
 def dim_of(schema: pa.Schema) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dat_rec.errors import UserError
 from dat_rec.files import sha256
 from dat_rec.publish.catalogue import Catalogue
+from dat_rec.retrieval import fit_blend
 from dat_rec.retrieval.approximate import tune
 from dat_rec.retrieval.delta.apply import apply
 from dat_rec.retrieval.export import export
@@ -212,14 +213,19 @@ def test_an_index_in_memory_leaves_with_those_who_hold_it() -> None:
 
 @pytest.mark.parametrize("forms", [("int8", "int8"), ("float32", "int8"), ("int8", "float32")])
 def test_a_delta_leads_to_the_full_export_byte_for_byte(
-    forms: tuple[Form, Form], tmp_path: Path
+    forms: tuple[Form, Form], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fit_blend, "CUTOFF", 20)
     runs = [day_run(tmp_path / f"day{day}", day) for day in (0, 1)]
     with small_parts():
-        export(runs[0], tmp_path / "base", tables=forms[0])
-        made = export(runs[1], tmp_path / "full", tables=forms[1])
-        delta = export(runs[1], tmp_path / "delta", since=tmp_path / "base", tables=forms[1])
-    assert not [name for name in delta["sha256"] if name.startswith("whole/item_vectors")]
+        export(runs[0], tmp_path / "base", tables=forms[0], blend_history=True)
+        made, delta = (
+            export(runs[1], tmp_path / name, since=since, tables=forms[1], blend_history=True)
+            for name, since in (("full", None), ("delta", tmp_path / "base"))
+        )
+    parts = ("item_vectors", "items", "users", "seen", "own_items")
+    whole = [name for name in delta["sha256"] if name.startswith("whole/")]
+    assert not [name for name in whole if name.removeprefix("whole/").startswith(parts)]
     assert len([name for name in made["sha256"] if name.startswith("item_vectors/")]) == 8
     apply(tmp_path / "base", [tmp_path / "delta"], tmp_path / "out")
     for name, digest in made["sha256"].items():

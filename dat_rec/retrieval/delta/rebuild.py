@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dat_rec.errors import UserError
 from dat_rec.files import sha256
+from dat_rec.retrieval.compact import parquet_options
 from dat_rec.retrieval.delta.delta_folder import (
     FORGOTTEN,
     ITEM_TOWER_PARTS,
@@ -187,8 +188,9 @@ def _write_tables(
 ) -> None:
     """Write tables of rows with ids; ``starts`` are their row groups' in all rows of the kind."""
     rows = _new_rows(base.table(kind), delta / kind, starts)
+    options = {} if INDEX in new.sha256 else parquet_options(rows.schema)
     for name, bounds in starts.items():
-        with pq.ParquetWriter(new.folder / name, rows.schema) as writer:
+        with pq.ParquetWriter(new.folder / name, rows.schema, **options) as writer:
             for start, stop in pairwise(bounds):
                 writer.write_table(rows.rows(start, stop))
 
