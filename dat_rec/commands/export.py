@@ -32,8 +32,8 @@ class ExportOptions:
     """Folder or address of an export: write a delta into OUT, of what has changed since, of which
     `dat-rec apply` makes the full export. Meanwhile the disk needs room for that, twice."""
     tables: Literal["float32", "float16", "int8"] = "float32"
-    """How the towers' tables are stored: float16 takes half the bytes, int8 a quarter and a scale
-    for each row. export.json says by how much vectors differ. Item vectors stay float32."""
+    """How the towers' tables and the item vectors are stored: float16 takes half the bytes, int8 a
+    quarter and a scale for each row. export.json says by how much vectors differ."""
     runtimes: tuple[Literal["onnx", "aotinductor"], ...] = ()
     """Write both towers for other runtimes, too: onnx as .onnx, aotinductor as .aoti.pt2, compiled
     for this machine's CPU, which needs g++. Each is checked against the model on real users."""

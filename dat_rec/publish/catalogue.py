@@ -36,6 +36,7 @@ from dat_rec.retrieval.exported import (
 )
 from dat_rec.retrieval.item_table import CATEGORY, CATEGORY_NAME, ID
 from dat_rec.retrieval.tower_file import QueryTower
+from dat_rec.retrieval.vector_parts import as_matrix, dim_of, float_vectors
 from dat_rec.storage.address import Location
 from dat_rec.storage.snapshot import local_copy
 
@@ -82,8 +83,8 @@ class Catalogue:
             digest = hashlib.sha256(names.encode()).hexdigest()[:DIGITS]
             vectors = pq.read_schema(folder / part_name(ITEM_PARTS, 0))
             items = pq.ParquetFile(folder / ITEMS)
-            dim = vectors.field(VECTOR).type.list_size
-            schema = _schema(items.schema_arrow, vectors, str(folder / ITEMS))
+            dim = dim_of(vectors)
+            schema = _schema(items.schema_arrow, dim, str(folder / ITEMS))
             rows = items.metadata.num_rows
             yield Catalogue(folder, manifest, digest, rows, dim, schema)
 
@@ -106,14 +107,14 @@ class Catalogue:
                 if not table[ID].combine_chunks().equals(part.column(ID)):
                     raise UserError(f"{path}: row {start + 1} …: of other items than {name}")
                 start += part.num_rows
-                yield self._batch(table, part.column(VECTOR))
+                yield self._batch(table, float_vectors(part))
 
     def vectors(self) -> Iterator[tuple[pa.Array, NDArray[np.float32]]]:
         """(B,) ids and (B, D) vectors, batch by batch."""
         for name in self._vector_parts():
             file = pq.ParquetFile(self.folder / name)
-            for part in file.iter_batches(_batch_rows(self.dim), columns=[ID, VECTOR]):
-                yield _plain(part.column(ID)), as_matrix(part.column(VECTOR))
+            for part in file.iter_batches(_batch_rows(self.dim)):
+                yield _plain(part.column(ID)), float_vectors(part)
 
     def queries(self) -> NDArray[np.float32]:
         """(Q, D) vectors of some users of the export's first part, and of one who is unknown."""
@@ -129,12 +130,13 @@ class Catalogue:
     def _vector_parts(self) -> list[str]:
         return sorted(name for name in self.manifest.sha256 if name.startswith(f"{ITEM_PARTS}/"))
 
-    def _batch(self, table: pa.Table, vectors: pa.Array) -> pa.RecordBatch:
+    def _batch(self, table: pa.Table, vectors_BD: NDArray[np.float32]) -> pa.RecordBatch:
         sources = dict(zip(_names(table.schema), table.columns, strict=True))
         columns: list[pa.Array] = []
         for field in self.schema:
             if field.name == VECTOR:
-                columns.append(vectors.cast(field.type))
+                numbers = pa.array(vectors_BD.ravel())
+                columns.append(pa.FixedSizeListArray.from_arrays(numbers, type=field.type))
             elif field.name == EXPORT:
                 columns.append(pa.repeat(pa.scalar(self.digest, field.type), table.num_rows))
             else:
@@ -161,12 +163,6 @@ class _Rows:
         return table.slice(0, count)
 
 
-def as_matrix(vectors: pa.Array) -> NDArray[np.float32]:
-    """(B, D) numbers of a column of vectors."""
-    numbers: NDArray[np.float32] = vectors.flatten().to_numpy(zero_copy_only=False)
-    return numbers.reshape(len(vectors), vectors.type.list_size)
-
-
 def as_rows(batch: pa.RecordBatch) -> list[dict[str, object]]:
     """The rows of a batch, with their vectors as (D,) float32 arrays."""
     rows: list[dict[str, object]] = batch.drop_columns([VECTOR]).to_pylist()
@@ -187,13 +183,13 @@ def _names(items: pa.Schema) -> list[str]:
     return [f"feature_{name}" if name.lower() in clash else name for name in found]
 
 
-def _schema(items: pa.Schema, vectors: pa.Schema, where: str) -> pa.Schema:
+def _schema(items: pa.Schema, dim: int, where: str) -> pa.Schema:
     kinds = {
         name: _kind(field, where)
         for name, field in zip(_names(items), items, strict=True)
         if name not in (VECTOR, EXPORT)
     }
-    vector = pa.list_(pa.float32(), vectors.field(VECTOR).type.list_size)
+    vector = pa.list_(pa.float32(), dim)
     first = [name for name in OWN if name in kinds]
     features = [name for name in kinds if name not in OWN]
     fields = [(name, kinds[name]) for name in (*first, *features)]

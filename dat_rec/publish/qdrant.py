@@ -12,7 +12,7 @@ from qdrant_client.common.client_exceptions import QdrantException
 from qdrant_client.http.exceptions import ApiException
 
 from dat_rec.errors import UserError
-from dat_rec.publish.catalogue import VECTOR, Catalogue, as_matrix
+from dat_rec.publish.catalogue import VECTOR, Catalogue
 from dat_rec.publish.store import (
     EF_CONSTRUCTION,
     LEAST_EF,
@@ -23,6 +23,7 @@ from dat_rec.publish.store import (
     read_secret,
     told,
 )
+from dat_rec.retrieval.vector_parts import as_matrix
 
 MOST_DIMENSIONS = 65_536
 TIMEOUT_S = 60

@@ -238,7 +238,4 @@ def query_vectors(export: Export, rows: NDArray[np.int64], at_once: int) -> NDAr
 
 def encode_one(export: Export, row: int) -> NDArray[np.float32]:
     """(1, D) unit vector of the user in a row, whose last bits follow nobody encoded beside."""
-    here = np.array([row])
-    return export.tower.encode(
-        {name: column.take(here) for name, column in export.user_columns.items()}
-    )
+    return export.tower.encode_row(export.user_columns, row)

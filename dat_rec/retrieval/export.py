@@ -33,7 +33,6 @@ from dat_rec.retrieval.encode import encode_items
 from dat_rec.retrieval.export_inputs import write_inputs
 from dat_rec.retrieval.export_parts import (
     parts_of,
-    read_vectors,
     write_item_vectors,
     write_own_items,
     write_users,
@@ -43,6 +42,7 @@ from dat_rec.retrieval.exported import (
     ANN,
     ANN_EQUAL,
     DELTA,
+    FEW_BITS,
     FILES,
     FRESH_FILES,
     INDEX,
@@ -55,6 +55,7 @@ from dat_rec.retrieval.exported import (
     USER_PARTS,
     VERSION,
     WITH_DENSE,
+    open_index,
     part_name,
 )
 from dat_rec.retrieval.feature_rows import FeatureRows
@@ -66,13 +67,14 @@ from dat_rec.retrieval.golden import (
     check_item_tower,
 )
 from dat_rec.retrieval.golden_queries import write_golden
-from dat_rec.retrieval.item_index import read_index, write_index
+from dat_rec.retrieval.item_index import write_index
 from dat_rec.retrieval.query_encoder import Encoder, ItemEncoder, QueryEncoder, query_program
 from dat_rec.retrieval.ranks import Threads, all_ranks, folder_of_all_ranks, one_thread_each
 from dat_rec.retrieval.runtimes.runtimes import Runtime, require, write_runtimes
 from dat_rec.retrieval.table_forms import Form
 from dat_rec.retrieval.tower_file import MODEL_ID, QueryTower, write_tower
 from dat_rec.retrieval.trained import Trained, load_model
+from dat_rec.retrieval.vector_parts import read_vectors
 from dat_rec.storage.address import Location
 from dat_rec.storage.publish import whole_folder
 from dat_rec.storage.snapshot import local_copy
@@ -123,7 +125,7 @@ def export(
         since: an export, or its address: write a delta, which makes this run's export of that one.
             The full export is made meanwhile beside it, and needs room on the disk.
         tower: the tower that the run was trained with, if it was not dat_rec's own.
-        tables: in what form the towers' tables are stored; the item vectors stay float32.
+        tables: in what form the towers' tables and the item vectors are stored.
         runtimes: for which the towers are written beside torch.export's file: ``onnx``,
             ``aotinductor``.
         index: an approximate index beside the exact one, ``ivf``, ``ivf_pq`` or ``hnsw``; ``auto``
@@ -208,7 +210,7 @@ def write_export(
         origin: what the manifest says of the run.
         threads: that compute side by side.
         fitted: how own history is blended in, if it can be.
-        tables: in what form the towers' tables are stored.
+        tables: in what form the towers' tables and the item vectors are stored.
         wanted: the approximate index, of ``Wanted.check``.
         runtimes: different ones, of ``require``.
 
@@ -222,16 +224,20 @@ def write_export(
     model, dataset = trained.model, trained.dataset
     schema = dataset.schema
     rank, ranks = rank_and_ranks()
+    whole = tables == "float32"
     items = encode_items(model, dataset, threads)
     more: list[str] = []
     with together():
         if rank == 0:
             for part in (ITEM_PARTS, USER_PARTS, SEEN_PARTS, *([OWN_PARTS] if fitted else [])):
                 (folder / part).mkdir(parents=True)
-            write_items(dataset, folder)
+            write_items(dataset, folder, compact=not whole)
             more += write_inputs(dataset, folder)
     model_id = hashlib.sha256(f"{trained.digest} {tables}".encode()).hexdigest()
-    digests = write_item_vectors(dataset, items, folder, model_id)
+    popularity = model.popularity_R is not None
+    digests, off = write_item_vectors(
+        dataset, items, folder, model_id, tables, popularity=popularity
+    )
     item_encoder = ItemEncoder(model, schema.side("item"), tables)
     features, dense = schema.side("item"), schema.dense_side("item")
     more += _write_tower(item_encoder, features, dense, folder / ITEM_TOWER, model_id, runtimes)
@@ -240,12 +246,12 @@ def write_export(
     for collection in (model.embeddings, model.augmented):
         if collection is not None:
             collection.keep(query_features)
-    without = write_users(dataset, folder)
-    write_seen(dataset, folder)
+    without = write_users(dataset, folder, compact=not whole)
+    write_seen(dataset, folder, compact=not whole)
     if fitted is not None:
-        write_own_items(dataset, fitted.blend, folder)
+        write_own_items(dataset, fitted.blend, folder, compact=not whole)
     with together():
-        if rank == 0:
+        if rank == 0 and whole:
             vectors = _vectors(folder, schema.items)
             write_index(vectors, schema.items, items.rows.dim, folder / INDEX)
     features, dense = schema.side("query"), schema.dense_side("query")
@@ -264,12 +270,13 @@ def write_export(
         parts[OWN_PARTS] = schema.users
     of_parts = (part_name(part, n) for part, rows in parts.items() for n in range(parts_of(rows)))
     more = broadcast_from_rank_0(more)
+    index = (INDEX,) if whole else ()
     approximate = (ANN, ANN_EQUAL) if tuned.facts is not None else ()
-    names = sorted([*FILES, *FRESH_FILES, *approximate, *more, *of_parts])
+    names = sorted([*FILES, *index, *FRESH_FILES, *approximate, *more, *of_parts])
     own = {name: sha256(folder / name) for name in names[rank::ranks]}
     found = {name: digest for part in all_gather_object(own) for name, digest in part.items()}
     return {
-        "version": WITH_DENSE if dense else VERSION,
+        "version": FEW_BITS if not whole else WITH_DENSE if dense else VERSION,
         MODEL_ID: model_id,
         "dim": items.rows.dim,
         "items": schema.items,
@@ -279,7 +286,8 @@ def write_export(
         f"row {UNKNOWN} and an empty list mean unknown" + (DENSE_INPUTS if dense else ""),
         **({"dense": [asdict(feature) for feature in dense]} if dense else {}),
         **({} if fitted is None else {"blend": fitted.facts()["settings"]}),
-        "tables": _tables_facts(tables, largest.pop(TOWER, 0.0)),
+        "tables": _form_facts(tables, largest.pop(TOWER, 0.0)),
+        **({} if whole else {"item_vectors": _form_facts(tables, off)}),
         **({"runtimes": {name: _off(one) for name, one in largest.items()}} if runtimes else {}),
         **({} if tuned.facts is None else {"ann": asdict(tuned.facts)}),
         **({"ann_tried": tuned.tried} if tuned.tried else {}),
@@ -289,8 +297,8 @@ def write_export(
     }
 
 
-def _tables_facts(form: Form, largest: float) -> dict[str, Any]:
-    """How tables are stored; and, where they are rounded, what that does to vectors."""
+def _form_facts(form: Form, largest: float) -> dict[str, Any]:
+    """How numbers are stored; and, where they are rounded, what that does to vectors."""
     if form == "float32":
         return {"form": form}
     return {"form": form, **_off(largest)}
@@ -311,7 +319,7 @@ def _approximate(trained: Trained, folder: Path, wanted: Wanted) -> Tuned:
     query_BD = QueryTower(folder / TOWER).encode(users.take(rows))
     # In any order, so that those by which it is tuned are as those by which it is measured.
     query_BD = query_BD[np.resize(drawn.permutation(len(rows)), max(2, len(rows)))]
-    exact, item_ND = read_index(folder / INDEX)
+    exact, item_ND = open_index(folder)
     popularity = trained.model.popularity_R is not None
     paths = (folder / ANN, folder / ANN_EQUAL)
     return write_ann(exact, item_ND, query_BD, wanted, paths, popularity=popularity)

@@ -1,13 +1,12 @@
 """A dataset and item vectors in, an export's tables out: each rank writes some of the parts."""
 
-import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 
 from dat_rec.checkpoint.damage import rank_and_ranks
 from dat_rec.data.columns import BadIds, Column
@@ -16,6 +15,7 @@ from dat_rec.data.dense import parted, read_all
 from dat_rec.dist.agree import all_gather_object, together
 from dat_rec.errors import UserError
 from dat_rec.retrieval.blend import Blend, bonus, read_past
+from dat_rec.retrieval.compact import parquet_options
 from dat_rec.retrieval.divided import fetch
 from dat_rec.retrieval.encode import EncodedItems
 from dat_rec.retrieval.exported import (
@@ -28,16 +28,42 @@ from dat_rec.retrieval.exported import (
 )
 from dat_rec.retrieval.feature_rows import RowGroups
 from dat_rec.retrieval.own_items import OWN_COLUMNS
-from dat_rec.retrieval.tower_file import MODEL_ID
+from dat_rec.retrieval.table_forms import Form
+from dat_rec.retrieval.vector_parts import (
+    float_vectors,
+    vectors_digest,
+    vectors_table,
+    write_vectors,
+)
+
+
+class WrittenVectors(NamedTuple):
+    """What comes of ``write_item_vectors``."""
+
+    digests: dict[str, str]
+    """SHA-256 of the vectors' numbers in each of this rank's parts, by the part's name."""
+    largest: float
+    """By how much one of them, in all ranks' parts, differs from the model's at most."""
 
 
 def write_item_vectors(
-    dataset: Dataset, items: EncodedItems, folder: Path, model_id: str
-) -> dict[str, str]:
+    dataset: Dataset,
+    items: EncodedItems,
+    folder: Path,
+    model_id: str,
+    form: Form = "float32",
+    *,
+    popularity: bool = False,
+) -> WrittenVectors:
     """Write the parts of item vectors, each with the model's id. Collective.
 
-    Returns:
-        SHA-256 of the vectors' numbers in each of this rank's parts, by the part's name.
+    Args:
+        dataset: of the items.
+        items: their vectors.
+        folder: the export's.
+        model_id: of the model.
+        form: in which they are stored.
+        popularity: whether they end in what popularity adds.
 
     Raises:
         UserError: a vector is not finite, or the dataset's items cannot be read.
@@ -45,7 +71,7 @@ def write_item_vectors(
     rank, ranks = rank_and_ranks()
     count = dataset.schema.items
     ids = RowGroups(dataset.folder / ITEMS, ["item_id"], count)
-    digests = {}
+    digests, largest = {}, 0.0
     for first in range(0, parts_of(count), ranks):
         start = min(count, (first + rank) * PART_ROWS)
         stop = min(count, start + PART_ROWS)
@@ -57,46 +83,24 @@ def write_item_vectors(
                 raise UserError("an item vector is not finite: training diverged; train anew")
             if start < stop or first + rank == 0:
                 name = part_name(ITEM_PARTS, first + rank)
-                table = vectors_table(ids.read_rows(start, stop), start, vectors_ND, model_id)
-                pq.write_table(table, folder / name)
-                digests[name] = vectors_digest(vectors_ND)
-    return digests
+                own = ids.read_rows(start, stop)
+                table = vectors_table(own, start, vectors_ND, model_id, form, popularity=popularity)
+                write_vectors(table, folder / name)
+                stored_ND = float_vectors(table)
+                digests[name] = vectors_digest(stored_ND)
+                largest = max(largest, float(np.abs(stored_ND - vectors_ND).max(initial=0.0)))
+    return WrittenVectors(digests, max(all_gather_object(largest)))
 
 
-def vectors_table(
-    ids: pa.Table, start: int, vectors_ND: NDArray[np.float32], model_id: str | None
-) -> pa.Table:
-    """A part of item vectors.
-
-    Args:
-        ids: a column ``item_id`` of the part's items.
-        start: item_index of the first of them.
-        vectors_ND: their vectors.
-        model_id: of the model that they are of; None in an older export.
-    """
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.ravel()), vectors_ND.shape[1])
-    index = pa.array(np.arange(start, start + len(vectors_ND)))
-    columns = [ids.column("item_id").combine_chunks(), index, vectors]
-    table = pa.table(columns, ["item_id", "item_index", "vector"])
-    return table.replace_schema_metadata(None if model_id is None else {MODEL_ID: model_id})
-
-
-def read_vectors(path: Path) -> NDArray[np.float32]:
-    """Read the (rows, D) vectors of a part."""
-    vectors = pq.read_table(path, columns=["vector"]).column("vector").combine_chunks()
-    numbers: NDArray[np.float32] = vectors.flatten().to_numpy()
-    return numbers.reshape(len(vectors), vectors.type.list_size)
-
-
-def vectors_digest(vectors_ND: NDArray[np.float32]) -> str:
-    """SHA-256 of the vectors' numbers."""
-    return hashlib.sha256(np.ascontiguousarray(vectors_ND).data).hexdigest()
-
-
-def write_users(dataset: Dataset, folder: Path) -> dict[str, int]:
+def write_users(dataset: Dataset, folder: Path, *, compact: bool = False) -> dict[str, int]:
     """Write the parts of users with their query features, row group by row group. Collective.
 
     Ids that were trained as unknown are written as unknown.
+
+    Args:
+        dataset: of the users.
+        folder: the export's.
+        compact: whether they are written in few bytes (``compact.py``).
 
     Returns:
         For each feature with lists, and each dense one, the first user who has none.
@@ -115,7 +119,9 @@ def write_users(dataset: Dataset, folder: Path) -> dict[str, int]:
             first = number * PART_ROWS
             rows = np.arange(first, min(count, first + PART_ROWS))
             path = folder / part_name(USER_PARTS, number)
-            with pq.ParquetWriter(path, source.read_rows(0, 0).schema) as writer:
+            schema = source.read_rows(0, 0).schema
+            options = parquet_options(schema) if compact else {}
+            with pq.ParquetWriter(path, schema, **options) as writer:
                 for group, own in source.groups_of(rows):
                     table = source.read(group).slice(own[0], len(own))
                     bad_ids = BadIds(dataset.bad_ids)
@@ -139,7 +145,7 @@ def write_users(dataset: Dataset, folder: Path) -> dict[str, int]:
     return found
 
 
-def write_own_items(dataset: Dataset, blend: Blend, folder: Path) -> None:
+def write_own_items(dataset: Dataset, blend: Blend, folder: Path, *, compact: bool = False) -> None:
     """Write what own history adds to the scores of each user's own items, in parts. Collective.
 
     A rank holds the training interactions of the users whose parts it writes.
@@ -166,7 +172,8 @@ def write_own_items(dataset: Dataset, blend: Blend, folder: Path) -> None:
             )
             user_ids = ids.read_rows(start, stop).column("user_id").combine_chunks()
             table = pa.table([user_ids, *lists], ["user_id", *OWN_COLUMNS])
-            pq.write_table(table, folder / part_name(OWN_PARTS, number))
+            options = parquet_options(table.schema) if compact else {}
+            pq.write_table(table, folder / part_name(OWN_PARTS, number), **options)
 
 
 def list_of(kind: pa.DataType) -> pa.DataType:

@@ -16,6 +16,7 @@ from dat_rec.data.schema import ANEW, ITEM, USER, Feature
 from dat_rec.data.seen_pairs import pairs_by_user
 from dat_rec.dist.agree import together
 from dat_rec.errors import UserError
+from dat_rec.retrieval.compact import parquet_options
 from dat_rec.retrieval.export_parts import list_of, parts_of
 from dat_rec.retrieval.exported import ITEMS, PART_ROWS, SEEN_PARTS, part_name
 from dat_rec.retrieval.feature_rows import RowGroups
@@ -26,7 +27,7 @@ PAIRS = 2**20
 """Number of training pairs that are read at a time."""
 
 
-def write_items(dataset: Dataset, folder: Path) -> None:
+def write_items(dataset: Dataset, folder: Path, *, compact: bool = False) -> None:
     """Write items.parquet, row group by row group.
 
     Behind ``ITEM_COLUMNS`` stands each item feature that has a vocabulary, as the text that a
@@ -44,12 +45,13 @@ def write_items(dataset: Dataset, folder: Path) -> None:
     names = [*ITEM_COLUMNS, *(feature.name for feature in features), *numbers]
     source = RowGroups(dataset.folder / ITEMS, names, dataset.schema.items)
     none = _readable(source.read_rows(0, 0), features, dataset)
-    with pq.ParquetWriter(folder / ITEMS, none.schema) as writer:
+    options = parquet_options(none.schema) if compact else {}
+    with pq.ParquetWriter(folder / ITEMS, none.schema, **options) as writer:
         for group in range(len(source.bounds) - 1):
             writer.write_table(_readable(source.read(group), features, dataset))
 
 
-def write_seen(dataset: Dataset, folder: Path) -> None:
+def write_seen(dataset: Dataset, folder: Path, *, compact: bool = False) -> None:
     """Write which items each user had in training, in parts. Collective.
 
     A rank holds the pairs of one part at a time.
@@ -71,7 +73,8 @@ def write_seen(dataset: Dataset, folder: Path) -> None:
             lists = pa.LargeListArray.from_arrays(ends - ends[0], item, type=list_of(item.type))
             user_ids = ids.read_rows(start, stop).column("user_id").combine_chunks()
             table = pa.table([user_ids, lists], ["user_id", "item_index"])
-            pq.write_table(table, folder / part_name(SEEN_PARTS, number))
+            options = parquet_options(table.schema) if compact else {}
+            pq.write_table(table, folder / part_name(SEEN_PARTS, number), **options)
             waiting = found[:, ends[-1] :]
 
 

@@ -3,10 +3,12 @@
 ::
 
     export.json                what is in the folder, versions, SHA-256 of every other file
-    item_vectors/part-*.parquet  item_id, item_index and vector, D float32, of some items each
+    item_vectors/part-*.parquet  item_id, item_index and vector, D float32, or fewer bits
+                               (``vector_parts.py``), of some items each
     items.parquet              item_id, title, category_name, train_count, and what the features
                                stand for, as text, numbers as they are; row = item_index
-    index.faiss                exact inner-product index of the vectors; position = item_index
+    index.faiss                exact inner-product index of the vectors; position = item_index (of
+                               few bits there is none: it is made of the vectors when it is opened)
     users/part-*.parquet       user_id and the query features, of some users each
     seen/part-*.parquet        user_id and item_index, the items that the user had in training
     own_items/part-*.parquet   what own history adds to the scores of own items (optional)
@@ -46,22 +48,25 @@ from dat_rec.retrieval.approximate.ann_index import Ann, AnnFacts
 from dat_rec.retrieval.distinct import Distinct, kinds, row_hashes
 from dat_rec.retrieval.few_queries import FewQueries
 from dat_rec.retrieval.id_rows import IdRows
-from dat_rec.retrieval.item_index import read_index
+from dat_rec.retrieval.item_index import INDEX_NAME, index_in_memory, read_index
 from dat_rec.retrieval.own_items import OwnItems
 from dat_rec.retrieval.raw_inputs import INPUTS, VOCABULARIES, Inputs
 from dat_rec.retrieval.tower_file import MODEL_ID, QueryTower
+from dat_rec.retrieval.vector_parts import dim_of, read_vectors
 from dat_rec.storage.address import Location
 from dat_rec.storage.snapshot import local_copy
 
-VERSION, WITH_DENSE = 2, 3
-"""Of an export without dense features, and of one with some: who knows of none must refuse it."""
+VERSION, WITH_DENSE, FEW_BITS = 2, 3, 4
+"""Of an export without dense features, of one with some, and of one whose item vectors are stored
+in few bits, without an index: who knows of none must refuse it."""
+VERSIONS = (VERSION, WITH_DENSE, FEW_BITS)
 MANIFEST = "export.json"
 DELTA = "delta.json"
 """Stands in the folder of a delta, which is no export (``dat_rec.retrieval.delta``)."""
-ITEMS, INDEX, TOWER = "items.parquet", "index.faiss", "query_tower.pt2"
+ITEMS, INDEX, TOWER = "items.parquet", INDEX_NAME, "query_tower.pt2"
 ITEM_TOWER, GOLDEN = "item_tower.pt2", "golden.parquet"
-FILES = (ITEMS, INDEX, TOWER)
-"""What an export holds beside its parts."""
+FILES = (ITEMS, TOWER)
+"""What an export holds beside its parts; and ``INDEX``, where its vectors are float32."""
 FRESH_FILES = (ITEM_TOWER, INPUTS, GOLDEN)
 """What it holds beside them; older ones do not."""
 ANN, ANN_EQUAL = "ann.faiss", "ann_equal.parquet"
@@ -106,7 +111,7 @@ class Export:
     tower: QueryTower
     index: faiss.Index
     item_vectors: NDArray[np.float32]
-    """(N, D), mapped from the index's file"""
+    """(N, D), which the index searches: mapped from its file, or in memory where there is none"""
     items: pa.Table
     """item_id and title of each"""
     user_ids: pa.Array
@@ -119,6 +124,8 @@ class Export:
     """None for an export of before"""
     inputs: Inputs | None = None
     """None for an export of before"""
+    golden: NDArray[np.float32] | None = None
+    """(Q, D) the vectors of the golden queries; None for an export of before"""
     model_ids: Mapping[str, str | None] = field(default_factory=dict)
     """What the files say that hold vectors, or make them, by their names."""
 
@@ -144,7 +151,7 @@ class Export:
     @cached_property
     def few(self) -> FewQueries:
         """The index, quick for a few queries; it copies the item vectors."""
-        return FewQueries(self.index, self.item_vectors)
+        return FewQueries(self.index, self.item_vectors, self.golden)
 
     @cached_property
     def alike(self) -> Distinct:
@@ -205,7 +212,7 @@ class Export:
         users = pa.concat_tables([read_parquet(path, names) for path in paths])
         columns = read_all(users, features, dense, str(folder / USER_PARTS))
         own = sorted((folder / OWN_PARTS).glob("part-*.parquet"))
-        index, item_vectors = read_index(folder / INDEX)
+        index, item_vectors = open_index(folder)
         towers = {
             name: QueryTower(folder / name, trusted=trusted)
             for name in (TOWER, ITEM_TOWER)
@@ -223,12 +230,33 @@ class Export:
             own=OwnItems.read(own) if own else None,
             item_tower=towers.get(ITEM_TOWER),
             inputs=Inputs.load(folder) if (folder / INPUTS).exists() else None,
+            golden=read_vectors(folder / GOLDEN) if (folder / GOLDEN).exists() else None,
             model_ids={
                 **{name: tower.model_id for name, tower in towers.items()},
                 **{f"{ITEM_PARTS}/{path.name}": _model_id(path) for path in parts},
             },
             ann=None if ann is None else Ann.read(*paths_of_ann, ann, index, item_vectors),
         )
+
+
+def open_index(folder: Path) -> tuple[faiss.Index, NDArray[np.float32]]:
+    """The exact index of an export, and its (N, D) vectors, in the same memory.
+
+    They are mapped from the index's file; or made of the vectors, where these are of few bits.
+
+    Raises:
+        UserError: a part cannot be read.
+    """
+    if (folder / INDEX).exists():
+        return read_index(folder / INDEX)
+    parts = sorted((folder / ITEM_PARTS).glob("part-*.parquet"))
+    try:
+        files = [pq.ParquetFile(path) for path in parts]
+        rows = sum(file.metadata.num_rows for file in files)
+        return index_in_memory(map(read_vectors, parts), rows, dim_of(files[0].schema_arrow))
+    except pa.ArrowException as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder / ITEM_PARTS}: cannot be read ({reason}): export anew") from error
 
 
 def _model_id(path: Path) -> str | None:
@@ -266,14 +294,17 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> Manifest:
         )
     value = read_json(path, "the export's manifest")
     version = value.get("version") if isinstance(value, dict) else None
-    if version not in (None, VERSION, WITH_DENSE):
+    if version not in (None, *VERSIONS):
+        *others, last = map(str, VERSIONS)
         raise UserError(
-            f"{path}: version {version}, this program reads {VERSION} and {WITH_DENSE}: export anew"
+            f"{path}: version {version}, this program reads {', '.join(others)} and {last}: "
+            "export anew"
         )
     manifest = checked(Manifest, value, str(path), "export anew")
     approximate = () if manifest.ann is None else (ANN, ANN_EQUAL)
+    index = () if version == FEW_BITS else (INDEX,)
     parts = (part_name(ITEM_PARTS, 0), part_name(USER_PARTS, 0))
-    for needed in (*FILES, *approximate, *parts):
+    for needed in (*FILES, *index, *approximate, *parts):
         if needed not in manifest.sha256:
             raise UserError(f"{path}: sha256 has no {needed}: export anew")
     return manifest
@@ -303,7 +334,7 @@ def check_files(folder: Path, manifest: Manifest, first: int = 0, step: int = 1)
     parts = (ITEM_PARTS, USER_PARTS, SEEN_PARTS, OWN_PARTS)
     there = [path for part in parts for path in (folder / part).glob("part-*.parquet")]
     there += (folder / VOCABULARIES).glob("*.parquet")
-    alone = (folder / name for name in (*FRESH_FILES, *RUNTIME_FILES))
+    alone = (folder / name for name in (INDEX, *FRESH_FILES, *RUNTIME_FILES))
     for path in (*there, *(path for path in alone if path.exists())):
         if path.relative_to(folder).as_posix() not in manifest.sha256:
             raise UserError(f"{path}: {MANIFEST} does not name it: remove it, or export anew")

@@ -4,7 +4,7 @@ faiss keeps a heap of the best items of each query. For a few queries on one thr
 four times as long as a product with the transposed item vectors, whose best entries are then found
 in three passes: the maxima of groups of items; the k-th highest of these, which k items reach at
 least; and all items that reach it. For a lone query it takes longest to read the item vectors:
-there the product is with bounds of the scores, of half the numbers (``ScoreBounds``), and few
+there the product is with bounds of the scores, of fewer numbers (``ScoreBounds``), and few
 items' scores are computed at all.
 """
 
@@ -46,15 +46,16 @@ class FewQueries:
     Args:
         index: faiss's exact index.
         item_ND: (N, D) the vectors that it holds.
+        like_QD: some queries that others will be like.
     """
 
-    def __init__(self, index: faiss.Index, item_ND: Floats) -> None:
+    def __init__(self, index: faiss.Index, item_ND: Floats, like_QD: Floats | None = None) -> None:
         self._index, self._item_ND = index, item_ND
         self._item_DN: torch.Tensor | None = None
         self._bounds: ScoreBounds | None = None
         if isinstance(index, faiss.IndexFlat) and 0 < item_ND.nbytes <= COPY_BYTES:
             self._item_DN = torch.from_numpy(np.ascontiguousarray(item_ND.T))
-            self._bounds = ScoreBounds.of(item_ND)
+            self._bounds = ScoreBounds.of(item_ND, like_QD)
 
     def search(self, query_BD: Floats, k: int) -> tuple[Floats, Ints]:
         """As ``Searching``."""

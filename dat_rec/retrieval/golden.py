@@ -15,13 +15,13 @@ from dat_rec.dist.agree import together
 from dat_rec.errors import UserError
 from dat_rec.model.towers import GivenTower, Tower
 from dat_rec.retrieval.encode import encode_queries, encode_unknown_items
-from dat_rec.retrieval.export_parts import read_vectors, vectors_digest
 from dat_rec.retrieval.exported import (
     INDEX,
     ITEM_TOWER,
     PART_ROWS,
     TOWER,
     USER_PARTS,
+    open_index,
     part_name,
     with_unknown,
 )
@@ -34,6 +34,7 @@ from dat_rec.retrieval.search import top_items
 from dat_rec.retrieval.table_forms import Form
 from dat_rec.retrieval.tower_file import QueryTower, check_records
 from dat_rec.retrieval.trained import Trained
+from dat_rec.retrieval.vector_parts import read_vectors, vectors_digest
 
 ASKED = 100
 """Number of users that are asked for at random, beside the first, the last, one without a history
@@ -206,13 +207,15 @@ def check_golden(folder: Path) -> None:
 
 def _problem_of_parts(folder: Path, digests: Mapping[str, str]) -> str:
     """What is wrong with the vectors in this rank's parts, or in the index; empty if nothing is."""
-    _, indexed_ND = read_index(folder / INDEX)
+    # Of few bits there is none in a file.
+    indexed_ND = read_index(folder / INDEX)[1] if (folder / INDEX).exists() else None
     for name, digest in digests.items():
         vectors_ND = read_vectors(folder / name)
         if vectors_digest(vectors_ND) != digest:
             return f"{name} holds other vectors"
         start = int(pq.read_table(folder / name, columns=["item_index"])[0][0].as_py())
-        if not np.array_equal(indexed_ND[start : start + len(vectors_ND)], vectors_ND):
+        rows = slice(start, start + len(vectors_ND))
+        if indexed_ND is not None and not np.array_equal(indexed_ND[rows], vectors_ND):
             return f"index.faiss holds other vectors than {name}"
     return ""
 
@@ -235,7 +238,7 @@ def _problem(
             worst = int(off_B.argmax())
             who = _who(rows, worst)
             return f"query_tower.pt2: the vector of {who} is off by {off_B[worst]:.2g}", largest
-    index, item_ND = read_index(folder / INDEX)
+    index, item_ND = open_index(folder)
     k = min(FOUND, len(item_ND))
     items_BK, scores_BK = top_items(index, item_ND, found_BD, k)
     exact_BD = wanted_BD.astype(np.float64)
@@ -247,7 +250,7 @@ def _problem(
     if not off_B.max() <= 2 * moved:
         worst = int(off_B.argmax())
         who = _who(rows, worst)
-        return f"index.faiss: an item found for {who} is none of the best {k}", largest
+        return f"the index: an item found for {who} is none of the best {k}", largest
     return "", largest
 
 

@@ -19,9 +19,8 @@ from dat_rec.data.dataset import Dataset
 from dat_rec.data.dense import AnyColumn, DenseColumn
 from dat_rec.data.schema import UNKNOWN, USER
 from dat_rec.retrieval.export_inputs import name_of
-from dat_rec.retrieval.exported import GOLDEN, INDEX, ITEMS, TOWER
+from dat_rec.retrieval.exported import GOLDEN, ITEMS, TOWER, open_index
 from dat_rec.retrieval.feature_rows import FeatureRows, RowGroups
-from dat_rec.retrieval.item_index import read_index
 from dat_rec.retrieval.raw_inputs import IDS, Inputs, RawInput
 from dat_rec.retrieval.search import top_items
 from dat_rec.retrieval.tower_file import QueryTower
@@ -52,7 +51,7 @@ def write_golden(dataset: Dataset, rows: Ints, folder: Path) -> None:
     columns = {name: column.take(told) for name, column in columns.items()}
     ids = _taken(dataset.folder / "users.parquet", "user_id", rows[told])
     query_BD = QueryTower(folder / TOWER).encode(columns)
-    index, item_ND = read_index(folder / INDEX)
+    index, item_ND = open_index(folder)
     k = min(K, len(item_ND))
     items_BK, scores_BK = top_items(index, item_ND, query_BD, k)
     best = _taken(folder / ITEMS, "item_id", items_BK.ravel())
@@ -87,7 +86,7 @@ def golden_problem(folder: Path, tower: QueryTower, rounding: float) -> str:
     off = np.abs(tower.encode(columns) - wanted_BD).max()
     if not off <= rounding:
         return f"golden.parquet: a vector is off by {off:.2g}"
-    index, item_ND = read_index(folder / INDEX)
+    index, item_ND = open_index(folder)
     scores_BK = _matrix(table["scores"])
     items_BK, found_BK = top_items(index, item_ND, wanted_BD, scores_BK.shape[1])
     ids = _taken(folder / ITEMS, "item_id", items_BK.ravel())

@@ -122,6 +122,8 @@ def as_ids(
                 f"{path}: row {row}: {column} {ids[row - 1].as_py()} is a float too large to be "
                 "one id: write int64"
             )
+    if kind == wanted:
+        return ids
     try:
         cast: pa.Array = ids.cast(wanted)
     except pa.ArrowInvalid as error:

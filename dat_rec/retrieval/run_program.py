@@ -39,15 +39,39 @@ STRIDED = 7
 PLAIN = {"as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string"}
 """Kinds of arguments that stand in the file as they are."""
 POSITIONAL = 1
+SUMS = (False, 0, False, None, True, None)
+"""What stands behind the table, values and offsets of a bag that is a plain sum."""
+
+
+def embedding_bag(weight: Tensor, values: Tensor, offsets: Tensor, *how: Any) -> tuple[Any, ...]:
+    """torch.embedding_bag; where there is one bag of one value, its row is taken as it is."""
+    if how == SUMS and values.shape[0] == 1 and offsets.shape[0] == 2:
+        return torch.embedding(weight, values), None, None, None
+    found: tuple[Any, ...] = torch.embedding_bag(weight, values, offsets, *how)
+    return found
+
+
 QUICK: dict[str, Callable[..., Any]] = {
+    "arange.default": torch.arange,
+    "cat.default": torch.cat,
     "clamp.default": torch.clamp,
+    "clamp_min.default": torch.clamp_min,
     "diff.default": torch.diff,
     "div.Tensor": torch.div,
-    "embedding_bag.padding_idx": torch.embedding_bag,
+    "embedding.default": torch.embedding,
+    "embedding_bag.padding_idx": embedding_bag,
+    "expand_as.default": torch.Tensor.expand_as,
+    "linalg_vector_norm.default": torch.linalg.vector_norm,
+    "linear.default": torch.nn.functional.linear,
+    "mul.Tensor": torch.mul,
+    "pad.default": torch.nn.functional.pad,
+    "relu_.default": torch.relu_,
+    "sym_size.int": torch.Tensor.size,
+    "to.dtype": torch.Tensor.to,
     "unsqueeze.default": torch.unsqueeze,
 }
-"""Operators that towers have many of, as PyTorch's own Python functions: they take the same
-arguments, and need half the time to read them."""
+"""Operators that towers have, as PyTorch's own Python functions: they take the same arguments, and
+need half the time to read them."""
 
 Json = Mapping[str, Any]
 Values = dict[str, Any]

@@ -97,4 +97,5 @@ def _best(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     scores_BC = exact_scores(item_ND, query_BD, candidates_BC)
     order = np.lexsort((candidates_BC, -scores_BC))[:, :k]
-    return np.take_along_axis(candidates_BC, order, 1), np.take_along_axis(scores_BC, order, 1)
+    rows = np.arange(len(order))[:, None]
+    return candidates_BC[rows, order], scores_BC[rows, order]

@@ -28,7 +28,7 @@ from dat_rec.errors import UserError
 from dat_rec.retrieval.divided import DividedRows
 from dat_rec.retrieval.run_program import DTYPES, Program, UnknownProgramError, tensor_of
 from dat_rec.retrieval.table_forms import stored
-from dat_rec.retrieval.tower_inputs import to_inputs
+from dat_rec.retrieval.tower_inputs import Inputs, row_inputs, to_inputs
 
 CONFIG = "data/weights/model_weights_config.json"
 WEIGHTS = "data/weights/"
@@ -205,8 +205,15 @@ class QueryTower:
         Raises:
             UserError: a vector is not finite.
         """
+        return self._encode(to_inputs(columns))
+
+    def encode_row(self, columns: Mapping[str, AnyColumn], row: int) -> NDArray[np.float32]:
+        """(1, D) float32 unit vector of one of the columns' rows; raises as ``encode``."""
+        return self._encode(row_inputs(columns, row))
+
+    def _encode(self, inputs: Inputs) -> NDArray[np.float32]:
         with torch.inference_mode():
-            vectors: Tensor = self._module(*to_inputs(columns))
+            vectors: Tensor = self._module(*inputs)
             vectors_BD: NDArray[np.float32] = vectors.float().numpy()
         if not np.isfinite(vectors_BD).all():
             raise UserError(f"{self._path}: gives vectors that are not finite: train anew")

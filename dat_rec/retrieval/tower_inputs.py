@@ -1,4 +1,4 @@
-"""Columns of users' features in, the inputs of an exported query tower out."""
+"""Columns of users' features in, the inputs of an exported query tower out: of many, or of one."""
 
 from collections.abc import Mapping
 
@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dat_rec.data.dense import AnyColumn, parted
+from dat_rec.data.dense import AnyColumn, DenseColumn, parted
 
 Inputs = tuple[dict[str, Tensor], ...]
+ONE = torch.arange(2)
+"""Offsets of one bag of one value."""
 
 
 def to_inputs(columns: Mapping[str, AnyColumn]) -> Inputs:
@@ -24,3 +26,25 @@ def to_inputs(columns: Mapping[str, AnyColumn]) -> Inputs:
         return values, offsets
     dense = {name: torch.from_numpy(column.values) for name, column in of_dense.items()}
     return values, offsets, dense
+
+
+def row_inputs(columns: Mapping[str, AnyColumn], row: int) -> Inputs:
+    """The inputs of one row of the columns, for which no columns of that row are made."""
+    values: dict[str, Tensor] = {}
+    offsets: dict[str, Tensor] = {}
+    dense: dict[str, Tensor] = {}
+    alone = {}
+    for name, column in columns.items():
+        if isinstance(column, DenseColumn):
+            dense[name] = torch.from_numpy(column.values[row : row + 1])
+        elif column.offsets is None:
+            alone[name] = column.values[row]
+            values[name], offsets[name] = ONE, ONE
+        else:
+            start, stop = column.offsets[row : row + 2].tolist()
+            values[name] = torch.from_numpy(column.values[start:stop].astype(np.int64))
+            offsets[name] = torch.tensor([0, stop - start])
+    # In one piece, of which each has its own number.
+    numbers = torch.from_numpy(np.array(list(alone.values()), np.int64)).split(1)
+    values.update(zip(alone, numbers, strict=False))
+    return (values, offsets, dense) if dense else (values, offsets)

@@ -329,10 +329,15 @@ def test_runtimes(run: Run, tmp_path: Path) -> None:
     made = write_run(tmp_path / "run", write_dataset(tmp_path / "data"))
     export(made, tmp_path / "export", runtimes=["onnx"])
     found = rows(run("runtimes", "--smoke", "--export", tmp_path / "export"))
-    assert [one["users"] for one in found] == [1, 8]
-    for one in found:
-        assert one["ms"].keys() == {"operators", "torch.export", "onnx"}
+    runtimes = ["operators", "torch.export", "onnx"]
+    assert [one["users"] for one in found[:2]] == [1, 8]
+    for one in found[:2]:
+        assert [*one["ms"]] == runtimes
         assert all(0 < ms < 1000 for ms in one["ms"].values())
+    assert [one["runtime"] for one in found[2:]] == runtimes
+    for one in found[2:]:
+        # Of the process's own, what it holds at the end it held at the peak.
+        assert 0 < one["own_mb"] + one["mapped_mb"] <= one["peak_mb"] + 1
 
 
 @pytest.mark.parametrize("script", ["train_loop", "reader", "fidelity", "quality.__main__"])

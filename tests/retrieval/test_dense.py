@@ -185,8 +185,8 @@ def test_an_export_is_refused_by_who_knows_no_dense_features(
     opened = Export.open(tmp_path / "export")
     assert list(opened.user_columns)[-2:] == ["face", "since"]
     value = json.loads((tmp_path / "export" / "export.json").read_text())
-    write_json(tmp_path / "export" / "export.json", value | {"version": 4})
-    with pytest.raises(UserError, match="version 4, this program reads 2 and 3"):
+    write_json(tmp_path / "export" / "export.json", value | {"version": 5})
+    with pytest.raises(UserError, match="version 5, this program reads 2, 3 and 4"):
         Export.open(tmp_path / "export")
 
 

@@ -24,6 +24,7 @@ from tests.retrieval.world import SERVED, USERS, write_run
 
 EVERY = (
     *FILES,
+    "index.faiss",
     *FRESH_FILES,
     *(f"{part}/part-00000.parquet" for part in ("item_vectors", "users", "seen")),
 )
@@ -197,7 +198,7 @@ def test_a_part_that_the_manifest_does_not_name_is_refused(exported: Path, tmp_p
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 1}, "version 1, this program reads 2 and 3: export anew"),
+        ({"version": 1}, "version 1, this program reads 2, 3 and 4: export anew"),
         ({"sha256": {}}, "sha256 has no items.parquet: export anew"),
         ({"sha256": None}, "sha256 is None: it must be an object: export anew"),
         ({"features": [{"name": "user"}]}, r"features\[0\].side is missing: export anew"),

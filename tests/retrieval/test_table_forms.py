@@ -146,7 +146,8 @@ def test_an_int8_export_says_how_far_it_is_off_and_follows_a_float32_one(
     stated = made["tables"]["largest_difference"]
     assert stated == pytest.approx(np.abs(off).max(), rel=0.06)
     assert 1e-4 < stated < CLOSE["int8"]
-    np.testing.assert_array_equal(opened.item_vectors, encode_items(trained.model, trained.dataset))
+    exact = encode_items(trained.model, trained.dataset)
+    np.testing.assert_allclose(opened.item_vectors, exact, rtol=0, atol=5e-3)
     ids = [read_manifest(folder).model_id for folder in (exported, tmp_path / "out")]
     assert None not in ids
     assert ids[0] != ids[1]

@@ -71,6 +71,24 @@ def test_ranks_write_what_one_process_writes(
     assert np.array_equal(opened.user_columns["history"].values, users["history"].values)
 
 
+def exported_in_few_bits(run: Path, out: Path) -> dict[str, str]:
+    """The digests that export.json names."""
+    in_small_blocks()
+    with all_ranks():
+        digests: dict[str, str] = export(run, out, tables="int8", blend_history=True)["sha256"]
+    return digests
+
+
+def test_ranks_write_few_bits_as_one_process_does(run: Path, tmp_path: Path) -> None:
+    (alone,) = run_ranks(exported_in_few_bits, 1, run, tmp_path / "alone")
+    found = run_ranks(exported_in_few_bits, 2, run, tmp_path / "together")
+    assert found == [alone, alone]
+    assert {f"item_vectors/part-0000{number}.parquet" for number in range(8)} <= alone.keys()
+    assert "index.faiss" not in alone
+    opened = (Export.open(tmp_path / name) for name in ("alone", "together"))
+    assert np.array_equal(*(one.item_vectors for one in opened))
+
+
 def exported_for_onnx(run: Path, out: Path) -> list[str]:
     """The files of other runtimes that export.json names."""
     with all_ranks():

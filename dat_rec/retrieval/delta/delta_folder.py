@@ -6,7 +6,8 @@
     result.json                   export.json of the full export that comes of it
     items/  users/  seen/  own_items/
                                   order.parquet and changed.parquet (``rows.py``)
-    item_vectors/                 the same of vectors (``matrices.py``), which make index.faiss too
+    item_vectors/                 the same of vectors (``matrices.py``), which make index.faiss too;
+                                  of few bits, of the parts' rows but item_index (``rows.py``)
     query_tower/  item_tower/     records.parquet, and the same of each table (``tower.py``)
     forgotten/items.parquet       item_id of items that the base has and the result lacks
     forgotten/users.parquet       user_id, likewise
@@ -36,6 +37,7 @@ from dat_rec.retrieval.exported import (
     DELTA,
     FILES,
     FRESH_FILES,
+    INDEX,
     ITEM_PARTS,
     ITEM_TOWER,
     MANIFEST,
@@ -57,7 +59,7 @@ TOWERS = {TOWER_PARTS: TOWER, ITEM_TOWER_PARTS: ITEM_TOWER}
 """The towers' files, by the folders that hold how they differ."""
 FORGOTTEN, WHOLE = "forgotten", "whole"
 OF_AN_EXPORT = re.compile(
-    rf"{'|'.join(map(re.escape, (*FILES, *FRESH_FILES, *RUNTIME_FILES, ANN, ANN_EQUAL)))}"
+    rf"{'|'.join(map(re.escape, (*FILES, INDEX, *FRESH_FILES, *RUNTIME_FILES, ANN, ANN_EQUAL)))}"
     rf"|({ITEM_PARTS}|{USER_PARTS}|{SEEN_PARTS}|{OWN_PARTS})/part-\d+\.parquet"
     rf"|{VOCABULARIES}/[^/\n]+\.parquet"
 )

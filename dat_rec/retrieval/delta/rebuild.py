@@ -14,9 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from dat_rec.errors import UserError
 from dat_rec.files import sha256
+from dat_rec.retrieval.compact import parquet_options
 from dat_rec.retrieval.delta.delta_folder import (
     FORGOTTEN,
     ITEM_TOWER_PARTS,
@@ -28,7 +30,6 @@ from dat_rec.retrieval.delta.delta_folder import (
 from dat_rec.retrieval.delta.matrices import new_blocks, rows_of, width_of
 from dat_rec.retrieval.delta.rows import NewRows, read_difference, read_parts
 from dat_rec.retrieval.delta.tower import write_new_tower
-from dat_rec.retrieval.export_parts import vectors_table
 from dat_rec.retrieval.exported import (
     ANN,
     ANN_EQUAL,
@@ -47,13 +48,13 @@ from dat_rec.retrieval.exported import (
 )
 from dat_rec.retrieval.item_index import read_index, write_index
 from dat_rec.retrieval.raw_inputs import INPUTS, VOCABULARIES
+from dat_rec.retrieval.vector_parts import ITEM_INDEX, VECTOR, vectors_table, write_vectors
 
 ITEM_ROWS = "items"
 TABLES = (ITEM_ROWS, USER_PARTS, SEEN_PARTS, OWN_PARTS)
 """Kinds of files that are tables of rows with ids."""
 IDS = {ITEM_ROWS: "item_id", USER_PARTS: "user_id"}
 """Whose ids are told that were forgotten, and the column that holds them."""
-VECTOR = "vector"
 Digests = Mapping[str, str]
 
 
@@ -119,10 +120,25 @@ def rebuild(base: Files, delta: Path, new: Files, row_groups: Mapping[str, Seque
             _write_tables(base, delta, new, kind, {name: starts[name] for name in to_make[kind]})
     if ITEM_PARTS in to_make:
         starts = _starts(new, ITEM_PARTS, row_groups)
-        _write_vectors(base, delta, new, {name: starts.get(name) for name in to_make[ITEM_PARTS]})
+        write = _write_vectors if INDEX in new.sha256 else _write_stored_vectors
+        write(base, delta, new, {name: starts.get(name, []) for name in to_make[ITEM_PARTS]})
     for kind, name in TOWERS.items():
         if kind in to_make:
             write_new_tower(delta / kind, base.folder / name, new.folder / name)
+
+
+def whole_vectors(files: Files) -> NDArray[np.float32]:
+    """(N, D) float32 vectors, mapped; of an export that stores few bits of them none, (0, 0)."""
+    if INDEX not in files.sha256:
+        return np.empty((0, 0), np.float32)
+    return read_index(files.folder / INDEX)[1]
+
+
+def stored_vectors(files: Files) -> pa.Table:
+    """The rows of the parts of item vectors of few bits, without their places; of others none."""
+    if INDEX in files.sha256:
+        return pa.table({})
+    return files.table(ITEM_PARTS).drop_columns([ITEM_INDEX])
 
 
 def wrong_files(files: Files) -> list[str]:
@@ -171,33 +187,48 @@ def _write_tables(
     base: Files, delta: Path, new: Files, kind: str, starts: Mapping[str, Sequence[int]]
 ) -> None:
     """Write tables of rows with ids; ``starts`` are their row groups' in all rows of the kind."""
-    before = base.table(kind)
-    difference = read_difference(delta / kind, len(before))
-    if max(bounds[-1] for bounds in starts.values()) > len(difference.base_rows):
-        raise UserError(f"{delta / kind}: has fewer rows than {DELTA} says: make the delta anew")
-    rows = NewRows(before, difference)
+    rows = _new_rows(base.table(kind), delta / kind, starts)
+    options = {} if INDEX in new.sha256 else parquet_options(rows.schema)
     for name, bounds in starts.items():
-        with pq.ParquetWriter(new.folder / name, rows.schema) as writer:
+        with pq.ParquetWriter(new.folder / name, rows.schema, **options) as writer:
             for start, stop in pairwise(bounds):
                 writer.write_table(rows.rows(start, stop))
 
 
+def _new_rows(before: pa.Table, folder: Path, starts: Mapping[str, Sequence[int]]) -> NewRows:
+    """The rows that a difference makes of the base's; there are as many as ``starts`` say."""
+    difference = read_difference(folder, len(before))
+    if max(bounds[-1] for bounds in starts.values()) > len(difference.base_rows):
+        raise UserError(f"{folder}: has fewer rows than {DELTA} says: make the delta anew")
+    return NewRows(before, difference)
+
+
 def _write_vectors(
-    base: Files, delta: Path, new: Files, starts: Mapping[str, Sequence[int] | None]
+    base: Files, delta: Path, new: Files, starts: Mapping[str, Sequence[int]]
 ) -> None:
     """Write the index, and of it the parts of item vectors; ``starts`` as of ``_write_tables``."""
     folder = delta / ITEM_PARTS
     if INDEX in starts:
-        _, base_ND = read_index(base.folder / INDEX)
-        blocks = new_blocks(folder, base_ND, VECTOR)
+        blocks = new_blocks(folder, whole_vectors(base), VECTOR)
         write_index(blocks, rows_of(folder), width_of(folder, VECTOR), new.folder / INDEX)
     _, vectors_ND = read_index(new.folder / INDEX)
     ids = new.table(ITEM_ROWS, ["item_id"])
     model_id = read_manifest(delta, RESULT).model_id
     for name, bounds in starts.items():
-        if bounds is not None:
+        if name != INDEX:
             rows = slice(bounds[0], bounds[-1])
             own = ids.slice(bounds[0], bounds[-1] - bounds[0])
             numbers = np.ascontiguousarray(vectors_ND[rows])
             table = vectors_table(own, bounds[0], numbers, model_id)
-            pq.write_table(table, new.folder / name)
+            write_vectors(table, new.folder / name)
+
+
+def _write_stored_vectors(
+    base: Files, delta: Path, new: Files, starts: Mapping[str, Sequence[int]]
+) -> None:
+    """Write parts of item vectors of few bits; ``starts`` as of ``_write_tables``."""
+    rows = _new_rows(stored_vectors(base), delta / ITEM_PARTS, starts)
+    for name, bounds in starts.items():
+        table = rows.rows(bounds[0], bounds[-1])
+        place = pa.array(np.arange(bounds[0], bounds[-1]))
+        write_vectors(table.add_column(1, ITEM_INDEX, place), new.folder / name)

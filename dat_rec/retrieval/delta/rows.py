@@ -175,7 +175,8 @@ def _joined(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+    types = pa.types
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
 def _equal(ours: pa.Array, theirs: pa.Array) -> NDArray[np.bool_]:
@@ -183,11 +184,11 @@ def _equal(ours: pa.Array, theirs: pa.Array) -> NDArray[np.bool_]:
     neither = pc.and_(ours.is_null(), theirs.is_null()).to_numpy(zero_copy_only=False)
     both = pc.and_(ours.is_valid(), theirs.is_valid()).to_numpy(zero_copy_only=False)
     if _is_list(ours.type):
-        lengths = pc.equal(ours.value_lengths(), theirs.value_lengths()).fill_null(False)
+        lengths = pc.equal(*map(pc.list_value_length, (ours, theirs))).fill_null(False)
         both &= lengths.to_numpy(zero_copy_only=False)
         kept = pa.array(both)
         ours, theirs = ours.filter(kept), theirs.filter(kept)
-        ends = np.append(0, np.cumsum(ours.value_lengths().to_numpy(zero_copy_only=False)))
+        ends = np.append(0, np.cumsum(pc.list_value_length(ours).to_numpy(zero_copy_only=False)))
         differ = np.append(0, np.cumsum(~_equal(ours.flatten(), theirs.flatten())))
         both[both] = differ[ends[1:]] == differ[ends[:-1]]
         return np.asarray(neither | both)

@@ -23,18 +23,19 @@ from dat_rec.retrieval.delta.rebuild import (
     IDS,
     ITEM_ROWS,
     TABLES,
-    VECTOR,
     Files,
     forgotten_ids,
     kinds_to_make,
     rebuild,
+    stored_vectors,
+    whole_vectors,
     wrong_files,
 )
 from dat_rec.retrieval.delta.rows import comparable, equal_rows, same_ids, write_difference
 from dat_rec.retrieval.delta.tower import write_tower_difference
 from dat_rec.retrieval.exported import DELTA, INDEX, ITEM_PARTS, USER_PARTS
-from dat_rec.retrieval.item_index import read_index
 from dat_rec.retrieval.tower_file import in_words
+from dat_rec.retrieval.vector_parts import VECTOR
 
 REBUILT = "rebuilt"
 """Where the full export is made of the delta, to see that it is the same; it does not stay."""
@@ -98,8 +99,11 @@ def _write_kind(base: Files, full: Files, kind: str, folder: Path) -> None:
         write_tower_difference(folder / kind, *(one.folder / TOWERS[kind] for one in (full, base)))
     elif kind in TOWERS or kind == WHOLE:
         _give_changed(base, full, kind, folder)
+    elif kind == ITEM_PARTS and INDEX not in full.sha256:
+        new, before = stored_vectors(full), stored_vectors(base)
+        write_difference(folder / kind, new, equal_rows(new, before, "item_id"))
     elif kind == ITEM_PARTS:
-        (_, new_ND), (_, base_ND) = (read_index(one.folder / INDEX) for one in (full, base))
+        new_ND, base_ND = (whole_vectors(one) for one in (full, base))
         ours, theirs = (one.table(ITEM_ROWS, ["item_id"]) for one in (full, base))
         ids = ours["item_id"]
         rows = same_ids(ids, theirs["item_id"])

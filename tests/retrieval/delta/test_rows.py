@@ -29,6 +29,8 @@ SCHEMA = pa.schema(
         pa.field("score", pa.float32()),
         pa.field("history", pa.list_(pa.field("element", pa.int64()))),
         pa.field("bonus", pa.large_list(pa.field("element", pa.float32()))),
+        pa.field("vector", pa.list_(pa.field("element", pa.int8()), 2)),
+        pa.field("halves", pa.list_(pa.field("element", pa.float16()), 2)),
     ],
     metadata={"of": "yesterday"},
 )
@@ -44,6 +46,8 @@ def random_row(rng: np.random.Generator, name: str) -> dict[str, Any]:
         "score": numbers[rng.integers(5)],
         "history": [None, [], [1], [1, 2], [2, 1]][rng.integers(5)],
         "bonus": [None, [], [0.0], [-0.0], [1.5, None]][rng.integers(5)],
+        "vector": [None, [1, -127], [1, 127], [None, 1], [0, 0]][rng.integers(5)],
+        "halves": [None, [0.0, 1.5], [-0.0, 1.5], [float("nan"), 0.0]][rng.integers(4)],
     }
 
 
@@ -54,7 +58,7 @@ def two_days(seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     now = [row for row in before if rng.random() < 0.8]
     for place, row in enumerate(now):
         if rng.random() < 0.3:
-            column = rng.choice(["title", "count", "score", "history", "bonus"])
+            column = rng.choice(["title", "count", "score", "history", "bonus", "vector", "halves"])
             now[place] = row | {column: random_row(rng, "")[column]}
     now += [random_row(rng, f"n{number}") for number in range(rng.integers(0, 9))]
     return before, [now[place] for place in rng.permutation(len(now))]
