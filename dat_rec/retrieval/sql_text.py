@@ -14,6 +14,8 @@ ROW, KIND = "_dat_rec_row", "_dat_rec_kind"
 """Columns that filters add to the tables that they ask."""
 MOST_QUOTED = 120
 """Maximum length of an expression in a message."""
+MOST_LEVELS = 400
+"""Of objects and lists in what DuckDB makes of an expression: two for each operator."""
 PLAIN = {
     *("BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT"),
     *("FUNCTION", "OPERATOR", "TYPE"),
@@ -132,16 +134,31 @@ def _parsed(database: "duckdb.DuckDBPyConnection", expression: str, option: str)
     """What DuckDB makes of an expression.
 
     Raises:
-        UserError: it is nested so deeply that JSON's reader gives up.
+        UserError: it is nested too deeply.
     """
     sql = "SELECT json_serialize_sql(?)"
     (text,) = database.execute(sql, [f"SELECT {expression}"]).fetchall()[0]
+    reason = "is nested too deeply: write it flatter, as x IN (…)"
     try:
         tree: dict[str, Any] = json.loads(text)
     except RecursionError as error:
-        reason = "is nested too deeply: write it flatter, as x IN (…)"
         raise UserError(f"{quoted(option, expression)}: {reason}") from error
+    # How far Python recurses is another's to set: torch._inductor doubles it.
+    if _levels(tree) > MOST_LEVELS:
+        raise UserError(f"{quoted(option, expression)}: {reason}")
     return tree
+
+
+def _levels(tree: Any) -> int:
+    """How many objects and lists of a JSON value stand in each other, at most."""
+    deepest, left = 0, [(tree, 1)]
+    while left:
+        one, level = left.pop()
+        if isinstance(one, dict | list):
+            deepest = max(deepest, level)
+            inner = one.values() if isinstance(one, dict) else one
+            left += ((value, level + 1) for value in inner)
+    return deepest
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

@@ -85,6 +85,7 @@ def test_columns_that_are_one_name_in_sql_are_refused_where_they_are_used(
         ("list_max(list_transform([1], lambda x: x * random())) < 0.5", "random is another"),
         ("title = uuid()::VARCHAR", "uuid is another each time"),
         pytest.param("not " * 490 + "true", "is nested too deeply", id="deep"),
+        pytest.param("not " * 200 + "true", "is nested too deeply", id="too-deep"),
         (5, " 5: is no text: write a condition"),
         ("title = '\udcff'", "is no UTF-8"),
     ],
@@ -98,6 +99,11 @@ def test_what_no_condition_may_ask_is_refused(
     assert len(said) < 400
     assert message in said
     assert message in refused(recommender, users, per_user_filter=sql)
+
+
+def test_a_condition_of_150_operators_in_each_other_is_taken(recommender: Recommender) -> None:
+    deep = recommender.top(["u1"], ITEMS, filter="not " * 150 + "true")
+    assert deep.equals(recommender.top(["u1"], ITEMS, filter="true"))
 
 
 def test_a_value_that_cannot_be_computed_is_said_when_pairs_are_asked(
