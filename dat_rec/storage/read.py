@@ -136,7 +136,7 @@ class PinnedFile(io.RawIOBase):
 
 
 def open_parquet(where: Location, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
-    """Open a Parquet file.
+    """Open a Parquet file; pages that have checksums are checked as they are read.
 
     Args:
         where: the file's.
@@ -148,7 +148,9 @@ def open_parquet(where: Location, metadata: pq.FileMetaData | None = None) -> pq
         UserError: an object cannot be read.
     """
     source = where if isinstance(where, Path) else PinnedFile(where)
-    return pq.ParquetFile(source, metadata=metadata, pre_buffer=True)
+    return pq.ParquetFile(
+        source, metadata=metadata, pre_buffer=True, page_checksum_verification=True
+    )
 
 
 def is_folder(where: Location) -> bool:

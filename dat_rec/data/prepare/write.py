@@ -120,7 +120,12 @@ def write_batches(
     with (
         whole_file(path) as partial,
         pq.ParquetWriter(
-            partial, schema, data_page_size=PAGE_BYTES, **_encodings(schema, compression)
+            partial,
+            schema,
+            data_page_size=PAGE_BYTES,
+            # Differences have no form of their own that damage would break.
+            write_page_checksum=True,
+            **_encodings(schema, compression),
         ) as file,
     ):
         for table in _in_row_groups(batches, schema):
