@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,3 +70,9 @@ def test_a_name_that_is_none_is_refused_as_python_does_it() -> None:
     with pytest.raises(AttributeError, match="module 'dat_rec' has no attribute 'fit'"):
         dat_rec.fit  # type: ignore[attr-defined]  # noqa: B018
     assert set(dat_rec.__all__) <= set(dir(dat_rec))
+
+
+@pytest.mark.parametrize("read", [dat_rec.Recommender.open, dat_rec.load_export])
+def test_a_text_for_a_path_is_refused_with_what_to_pass(read: Any) -> None:
+    with pytest.raises(TypeError, match=r"'export' is a text: pass pathlib\.Path"):
+        read("export")

@@ -124,7 +124,12 @@ def pinned(folder: Location, marker: str) -> Location:
     Args:
         folder: a published folder, or one that was copied to a store.
         marker: a file that every folder of this kind holds.
+
+    Raises:
+        TypeError: the folder is a text, as a caller from Python may pass.
     """
+    if isinstance(folder, str):
+        raise TypeError(f"{folder!r} is a text: pass pathlib.Path(…), or dat_rec.location(…)")
     if not isinstance(folder, Address) or folder.pins is not None:
         return folder
     manifest = read_manifest(folder)
