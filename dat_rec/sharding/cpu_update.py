@@ -90,7 +90,7 @@ class _Hook:
         """
         kernel = self._kernel
         torch.ops.fbgemm.split_embedding_backward_codegen_rowwise_adagrad_cpu(
-            grad_output=gradient,
+            grad_output=gradient.contiguous(),
             host_weights=kernel.weights_host,
             max_D=kernel.max_D,
             total_hash_size_bits=kernel.total_hash_size_bits,
