@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -76,15 +76,39 @@ class Progress:
             thread.join()
 
     def in_threads(self, work: Callable[[int], T], numbers: Sequence[int], threads: int) -> list[T]:
-        """``work`` of every number, several at a time; the first failure ends all."""
-        with ThreadPoolExecutor(threads) as pool:
-            futures = [pool.submit(work, number) for number in numbers]
+        """``work`` of every number, several at a time; the first failure ends all.
+
+        None is at work any more when this returns or raises.
+        """
+        changed, running = threading.Condition(), 0
+
+        def counted(number: int) -> T:
+            nonlocal running
+            with changed:
+                if self._stopped.is_set():
+                    raise CancelledError
+                running += 1
             try:
+                return work(number)
+            finally:
+                with changed:
+                    running -= 1
+                    changed.notify_all()
+
+        with ThreadPoolExecutor(threads) as pool:
+            futures: list[Future[T]] = []
+            try:
+                for number in numbers:
+                    futures.append(pool.submit(counted, number))
                 wait(futures, return_when=FIRST_EXCEPTION)
                 failed = [f for f in futures if f.done() and f.exception() is not None]
                 return [future.result() for future in failed or futures]
             except BaseException:
-                self._stopped.set()
+                with changed:
+                    self._stopped.set()
                 for future in futures:
                     future.cancel()
+                # The pool does not know of a thread whose start ^C cut off.
+                with changed:
+                    changed.wait_for(lambda: running == 0)
                 raise

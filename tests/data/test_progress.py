@@ -51,3 +51,26 @@ def test_the_bar_follows_a_statement(progress: Progress, monkeypatch: pytest.Mon
         with progress.of_statements(database):
             database.execute("SELECT sum(hash(x::VARCHAR || 'a')) FROM t").fetchall()
     assert 0 < progress._bar.n <= 100
+
+
+def test_a_thread_whose_start_is_cut_off_is_waited_for(
+    progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+
+    def work(number: int) -> None:
+        time.sleep(0.3)
+        ended.append(number)
+
+    start = threading.Thread.start
+
+    def cut_off(thread: threading.Thread) -> None:
+        start(thread)
+        time.sleep(0.1)  # the work begins
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            progress.in_threads(work, [0, 1], 2)
+    assert ended == [0]
