@@ -140,7 +140,7 @@ def whole_folder(
             (partial / UNFINISHED).rename(beside)
             publish(partial, folder)
         except BaseException:
-            _remove(partial)
+            shutil.rmtree(partial, ignore_errors=True)
             raise
         finally:
             beside.unlink(missing_ok=True)
@@ -166,16 +166,6 @@ def _make_or_find(partial: Path, beside: Path) -> None:
         # A kill before the mark leaves an empty folder, which nobody misses.
         if not mark.exists() and not (partial.is_dir() and not any(partial.iterdir())):
             raise UserError(f"{partial} is in the way: move it, or name another folder") from error
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder in which a thread may still write, as one does whose start ^C cut off."""
-    shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):
-        # Under another name, nothing more is written.
-        away = folder.with_name(f".{folder.name}.removed")
-        folder.rename(away)
-        shutil.rmtree(away, ignore_errors=True)
 
 
 def _clear(partial: Path) -> None:

@@ -4,8 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,27 +27,6 @@ def test_a_folder_appears_when_the_block_succeeds(tmp_path: Path) -> None:
     fill(tmp_path / "out", "new")
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == ["mark"]
-
-
-def test_nothing_is_left_when_a_thread_still_writes_as_the_block_fails(tmp_path: Path) -> None:
-    def write(folder: Path) -> None:
-        with suppress(FileNotFoundError):
-            for number in range(1_000_000):
-                (folder / str(number)).touch()
-
-    def interrupted() -> None:
-        with whole_folder(tmp_path / "out", marker="mark") as partial:
-            thread = threading.Thread(target=write, args=(partial,), daemon=True)
-            threads.append(thread)
-            thread.start()
-            raise KeyboardInterrupt
-
-    threads: list[threading.Thread] = []
-    for _ in range(20):
-        with pytest.raises(KeyboardInterrupt):
-            interrupted()
-        assert names(tmp_path) == []
-        threads[-1].join()
 
 
 def test_nothing_is_left_when_the_block_fails(tmp_path: Path) -> None:
